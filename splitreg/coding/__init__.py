@@ -1,0 +1,6 @@
+"""Bytes: integer tables, packets and what codecs share. numpy only."""
+
+from splitreg.coding.packet import MAX_PACKET_BYTES, Packet
+from splitreg.coding.symbols import SymbolModel
+
+__all__ = ["MAX_PACKET_BYTES", "Packet", "SymbolModel"]

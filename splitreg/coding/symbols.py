@@ -1,0 +1,225 @@
+"""Integer tables: how a latent becomes symbols, and how often each symbol comes.
+
+A ``SymbolModel`` is frozen once after training, stored with the weights on both sides and hashed into every packet.
+Nothing in it is ever recomputed from floating-point parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitreg.errors import InvalidLatent, InvalidTables, ShapeMismatch
+
+#: Frequencies of a row sum to ``2**PRECISION`` (the layout of compressai's tables).
+PRECISION = 16
+#: Latents beyond this are refused: float32 counts exactly up to here.
+LARGEST = float(2**23)
+
+_MODES = ("round", "uniform", "bits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SymbolModel:
+    """Frozen rules of one latent: quantisation per channel, and integer frequency tables where the prior has them.
+
+    Args:
+        mode: ``"round"``: symbol = rint(latent - shift); ``"uniform"``: symbol = rint((latent - shift) * scale), clipped
+            to [0, 2**bits - 1], as a calibrated quantiser does; ``"bits"``: the bit pattern of the float32 itself.
+        shift: (C,) float32.
+        scale: (C,) float32, positive.
+        bits: symbols are below ``2**bits``; 0 where any int32 may come.
+        cdf: (C, L) int32, rows of cumulative frequencies from 0 to ``2**16``; the last symbol of a row is the escape.
+            (0, 0) where there are no tables.
+        lengths: (C,) int32, used entries of each row.
+        offsets: (C,) int32, value of the first symbol of each row.
+
+    Raises:
+        InvalidTables: the arrays are not what is said above.
+    """
+
+    mode: str
+    shift: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    bits: int
+    cdf: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        if self.mode not in _MODES:
+            raise InvalidTables(f"mode must be one of {', '.join(_MODES)}; got {self.mode!r}")
+        for name, kind in (
+            ("shift", np.float32), ("scale", np.float32), ("cdf", np.int32), ("lengths", np.int32), ("offsets", np.int32),
+        ):  # fmt: skip
+            array = np.ascontiguousarray(getattr(self, name), dtype=kind)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        channels = self.shift.shape[0] if self.shift.ndim == 1 else -1
+        if channels < 1 or self.scale.shape != (channels,):
+            raise InvalidTables(f"shift and scale must be (C,), got {self.shift.shape} and {self.scale.shape}")
+        if not (np.isfinite(self.shift).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise InvalidTables("shift must be finite, scale finite and positive")
+        if not 0 <= self.bits <= 32:
+            raise InvalidTables(f"bits must be 0 to 32, got {self.bits}")
+        if self.has_tables:
+            _check_tables(self.cdf, self.lengths, self.offsets, channels)
+
+    @classmethod
+    def from_cdf(
+        cls,
+        cdf: NDArray[np.integer],
+        lengths: NDArray[np.integer],
+        offsets: NDArray[np.integer],
+        medians: NDArray[np.floating] | None = None,
+    ) -> SymbolModel:
+        """Build a model from tables in compressai's layout.
+
+        Args:
+            cdf: (C, L) cumulative frequencies; row c ends at ``2**16`` at entry ``lengths[c] - 1``.
+            lengths: (C,).
+            offsets: (C,).
+            medians: (C,), subtracted before rounding; zeros by default.
+
+        Raises:
+            InvalidTables: the tables are not a code.
+        """
+        cdf = np.asarray(cdf)
+        channels = cdf.shape[0] if cdf.ndim == 2 else 0
+        shift = np.zeros(channels, np.float32) if medians is None else np.asarray(medians, np.float32)
+        return cls(
+            mode="round", shift=shift, scale=np.ones(channels, np.float32), bits=0,
+            cdf=_int32(cdf), lengths=_int32(lengths), offsets=_int32(offsets),
+        )  # fmt: skip
+
+    @classmethod
+    def plain(
+        cls,
+        mode: str,
+        channels: int,
+        bits: int,
+        shift: NDArray[np.floating] | None = None,
+        scale: NDArray[np.floating] | None = None,
+    ) -> SymbolModel:
+        """Build a model without tables."""
+        none = np.zeros(0, np.int32)
+        return cls(
+            mode=mode, bits=bits, cdf=np.zeros((0, 0), np.int32), lengths=none, offsets=none,
+            shift=np.zeros(channels, np.float32) if shift is None else np.asarray(shift, np.float32),
+            scale=np.ones(channels, np.float32) if scale is None else np.asarray(scale, np.float32),
+        )  # fmt: skip
+
+    @property
+    def channels(self) -> int:
+        """Number of channels C."""
+        return int(self.shift.shape[0])
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether frequency tables are there."""
+        return self.cdf.size > 0
+
+    def quantise(self, latent: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Turn a latent into symbols.
+
+        Args:
+            latent: (C, h, w) float32.
+
+        Returns:
+            (C, h, w) int32.
+
+        Raises:
+            ShapeMismatch: the latent has other channels than the tables, or no element.
+            InvalidLatent: NaN, infinite or beyond ``2**23`` (not with ``mode="bits"``, which carries any finite value).
+        """
+        if latent.ndim != 3 or latent.shape[0] != self.channels or latent.size == 0:
+            raise ShapeMismatch(f"the tables are for latents ({self.channels}, h, w), got {latent.shape}")
+        latent = np.ascontiguousarray(latent, np.float32)
+        if not np.isfinite(latent).all():
+            raise InvalidLatent("the latent has NaN or infinite values; the encoder's weights or its input are damaged")
+        if self.mode == "bits":
+            return latent.view(np.int32)
+        centred = latent - self.shift[:, None, None]
+        if self.mode == "uniform":
+            scaled = np.rint(centred * self.scale[:, None, None])
+            return np.clip(scaled, 0, 2**self.bits - 1).astype(np.int32)
+        if max(float(centred.max()), -float(centred.min())) > LARGEST:
+            raise InvalidLatent(f"the latent has values beyond {LARGEST:.0f}; the encoder's weights or its input are damaged")
+        return np.rint(centred).astype(np.int32)
+
+    def dequantise(self, symbols: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Turn (C, h, w) symbols back into a float32 latent."""
+        if self.mode == "bits":
+            return np.ascontiguousarray(symbols, np.int32).view(np.float32)
+        restored = symbols.astype(np.float32) / self.scale[:, None, None] + self.shift[:, None, None]
+        return np.asarray(restored, np.float32)
+
+    def ideal_bits(self, symbols: NDArray[np.int32]) -> float:
+        """Return the tables' own code length of (C, h, w) symbols, in bits (an escape counts its symbol alone)."""
+        total = 0.0
+        for row, values in enumerate(symbols):
+            frequencies = np.diff(self.cdf[row, : self.lengths[row]])
+            index = values.ravel().astype(np.int64) - int(self.offsets[row])
+            last = len(frequencies) - 1
+            index = np.where((index < 0) | (index >= last), last, index)
+            total += float(np.sum(PRECISION - np.log2(frequencies[index])))
+        return total
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return the arrays that define this model; the inverse of ``from_arrays``."""
+        return {
+            "shift": self.shift, "scale": self.scale, "cdf": self.cdf, "lengths": self.lengths, "offsets": self.offsets,
+            "mode": np.array([_MODES.index(self.mode), self.bits], np.int32),
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> SymbolModel:
+        """Rebuild a model from ``to_arrays``.
+
+        Raises:
+            InvalidTables: an array is missing or wrong.
+        """
+        wanted = {"shift", "scale", "cdf", "lengths", "offsets", "mode"}
+        if set(arrays) != wanted:
+            raise InvalidTables(f"tables want the arrays {sorted(wanted)}, got {sorted(arrays)}")
+        code = np.asarray(arrays["mode"])
+        if code.shape != (2,) or not 0 <= int(code[0]) < len(_MODES):
+            raise InvalidTables("the array 'mode' of the tables is not one")
+        rest = {name: np.asarray(arrays[name]) for name in wanted - {"mode"}}
+        return cls(mode=_MODES[int(code[0])], bits=int(code[1]), **rest)
+
+    def digest(self) -> bytes:
+        """SHA-256 over all arrays, the same on every machine."""
+        total = hashlib.sha256()
+        for name, array in sorted(self.to_arrays().items()):
+            total.update(f"{name}:{array.shape}".encode())
+            total.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        return total.digest()
+
+
+def _int32(array: NDArray[np.integer]) -> NDArray[np.int32]:
+    array = np.asarray(array)
+    if array.dtype.kind not in "iu" or (array.size and (array.max() > 2**31 - 1 or array.min() < -(2**31))):
+        raise InvalidTables(f"tables must be integers that fit 32 bits, got {array.dtype}")
+    return array.astype(np.int32)
+
+
+def _check_tables(
+    cdf: NDArray[np.int32], lengths: NDArray[np.int32], offsets: NDArray[np.int32], channels: int
+) -> None:
+    if cdf.ndim != 2 or cdf.shape[0] != channels or lengths.shape != (channels,) or offsets.shape != (channels,):
+        raise InvalidTables(
+            f"for {channels} channels the tables must be (C, L), (C,), (C,); got {cdf.shape}, {lengths.shape}, {offsets.shape}"
+        )
+    if (lengths < 3).any() or (lengths > cdf.shape[1]).any():
+        raise InvalidTables("a row of the tables needs at least 3 entries (one symbol and the escape) and at most L")
+    if (np.abs(offsets.astype(np.int64)) > 2**30).any():
+        raise InvalidTables("an offset of the tables is beyond 2**30")
+    for row in range(channels):
+        entries = cdf[row, : lengths[row]]
+        if entries[0] != 0 or entries[-1] != 2**PRECISION or (np.diff(entries) < 1).any():
+            raise InvalidTables(f"row {row} of the tables must rise from 0 to {2**PRECISION} with every step at least 1")

@@ -1,0 +1,98 @@
+"""What a plugin says of itself before any of its heavy code is imported (no torch, no numpy)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Version of the contracts in ``splitreg.interfaces``; a plugin names the one it was written for.
+API = 1
+
+#: The six kinds of plugin; the entry-point group of each is ``splitreg.<kind>``.
+KINDS = ("backbone", "bottleneck", "codec", "head", "dataset", "objective")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentSpec:
+    """A plugin, as data.
+
+    Args:
+        kind: one of ``KINDS``.
+        name: lower-case letters, digits and single hyphens; also the entry point's name.
+        api: the ``API`` number that the plugin was written for.
+        target: ``"package.module:Class"``; imported on first use.
+        summary: one line for ``splitreg list``.
+        source: paper or standard.
+        family: the class answers for many names; its first argument is the member's name.
+        members: for a family, ``"package.module:function"`` that returns the names it answers for.
+
+    >>> ComponentSpec(kind="codec", name="raw", api=1, target="p.m:Raw", summary="As is.").key
+    'codec:raw'
+    """
+
+    kind: str
+    name: str
+    api: int
+    target: str
+    summary: str
+    source: str = ""
+    family: bool = False
+    members: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {self.kind!r}")
+        if not self.name or not all(part.isalnum() and part == part.lower() for part in self.name.split("-")):
+            raise ValueError(f"name must be lower-case letters, digits and single hyphens; got {self.name!r}")
+        if ":" not in self.target or (self.family and ":" not in self.members):
+            raise ValueError(f"{self.kind}:{self.name}: a dotted name must read 'package.module:name'")
+
+    @property
+    def key(self) -> str:
+        """``"kind:name"``."""
+        return f"{self.kind}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSpec:
+    """One feature map: ``channels`` C and ``stride`` s, a (B, C, ceil(H/s), ceil(W/s)) tensor.
+
+    The image itself is ``FeatureSpec(channels=3, stride=1)``.
+    """
+
+    channels: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"channels must be positive, got {self.channels}")
+        if self.stride < 1 or self.stride & (self.stride - 1):
+            raise ValueError(f"stride must be a power of two, got {self.stride}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SymbolSpec:
+    """What a bottleneck's symbols are, so that the plan can choose a codec that carries them.
+
+    Args:
+        bits: symbols are unsigned integers below ``2**bits``; 0: any int32 (signed, unbounded).
+        tables: ``freeze()`` gives integer frequency tables with them.
+        exact: the receiver must get exactly these symbols; False where a lossy codec may change them a little
+            (quantised amplitudes may be, entropy-coded indexes and bit patterns may not).
+    """
+
+    bits: int
+    tables: bool
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSpec:
+    """A target that a dataset gives or a head reads.
+
+    Args:
+        task: name of the task, e.g. ``"detection"`` (see ``splitreg.tasks``).
+        labels: class names, in the order of their indexes; empty where the task has none (depth).
+    """
+
+    task: str
+    labels: tuple[str, ...] = ()

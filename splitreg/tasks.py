@@ -1,0 +1,131 @@
+"""Tasks: what a dataset gives (targets) and what a head returns (predictions).
+
+A task is a name. Each first-party task has a target type (torch tensors, in the pixels of the image beside it) and a
+prediction type (numpy arrays, in the pixels of the original image after ``restore``). A plugin with a new task brings
+its own two types; nothing here is a closed list.
+
+Shape letters: N objects, K classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import tv_tensors
+
+from splitreg.imaging import Geometry
+
+CLASSIFICATION = "classification"
+MULTILABEL = "multilabel"
+DETECTION = "detection"
+SEGMENTATION = "segmentation"
+DEPTH = "depth"
+RECONSTRUCTION = "reconstruction"
+
+#: Pixels of a segmentation target that count nowhere.
+IGNORE = 255
+
+
+class Target:
+    """What the truth of one image is, for one task. Tensors that move with the image are tv_tensors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassTarget(Target):
+    """``index`` of the class of the whole image."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MultiLabelTarget(Target):
+    """``present`` (K,) float: 1 present, 0 absent, NaN unknown."""
+
+    present: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxTarget(Target):
+    """Objects.
+
+    Args:
+        boxes: (N, 4) x0, y0, x1, y1 in pixels, with their canvas size.
+        labels: (N,) int64.
+        crowd: (N,) bool: a group, ignored in losses and by the COCO protocol.
+        masks: (N, H, W) bool, or None.
+    """
+
+    boxes: tv_tensors.BoundingBoxes
+    labels: Tensor
+    crowd: Tensor
+    masks: tv_tensors.Mask | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskTarget(Target):
+    """``mask`` (H, W) int64 class indexes, ``IGNORE`` where unknown."""
+
+    mask: tv_tensors.Mask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthTarget(Target):
+    """``depth`` (H, W) float32 metres; 0 where unknown."""
+
+    depth: tv_tensors.Mask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageTarget(Target):
+    """``image`` (3, H, W) uint8: the input itself; every sample has it as ``"reconstruction"``."""
+
+    image: tv_tensors.Image
+
+
+class Prediction(abc.ABC):
+    """What a head says of one image."""
+
+    @abc.abstractmethod
+    def restore(self, geometry: Geometry) -> Self:
+        """Return the same prediction in the pixels of the original image."""
+
+    @abc.abstractmethod
+    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return (H, W, 3) uint8: the prediction on the (H, W, 3) original, at any size the picture needs."""
+
+    @abc.abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, numbers and strings, small enough to print (masks as run lengths)."""
+
+    @abc.abstractmethod
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the exact arrays, for test vectors and binary answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One example: an image, and a target for any of a dataset's target names (None or absent: unknown).
+
+    Args:
+        image: (3, H, W) uint8.
+        targets: target name -> target.
+        name: says which one it is, e.g. its file name.
+    """
+
+    image: tv_tensors.Image
+    targets: dict[str, Target | None]
+    name: str = ""
+
+    def with_reconstruction(self) -> Sample:
+        """Return the sample with its own image as the target ``"reconstruction"``."""
+        return replace(self, targets={**self.targets, RECONSTRUCTION: ImageTarget(image=self.image)})
+
+    def array(self) -> NDArray[np.uint8]:
+        """The image as (H, W, 3) uint8."""
+        return np.ascontiguousarray(self.image.permute(1, 2, 0).to(torch.uint8).numpy())
