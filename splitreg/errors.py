@@ -14,6 +14,7 @@
     ├── DataError                a dataset folder, an annotation, a split
     ├── ImageError               a picture that cannot be read, or is too large
     ├── TrainingError            a run that cannot start, go on or be resumed
+    │   └── TrainingInterrupted      a run that was told to stop; it can be resumed
     ├── BundleError              a published model that is missing, altered or not one
     └── CodingError              symbols, tables and bytes
         ├── ShapeMismatch            an array of another shape than the tables or the model want
@@ -86,6 +87,18 @@ class ImageError(SplitregError):
 
 class TrainingError(SplitregError):
     """A run that cannot start, go on or be resumed."""
+
+
+class TrainingInterrupted(TrainingError):
+    """A run that was told to stop and has written a checkpoint.
+
+    Attributes:
+        signal: number of the signal that stopped it; ``128 + signal`` is the usual exit status.
+    """
+
+    def __init__(self, message: str, signal: int = 0) -> None:
+        self.signal = signal
+        super().__init__(message)
 
 
 class BundleError(SplitregError):

@@ -1,4 +1,4 @@
-"""Pictures in and out: decode, letterbox or resize, normalise, and the way back. numpy and pillow: the same on both sides.
+"""Pictures in and out: decode, letterbox or resize, normalise, and the way back: the same pixels on both sides.
 
 Sizes are (height, width) in pixels; images are (H, W, 3) uint8 in sRGB.
 """
@@ -82,7 +82,7 @@ class Geometry:
             height, width = max(1, (h * cw * 2 + w) // (2 * w)), cw
         return (ch - height) // 2, (cw - width) // 2, height, width
 
-    def boxes(self, boxes: NDArray[np.floating]) -> NDArray[np.float32]:
+    def boxes(self, boxes: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Map (N, 4) x0, y0, x1, y1 from coded to original pixels, clipped to the picture."""
         top, left, height, width = self.content
         h, w = self.original
@@ -91,7 +91,7 @@ class Geometry:
         ]  # fmt: skip
         return np.clip(moved, 0, [w, h, w, h]).astype(np.float32)
 
-    def points(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
+    def points(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Map (..., 2) x, y from coded to original pixels."""
         top, left, height, width = self.content
         h, w = self.original
@@ -103,15 +103,17 @@ class Geometry:
         h, w = self.original
         rows = top + np.minimum(((np.arange(h) * 2 + 1) * height) // (2 * h), height - 1)
         columns = left + np.minimum(((np.arange(w) * 2 + 1) * width) // (2 * w), width - 1)
-        return mask[rows[:, None], columns[None, :]]
+        return np.asarray(mask[rows[:, None], columns[None, :]])
 
-    def values(self, field: NDArray[np.floating]) -> NDArray[np.float32]:
+    def values(self, field: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Map a (ch, cw) real-valued map to (h, w) by bilinear interpolation."""
         image = _pil()
         top, left, height, width = self.content
         part = np.ascontiguousarray(field[top : top + height, left : left + width], np.float32)
         h, w = self.original
-        return np.asarray(image.fromarray(part, "F" if part.ndim == 2 else None).resize((w, h), image.Resampling.BILINEAR))
+        return np.asarray(
+            image.fromarray(part, "F" if part.ndim == 2 else None).resize((w, h), image.Resampling.BILINEAR)
+        )
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Map a (ch, cw, 3) uint8 picture to (h, w, 3)."""

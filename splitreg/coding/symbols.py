@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,10 +73,10 @@ class SymbolModel:
     @classmethod
     def from_cdf(
         cls,
-        cdf: NDArray[np.integer],
-        lengths: NDArray[np.integer],
-        offsets: NDArray[np.integer],
-        medians: NDArray[np.floating] | None = None,
+        cdf: NDArray[np.integer[Any]],
+        lengths: NDArray[np.integer[Any]],
+        offsets: NDArray[np.integer[Any]],
+        medians: NDArray[np.floating[Any]] | None = None,
     ) -> SymbolModel:
         """Build a model from tables in compressai's layout.
 
@@ -102,8 +103,8 @@ class SymbolModel:
         mode: str,
         channels: int,
         bits: int,
-        shift: NDArray[np.floating] | None = None,
-        scale: NDArray[np.floating] | None = None,
+        shift: NDArray[np.floating[Any]] | None = None,
+        scale: NDArray[np.floating[Any]] | None = None,
     ) -> SymbolModel:
         """Build a model without tables."""
         none = np.zeros(0, np.int32)
@@ -146,9 +147,11 @@ class SymbolModel:
         centred = latent - self.shift[:, None, None]
         if self.mode == "uniform":
             scaled = np.rint(centred * self.scale[:, None, None])
-            return np.clip(scaled, 0, 2**self.bits - 1).astype(np.int32)
+            return np.asarray(np.clip(scaled, 0, 2**self.bits - 1), np.int32)
         if max(float(centred.max()), -float(centred.min())) > LARGEST:
-            raise InvalidLatent(f"the latent has values beyond {LARGEST:.0f}; the encoder's weights or its input are damaged")
+            raise InvalidLatent(
+                f"the latent has values beyond {LARGEST:.0f}; the encoder's weights or its input are damaged"
+            )
         return np.rint(centred).astype(np.int32)
 
     def dequantise(self, symbols: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -189,7 +192,7 @@ class SymbolModel:
         code = np.asarray(arrays["mode"])
         if code.shape != (2,) or not 0 <= int(code[0]) < len(_MODES):
             raise InvalidTables("the array 'mode' of the tables is not one")
-        rest = {name: np.asarray(arrays[name]) for name in wanted - {"mode"}}
+        rest: dict[str, NDArray[Any]] = {name: np.asarray(arrays[name]) for name in wanted - {"mode"}}
         return cls(mode=_MODES[int(code[0])], bits=int(code[1]), **rest)
 
     def digest(self) -> bytes:
@@ -201,7 +204,7 @@ class SymbolModel:
         return total.digest()
 
 
-def _int32(array: NDArray[np.integer]) -> NDArray[np.int32]:
+def _int32(array: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
     array = np.asarray(array)
     if array.dtype.kind not in "iu" or (array.size and (array.max() > 2**31 - 1 or array.min() < -(2**31))):
         raise InvalidTables(f"tables must be integers that fit 32 bits, got {array.dtype}")
@@ -222,4 +225,6 @@ def _check_tables(
     for row in range(channels):
         entries = cdf[row, : lengths[row]]
         if entries[0] != 0 or entries[-1] != 2**PRECISION or (np.diff(entries) < 1).any():
-            raise InvalidTables(f"row {row} of the tables must rise from 0 to {2**PRECISION} with every step at least 1")
+            raise InvalidTables(
+                f"row {row} of the tables must rise from 0 to {2**PRECISION} with every step at least 1"
+            )

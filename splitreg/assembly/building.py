@@ -1,0 +1,59 @@
+"""Allocate the weights of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitreg.assembly.branch import Branch
+from splitreg.assembly.model import SplitModel
+from splitreg.assembly.planning import Plan, plan
+from splitreg.interfaces import Body, Bottleneck
+from splitreg.recipe import Recipe
+from splitreg.registry import Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The modules of a model; ``prefix`` is None where the bottleneck reads the image."""
+
+    prefix: nn.Module | None
+    bottleneck: Bottleneck
+    body: Body
+    branches: dict[str, Branch]
+
+
+def build(recipe: Plan | Recipe | None = None, *, registry: Registry | None = None, **keys: Any) -> SplitModel:
+    """Plan and build a model; the same seed gives the same weights.
+
+    Args:
+        recipe: a plan, a recipe, or nothing and its keys: ``build(backbone="resnet50", heads=["det", "seg"])``.
+        registry: the installed plugins, by default.
+        keys: see ``Recipe``.
+
+    Raises:
+        PlanError: the parts do not fit; lists every mismatch.
+    """
+    planned = recipe if isinstance(recipe, Plan) else plan(recipe, registry=registry, **keys)
+    parts = allocate(planned, weights=True)
+    model = SplitModel(
+        planned, prefix=parts.prefix, bottleneck=parts.bottleneck, body=parts.body, branches=parts.branches
+    )
+    return model
+
+
+def allocate(planned: Plan, *, weights: bool) -> Parts:
+    """Build the modules of a plan, seeded by the recipe; ``weights``: load pretrained ones where the recipe asks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(planned.recipe.seed)
+        backbone = planned.make_backbone(weights)
+        prefix, body = backbone.split(planned.recipe.cut or "")
+        return Parts(
+            prefix=None if planned.recipe.bottleneck.source == "image" else prefix,
+            bottleneck=planned.make_bottleneck(),
+            body=body,
+            branches={head.name: head.build() for head in planned.heads},
+        )

@@ -1,0 +1,180 @@
+"""The whole model: what is trained; its two halves are ``edge`` and ``server``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from splitreg.assembly.branch import Branch, select_images
+from splitreg.assembly.edge import EdgeModel
+from splitreg.assembly.planning import Plan
+from splitreg.assembly.server import ServerModel, crop
+from splitreg.interfaces import Body, Bottleneck, Head
+from splitreg.recipe import Recipe
+from splitreg.tasks import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOutput:
+    """What one training step sees.
+
+    Args:
+        features: stride -> (B, C, H/s, W/s) that the heads read.
+        rate: (B,) bits an image.
+        outputs: head -> raw output for the images that were selected for it.
+    """
+
+    features: dict[int, Tensor]
+    rate: Tensor
+    outputs: dict[str, Any]
+
+
+class SplitModel(nn.Module):
+    """A model in one piece.
+
+    Attributes:
+        edge: picture -> packet, on this model's own weights.
+        server: packets -> predictions, on this model's own weights.
+        plan: how it was assembled.
+        trained: whether its weights have seen data (an untrained bundle is marked so).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        prefix: nn.Module | None,
+        bottleneck: Bottleneck,
+        body: Body,
+        branches: Mapping[str, Branch],
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.prefix = prefix
+        self.bottleneck = bottleneck
+        self.body = body
+        self.branches = nn.ModuleDict(branches)
+        self.trained = False
+        codec = plan.make_codec()
+        self.edge = EdgeModel(prefix=prefix, bottleneck=bottleneck, codec=codec, preprocess=plan.preprocess)
+        self.server = ServerModel(
+            bottleneck=bottleneck, body=body, branches=dict(branches), codec=codec, preprocess=plan.preprocess,
+            shapes=plan.skeleton.shapes,
+        )  # fmt: skip
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return self.plan.recipe
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads."""
+        return tuple(self.branches)
+
+    def head(self, name: str) -> Head:
+        """Return a head by name."""
+        branch = self.branches[name]
+        head: Head = branch.head  # type: ignore[assignment]
+        return head
+
+    def forward(self, images: Tensor, select: Mapping[str, Tensor | None] | None = None) -> ModelOutput:
+        """Training path, differentiable.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            select: head -> indexes of the images to run it on (None: all; an empty tensor: skip it); None: all heads.
+        """
+        source = images if self.prefix is None else self.prefix(images)
+        restored, rate = self.bottleneck(source)
+        size = (images.shape[-2], images.shape[-1])
+        features = self.body(crop(restored, self.plan.skeleton.shapes(size).feature))
+        return ModelOutput(features=features, rate=rate, outputs=self.run_heads(features, size, select))
+
+    def run_heads(
+        self, features: Mapping[int, Tensor], size: tuple[int, int], select: Mapping[str, Tensor | None] | None = None
+    ) -> dict[str, Any]:
+        """Run heads on features: head -> raw output; see ``forward`` for ``select``."""
+        outputs = {}
+        for name in self.heads if select is None else select:
+            index = None if select is None else select[name]
+            if index is None or index.numel():
+                outputs[name] = self.branches[name](select_images(features, index), size)
+        return outputs
+
+    def loss(self, outputs: Mapping[str, Any], targets: Mapping[str, Sequence[Target]]) -> dict[str, dict[str, Tensor]]:
+        """Return head -> part -> scalar; ``targets[head]`` has one target for every image that the head ran on."""
+        return {name: self.head(name).loss(output, targets[name]) for name, output in outputs.items()}
+
+    def parts(self) -> dict[str, nn.Module]:
+        """What can be trained or frozen, by name; together they hold every weight once."""
+        others = [child for name, child in self.bottleneck.named_children() if name not in ("encoder", "decoder")]
+        found: dict[str, nn.Module] = {"encoder": self.bottleneck.encoder, "decoder": self.bottleneck.decoder}
+        if self.prefix is not None:
+            found = {"prefix": self.prefix, **found}
+        return {
+            **found, "prior": nn.ModuleList(others), "body": self.body,
+            **{f"heads.{name}": branch for name, branch in self.branches.items()},
+        }  # fmt: skip
+
+    def group(self, name: str) -> dict[str, nn.Module]:
+        """Return the parts behind a name: ``all``, ``edge``, ``server``, ``heads`` or a part's own."""
+        parts = self.parts()
+        if name == "all":
+            return parts
+        if name == "heads":
+            return {key: part for key, part in parts.items() if key.startswith("heads.")}
+        if name in ("edge", "server"):
+            on_edge = ("prefix", "encoder")
+            return {key: part for key, part in parts.items() if (key in on_edge) == (name == "edge")}
+        return {name: parts[name]} if name in parts else {}
+
+    def freeze_tables(self) -> None:
+        """Freeze the integer tables of the present weights on both halves, and name the model after them."""
+        symbols = self.bottleneck.freeze()
+        model_id = wire_id(self.recipe, symbols.digest(), edge_state(self))
+        for half in (self.edge, self.server):
+            half.symbols, half.model_id = symbols, model_id
+
+
+def edge_state(model: SplitModel) -> dict[str, Tensor]:
+    """Return the device's weights: ``prefix.*`` and ``encoder.*``."""
+    found = {} if model.prefix is None else _state(model.prefix, "prefix")
+    return {**found, **_state(model.bottleneck.encoder, "encoder")}
+
+
+def server_state(model: SplitModel) -> dict[str, Tensor]:
+    """Return the server's weights without the heads: ``bottleneck.*`` (but its encoder) and ``body.*``."""
+    bottleneck = {
+        f"bottleneck.{key}": value
+        for key, value in model.bottleneck.state_dict().items()
+        if not key.startswith("encoder.")
+    }
+    return {**bottleneck, **_state(model.body, "body")}
+
+
+def _state(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
+
+
+def wire_id(recipe: Recipe, tables: bytes, state: Mapping[str, Tensor]) -> int:
+    """Return the 32-bit model id: a hash of the tables, the encoder's weights and all else that shapes the bytes.
+
+    The tables alone would not do: bottlenecks without tables would all share one id.
+    """
+    total = hashlib.sha256(tables)
+    wire = {
+        "backbone": recipe.backbone.name, "cut": recipe.cut, "bottleneck": recipe.bottleneck.to_mapping(),
+        "codec": recipe.codec.to_mapping() if recipe.codec else None, "input": recipe.input.to_mapping(),
+    }  # fmt: skip
+    total.update(json.dumps(wire, sort_keys=True).encode())
+    for name, tensor in sorted(state.items()):
+        total.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return int.from_bytes(total.digest()[:4], "little")

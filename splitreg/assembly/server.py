@@ -1,0 +1,183 @@
+"""The server half: packets in, predictions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from splitreg.assembly.branch import Branch
+from splitreg.coding import Packet, SymbolModel
+from splitreg.errors import BundleError, CorruptPacket, ForeignPacket, RecipeError, ShapeMismatch, near
+from splitreg.imaging import Geometry, Preprocess
+from splitreg.interfaces import Body, Bottleneck, Codec
+from splitreg.tasks import Prediction
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from splitreg.assembly.shapes import Shapes
+
+#: Coded sizes beyond this many pixels (or the model's own, if larger) are refused before anything is allocated.
+MAX_CODED_PIXELS = 4 * 1024 * 1024
+
+
+class ServerModel:
+    """Decoder, body and heads, tables, codec.
+
+    Args:
+        bottleneck: only its ``decoder`` (and what else ``synthesise`` uses) is needed.
+        body: the backbone after the cut.
+        branches: heads by name.
+        codec: bytes to symbols.
+        preprocess: what the edge does, so that predictions find back.
+        shapes: coded size -> shapes of the latent and of the feature at the cut.
+        symbols: frozen tables; None until the model is frozen.
+        model_id: packets of another id are refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        bottleneck: Bottleneck,
+        body: Body,
+        branches: Mapping[str, Branch],
+        codec: Codec,
+        preprocess: Preprocess,
+        shapes: Callable[[tuple[int, int]], Shapes],
+        symbols: SymbolModel | None = None,
+        model_id: int = 0,
+    ) -> None:
+        self.bottleneck = bottleneck
+        self.body = body
+        self.branches = branches
+        self.codec = codec
+        self.preprocess = preprocess
+        self.shapes = shapes
+        self.symbols = symbols
+        self.model_id = model_id
+
+    @classmethod
+    def load(cls, bundle: str | Path, heads: Iterable[str] | None = None) -> ServerModel:
+        """Load the server half of a bundle (without ``edge.safetensors``), with these heads or all."""
+        from splitreg.publishing import load_server
+
+        return load_server(bundle, heads)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads."""
+        return tuple(self.branches)
+
+    def infer(
+        self, packets: bytes | Sequence[bytes], heads: Iterable[str] | None = None
+    ) -> list[dict[str, Prediction]]:
+        """Run the requested heads on packets; packets of one coded size run as one batch.
+
+        Args:
+            packets: what ``EdgeModel.encode`` returned; or one of them.
+            heads: names of the heads; None for all of them.
+
+        Returns:
+            For each packet, head -> prediction in the pixels of the original image.
+
+        Raises:
+            CorruptPacket: a packet is damaged, cut short, or not one.
+            ForeignPacket: a packet was written by another model.
+            RecipeError: no such head.
+        """
+        names = self._requested(heads)
+        several = [packets] if isinstance(packets, bytes | bytearray | memoryview) else list(packets)
+        parsed = [Packet.parse(bytes(data)) for data in several]
+        latents = [self.decode(packet) for packet in parsed]
+        results: list[dict[str, Prediction]] = [{} for _ in parsed]
+        for coded in dict.fromkeys(packet.coded for packet in parsed):
+            rows = [i for i, packet in enumerate(parsed) if packet.coded == coded]
+            batch = self.run(np.stack([latents[i] for i in rows]), coded, names)
+            for row, found in zip(rows, batch, strict=True):
+                geometry = Geometry(original=parsed[row].original, coded=coded, mode=self.preprocess.mode)
+                results[row] = {name: prediction.restore(geometry) for name, prediction in found.items()}
+        return results
+
+    def decode(self, packet: Packet) -> NDArray[np.float32]:
+        """Return the (C, h, w) float32 latent of a packet."""
+        if self.symbols is None:
+            raise BundleError("this model has no integer tables yet; call model.freeze_tables() after training")
+        if packet.model_id != self.model_id:
+            raise ForeignPacket(
+                f"the packet is for model {packet.model_id:08x}, this is {self.model_id:08x}; load the bundle that wrote it"
+            )
+        if len(packet.streams) != 1:
+            raise CorruptPacket(f"this model's packets have one stream, this one has {len(packet.streams)}")
+        shape = self._shapes(packet.coded).latent
+        symbols = self.codec.decode(packet.streams[0], shape, self.symbols)
+        latent = self.symbols.dequantise(symbols)
+        if not np.isfinite(latent).all():
+            raise CorruptPacket("the packet decodes to values that are not finite; it was not written by this model")
+        return latent
+
+    def run(
+        self, latents: NDArray[np.float32], coded: tuple[int, int], heads: Sequence[str]
+    ) -> list[dict[str, Prediction]]:
+        """Run heads on (B, C, h, w) latents: predictions in the pixels of the coded image."""
+        features = self.features(torch.from_numpy(latents), coded)
+        results: list[dict[str, Prediction]] = [{} for _ in range(len(latents))]
+        with torch.inference_mode():
+            for name in heads:
+                branch = self.branches[name].eval()
+                for result, prediction in zip(results, branch.head.predict(branch(features, coded)), strict=True):
+                    result[name] = prediction
+        return results
+
+    def features(self, latents: Tensor, coded: tuple[int, int]) -> dict[int, Tensor]:
+        """(B, C, h, w) latents -> stride -> (B, C, H/s, W/s), what every head reads."""
+        weight = next(self._parameters(), None)
+        decoder, body = self.bottleneck.eval(), self.body.eval()
+        with torch.no_grad():  # not inference mode: late heads train on these features
+            restored = decoder.synthesise(latents if weight is None else latents.to(weight.device))
+            features: dict[int, Tensor] = body(crop(restored, self._shapes(coded).feature))
+        return features
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What holds the server's weights, by name."""
+        return {"body": self.body, **{f"heads.{name}": branch for name, branch in self.branches.items()}}
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.bottleneck.decoder.parameters()
+        yield from self.body.parameters()
+        for branch in self.branches.values():
+            yield from branch.parameters()
+
+    def _requested(self, heads: Iterable[str] | None) -> tuple[str, ...]:
+        names = self.heads if heads is None else tuple([heads] if isinstance(heads, str) else heads)
+        for name in names:
+            if name not in self.branches:
+                raise RecipeError(f"no head {name!r} here.{near(name, self.heads)} There are: {', '.join(self.heads)}")
+        return names
+
+    def _shapes(self, coded: tuple[int, int]) -> Shapes:
+        own = self.preprocess.size
+        if coded != own and coded[0] * coded[1] > max(MAX_CODED_PIXELS, own[0] * own[1]):
+            raise CorruptPacket(f"the packet claims a coded image of {coded[1]}x{coded[0]} pixels, beyond the limit")
+        try:
+            return self.shapes(coded)
+        except (RuntimeError, ValueError, AssertionError) as cause:
+            raise CorruptPacket(f"this model does not run on a coded image of {coded[1]}x{coded[0]} pixels") from cause
+
+
+def crop(feature: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut (B, C, h', w') to the (h, w) of the feature at the cut, at the right and the bottom.
+
+    Raises:
+        ShapeMismatch: the feature is smaller than that.
+    """
+    if feature.shape[-2] < size[0] or feature.shape[-1] < size[1]:
+        raise ShapeMismatch(
+            f"the bottleneck restored {tuple(feature.shape[-2:])}, the feature at the cut is {size}: its decoder must "
+            "return at least that"
+        )
+    return feature[..., : size[0], : size[1]] if feature.shape[-2:] != size else feature

@@ -1,0 +1,144 @@
+"""Pictures of predictions: boxes, class colours, depth colours, captions. pillow and numpy.
+
+Images are (H, W, 3) uint8 and are never changed in place.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from splitreg.errors import ShapeMismatch
+
+Colour = tuple[int, int, int]
+
+#: Pictures whose longer side is below this are enlarged by a whole factor, so that lines and letters can be read.
+READABLE = 256
+
+# Dark to light, so that near (light) and far (dark) stay apart in grey print as well.
+_NEAR_TO_FAR = np.array([[253, 231, 60], [122, 205, 90], [36, 150, 138], [60, 84, 140], [52, 10, 70]], np.float64)
+
+
+def enlarged(image: NDArray[np.uint8], least: int = READABLE) -> tuple[NDArray[np.uint8], int]:
+    """Repeat the pixels of a small picture.
+
+    Returns:
+        (H * f, W * f, 3) uint8 and the whole factor f, 1 where the longer side is ``least`` already.
+    """
+    factor = max(1, -(-least // max(image.shape[:2])))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1), factor
+
+
+def palette(count: int) -> NDArray[np.uint8]:
+    """Return (count, 3) colours; neighbours differ, and a colour does not depend on ``count``."""
+    # Steps of the golden ratio never come near an earlier hue soon; two levels of light part hues that do.
+    colours = [
+        colorsys.hsv_to_rgb((i * 0.618034) % 1.0, 0.85 - 0.3 * (i % 3 == 2), 1.0 - 0.3 * (i % 2)) for i in range(count)
+    ]
+    return np.rint(np.array(colours, np.float64).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def boxes(
+    image: NDArray[np.uint8],
+    corners: NDArray[np.floating],
+    captions: Sequence[str],
+    colours: Sequence[Colour] | NDArray[np.uint8],
+) -> NDArray[np.uint8]:
+    """Draw (N, 4) x0, y0, x1, y1 boxes with a caption and a colour each; the last one lies on top."""
+    canvas = Image.fromarray(image)
+    pen = ImageDraw.Draw(canvas)
+    size = _text_size(image)
+    width = max(1, round(max(image.shape[:2]) / 300))
+    for (x0, y0, x1, y1), caption, colour in zip(corners.tolist(), captions, colours, strict=True):
+        paint = _colour(colour)
+        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=paint, width=width)
+        _label(pen, (x0, y0), caption, paint, size, image.shape[1])
+    return np.asarray(canvas)
+
+
+def overlay(
+    image: NDArray[np.uint8], mask: NDArray[np.integer], colours: NDArray[np.uint8], opacity: float = 0.55
+) -> NDArray[np.uint8]:
+    """Tint an (H, W, 3) picture by an (H, W) index map; indexes without a colour leave it as it is.
+
+    Raises:
+        ShapeMismatch: picture and mask differ in size.
+    """
+    if image.shape[:2] != mask.shape:
+        raise ShapeMismatch(
+            f"a mask of {mask.shape[0]}x{mask.shape[1]} pixels does not lie on a picture of "
+            f"{image.shape[0]}x{image.shape[1]}; restore the prediction first"
+        )
+    known = (mask >= 0) & (mask < len(colours))
+    result = image.copy()
+    tint = colours[mask[known]].astype(np.float64)
+    result[known] = np.rint(image[known] * (1 - opacity) + tint * opacity).astype(np.uint8)
+    return result
+
+
+def depth_colours(depth: NDArray[np.floating], near: float, far: float) -> NDArray[np.uint8]:
+    """Colour an (H, W) depth map from ``near`` (light) to ``far`` (dark) on a logarithmic scale; unknown (0) is black."""
+    known = np.isfinite(depth) & (depth > 0)
+    low, high = np.log(max(near, 1e-6)), np.log(max(far, near * 1.001, 2e-6))
+    place = (np.log(np.where(known, depth, near if near > 0 else 1.0)) - low) / (high - low) * (len(_NEAR_TO_FAR) - 1)
+    stops = np.arange(len(_NEAR_TO_FAR))
+    channels = [np.interp(place, stops, _NEAR_TO_FAR[:, c]) for c in range(3)]
+    return np.where(known[..., None], np.rint(np.stack(channels, axis=-1)), 0).astype(np.uint8)
+
+
+def legend(
+    image: NDArray[np.uint8], names: Sequence[str], colours: Sequence[Colour] | NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Write a bar of names below a picture, each with its colour (white without); as many lines as it takes.
+
+    Returns:
+        (H + bar, W, 3) uint8; the picture itself where there are no names.
+    """
+    if not names:
+        return image.copy()
+    size = _text_size(image)
+    font = ImageFont.load_default(size)
+    pad = max(2, size // 3)
+    places: list[tuple[int, int]] = []
+    x, y = pad, pad
+    for name in names:
+        wide = int(font.getlength(name)) + pad * 2 + (size if colours is not None else 0)
+        if x > pad and x + wide > image.shape[1]:
+            x, y = pad, y + size + pad
+        places.append((x, y))
+        x += wide
+    bar = Image.new("RGB", (image.shape[1], y + size + pad), (24, 24, 24))
+    pen = ImageDraw.Draw(bar)
+    for i, (name, (x, y)) in enumerate(zip(names, places, strict=True)):
+        if colours is not None:
+            pen.rectangle((x, y + 1, x + size - 3, y + size - 2), fill=_colour(colours[i]))
+            x += size + 1
+        pen.text((x, y), name, fill=(255, 255, 255), font=font)
+    return np.concatenate([image, np.asarray(bar)])
+
+
+def _text_size(image: NDArray[np.uint8]) -> int:
+    return int(np.clip(max(image.shape[:2]) / 32, 11, 28))
+
+
+def _colour(colour: Colour | NDArray[np.uint8]) -> Colour:
+    red, green, blue = (int(c) for c in colour)
+    return red, green, blue
+
+
+def _label(
+    pen: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, paint: Colour, size: int, width: int
+) -> None:
+    if not text:
+        return
+    font = ImageFont.load_default(size)
+    long = font.getlength(text) + 4
+    x = max(0.0, min(corner[0], width - long))
+    y = corner[1] - size - 3 if corner[1] >= size + 3 else corner[1]  # above the box, or inside at the upper border
+    pen.rectangle((x, y, x + long, y + size + 2), fill=paint)
+    dark = 0.299 * paint[0] + 0.587 * paint[1] + 0.114 * paint[2] > 140
+    pen.text((x + 2, y), text, fill=(0, 0, 0) if dark else (255, 255, 255), font=font)

@@ -1,0 +1,244 @@
+"""Save and load: both halves, or one of them without the other's files."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import splitreg
+from splitreg.assembly.building import allocate
+from splitreg.assembly.edge import EdgeModel
+from splitreg.assembly.model import SplitModel, edge_state, server_state, wire_id
+from splitreg.assembly.planning import Plan, plan
+from splitreg.assembly.server import ServerModel
+from splitreg.coding import SymbolModel
+from splitreg.errors import BundleError, CodingError, PlanError, RecipeError, near
+from splitreg.publishing import files, testvectors
+from splitreg.publishing.card import write_card
+from splitreg.recipe import Recipe
+from splitreg.registry import Registry
+
+
+def save(
+    model: SplitModel,
+    path: str | Path,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    images: Mapping[str, bytes] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a bundle, whole or not at all.
+
+    Args:
+        model: its tables are frozen first if they are not.
+        path: the folder to make.
+        metrics: measured results for ``metrics.json`` and the card.
+        images: file name -> PNG or JPEG for the card.
+        overwrite: replace a bundle that is there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: the folder is taken, or the disk refuses; nothing is left behind.
+    """
+    path = Path(path)
+    if model.edge.symbols is None:
+        model.freeze_tables()
+    tables = {f"tables.{name}": torch.from_numpy(a.copy()) for name, a in model.edge.tables.to_arrays().items()}
+    with files.new_folder(path, replace=overwrite) as folder:
+        files.write_tensors(folder / "edge.safetensors", {**edge_state(model), **tables})
+        files.write_tensors(folder / "server.safetensors", {**server_state(model), **tables})
+        for name, branch in model.branches.items():
+            files.write_tensors(folder / "heads" / f"{name}.safetensors", branch.state_dict())
+        testvectors.write(folder / "testvectors", model)
+        (folder / "metrics.json").write_text(json.dumps(metrics or {}, indent=1) + "\n", encoding="utf-8")
+        for name, data in (images or {}).items():
+            (folder / name).write_bytes(data)
+        write_card(folder / "README.md", model, name=path.name, metrics=metrics or {}, images=tuple(images or ()))
+        files.write_config(
+            folder,
+            {
+                "model_id": f"{model.edge.model_id:08x}",
+                "trained": model.trained,
+                "recipe": _portable(model.recipe).to_mapping(),
+                "preprocess": {
+                    "size": list(model.plan.preprocess.size), "mode": model.plan.preprocess.mode,
+                    "mean": list(model.plan.preprocess.mean), "std": list(model.plan.preprocess.std),
+                },
+                "versions": {
+                    "splitreg": splitreg.__version__, "torch": torch.__version__, "python": platform.python_version(),
+                },
+            },
+        )  # fmt: skip
+    return path
+
+
+def load(path: str | Path, *, registry: Registry | None = None) -> SplitModel:
+    """Load a whole bundle; needs no network and no dataset.
+
+    Raises:
+        BundleError: a file is missing, altered, or does not fit; every such tensor is named.
+    """
+    folder = Path(path)
+    config, planned = _planned(folder, None, registry)
+    parts = allocate(planned, weights=False)
+    model = SplitModel(
+        planned, prefix=parts.prefix, bottleneck=parts.bottleneck, body=parts.body, branches=parts.branches
+    )
+    symbols = _load_edge(folder, config, parts.prefix, parts.bottleneck.encoder)
+    _load_server(folder, config, parts.bottleneck, parts.body)
+    _load_heads(folder, config, parts.branches)
+    _check_id(folder, config, planned, symbols, edge_state(model))
+    for half in (model.edge, model.server):
+        half.symbols, half.model_id = symbols, int(config["model_id"], 16)
+    model.trained = bool(config["trained"])
+    return model.eval()
+
+
+def load_edge(path: str | Path, *, registry: Registry | None = None) -> EdgeModel:
+    """Load the edge half: reads ``config.json`` and ``edge.safetensors`` and nothing else.
+
+    Raises:
+        BundleError: as ``load``.
+    """
+    folder = Path(path)
+    config, planned = _planned(folder, None, registry)
+    parts = allocate(planned, weights=False)
+    symbols = _load_edge(folder, config, parts.prefix, parts.bottleneck.encoder)
+    state = {f"encoder.{key}": value for key, value in parts.bottleneck.encoder.state_dict().items()}
+    if parts.prefix is not None:
+        state |= {f"prefix.{key}": value for key, value in parts.prefix.state_dict().items()}
+    _check_id(folder, config, planned, symbols, state)
+    for name, _ in list(parts.bottleneck.named_children()):
+        if name != "encoder":
+            setattr(parts.bottleneck, name, None)  # the device keeps no server weights
+    if parts.prefix is not None:
+        parts.prefix.eval()
+    parts.bottleneck.eval()
+    return EdgeModel(
+        prefix=parts.prefix, bottleneck=parts.bottleneck, codec=planned.make_codec(), preprocess=planned.preprocess,
+        symbols=symbols, model_id=int(config["model_id"], 16),
+    )  # fmt: skip
+
+
+def load_server(
+    path: str | Path, heads: Iterable[str] | None = None, *, registry: Registry | None = None
+) -> ServerModel:
+    """Load the server half: reads ``config.json``, ``server.safetensors`` and the requested heads' files.
+
+    Raises:
+        BundleError: as ``load``.
+        RecipeError: no such head.
+    """
+    folder = Path(path)
+    config, planned = _planned(folder, None if heads is None else tuple(heads), registry)
+    parts = allocate(planned, weights=False)
+    symbols = _load_server(folder, config, parts.bottleneck, parts.body)
+    _load_heads(folder, config, parts.branches)
+    parts.bottleneck.encoder = nn.Identity()  # the server keeps no device weights
+    return ServerModel(
+        bottleneck=parts.bottleneck.eval(), body=parts.body.eval(), branches={k: b.eval() for k, b in parts.branches.items()},
+        codec=planned.make_codec(), preprocess=planned.preprocess, shapes=planned.skeleton.shapes, symbols=symbols,
+        model_id=int(config["model_id"], 16),
+    )  # fmt: skip
+
+
+def _portable(recipe: Recipe) -> Recipe:
+    """Take off what only the machine that trained it has: folders, and the wish for pretrained weights."""
+    options = {key: value for key, value in recipe.backbone.options.items() if key != "pretrained"}
+    return replace(
+        recipe,
+        backbone=replace(recipe.backbone, options=options),
+        data=tuple(replace(data, root=None) for data in recipe.data),
+    )
+
+
+def _planned(folder: Path, heads: tuple[str, ...] | None, registry: Registry | None) -> tuple[dict[str, Any], Plan]:
+    config = files.read_config(folder)
+    try:
+        recipe = Recipe.from_mapping(config["recipe"])
+        runtime = replace(recipe, data=(), stages=(), sweep={}, augment={})
+        if heads is not None:
+            names = [head.name for head in recipe.heads]
+            for name in heads:
+                if name not in names:
+                    raise BundleError(f"no head {name!r} in {folder}.{near(name, names)} There are: {', '.join(names)}")
+            runtime = replace(runtime, heads=tuple(head for head in recipe.heads if head.name in heads))
+        planned = plan(runtime, registry=registry)
+    except (RecipeError, PlanError, KeyError) as cause:
+        raise BundleError(f"the bundle {folder} cannot be assembled here: {cause}") from cause
+    return config, replace(planned, recipe=replace(recipe, heads=planned.recipe.heads))
+
+
+def _load_edge(folder: Path, config: dict[str, Any], prefix: nn.Module | None, encoder: nn.Module) -> SymbolModel:
+    name = "edge.safetensors"
+    tensors = files.parse_tensors(files.read_checked(folder, name, config["files"]), name)
+    symbols = _tables(tensors, name)
+    _assign({"prefix": prefix, "encoder": encoder}, tensors, folder / name)
+    return symbols
+
+
+def _load_server(folder: Path, config: dict[str, Any], bottleneck: nn.Module, body: nn.Module) -> SymbolModel:
+    name = "server.safetensors"
+    tensors = files.parse_tensors(files.read_checked(folder, name, config["files"]), name)
+    symbols = _tables(tensors, name)
+    _assign({"bottleneck": bottleneck, "body": body}, tensors, folder / name, without="bottleneck.encoder.")
+    return symbols
+
+
+def _load_heads(folder: Path, config: dict[str, Any], branches: Mapping[str, nn.Module]) -> None:
+    for head, branch in branches.items():
+        name = f"heads/{head}.safetensors"
+        tensors = files.parse_tensors(files.read_checked(folder, name, config["files"]), name)
+        _assign({"": branch}, tensors, folder / name)
+
+
+def _tables(tensors: dict[str, Tensor], name: str) -> SymbolModel:
+    arrays = {
+        key.removeprefix("tables."): tensors.pop(key).numpy() for key in list(tensors) if key.startswith("tables.")
+    }
+    try:
+        return SymbolModel.from_arrays(arrays)
+    except CodingError as cause:
+        raise BundleError(f"the tables in {name} are damaged: {cause}") from cause
+
+
+def _assign(
+    modules: Mapping[str, nn.Module | None], tensors: dict[str, Tensor], file: Path, without: str = "-"
+) -> None:
+    """Load tensors into modules by prefix; every missing, unexpected or misshapen one is named."""
+    wanted = {
+        f"{prefix}.{key}" if prefix else key: (module, key, value)
+        for prefix, module in modules.items()
+        if module is not None
+        for key, value in module.state_dict(keep_vars=True).items()
+    }
+    wanted = {name: found for name, found in wanted.items() if not name.startswith(without)}
+    problems = [f"lacks {name}" for name in wanted if name not in tensors]
+    problems += [f"has an unexpected {name}" for name in tensors if name not in wanted]
+    problems += [
+        f"has {name} of shape {tuple(tensors[name].shape)} {tensors[name].dtype}, wanted {tuple(value.shape)} {value.dtype}"
+        for name, (_, _, value) in wanted.items()
+        if name in tensors and (tensors[name].shape != value.shape or tensors[name].dtype != value.dtype)
+    ]
+    if problems:
+        raise BundleError(f"{file} does not fit the model: it " + "; ".join(problems))
+    with torch.no_grad():
+        for name, (_, _, value) in wanted.items():
+            value.copy_(tensors[name])
+
+
+def _check_id(
+    folder: Path, config: dict[str, Any], planned: Plan, symbols: SymbolModel, state: Mapping[str, Tensor]
+) -> None:
+    found = f"{wire_id(planned.recipe, symbols.digest(), state):08x}"
+    if found != config["model_id"]:
+        raise BundleError(f"the edge weights of {folder} make model {found}, its config says {config['model_id']}")

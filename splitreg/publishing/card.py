@@ -1,0 +1,71 @@
+"""The model card: what the model is, what it costs and what was measured (Hugging Face front matter)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from splitreg.assembly.model import SplitModel
+
+
+def write_card(
+    path: Path, model: SplitModel, *, name: str, metrics: Mapping[str, Any], images: Sequence[str] = ()
+) -> None:
+    """Write the card of a bundle."""
+    recipe, plan = model.recipe, model.plan
+    datasets = [data.name for data in recipe.data]
+    front = ["---", "library_name: splitreg", "tags:", "- split-computing", *(f"- {h.task}" for h in plan.heads)]
+    if datasets:
+        front += ["datasets:", *(f"- {name}" for name in datasets)]
+    shapes = plan.shapes
+    lines = [*front, "---", "", f"# {name}", ""]
+    if not model.trained:
+        lines += ["**Untrained**: the weights are as they were initialised. Good for testing, not for predictions.", ""]
+    lines += [
+        f"A split model: backbone `{recipe.backbone.name}` cut after `{recipe.cut}`, bottleneck `{recipe.bottleneck.name}` "
+        f"reading the {recipe.bottleneck.source}, codec `{recipe.codec.name if recipe.codec else ''}`. "
+        f"Input {recipe.input.size[1]}x{recipe.input.size[0]} pixels ({recipe.input.mode}), latent "
+        f"{'x'.join(map(str, shapes.latent))}.",
+        "",
+        "| part | parameters | MACs |",
+        "| --- | --- | --- |",
+        *(f"| {part} | {cost.parameters:,} | {cost.macs:,} |" for part, cost in plan.costs().items()),
+        "",
+        "| head | task | classes |",
+        "| --- | --- | --- |",
+        *(f"| {head.name} | {head.task} | {len(head.labels) or '-'} |" for head in plan.heads),
+        "",
+    ]
+    lines += _results(metrics)
+    lines += [f"![{Path(image).stem}]({image})\n" for image in images]
+    lines += [
+        "## Use", "", "```python", "import splitreg", "",
+        f'model = splitreg.load("{name}")', 'packets = model.edge.encode(["photo.jpg"])',
+        "print(len(packets[0]), model.server.infer(packets)[0])", "```", "",
+        "`splitreg verify` replays the test vectors of this folder on any machine.", "",
+    ]  # fmt: skip
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _results(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the table of measured results; every row is one evaluation."""
+    rows = metrics.get("evaluations", [])
+    if not rows:
+        return []
+    lines = ["## Results", ""]
+    for row in rows:
+        rate = row.get("bytes", {})
+        lines.append(
+            f"**{row.get('title', 'evaluation')}**: {row.get('images', '?')} images of {row.get('dataset', '?')}"
+        )
+        if rate:
+            lines[-1] += (
+                f"; bytes an image: mean {rate['mean']:.0f}, p50 {rate['p50']:.0f}, p95 {rate['p95']:.0f}"
+                f" (header {rate['header']:.0f})"
+            )
+        lines += ["", "| head | metric | value |", "| --- | --- | --- |"]
+        for head, values in row.get("metrics", {}).items():
+            lines += [f"| {head} | {metric} | {value:.4f} |" for metric, value in values.items()]
+        lines.append("")
+    return lines

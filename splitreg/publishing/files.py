@@ -1,0 +1,154 @@
+"""Files of a bundle: a folder that appears finished or not at all; hashes; safetensors in and out (never pickle)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from splitreg.errors import BundleError
+
+FORMAT, VERSION = "splitreg-bundle", 1
+
+
+@contextmanager
+def new_folder(path: Path, *, replace: bool) -> Iterator[Path]:
+    """Give a temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not.
+
+    Args:
+        path: where it shall be.
+        replace: an older bundle there is replaced; anything else there is an error.
+
+    Raises:
+        BundleError: something else is there, or the disk refuses.
+    """
+    if path.exists() and not (replace and is_bundle(path)):
+        what = "a bundle is there already; overwrite it on purpose" if is_bundle(path) else "something else is there"
+        raise BundleError(f"cannot write the bundle {path}: {what}, or choose another place")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as cause:
+        raise BundleError(f"cannot write the bundle {path}: {cause.strerror or cause}") from cause
+    try:
+        os.chmod(work, 0o755)
+        yield work
+        for file in work.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        old = None
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.rename(path, old / "bundle")
+        os.rename(work, path)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as cause:
+        raise BundleError(
+            f"cannot write the bundle {path}: {cause.strerror or cause}; nothing was left behind"
+        ) from cause
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a folder looks like a bundle."""
+    try:
+        return bool(json.loads((path / "config.json").read_text(encoding="utf-8")).get("format") == FORMAT)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name, the same bytes for the same tensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ready = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    # one key: the library writes several in random order, and equal bundles must have equal bytes
+    path.write_bytes(safetensors.torch.save(ready, {FORMAT: str(VERSION)}))
+
+
+def parse_tensors(data: bytes, name: str) -> dict[str, Tensor]:
+    """Read the tensors of a file's bytes.
+
+    Raises:
+        BundleError: not safetensors, or cut short.
+    """
+    try:
+        return dict(safetensors.torch.load(data))
+    except (SafetensorError, ValueError, KeyError, OverflowError) as cause:
+        raise BundleError(f"{name} is not a whole safetensors file: {cause}") from cause
+
+
+def read_checked(folder: Path, name: str, hashes: Mapping[str, str]) -> bytes:
+    """Read a file of the bundle and compare its SHA-256 with the config's.
+
+    Raises:
+        BundleError: missing, unlisted or altered.
+    """
+    if name not in hashes:
+        raise BundleError(f"the bundle {folder} does not list {name}; it lists {', '.join(sorted(hashes))}")
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as cause:
+        raise BundleError(
+            f"the bundle {folder} lacks {name}: {cause.strerror or cause}; copy the whole folder"
+        ) from cause
+    if hashlib.sha256(data).hexdigest() != hashes[name]:
+        raise BundleError(
+            f"{folder / name} was altered or belongs to another bundle: its SHA-256 is not the one in config.json"
+        )
+    return data
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """Return relative name -> SHA-256 of every file but ``config.json``."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "config.json")
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write ``config.json`` with the hashes of all other files and its own digest; call it last."""
+    table = {"format": FORMAT, "version": VERSION, **config, "files": hash_folder(folder)}
+    table["digest"] = _digest(table)
+    (folder / "config.json").write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read and check ``config.json``.
+
+    Raises:
+        BundleError: missing, not one, of a newer version, or altered.
+    """
+    path = folder / "config.json"
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise BundleError(f"no bundle at {folder}: cannot read {path.name}: {cause.strerror or cause}") from cause
+    except ValueError as cause:
+        raise BundleError(f"{path} is not JSON: {cause}") from cause
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise BundleError(f"{path} is not the config of a splitreg bundle")
+    if table.get("version") != VERSION:
+        raise BundleError(f"{path} has bundle version {table.get('version')!r}, this reads {VERSION}; upgrade splitreg")
+    if table.pop("digest", None) != _digest(table):
+        raise BundleError(f"{path} was altered: its digest does not fit")
+    return table
+
+
+def _digest(table: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())

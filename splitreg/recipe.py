@@ -1,0 +1,409 @@
+"""The recipe: what is asked, as data. TOML in, frozen dataclasses out, unknown keys refused with near names (no torch).
+
+>>> recipe = Recipe.from_mapping({"backbone": "resnet50", "heads": ["det", {"name": "cls", "as": "kind"}]})
+>>> [head.name for head in recipe.heads]
+['det', 'kind']
+>>> Recipe.from_mapping({"backbone": "resnet50", "heads": ["det"], "bottelneck": "fp"})
+Traceback (most recent call last):
+    ...
+splitreg.errors.RecipeError: the recipe has no key 'bottelneck'. Did you mean 'bottleneck'?
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from splitreg.errors import RecipeError, near
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A plugin by name, with its options: ``"fp"`` or ``{ name = "fp", channels = 24 }``."""
+
+    name: str
+    options: Options = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a name or a table with ``name``."""
+        table = _named(value, where)
+        return cls(name=table.pop("name"), options=table)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        return {"name": self.name, **self.options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BottleneckPart(Part):
+    """The bottleneck, and whether it reads the ``"image"`` or the ``"feature"`` at the cut (None: as it prefers)."""
+
+    source: str | None = None
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a name or a table; ``from`` says what it reads."""
+        table = _named(value, where)
+        source = table.pop("from", None)
+        if source not in (None, "image", "feature"):
+            raise RecipeError(f"{where}: from must be 'image' or 'feature', got {source!r}")
+        return cls(name=table.pop("name"), source=source, options=table)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        return {"name": self.name, **({"from": self.source} if self.source else {}), **self.options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadPart:
+    """A head: ``plugin`` under its own ``name`` (``as``), trained by ``target`` (default: by its task).
+
+    ``labels`` are class names and override the dataset's; a number n stands for n nameless classes.
+    """
+
+    name: str
+    plugin: str
+    target: str | None = None
+    labels: tuple[str, ...] | None = None
+    options: Options = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a name or a table with ``name``, ``as``, ``target``, ``labels`` and options."""
+        table = _named(value, where)
+        plugin = table.pop("name")
+        name = table.pop("as", plugin)
+        if not isinstance(name, str) or not name or not name.replace("-", "").replace("_", "").isalnum():
+            raise RecipeError(f"{where}: as must be letters, digits, hyphens and underscores, got {name!r}")
+        labels = table.pop("labels", None)
+        if isinstance(labels, int) and not isinstance(labels, bool) and labels > 0:
+            labels = [f"class {index}" for index in range(labels)]
+        if labels is not None and not (isinstance(labels, list | tuple) and all(isinstance(x, str) for x in labels)):
+            raise RecipeError(f"{where}: labels must be a list of names or their number, got {labels!r}")
+        return cls(
+            name=name, plugin=plugin, options=table,
+            target=_typed(table.pop("target", None), (str, type(None)), f"{where}: target"),
+            labels=None if labels is None else tuple(labels),
+        )  # fmt: skip
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        table: dict[str, Any] = {"name": self.plugin, "as": self.name}
+        if self.target is not None:
+            table["target"] = self.target
+        if self.labels is not None:
+            table["labels"] = list(self.labels)
+        return {**table, **self.options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPart(Part):
+    """A dataset: where it lies and which splits train and validate."""
+
+    root: str | None = None
+    train: str = "train"
+    val: str = "val"
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a name or a table with ``root``, ``train``, ``val`` and options."""
+        table = _named(value, where)
+        root = _typed(table.pop("root", None), (str, type(None)), f"{where}: root")
+        train, val = (_typed(table.pop(key, key), (str,), f"{where}: {key}") for key in ("train", "val"))
+        return cls(name=table.pop("name"), root=root, train=train, val=val, options=table)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        root = {} if self.root is None else {"root": self.root}
+        return {"name": self.name, **root, "train": self.train, "val": self.val, **self.options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """The network's input: ``size`` [height, width], ``mode`` ``"letterbox"`` or ``"resize"``."""
+
+    size: tuple[int, int] = (224, 224)
+    mode: str = "letterbox"
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a table."""
+        table = _only(value, ("size", "mode"), where)
+        size = table.get("size", [224, 224])
+        if isinstance(size, int) and not isinstance(size, bool):
+            size = [size, size]
+        if not (isinstance(size, list | tuple) and len(size) == 2 and all(_is_int(s) and 1 <= s <= 8192 for s in size)):
+            raise RecipeError(f"{where}: size must be [height, width], each 1 to 8192; got {size!r}")
+        mode = table.get("mode", "letterbox")
+        if mode not in ("letterbox", "resize"):
+            raise RecipeError(f"{where}: mode must be 'letterbox' or 'resize', got {mode!r}")
+        return cls(size=(size[0], size[1]), mode=mode)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        return {"size": list(self.size), "mode": self.mode}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of training.
+
+    Args:
+        epochs: passes over the data.
+        train: what learns: ``all``, ``edge``, ``server``, ``heads``, ``prefix``, ``encoder``, ``decoder``, ``prior``,
+            ``body`` or ``heads.NAME``.
+        freeze: what does not, taken off ``train``; frozen parts run in eval mode.
+        objectives: how the heads' losses are combined, and extra terms.
+        rate_lambda: weight of the rate in bits per pixel of the network's input.
+        rate_warmup: epochs over which ``rate_lambda`` rises from 0.
+        optimizer: ``adamw``, ``adam`` or ``sgd`` with torch's options.
+        schedule: ``one-cycle``, ``cosine``, ``multistep``, ``poly`` or ``constant``.
+        batch_size: images a step, over all processes.
+        clip: largest norm of the gradient; 0 does not clip.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        average: decay of an exponential moving average of the weights, which replaces them at the end; 0: none.
+    """
+
+    name: str = "joint"
+    epochs: int = 1
+    train: tuple[str, ...] = ("all",)
+    freeze: tuple[str, ...] = ()
+    objectives: tuple[Part, ...] = (Part(name="sum"),)
+    rate_lambda: float = 0.0
+    rate_warmup: float = 0.0
+    optimizer: Part = Part(name="adamw", options={"lr": 1e-3})
+    schedule: Part = Part(name="one-cycle")
+    batch_size: int = 16
+    clip: float = 0.0
+    precision: str = "32-true"
+    average: float = 0.0
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a table."""
+        table = _only(value, cls.__dataclass_fields__, where)
+        found: dict[str, Any] = {}
+        for key, item in table.items():
+            place = f"{where}: {key}"
+            if key in ("train", "freeze"):
+                names = [item] if isinstance(item, str) else item
+                if not (isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)):
+                    raise RecipeError(f"{place} must be a list of names, got {item!r}")
+                found[key] = tuple(names)
+            elif key == "objectives":
+                found[key] = tuple(Part.parse(i, place) for i in _list(item))
+            elif key in ("optimizer", "schedule"):
+                found[key] = Part.parse(item, place)
+            elif key in ("epochs", "batch_size"):
+                found[key] = _typed(item, (int,), place)
+                if found[key] < 1:
+                    raise RecipeError(f"{place} must be at least 1, got {item}")
+            elif key in ("name", "precision"):
+                found[key] = _typed(item, (str,), place)
+            else:
+                found[key] = float(_typed(item, (int, float), place))
+                if not 0 <= found[key] < float("inf"):
+                    raise RecipeError(f"{place} must be zero or more, got {item}")
+        stage = cls(**found)
+        if stage.precision not in ("32-true", "bf16-mixed", "16-mixed"):
+            raise RecipeError(f"{where}: precision must be 32-true, bf16-mixed or 16-mixed, got {stage.precision!r}")
+        if stage.average >= 1:
+            raise RecipeError(f"{where}: average must be below 1, got {stage.average}")
+        return stage
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        table: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        table.update(
+            train=list(self.train), freeze=list(self.freeze), objectives=[o.to_mapping() for o in self.objectives],
+            optimizer=self.optimizer.to_mapping(), schedule=self.schedule.to_mapping(),
+        )  # fmt: skip
+        return table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that a model and its training are made from. See ``docs/recipes.md`` for the keys."""
+
+    backbone: Part
+    heads: tuple[HeadPart, ...]
+    bottleneck: BottleneckPart = BottleneckPart(name="fp")
+    codec: Part | None = None
+    cut: str | None = None
+    input: Input = Input()
+    data: tuple[DataPart, ...] = ()
+    augment: Options = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+    seed: int = 0
+    sweep: Options = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Read a TOML file.
+
+        Args:
+            path: the file.
+            overrides: ``"bottleneck.channels=24"`` and the like; values are TOML, else plain strings.
+
+        Raises:
+            RecipeError: no such file, not TOML, or a key or value that is not one.
+        """
+        try:
+            table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as cause:
+            raise RecipeError(f"cannot read the recipe {path}: {cause.strerror or cause}") from cause
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+            raise RecipeError(f"{path} is not TOML: {cause}") from cause
+        return cls.from_mapping(table, overrides)
+
+    @classmethod
+    def from_mapping(cls, table: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+        """Read the tables of a recipe; the inverse of ``to_mapping``."""
+        table = _apply(copy.deepcopy(dict(table)), overrides)
+        table = _only(table, cls.__dataclass_fields__, "the recipe")
+        for key in ("backbone", "heads"):
+            if key not in table:
+                raise RecipeError(f"the recipe has no {key}; say for instance " + _EXAMPLE[key])
+        heads = table["heads"].split(",") if isinstance(table["heads"], str) else table["heads"]
+        if not isinstance(heads, list | tuple) or not heads:
+            raise RecipeError("heads must be a list of at least one head; say for instance " + _EXAMPLE["heads"])
+        data = table.get("data", [])
+        stages = table.get("stages", [])
+        codec = table.get("codec")
+        recipe = cls(
+            backbone=Part.parse(table["backbone"], "backbone"),
+            heads=tuple(HeadPart.parse(head, f"heads[{i}]") for i, head in enumerate(heads)),
+            bottleneck=BottleneckPart.parse(table.get("bottleneck", "fp"), "bottleneck"),
+            codec=None if codec is None else Part.parse(codec, "codec"),
+            cut=_typed(table.get("cut"), (str, type(None)), "cut"),
+            input=Input.parse(table.get("input", {}), "input"),
+            data=tuple(DataPart.parse(d, f"data[{i}]") for i, d in enumerate(_list(data))),
+            augment=dict(_typed(table.get("augment", {}), (Mapping,), "augment")),
+            stages=tuple(Stage.parse(s, f"stages[{i}]") for i, s in enumerate(_list(stages))),
+            seed=_typed(table.get("seed", 0), (int,), "seed"),
+            sweep=dict(_typed(table.get("sweep", {}), (Mapping,), "sweep")),
+        )  # fmt: skip
+        names = [head.name for head in recipe.heads]
+        for name in names:
+            if names.count(name) > 1:
+                raise RecipeError(f"two heads are named {name!r}; give one another name: {{ name = ..., as = ... }}")
+        for key, values in recipe.sweep.items():
+            if not isinstance(values, list | tuple) or not values:
+                raise RecipeError(f"sweep.{key} must be a list of values, got {values!r}")
+        return recipe
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain tables (JSON and TOML can hold them) from which ``from_mapping`` makes the same recipe."""
+        table: dict[str, Any] = {
+            "backbone": self.backbone.to_mapping(),
+            "cut": self.cut,
+            "bottleneck": self.bottleneck.to_mapping(),
+            "codec": None if self.codec is None else self.codec.to_mapping(),
+            "heads": [head.to_mapping() for head in self.heads],
+            "input": self.input.to_mapping(),
+            "data": [data.to_mapping() for data in self.data],
+            "augment": dict(self.augment),
+            "stages": [stage.to_mapping() for stage in self.stages],
+            "seed": self.seed,
+            "sweep": dict(self.sweep),
+        }
+        return {key: value for key, value in table.items() if value is not None}
+
+    def points(self) -> Iterator[tuple[str, Recipe]]:
+        """Yield every point of the sweep as (label, recipe); a recipe without one yields itself with an empty label.
+
+        A key is a path (``bottleneck.channels``) or a stage's own (``rate_lambda``: in every stage).
+        """
+        table = {key: value for key, value in self.to_mapping().items() if key != "sweep"}
+        for values in itertools.product(*self.sweep.values()):
+            overridden = copy.deepcopy(table)
+            for key, value in zip(self.sweep, values, strict=True):
+                if key in Stage.__dataclass_fields__:
+                    for index in range(len(self.stages)):
+                        _set(overridden, f"stages.{index}.{key}", value)
+                else:
+                    _set(overridden, key, value)
+            label = ",".join(f"{key}={value}" for key, value in zip(self.sweep, values, strict=True))
+            yield label, Recipe.from_mapping(overridden)
+
+
+_EXAMPLE = {"backbone": 'backbone = "resnet50"', "heads": 'heads = ["det", "seg"]'}
+
+
+def _list(value: Any) -> Sequence[Any]:
+    """A table alone stands for a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _typed(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise RecipeError(f"{where} must be {names}, got {value!r}")
+    return value
+
+
+def _only(value: Any, keys: Iterable[str], where: str) -> dict[str, Any]:
+    keys = tuple(keys)
+    table = dict(_typed(value, (Mapping,), where))
+    for key in table:
+        if key not in keys:
+            raise RecipeError(f"{where} has no key {key!r}.{near(key, keys) or ' It knows: ' + ', '.join(keys)}")
+    return table
+
+
+def _named(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, str) and value.strip():
+        return {"name": value.strip()}
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return dict(value)
+    raise RecipeError(f'{where} must be a name or a table with a name, as {{ name = "..." }}; got {value!r}')
+
+
+def _apply(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"an override reads key=value, as in bottleneck.channels=24; got {override!r}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        _set(table, key.strip(), value)
+    return table
+
+
+def _set(table: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    here: Any = table
+    for depth, key in enumerate(parents):
+        step = _index(here, key, path) if isinstance(here, list) else key
+        if isinstance(here, dict):
+            here.setdefault(step, {})
+        if isinstance(here[step], str):  # "fp" is short for { name = "fp" }
+            here[step] = {"name": here[step]}
+        here = here[step]
+        if not isinstance(here, dict | list):
+            raise RecipeError(f"{path}: {'.'.join(parents[: depth + 1])} is {here!r}, which has no keys")
+    here[_index(here, last, path) if isinstance(here, list) else last] = value
+
+
+def _index(items: list[Any], key: str, path: str) -> int:
+    """Position in a list: a number, or the name of a head, dataset or stage."""
+    names = [item if isinstance(item, str) else item.get("as", item.get("name")) for item in items]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    raise RecipeError(f"{path}: no {key!r} among {', '.join(map(str, names))} (or 0 to {len(items) - 1})")

@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+from toys import KEYS, registry
+
+import splitreg
+from splitreg.errors import CorruptPacket, ForeignPacket, PlanError, RecipeError
+
+
+def build(**changes):
+    return splitreg.build(registry=registry(), **{**KEYS, **changes})
+
+
+def picture(seed=0, size=(50, 70)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def model():
+    model = build(cut="stage1", bottleneck={"name": "toy", "from": "image"})
+    model.freeze_tables()
+    return model
+
+
+def test_plan_resolves_cut_source_and_labels():
+    plan = splitreg.plan(registry=registry(), **KEYS)
+    assert plan.recipe.cut == "stage1"  # the first stage of stride 4
+    assert plan.recipe.bottleneck.source == "feature"
+    assert plan.recipe.heads[0].labels == ("class 0", "class 1")
+    assert plan.shapes.latent == (2, 16, 16)
+    assert plan.heads[0].adapted == {32: 16}
+    assert all(parameter.is_meta for parameter in plan.skeleton.body.parameters())
+
+
+def test_plan_reports_every_problem_at_once():
+    with pytest.raises(PlanError) as caught:
+        splitreg.plan(
+            registry=registry(), backbone={"name": "toy", "widht": 3}, bottleneck="tooy", codec="toi",
+            heads=[{"name": "toy", "labels": 2, "hiden": 3}, {"name": "tog", "labels": 2}],
+        )  # fmt: skip
+    text = str(caught.value)
+    assert len(caught.value.problems) == 5
+    for hint in ("Did you mean 'width'", "Did you mean 'toy'", "Did you mean 'hidden'"):
+        assert hint in text
+
+
+def test_plan_refuses_a_codec_that_wants_tables():
+    with pytest.raises(PlanError, match="needs frequency tables"):
+        splitreg.plan(registry=registry(), **{**KEYS, "codec": "tables"})
+
+
+def test_plan_names_the_stages_of_a_wrong_cut():
+    with pytest.raises(PlanError, match="no stage 'stage9'.*Did you mean"):
+        splitreg.plan(registry=registry(), **{**KEYS, "cut": "stage9"})
+
+
+def test_labels_come_from_the_dataset():
+    plan = splitreg.plan(registry=registry(), **{**KEYS, "heads": ["toy"], "data": {"name": "toys"}})
+    assert plan.recipe.heads[0].labels == ("dark", "bright")
+    with pytest.raises(PlanError, match="no toys in /nowhere"):
+        splitreg.plan(registry=registry(), **{**KEYS, "heads": ["toy"], "data": {"name": "toys", "root": "/nowhere"}})
+
+
+def test_costs_count_what_runs(model):
+    costs = model.plan.costs()
+    assert costs["edge"].macs == 16 * 16 * 2 * 3 * 16  # one 4x4 convolution, 3 to 2 channels, on 16x16 positions
+    assert costs["edge"].parameters == 2 * 3 * 16 + 2
+    assert costs["heads.toy"].parameters == sum(p.numel() for p in model.branches["toy"].parameters())
+
+
+def test_same_seed_same_weights():
+    first, second, other = build(), build(), build(seed=1)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    assert not all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def test_parts_hold_every_weight_once(model):
+    ids = [id(p) for part in model.parts().values() for p in part.parameters()]
+    assert len(ids) == len(set(ids)) and set(ids) == {id(p) for p in model.parameters()}
+
+
+def test_packets_do_not_depend_on_their_neighbours(model):
+    images = [picture(seed) for seed in range(4)]
+    together = model.edge.encode(images)
+    assert together == [model.edge.encode(image)[0] for image in images]
+
+
+def test_infer_runs_only_the_requested_heads(model):
+    packets = model.edge.encode([picture()])
+    assert list(model.server.infer(packets)[0]) == ["toy"]
+    assert model.server.infer(packets, heads=[]) == [{}]
+    with pytest.raises(RecipeError, match="no head 'toi' here"):
+        model.server.infer(packets, heads=["toi"])
+
+
+def test_select_runs_heads_on_some_images(model):
+    images = torch.zeros(3, 3, 64, 64)
+    assert model(images, {"toy": torch.tensor([0, 2])}).outputs["toy"].shape[0] == 2
+    assert model(images, {"toy": torch.tensor([], dtype=torch.long)}).outputs == {}
+
+
+def test_foreign_and_damaged_packets_are_refused(model):
+    packet = model.edge.encode([picture()])[0]
+    other = build(seed=5, cut="stage1", bottleneck={"name": "toy", "from": "image"})
+    other.freeze_tables()
+    with pytest.raises(ForeignPacket):
+        other.server.infer([packet])
+    for data in (b"", packet[:10], packet[:-1], packet + b"x", bytes([packet[0] ^ 1]) + packet[1:]):
+        with pytest.raises(CorruptPacket):
+            model.server.infer([data])
+
+
+def test_a_packet_of_an_absurd_size_costs_nothing(model):
+    from splitreg.coding import Packet
+
+    huge = Packet(model_id=model.edge.model_id, original=(9, 9), coded=(65535, 65535), streams=(b"x",)).to_bytes()
+    with pytest.raises(CorruptPacket, match="beyond the limit"):
+        model.server.infer([huge])
