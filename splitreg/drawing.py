@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,12 +40,13 @@ def palette(count: int) -> NDArray[np.uint8]:
     colours = [
         colorsys.hsv_to_rgb((i * 0.618034) % 1.0, 0.85 - 0.3 * (i % 3 == 2), 1.0 - 0.3 * (i % 2)) for i in range(count)
     ]
-    return np.rint(np.array(colours, np.float64).reshape(-1, 3) * 255).astype(np.uint8)
+    table: NDArray[np.uint8] = np.rint(np.array(colours, np.float64).reshape(-1, 3) * 255).astype(np.uint8)
+    return table
 
 
 def boxes(
     image: NDArray[np.uint8],
-    corners: NDArray[np.floating],
+    corners: NDArray[np.floating[Any]],
     captions: Sequence[str],
     colours: Sequence[Colour] | NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
@@ -57,11 +59,11 @@ def boxes(
         paint = _colour(colour)
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=paint, width=width)
         _label(pen, (x0, y0), caption, paint, size, image.shape[1])
-    return np.asarray(canvas)
+    return np.array(canvas)
 
 
 def overlay(
-    image: NDArray[np.uint8], mask: NDArray[np.integer], colours: NDArray[np.uint8], opacity: float = 0.55
+    image: NDArray[np.uint8], mask: NDArray[np.integer[Any]], colours: NDArray[np.uint8], opacity: float = 0.55
 ) -> NDArray[np.uint8]:
     """Tint an (H, W, 3) picture by an (H, W) index map; indexes without a colour leave it as it is.
 
@@ -80,7 +82,7 @@ def overlay(
     return result
 
 
-def depth_colours(depth: NDArray[np.floating], near: float, far: float) -> NDArray[np.uint8]:
+def depth_colours(depth: NDArray[np.floating[Any]], near: float, far: float) -> NDArray[np.uint8]:
     """Colour an (H, W) depth map from ``near`` (light) to ``far`` (dark) on a logarithmic scale; unknown (0) is black."""
     known = np.isfinite(depth) & (depth > 0)
     low, high = np.log(max(near, 1e-6)), np.log(max(far, near * 1.001, 2e-6))

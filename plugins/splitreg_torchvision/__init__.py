@@ -1,0 +1,1 @@
+"""Heads made of torchvision's detection and segmentation modules."""

@@ -1,0 +1,49 @@
+"""What torchvision infers from the sizes of maps, said outright: the strides are known.
+
+Inferred, a stride is wrong as soon as a side of the image is not a multiple of it, and then fixed for good at the first call.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign, box_area
+
+_RATIOS = (0.5, 1.0, 2.0)
+
+
+class Anchors(AnchorGenerator):  # type: ignore[misc]
+    """Three anchors a cell, whose area is the square of ``scale`` cells."""
+
+    per_cell = len(_RATIOS)
+
+    def __init__(self, strides: tuple[int, ...], scale: float) -> None:
+        with torch.device("cpu"):  # plain tensors, not buffers: on the meta device they would be lost
+            super().__init__(tuple((stride * scale,) for stride in strides), (_RATIOS,) * len(strides))
+        self.strides = strides
+
+    def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
+        """Lay the anchors over grids of the known strides; ``strides`` is torchvision's guess."""
+        anchors: list[Tensor] = super().grid_anchors(grid_sizes, [[stride, stride] for stride in self.strides])
+        return anchors
+
+
+def region_pool(strides: tuple[int, ...], scale: float) -> MultiScaleRoIAlign:
+    """Return a pool of 7 x 7 for levels of these strides, named by them; a region is read where anchors are its size."""
+    pool = MultiScaleRoIAlign([str(stride) for stride in strides], output_size=7, sampling_ratio=2)
+    pool.scales = [1 / stride for stride in strides]
+    pool.map_levels = _Levels(strides, scale)
+    return pool
+
+
+class _Levels:
+    """(N, 4) boxes of every image -> (sum of N,) index of the level whose anchors are nearest in size."""
+
+    def __init__(self, strides: tuple[int, ...], scale: float) -> None:
+        self.sides = [stride * scale for stride in strides]
+
+    def __call__(self, boxes: list[Tensor]) -> Tensor:
+        side = torch.cat([box_area(image) for image in boxes]).clamp(min=1e-6).sqrt()
+        levels = torch.tensor(self.sides, device=side.device, dtype=side.dtype)
+        return (side.log()[:, None] - levels.log()).abs().argmin(dim=1)
