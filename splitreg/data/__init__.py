@@ -1,0 +1,1 @@
+"""Samples: how they are drawn (``scenes``), changed (``transforms``) and batched (``loading``)."""

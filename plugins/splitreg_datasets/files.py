@@ -1,0 +1,225 @@
+"""What the readers share: where a dataset is, what a folder looks like, JSON and pictures with errors that help."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+
+from splitreg import imaging
+from splitreg.errors import DataError, ImageError, near
+from splitreg.tasks import IGNORE
+
+#: Endings of files that are taken for pictures.
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+def find_root(root: str | os.PathLike[str] | None, dataset: str) -> Path:
+    """Return the dataset's folder (or file).
+
+    Args:
+        root: as given; None: ``$SPLITREG_DATA/<dataset>`` if there is one.
+        dataset: the reader's name.
+
+    Raises:
+        DataError: none given and none there, or no such folder.
+    """
+    if root is None:
+        shelf = os.environ.get("SPLITREG_DATA")
+        if shelf and (Path(shelf) / dataset).exists():
+            return Path(shelf) / dataset
+        where = f"; there is no {dataset} in SPLITREG_DATA ({shelf})" if shelf else ""
+        raise DataError(f"{dataset} needs the folder of its files: pass --root FOLDER{where}")
+    path = Path(root).expanduser()
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"no folder {path}.{near(path.name, siblings)} {dataset} needs one: pass --root FOLDER")
+    return path
+
+
+def not_a(dataset: str, root: Path, expected: str) -> DataError:
+    """Return the error for a folder of another layout: what was expected, what is there, which reader may fit."""
+    guess = looks_like(root)
+    hint = f" It looks like {guess}: try --data {guess}." if guess and guess != dataset else ""
+    return DataError(f"{root} is not a {dataset} dataset: expected {expected}; there is {_listing(root)}.{hint}")
+
+
+def looks_like(root: Path) -> str:
+    """Guess the reader that a folder is for, or return an empty string."""
+    if root.is_file():
+        return {".h5": "shapes3d", ".hdf5": "shapes3d", ".tar": "folder", ".zip": "folder"}.get(root.suffix, "")
+    names = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
+    annotations = root / "annotations"
+    if annotations.is_dir() and any(f.name.startswith(("instances_", "panoptic_")) for f in os.scandir(annotations)):
+        return "coco"
+    if "JPEGImages" in names or "VOCdevkit" in names:
+        return "voc"
+    if any(f"{name}annot" in names for name in names):
+        return "camvid"
+    if "3dshapes.h5" in names:
+        return "shapes3d"
+    folders = (entry.path for entry in os.scandir(root) if entry.is_dir()) if names else ()
+    if any(name.lower().endswith((*PICTURES, ".tar", ".zip")) for name in names) or any(map(_has_pictures, folders)):
+        return "folder"
+    return ""
+
+
+def _has_pictures(folder: str) -> bool:
+    entries = list(os.scandir(folder))
+    deeper = [e.path for e in entries if e.is_dir()][:1]
+    return any(e.name.lower().endswith(PICTURES) for e in entries) or any(
+        name.lower().endswith(PICTURES) for path in deeper for name in os.listdir(path)
+    )
+
+
+def _listing(root: Path) -> str:
+    if not root.is_dir():
+        return "a file"
+    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(root))
+    return ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])]) or "nothing"
+
+
+def first_existing(candidates: Iterable[Path]) -> Path | None:
+    """Return the first path that exists."""
+    return next((path for path in candidates if path.exists()), None)
+
+
+def no_split(dataset: str, root: Path, split: str, splits: Iterable[str]) -> DataError:
+    """Return the error for a split that a dataset does not have."""
+    there = sorted(set(splits))
+    return DataError(
+        f"{root} has no split {split!r} for {dataset}.{near(split, there)} There are: {', '.join(there) or 'none'}"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; the last few are kept, because labels and records come from the same file.
+
+    Raises:
+        DataError: no such file, or not a JSON object.
+    """
+    try:
+        state = path.stat()
+    except OSError as cause:
+        raise DataError(f"cannot read {path}: {cause.strerror}") from cause
+    return _read_json(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_json(path: Path, modified: int, size: int) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as cause:
+        raise DataError(f"{path} is not JSON: {cause}") from cause
+    if not isinstance(loaded, dict):
+        raise DataError(f"{path} holds a {type(loaded).__name__}, expected a JSON object")
+    return loaded
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not empty.
+
+    Raises:
+        DataError: it cannot be read, or is no text.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as cause:
+        raise DataError(f"cannot read {path}: {cause}") from cause
+
+
+def read_picture(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Read a picture that annotations belong to: (H, W, 3) uint8.
+
+    A picture is turned as its EXIF says. Where the annotations' size tells that they were made on the pixels as stored
+    (the turned picture has height and width swapped), it is left as stored.
+
+    Args:
+        path: of the picture.
+        size: (height, width) that the annotations tell, None if they do not.
+
+    Raises:
+        DataError: unreadable, or of another size than the annotations say.
+    """
+    try:
+        image = imaging.read(path)
+        if size is not None and image.shape[:2] == (size[1], size[0]) and size[0] != size[1]:
+            image = _as_stored(path)
+    except ImageError as cause:
+        raise DataError(f"cannot read a picture of the dataset: {cause}") from cause
+    if size is not None and image.shape[:2] != tuple(size):
+        there = f"{image.shape[1]}x{image.shape[0]}"
+        raise DataError(f"{path} has {there} pixels, its annotations say {size[1]}x{size[0]}; one of them is wrong")
+    return image
+
+
+def _as_stored(path: Path) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            opened.getexif().pop(_ORIENTATION, None)
+            return imaging.read(opened)
+    except (OSError, ValueError, SyntaxError) as cause:
+        raise ImageError(f"{path} is not a whole picture: {cause}") from cause
+
+
+def read_indexes(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Read a label picture: (H, W) uint8, one class id a pixel.
+
+    Raises:
+        DataError: not a grey or palette picture of ``size``.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            if opened.width * opened.height > imaging.MAX_PIXELS:
+                raise DataError(f"{path} has {opened.width}x{opened.height} pixels, more than {imaging.MAX_PIXELS}")
+            mode, indexes = opened.mode, np.array(opened)
+    except (OSError, ValueError, SyntaxError) as cause:
+        raise DataError(f"cannot read the labels {path}: {cause}") from cause
+    if mode not in ("L", "P"):
+        raise DataError(f"{path} is a picture of mode {mode}; labels are one 8-bit class id a pixel (grey or palette)")
+    if indexes.shape != tuple(size):
+        there = f"{indexes.shape[1]}x{indexes.shape[0]}"
+        raise DataError(f"the labels {path} have {there} pixels, their picture has {size[1]}x{size[0]}")
+    return indexes
+
+
+def map_indexes(indexes: NDArray[np.integer[Any]], table: NDArray[np.int64], path: Path, hint: str) -> tv_tensors.Mask:
+    """Map ids to classes: ``table`` holds a class, ``IGNORE``, or -1 for ids that must not occur.
+
+    Raises:
+        DataError: an id that must not occur.
+    """
+    if indexes.size and int(indexes.max()) >= len(table):
+        table = np.concatenate([table, np.full(int(indexes.max()) + 1 - len(table), -1)])
+    mapped = table[indexes]
+    if (mapped < 0).any():
+        bad = int(indexes[mapped < 0].flat[0])
+        raise DataError(f"{path} holds the class id {bad}, which no label stands for; {hint}")
+    return tv_tensors.Mask(torch.from_numpy(mapped))
+
+
+def index_table(classes: int, ignored: Iterable[int]) -> NDArray[np.int64]:
+    """Return a table for ``map_indexes``: ids below ``classes`` stand for themselves."""
+    table = np.full(256, -1, np.int64)
+    table[:classes] = np.arange(classes)
+    table[list(ignored)] = IGNORE
+    return table
+
+
+def as_image(pixels: NDArray[np.uint8]) -> tv_tensors.Image:
+    """(H, W, 3) array to (3, H, W) tensor."""
+    return tv_tensors.Image(torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous())
