@@ -1,0 +1,1 @@
+"""Learned bottlenecks and the entropy coder of compressai: fp; compressai."""

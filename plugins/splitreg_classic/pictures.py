@@ -1,0 +1,241 @@
+"""Codecs that tile the channels of a quantised feature into one grey picture: PNG, JPEG, WebP.
+
+Source: Alvar & Bajic 2019, arXiv:1902.05179 (tiling and the use of picture codecs for features).
+"""
+
+from __future__ import annotations
+
+import abc
+import io
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from splitreg.coding import SymbolModel
+from splitreg.errors import CorruptPacket, RecipeError, ShapeMismatch
+from splitreg.interfaces import Codec
+
+
+def grid(channels: int) -> tuple[int, int]:
+    """Return (rows, columns) of tiles: powers of two, as square as can be, the wider way otherwise.
+
+    >>> grid(256), grid(512), grid(24)
+    ((16, 16), (16, 32), (4, 8))
+    """
+    doublings = (channels - 1).bit_length()
+    return 1 << doublings // 2, 1 << (doublings + 1) // 2
+
+
+def tile(symbols: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(C, h, w) -> (rows * h, columns * w); tiles without a channel are zero."""
+    channels, height, width = symbols.shape
+    rows, columns = grid(channels)
+    full = np.zeros((rows * columns, height, width), symbols.dtype)
+    full[:channels] = symbols
+    return full.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+
+
+def untile(picture: NDArray[np.int32], shape: tuple[int, int, int]) -> NDArray[np.int32]:
+    """Undo ``tile``."""
+    channels, height, width = shape
+    rows, columns = grid(channels)
+    tiles = picture.reshape(rows, height, columns, width).swapaxes(1, 2).reshape(-1, height, width)
+    return np.ascontiguousarray(tiles[:channels])
+
+
+class _Picture(Codec):
+    """One grey picture of all channels."""
+
+    needs_tables: ClassVar[bool] = False
+    name: ClassVar[str]
+    largest_side: ClassVar[int]
+
+    @abc.abstractmethod
+    def _write(self, picture: NDArray[np.int32], bits: int) -> bytes: ...
+
+    @abc.abstractmethod
+    def _read(self, payload: bytes, size: tuple[int, int], bits: int) -> NDArray[np.int32]:
+        """Return (H, W) int32; ``size`` is (W, H), checked before pixels are decoded."""
+
+    def encode(self, symbols: NDArray[np.int32], model: SymbolModel) -> bytes:
+        """Code (C, h, w) unsigned symbols of at most ``max_bits`` bits as one picture.
+
+        Raises:
+            ShapeMismatch: C is not the model's number of channels, there is nothing to code, the symbols are too wide
+                for the format, or the picture would be.
+            InvalidLatent: a symbol has more than the model's bits.
+        """
+        self._check_size(symbols.shape, model)
+        return self._write(tile(model.check_symbols(symbols)), model.bits)
+
+    def decode(self, payload: bytes, shape: tuple[int, int, int], model: SymbolModel) -> NDArray[np.int32]:
+        """Decode a picture of exactly the size that ``shape`` takes.
+
+        Raises:
+            CorruptPacket: not a picture of this format, size and depth; or cut short.
+            ShapeMismatch: the shape does not fit the model or the format.
+        """
+        model.check_shape(shape)
+        width, height = self._check_size(shape, model)
+        try:
+            picture = self._read(payload, (width, height), model.bits)
+        except CorruptPacket:
+            raise
+        except Exception as cause:  # pillow raises OSError, SyntaxError, ValueError, struct.error and more on bad files
+            raise CorruptPacket(f"the payload is not a whole {self.name} picture: {cause}") from cause
+        return model.check_decoded(untile(picture, shape))
+
+    def _check_size(self, shape: tuple[int, ...], model: SymbolModel) -> tuple[int, int]:
+        """Return (width, height) of the picture."""
+        if not 1 <= model.bits <= self.max_bits:
+            what = f"{model.bits} bits" if model.bits else "any 32-bit integer"
+            raise ShapeMismatch(f"{self.name} carries unsigned symbols of 1 to {self.max_bits} bits, not {what}")
+        if len(shape) != 3:
+            raise ShapeMismatch(f"symbols are (C, h, w), got {shape}")
+        rows, columns = grid(shape[0])
+        width, height = columns * shape[2], rows * shape[1]
+        if max(width, height) > self.largest_side:
+            raise ShapeMismatch(
+                f"{shape} symbols make a picture of {width}x{height}, {self.name} ends at {self.largest_side} a side; "
+                "use codec zstd"
+            )
+        return width, height
+
+    def _open(self, payload: bytes, size: tuple[int, int], mode: str) -> Any:
+        image = Image.open(io.BytesIO(payload), formats=[self.name])  # reads the header alone
+        if (image.format, image.size, image.mode) != (self.name, size, mode):
+            raise CorruptPacket(
+                f"expected a {self.name} of {size[0]}x{size[1]} {mode}, the payload is a {image.format} of "
+                f"{image.size[0]}x{image.size[1]} {image.mode}"
+            )
+        return image
+
+
+class Png(_Picture):
+    """Grey PNG of 8 bits, or 16 where the symbols need more.
+
+    Args:
+        level: 0 to 9, effort of its deflate.
+    """
+
+    max_bits: ClassVar[int] = 16
+    lossless: ClassVar[bool] = True
+    name: ClassVar[str] = "PNG"
+    largest_side: ClassVar[int] = 65535  # the format has more, pillow's buffers and nobody's features do
+
+    def __init__(self, *, level: int = 9) -> None:
+        if not 0 <= level <= 9:
+            raise RecipeError(f"codec png: level must be 0 to 9, got {level}")
+        self.level = level
+
+    def _write(self, picture: NDArray[np.int32], bits: int) -> bytes:
+        image = Image.fromarray(picture.astype(np.uint8 if bits <= 8 else np.uint16))
+        return _saved(image, "PNG", compress_level=self.level)
+
+    def _read(self, payload: bytes, size: tuple[int, int], bits: int) -> NDArray[np.int32]:
+        return np.asarray(self._open(payload, size, "L" if bits <= 8 else "I;16")).astype(np.int32)
+
+
+class Jpeg(_Picture):
+    """Grey baseline JPEG; symbols of fewer than 8 bits are spread over 0 to 255.
+
+    Args:
+        quality: 1 to 100.
+    """
+
+    max_bits: ClassVar[int] = 8
+    lossless: ClassVar[bool] = False
+    name: ClassVar[str] = "JPEG"
+    largest_side: ClassVar[int] = 65500  # libjpeg's
+
+    def __init__(self, *, quality: int = 90) -> None:
+        self.quality = _quality("jpeg", quality)
+
+    def _write(self, picture: NDArray[np.int32], bits: int) -> bytes:
+        return _saved(Image.fromarray(_spread(picture, bits)), "JPEG", quality=self.quality, optimize=True)
+
+    def _read(self, payload: bytes, size: tuple[int, int], bits: int) -> NDArray[np.int32]:
+        image = self._open(payload, size, "L")
+        if image.info.get("progressive"):  # its many scans cost time out of proportion to its bytes
+            raise CorruptPacket("the payload is a progressive JPEG; this codec writes baseline ones")
+        return _gather(np.asarray(image), bits)
+
+
+class Webp(_Picture):
+    """Grey WebP.
+
+    Args:
+        quality: None for lossless; 0 to 100 for lossy.
+        effort: 0 (fast) to 6 (small).
+
+    Source: RFC 9649 (its headers are checked here, because pillow allocates the canvas on opening).
+    """
+
+    max_bits: ClassVar[int] = 8
+    name: ClassVar[str] = "WEBP"
+    largest_side: ClassVar[int] = 16383
+
+    def __init__(self, *, quality: int | None = None, effort: int = 4) -> None:
+        if not 0 <= effort <= 6:
+            raise RecipeError(f"codec webp: effort must be 0 to 6, got {effort}")
+        self.quality = None if quality is None else _quality("webp", quality)
+        self.effort = effort
+        self.lossless = quality is None  # type: ignore[misc]  # depends on the option
+
+    def _write(self, picture: NDArray[np.int32], bits: int) -> bytes:
+        image = Image.fromarray(_spread(picture, bits) if self.quality is not None else picture.astype(np.uint8))
+        options = {"lossless": True} if self.quality is None else {"quality": self.quality}
+        return _saved(image.convert("RGB"), "WEBP", method=self.effort, **options)
+
+    def _read(self, payload: bytes, size: tuple[int, int], bits: int) -> NDArray[np.int32]:
+        if _webp_size(payload, lossless=self.quality is None) != size:
+            raise CorruptPacket(f"the payload is not a still WebP of {size[0]}x{size[1]}")
+        image = self._open(payload, size, "RGB")
+        if self.quality is not None:
+            return _gather(np.asarray(image.convert("L")), bits)
+        pixels = np.asarray(image)
+        if (pixels != pixels[:, :, :1]).any():
+            raise CorruptPacket("the payload is a WebP with colours; this codec writes grey ones")
+        return pixels[:, :, 0].astype(np.int32)
+
+
+def _webp_size(payload: bytes, lossless: bool) -> tuple[int, int] | None:
+    """Return (width, height) of a simple WebP file of one picture, None for anything else."""
+    head = bytes(payload[:30])
+    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return None
+    if int.from_bytes(head[4:8], "little") + 8 != len(payload):
+        return None
+    if lossless:
+        if head[12:16] != b"VP8L" or head[20] != 0x2F:
+            return None
+        fields = int.from_bytes(head[21:25], "little")
+        return (fields & 0x3FFF) + 1, (fields >> 14 & 0x3FFF) + 1
+    if head[12:16] != b"VP8 " or head[23:26] != b"\x9d\x01\x2a":
+        return None
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+
+
+def _saved(image: Image.Image, name: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+def _spread(picture: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
+    """Scale [0, 2**bits - 1] to [0, 255], rounded."""
+    top = 2**bits - 1
+    return ((picture * 255 + top // 2) // top).astype(np.uint8)
+
+
+def _gather(picture: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
+    """Undo ``_spread``."""
+    return (picture.astype(np.int32) * (2**bits - 1) + 127) // 255
+
+
+def _quality(codec: str, quality: int) -> int:
+    if not 0 <= quality <= 100:
+        raise RecipeError(f"codec {codec}: quality must be 0 to 100, got {quality}")
+    return quality

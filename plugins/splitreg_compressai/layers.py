@@ -1,0 +1,161 @@
+"""Building blocks of the learned bottlenecks. Every block keeps or divides the size, rounding up."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class GDN1(nn.Module):
+    """Simplified generalised divisive normalisation: x / (beta + gamma |x|), or times it where ``inverse``.
+
+    Beta and gamma are squares of parameters, hence positive, and the layer is Abs, Conv, Div to an exporter.
+
+    Source: Johnston et al. 2019, arXiv:1912.08771; Ballé et al. 2016, arXiv:1511.06281.
+    """
+
+    def __init__(self, channels: int, inverse: bool = False) -> None:
+        super().__init__()
+        self.inverse = inverse
+        self.beta = nn.Parameter(torch.ones(channels))
+        # A square has no slope at zero, so what starts as "none" starts a little above it.
+        self.gamma = nn.Parameter(0.1**0.5 * torch.eye(channels) + 1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        norm = functional.conv2d(x.abs(), self.gamma.square()[:, :, None, None], self.beta.square() + 1e-6)
+        return x * norm if self.inverse else x / norm
+
+
+class Pad(nn.Module):
+    """Repeats the last row and column until the size is a multiple of ``multiple`` and at least ``least``."""
+
+    def __init__(self, multiple: int = 1, least: int = 1) -> None:
+        super().__init__()
+        self.multiple = multiple
+        self.least = least
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H', W')."""
+        height, width = (self._wanted(side) - side for side in x.shape[-2:])
+        return functional.pad(x, (0, width, 0, height), mode="replicate") if height or width else x
+
+    def _wanted(self, side: int) -> int:
+        return -(-max(side, self.least) // self.multiple) * self.multiple
+
+
+def gdn_encoder(source: int, channels: int, hidden: int, halvings: int) -> nn.Sequential:
+    """Strided 5x5 convolutions with GDN1, then 2x2 to ``channels``: the sides end one below side / 2**halvings.
+
+    Two halvings from 3 channels, 96 hidden, to 24: the encoder of the Entropic Student and of Ladon.
+
+    Source: Matsubara et al. 2022, arXiv:2108.11898; Matsubara et al. 2025, arXiv:2501.01420.
+    """
+    layers: list[nn.Module] = [Pad(least=2**halvings + 1)]
+    before = source
+    for index in range(max(1, halvings)):
+        after = max(1, hidden // 2) if index >= halvings - 1 else hidden
+        kernel, stride = (5, 2) if halvings else (3, 1)
+        layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False), GDN1(after)]
+        before = after
+    return nn.Sequential(*layers, nn.Conv2d(before, channels, 2, bias=False))
+
+
+def gdn_decoder(channels: int, target: int, hidden: int, doublings: int) -> nn.Sequential:
+    """2x2 convolutions with inverse GDN1, paddings 1, 0, 1: gives back the row and column that the encoder lost.
+
+    ``doublings`` above zero adds a pixel shuffle, below zero strided convolutions.
+    """
+    narrow = max(1, hidden // 2)
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 2, padding=1, bias=False),
+        GDN1(hidden, inverse=True),
+        nn.Conv2d(hidden, narrow, 2, bias=False),
+        GDN1(narrow, inverse=True),
+        nn.Conv2d(narrow, target * 4 ** max(0, doublings), 2, padding=1, bias=False),
+        *_resize(target, doublings),
+    )
+
+
+def unit_gain(network: nn.Module) -> nn.Module:
+    """Start every convolution so that it keeps the variance of its input.
+
+    torch's default shrinks it to a third a layer, and a latent far below the rounding step starts out as all zeros.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def light_encoder(source: int, channels: int, hidden: int, halvings: int) -> nn.Sequential:
+    """Patches of up to 4x4, then pointwise and depthwise convolutions; the rest of the halvings by depthwise 5x5.
+
+    Three halvings from 3 channels, 64 hidden (and 96 after the patches' stride), to 24: 0.11 GMAC at 416x416.
+
+    Source: space-to-depth stems as in Ridnik et al. 2020, arXiv:2003.13630; separable convolutions as in Howard et al.
+    2017, arXiv:1704.04861.
+    """
+    patch = min(2, halvings)
+    wide = hidden * 3 // 2
+    layers: list[nn.Module] = [
+        Pad(multiple=2**halvings),
+        *_activated(nn.Conv2d(source, hidden, 2**patch, 2**patch, bias=False)),
+        *_separable(hidden, hidden, 3, 1),
+    ]
+    before = hidden
+    for stride in [2] * (halvings - patch) or [1]:
+        layers += _separable(before, wide, 5, stride)
+        before = wide
+    depthwise = _activated(nn.Conv2d(before, before, 3, 1, 1, groups=before, bias=False))
+    return nn.Sequential(*layers, *depthwise, nn.Conv2d(before, channels, 1))
+
+
+def residual_decoder(channels: int, target: int, hidden: int, doublings: int, blocks: int) -> nn.Sequential:
+    """1x1 to ``hidden``, residual blocks of two 3x3, 3x3 to the target; pixel shuffle or strided convolutions at the end."""
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 1),
+        *(_Residual(hidden) for _ in range(blocks)),
+        nn.Conv2d(hidden, target * 4 ** max(0, doublings), 3, padding=1),
+        *_resize(target, doublings),
+    )
+
+
+class _Residual(nn.Module):
+    """x + conv(act(conv(x))). Source: He et al. 2016, arXiv:1603.05027."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        return x + self.inner(x)
+
+
+def _activated(convolution: nn.Conv2d) -> list[nn.Module]:
+    return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.Hardswish()]
+
+
+def _separable(before: int, after: int, kernel: int, stride: int) -> list[nn.Module]:
+    depthwise = nn.Conv2d(before, before, kernel, stride, kernel // 2, groups=before, bias=False)
+    return [*_activated(depthwise), *_activated(nn.Conv2d(before, after, 1, bias=False))]
+
+
+def _resize(target: int, doublings: int) -> list[nn.Module]:
+    if doublings > 0:
+        return [nn.PixelShuffle(2**doublings)]
+    steps: list[nn.Module] = []
+    for _ in range(-doublings):
+        steps += [nn.ReLU(), nn.Conv2d(target, target, 3, 2, 1)]
+    return steps
