@@ -1,0 +1,1 @@
+"""Objectives: how the losses of several heads become one."""

@@ -1,0 +1,7 @@
+"""Evaluation: real packets, bytes an image, metrics in original pixels, and image codecs as baselines."""
+
+from splitreg.evaluation.baselines import compress, evaluate_image_codec
+from splitreg.evaluation.evaluate import evaluate
+from splitreg.evaluation.report import ByteCounts, Report, table
+
+__all__ = ["ByteCounts", "Report", "compress", "evaluate", "evaluate_image_codec", "table"]

@@ -1,0 +1,7 @@
+"""Training: stages, objectives, the rate term, checkpoints that survive anything, and heads that come late."""
+
+from splitreg.training.data import Datasets, open_datasets, open_split
+from splitreg.training.late import LateResult, train_late_head
+from splitreg.training.run import TrainResult, train
+
+__all__ = ["Datasets", "LateResult", "TrainResult", "open_datasets", "open_split", "train", "train_late_head"]

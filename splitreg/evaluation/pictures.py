@@ -1,0 +1,101 @@
+"""Pictures of a model at work: the input, the bytes that were sent, each head's prediction beside the truth."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from splitreg import drawing
+from splitreg.tasks import Prediction, Sample
+
+if TYPE_CHECKING:
+    from splitreg.assembly import SplitModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One image and what became of it.
+
+    Args:
+        name: which image.
+        image: (H, W, 3) uint8, the original.
+        packet_bytes: what was sent.
+        predictions: head -> drawn prediction, (h, w, 3) uint8.
+        truths: head -> drawn truth, where the sample has one.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    packet_bytes: int
+    predictions: Mapping[str, NDArray[np.uint8]]
+    truths: Mapping[str, NDArray[np.uint8]]
+
+
+def example(model: SplitModel, sample: Sample, packet: bytes, predictions: Mapping[str, Prediction]) -> Example:
+    """Draw one sample's predictions and truths."""
+    image, sample = sample.array(), sample.with_reconstruction()
+    truths = {}
+    for head in model.plan.heads:
+        target = sample.targets.get(head.target)
+        if target is not None and head.name in predictions:
+            truths[head.name] = model.head(head.name).truth(target).draw(image)
+    return Example(
+        name=sample.name, image=image, packet_bytes=len(packet), truths=truths,
+        predictions={name: prediction.draw(image) for name, prediction in predictions.items()},
+    )  # fmt: skip
+
+
+def examples(model: SplitModel, samples: Iterable[Sample], heads: Sequence[str] | None = None) -> list[Example]:
+    """Send samples through the model as packets and draw what comes back."""
+    found = []
+    for sample in samples:
+        packet = model.edge.encode(sample.array())[0]
+        found.append(example(model, sample, packet, model.server.infer(packet, heads)[0]))
+    return found
+
+
+def sheet(found: Sequence[Example], width: int = 240) -> NDArray[np.uint8]:
+    """Tile examples into one picture, a row each: input with its bytes, then every prediction above its truth."""
+    rows = []
+    for item in found:
+        picture, _ = drawing.enlarged(item.image)
+        cells = [_fit(drawing.legend(picture, [f"input, {item.packet_bytes} bytes sent"]), width)]
+        for head, drawn in item.predictions.items():
+            cells.append(_fit(drawing.legend(drawn, [f"{head}: prediction"]), width))
+            if head in item.truths:
+                cells.append(_fit(drawing.legend(item.truths[head], [f"{head}: truth"]), width))
+        height = max(cell.shape[0] for cell in cells)
+        rows.append(np.concatenate([_pad(cell, height, width) for cell in cells], axis=1))
+    widest = max(row.shape[1] for row in rows)
+    return np.concatenate([_pad(row, row.shape[0], widest) for row in rows], axis=0)
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """Return a picture as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def jpeg(image: NDArray[np.uint8], quality: int = 88) -> bytes:
+    """Return a picture as JPEG, for cards and pages."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _fit(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _pad(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    frame = np.full((height, width, 3), 255, np.uint8)
+    frame[: image.shape[0], : image.shape[1]] = image
+    return frame

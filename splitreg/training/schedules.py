@@ -1,0 +1,104 @@
+"""Learning rates and the rate term, as plain functions of the step (no torch, no state to save).
+
+Every schedule returns the factor on the optimiser's ``lr`` for step ``step`` (0-based) of ``steps``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from splitreg.errors import RecipeError, near
+
+Schedule = Callable[[int], float]
+
+
+def constant(step: int, steps: int, per_epoch: int, *, warmup: float = 0.0) -> float:
+    """Stay at 1, after a linear rise over ``warmup`` epochs."""
+    return _rise(step, per_epoch, warmup)
+
+
+def one_cycle(
+    step: int, steps: int, per_epoch: int, *, rise: float = 0.3, start: float = 1 / 25, end: float = 4e-6
+) -> float:
+    """Rise by a cosine from ``start`` to 1 over the fraction ``rise`` of all steps, then fall by a cosine to ``end``.
+
+    Source: Smith & Topin 2017 (arXiv:1708.07120); the defaults and the position of the peak are those of torch's OneCycleLR.
+    """
+    peak, last = rise * steps - 1, steps - 1
+    if step <= peak:
+        return _cosine(start, 1.0, step / peak) if peak > 0 else 1.0
+    return _cosine(1.0, end, (step - peak) / (last - peak)) if last > peak else 1.0
+
+
+def cosine(step: int, steps: int, per_epoch: int, *, floor: float = 0.0, warmup: float = 0.0) -> float:
+    """Fall from 1 to ``floor`` along half a cosine (Loshchilov & Hutter 2016, arXiv:1608.03983)."""
+    return _cosine(1.0, floor, step / steps) * _rise(step, per_epoch, warmup)
+
+
+def multistep(
+    step: int, steps: int, per_epoch: int, *, milestones: Sequence[float] = (), gamma: float = 0.1, warmup: float = 0.0
+) -> float:
+    """Multiply by ``gamma`` at each of the ``milestones``, given in epochs."""
+    passed = sum(step >= milestone * per_epoch for milestone in milestones)
+    return gamma**passed * _rise(step, per_epoch, warmup)
+
+
+def poly(step: int, steps: int, per_epoch: int, *, power: float = 0.9, warmup: float = 0.0) -> float:
+    """Fall as ``(1 - step / steps) ** power`` (Chen et al. 2017, arXiv:1706.05587)."""
+    return (1 - step / steps) ** power * _rise(step, per_epoch, warmup)
+
+
+SCHEDULES: Mapping[str, Callable[..., float]] = {
+    "constant": constant, "one-cycle": one_cycle, "cosine": cosine, "multistep": multistep, "poly": poly,
+}  # fmt: skip
+
+
+def schedule(name: str, options: Mapping[str, Any], *, steps: int, per_epoch: int) -> Schedule:
+    """Return step -> factor.
+
+    Args:
+        name: one of ``SCHEDULES``.
+        options: its keyword options.
+        steps: steps of the whole stage.
+        per_epoch: steps of one epoch.
+
+    Raises:
+        RecipeError: no schedule of that name, or an option that it does not have.
+    """
+    function = chosen("schedule", SCHEDULES, name, options)
+    return partial(function, steps=steps, per_epoch=per_epoch, **options)
+
+
+def ramp(value: float, warmup: float, epoch: float) -> float:
+    """Return ``value`` after a linear rise from 0 over ``warmup`` epochs; ``epoch`` counts fractions."""
+    return value * min(1.0, epoch / warmup) if warmup > 0 else value
+
+
+def chosen(what: str, table: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> Any:
+    """Return ``table[name]`` after checking that ``options`` are keyword-only parameters of it.
+
+    Raises:
+        RecipeError: it is not there, or has no such option.
+    """
+    if name not in table:
+        raise RecipeError(f"no {what} named {name!r}.{near(name, table)} There are: {', '.join(table)}")
+    parameters = inspect.signature(table[name]).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise RecipeError(
+                f"{what} {name} has no option {option!r}.{near(option, known)} It has: {', '.join(known)}"
+            )
+    return table[name]
+
+
+def _rise(step: int, per_epoch: int, warmup: float) -> float:
+    return min(1.0, (step + 1) / (warmup * per_epoch)) if warmup > 0 else 1.0
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
