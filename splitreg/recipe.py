@@ -371,16 +371,30 @@ def _named(value: Any, where: str) -> dict[str, Any]:
     raise RecipeError(f'{where} must be a name or a table with a name, as {{ name = "..." }}; got {value!r}')
 
 
-def _apply(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Read ``key=value`` strings; values are TOML, else plain strings.
+
+    >>> parse_overrides(["channels=24", "name=fp"])
+    {'channels': 24, 'name': 'fp'}
+
+    Raises:
+        RecipeError: one has no ``=``.
+    """
+    found = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise RecipeError(f"an override reads key=value, as in bottleneck.channels=24; got {override!r}")
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
+            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            value = text
-        _set(table, key.strip(), value)
+            found[key.strip()] = text
+    return found
+
+
+def _apply(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for key, value in parse_overrides(overrides).items():
+        _set(table, key, value)
     return table
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.errors import InvalidLatent, InvalidTables, ShapeMismatch
+from splitreg.errors import CorruptPacket, InvalidLatent, InvalidTables, ShapeMismatch
 
 #: Frequencies of a row sum to ``2**PRECISION`` (the layout of compressai's tables).
 PRECISION = 16
@@ -57,7 +57,9 @@ class SymbolModel:
         for name, kind in (
             ("shift", np.float32), ("scale", np.float32), ("cdf", np.int32), ("lengths", np.int32), ("offsets", np.int32),
         ):  # fmt: skip
-            array = np.ascontiguousarray(getattr(self, name), dtype=kind)
+            given = np.asarray(getattr(self, name))
+            # A copy: the model must not change with the caller's array, nor that become read-only.
+            array = np.array(_int32(given) if kind is np.int32 else given, dtype=kind, order="C")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         channels = self.shift.shape[0] if self.shift.ndim == 1 else -1
@@ -114,6 +116,46 @@ class SymbolModel:
             scale=np.ones(channels, np.float32) if scale is None else np.asarray(scale, np.float32),
         )  # fmt: skip
 
+    @classmethod
+    def uniform(
+        cls,
+        bits: int,
+        shift: NDArray[np.floating],
+        scale: NDArray[np.floating],
+        counts: NDArray[np.floating],
+    ) -> SymbolModel:
+        """Build a uniform quantiser's model with tables from a histogram.
+
+        Args:
+            bits: at most 15, because every symbol has a frequency of at least 1 in ``2**16``.
+            shift: (C,).
+            scale: (C,).
+            counts: (C, 2**bits), how often each symbol came; a row of zeros becomes a flat table.
+
+        Raises:
+            InvalidTables: the counts are not a histogram of these symbols.
+        """
+        counts = np.asarray(counts, np.float64)
+        levels = 2**bits
+        if bits > PRECISION - 1 or counts.shape != (len(shift), levels):
+            raise InvalidTables(
+                f"counts must be ({len(shift)}, {levels}) for {bits} bits of at most 15, got {counts.shape}"
+            )
+        if not np.isfinite(counts).all() or (counts < 0).any():
+            raise InvalidTables("counts must be finite and not negative")
+        counts = np.where(counts.sum(1, keepdims=True) > 0, counts, 1.0)
+        spare = 2**PRECISION - levels - 1  # one each for the symbols and the escape is spoken for
+        frequencies = 1 + np.floor(counts / counts.sum(1, keepdims=True) * spare).astype(np.int64)
+        rows = np.arange(len(counts))
+        frequencies[rows, counts.argmax(1)] += 2**PRECISION - 1 - frequencies.sum(1)
+        cdf = np.zeros((len(counts), levels + 2), np.int64)
+        cdf[:, 1:-1] = frequencies.cumsum(1)
+        cdf[:, -1] = 2**PRECISION
+        return cls(
+            mode="uniform", bits=bits, shift=np.asarray(shift, np.float32), scale=np.asarray(scale, np.float32),
+            cdf=_int32(cdf), lengths=np.full(len(counts), levels + 2, np.int32), offsets=np.zeros(len(counts), np.int32),
+        )  # fmt: skip
+
     @property
     def channels(self) -> int:
         """Number of channels C."""
@@ -123,6 +165,49 @@ class SymbolModel:
     def has_tables(self) -> bool:
         """Whether frequency tables are there."""
         return self.cdf.size > 0
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse a shape that is not (C, h, w) of this model, or has no element.
+
+        Raises:
+            ShapeMismatch: says so.
+        """
+        if len(shape) != 3 or shape[0] != self.channels or min(shape) < 1:
+            raise ShapeMismatch(
+                f"the tables are for symbols ({self.channels}, h, w) of at least one element, got {shape}"
+            )
+
+    def check_symbols(self, symbols: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return symbols to encode as a contiguous int32 array.
+
+        Raises:
+            ShapeMismatch: another shape than (C, h, w), or other than integers.
+            InvalidLatent: a symbol has more than ``bits`` bits.
+        """
+        symbols = np.asarray(symbols)
+        self.check_shape(symbols.shape)
+        if symbols.dtype != np.int32:
+            raise ShapeMismatch(f"symbols are int32, got {symbols.dtype}")
+        if not self._within(symbols):
+            raise InvalidLatent(f"a symbol does not fit the model's {self.bits} bits")
+        return np.ascontiguousarray(symbols)
+
+    def check_decoded(self, symbols: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return decoded symbols if each fits ``bits``.
+
+        Raises:
+            CorruptPacket: one does not.
+        """
+        if not self._within(symbols):
+            raise CorruptPacket(
+                f"the payload decodes to symbols beyond {self.bits} bits; it was not written for this model"
+            )
+        return symbols
+
+    def _within(self, symbols: NDArray[np.int32]) -> bool:
+        if self.bits in (0, 32):
+            return True
+        return bool(symbols.min() >= 0 and symbols.max() < 2**self.bits)
 
     def quantise(self, latent: NDArray[np.float32]) -> NDArray[np.int32]:
         """Turn a latent into symbols.
@@ -143,7 +228,7 @@ class SymbolModel:
         if not np.isfinite(latent).all():
             raise InvalidLatent("the latent has NaN or infinite values; the encoder's weights or its input are damaged")
         if self.mode == "bits":
-            return latent.view(np.int32)
+            return latent.view(np.int32).copy()  # the caller's latent may be overwritten by the next image
         centred = latent - self.shift[:, None, None]
         if self.mode == "uniform":
             scaled = np.rint(centred * self.scale[:, None, None])

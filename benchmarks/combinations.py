@@ -1,0 +1,109 @@
+"""Try every backbone x bottleneck x codec x head: plan, build, one training step, save, load, one packet round trip.
+
+    python benchmarks/combinations.py [--shard 0/2] [--limit N] > combinations.json
+
+Prints JSON: how many combinations ran, how many the plan refused (with the reason), how many failed later (should be none).
+"""
+
+import argparse
+import collections
+import itertools
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import splitreg
+from splitreg.data.loading import Loader
+from splitreg.errors import PlanError
+from splitreg.publishing import load, save
+
+#: Small members of twelve families: convolutional, mobile, hybrid, hierarchical and plain transformers.
+BACKBONES = (
+    "resnet18", "mobilenetv3_small_050", "test_efficientnet", "convnext_atto", "regnetx_002", "vgg11", "test_vit",
+    "swin_tiny_patch4_window7_224", "pvt_v2_b0", "mobilevit_xxs", "densenet121", "levit_128s",
+)  # fmt: skip
+#: Options that keep the largest parts small.
+OPTIONS = {"fp": {"channels": 8, "hidden": 16, "decoder_hidden": 16}}
+SIZE = (64, 64)
+SIZES = {"swin_tiny_patch4_window7_224": (224, 224), "levit_128s": (224, 224)}
+LABELS = ("one", "two", "three")
+
+
+def recipe(backbone: str, bottleneck: str, codec: str, head: str) -> splitreg.Recipe:
+    return splitreg.Recipe.from_mapping(
+        {
+            "backbone": backbone, "bottleneck": {"name": bottleneck, **OPTIONS.get(bottleneck, {})}, "codec": codec,
+            "heads": [head], "input": {"size": list(SIZES.get(backbone, SIZE))}, "data": {"name": "scenes", "count": 2},
+        }
+    )  # fmt: skip
+
+
+def scenes(count: int = 2):
+    """A few scenes, every task's target in them."""
+    registry = splitreg.discover()
+    return registry.load(registry.spec("dataset", "scenes"))(None, "train", count=count)
+
+
+def attempt(backbone: str, bottleneck: str, codec: str, head: str, folder: Path, dataset) -> str:
+    """Return "ok" or "refused: reason"; anything that fails later raises."""
+    try:
+        planned = splitreg.plan(recipe(backbone, bottleneck, codec, head))
+    except PlanError as error:
+        return "refused: " + "; ".join(error.problems)
+    model = splitreg.build(planned).train()
+    batch = next(iter(Loader(dataset, planned.preprocess, batch_size=len(dataset), shuffle=False).epoch(0)))
+    target = planned.heads[0].target
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    output = model(batch.images)
+    losses = model.loss(output.outputs, {head: batch.targets[target]})
+    loss = sum(losses[head].values()) + 1e-6 * output.rate.mean()
+    if not torch.isfinite(loss):
+        raise RuntimeError(f"the loss is {loss}")
+    loss.backward()
+    optimizer.step()
+    model.eval()
+    bundle = save(model, folder / "bundle")
+    packet = load(bundle).edge.encode(dataset[0].array())[0]
+    mine, theirs = model.server.infer(packet)[0][head], load(bundle).server.infer(packet)[0][head]
+    for name, array in mine.arrays().items():
+        if not np.array_equal(array, theirs.arrays()[name]):
+            raise RuntimeError(f"{name} differs after loading")
+    return "ok"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shard", default="0/1")
+    parser.add_argument("--limit", type=int)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    registry = splitreg.discover()
+    every = list(itertools.product(BACKBONES, *(list(registry[kind]) for kind in ("bottleneck", "codec", "head"))))
+    index, count = map(int, args.shard.split("/"))
+    dataset, outcomes, failures, reasons = scenes(), collections.Counter(), [], collections.Counter()
+    start = time.monotonic()
+    for number, combination in enumerate(every[index::count][: args.limit]):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                outcome = attempt(*combination, Path(folder), dataset)
+            except Exception as error:
+                outcome = "failed"
+                failures.append({"combination": combination, "error": f"{type(error).__name__}: {error}"})
+        outcomes[outcome.partition(":")[0]] += 1
+        if outcome.startswith("refused"):
+            reasons[outcome] += 1
+        if number % 50 == 0:
+            print(number, dict(outcomes), f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    print(json.dumps({
+        "combinations": sum(outcomes.values()), **outcomes, "seconds": round(time.monotonic() - start),
+        "refusals": dict(reasons), "failures": failures, "torch": torch.__version__,
+    }, indent=1))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""How a value inside a model crosses a cut: always as one map (B, C, h, w), and back without a change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where channels and places are in a value.
+
+    Args:
+        kind: ``"map"`` (B, C, h, w), ``"channels-last"`` (B, h, w, C) or ``"tokens"`` (B, extra + h * w, C).
+        channels: C.
+        grid: (h, w) at the size that the model was built for; read for tokens alone.
+        extra: tokens that are no place of the grid (class, distillation, register), the first of the sequence.
+
+    The numbers of the extra tokens are laid out in additional channels of the map, as many as they need, filled with
+    zeros. So a map with tokens has the same height and width as one without, whatever reads or restores it.
+    """
+
+    kind: str
+    channels: int
+    grid: tuple[int, int]
+    extra: int = 0
+
+    @property
+    def carriers(self) -> int:
+        """Additional channels that carry the extra tokens."""
+        return -(-self.extra * self.channels // (self.grid[0] * self.grid[1]))
+
+    def pack(self, value: Tensor) -> Tensor:
+        """Return the value as a map: (B, C + carriers, h, w), contiguous."""
+        if self.kind == "map":
+            return value
+        if self.kind == "channels-last":
+            return value.permute(0, 3, 1, 2).contiguous()
+        grid = value[:, self.extra :].transpose(1, 2).reshape(-1, self.channels, *self.grid)
+        if not self.extra:
+            return grid
+        missing = self.carriers * self.grid[0] * self.grid[1] - self.extra * self.channels
+        tokens = functional.pad(value[:, : self.extra].flatten(1), (0, missing))
+        return torch.cat([grid, tokens.reshape(-1, self.carriers, *self.grid)], dim=1)
+
+    def unpack(self, feature: Tensor) -> Tensor:
+        """Return the value whose map this is."""
+        if self.kind == "map":
+            return feature
+        if self.kind == "channels-last":
+            return feature.permute(0, 2, 3, 1).contiguous()
+        grid = feature[:, : self.channels].flatten(2).transpose(1, 2).contiguous()
+        if not self.extra:
+            return grid
+        numbers = feature[:, self.channels :].flatten(1)[:, : self.extra * self.channels]
+        return torch.cat([numbers.reshape(-1, self.extra, self.channels), grid], dim=1)
+
+
+def layout_of(value: Tensor, channels: int, grid: tuple[int, int]) -> Layout | None:
+    """Recognise a value whose map has ``channels`` and ``grid``; None where it is not one."""
+    shape = tuple(value.shape[1:])
+    if shape == (channels, *grid):
+        return Layout(kind="map", channels=channels, grid=grid)
+    if shape == (*grid, channels):
+        return Layout(kind="channels-last", channels=channels, grid=grid)
+    if len(shape) == 2 and shape[1] == channels and shape[0] >= grid[0] * grid[1]:
+        return Layout(kind="tokens", channels=channels, grid=grid, extra=shape[0] - grid[0] * grid[1])
+    return None

@@ -1,0 +1,94 @@
+"""The stages of a traced model: each a feature map after which the model can be cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from splitreg.specs import FeatureSpec
+from splitreg_timm.crossing import Layout, layout_of
+from splitreg_timm.graphs import separator, upstream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage.
+
+    Args:
+        spec: channels and stride of its feature.
+        value: what crosses when the model is cut here.
+        layout: how the value becomes a map.
+        tap: the feature map that timm returns; None where the stage's feature is the packed value.
+    """
+
+    spec: FeatureSpec
+    value: fx.Node
+    layout: Layout
+    tap: fx.Node | None
+
+    @property
+    def output(self) -> fx.Node:
+        """The node from which the feature is made."""
+        return self.value if self.tap is None else self.tap
+
+
+def find(
+    model: nn.Module, taps: Sequence[fx.Node], info: Sequence[Mapping[str, Any]], image_size: tuple[int, int]
+) -> tuple[dict[str, Stage], dict[str, str]]:
+    """Find the stages of a model.
+
+    Args:
+        model: what was traced.
+        taps: its feature maps.
+        info: timm's description of each.
+        image_size: (H, W) that strides relate to.
+
+    Returns:
+        The stages by name, in order; and why each other feature map is none.
+    """
+    stages: dict[str, Stage] = {}
+    refused: dict[str, str] = {}
+    for tap, facts in reversed(list(zip(taps, info, strict=True))):
+        name = str(facts["module"])
+        channels, *grid = tap.meta["val"].shape[1:]
+        stride = power_of_two(facts["reduction"])
+        if list(grid) != [-(-side // stride) for side in image_size]:
+            refused[name] = f"its {grid[0]}x{grid[1]} map does not fit a stride that is a power of two"
+            continue
+        later = [stage.output for stage in stages.values()]
+        value = separator(model, tap, [tap, *later])
+        layout = None if value is None else layout_of(value.meta["val"], channels, (grid[0], grid[1]))
+        if value is None or layout is None or name in stages or any(s.value is value for s in stages.values()):
+            refused[name] = "more than one tensor, or weights of both sides, would have to cross"
+            continue
+        spec = FeatureSpec(channels=channels + layout.carriers, stride=stride)
+        stages = {name: Stage(spec=spec, value=value, layout=layout, tap=None if layout.carriers else tap), **stages}
+    return _embedding(model, stages), refused
+
+
+def _embedding(model: nn.Module, stages: dict[str, Stage]) -> dict[str, Stage]:
+    """Put the embedding of a plain transformer before its first stage: there, no class token has to cross yet."""
+    if not stages or (first := next(iter(stages.values()))).layout.kind != "tokens":
+        return stages
+    way = upstream([first.value]) or set()
+    modules = [node for node in first.value.graph.nodes if node in way and node.op == "call_module"]
+    outputs = [stage.output for stage in stages.values()]
+    value = separator(model, first.value, outputs, modules)
+    if value is None or value is first.value or str(value.target) in stages:
+        return stages
+    shape = value.meta["val"].shape
+    channels = shape[1] if len(shape) == 4 and tuple(shape[2:]) == first.layout.grid else shape[-1]
+    layout = layout_of(value.meta["val"], channels, first.layout.grid)
+    if layout is None or layout.extra:
+        return stages
+    spec = FeatureSpec(channels=channels, stride=first.spec.stride)
+    return {str(value.target): Stage(spec=spec, value=value, layout=layout, tap=None), **stages}
+
+
+def power_of_two(stride: float) -> int:
+    """Return the power of two that is closest by ratio: 14 to 16."""
+    return 1 << max(0, round(math.log2(stride)))

@@ -1,0 +1,192 @@
+"""From a timm model to a graph of its stages.
+
+timm gives nearly every model a ``forward_intermediates`` that calls the model's parts in turn and collects the feature
+maps. This traces that one method symbolically (``torch.fx``), with every submodule as a leaf: ten to a few hundred
+nodes, whatever the architecture. Shapes are known while tracing, because each node is also run on the meta device:
+code that asks for a height or a width gets a number, code that asks for the batch size gets a node.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from timm.layers import get_notrace_functions
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+#: Batch size while tracing. Not 1 or 2, so that a dimension that is the batch is not one by chance.
+BATCH = 3
+
+
+class _Features(nn.Module):
+    """``forward_intermediates`` as a ``forward``, which is what fx traces."""
+
+    def __init__(self, model: nn.Module, norm: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.norm = norm
+
+    def forward(self, image: Tensor) -> Any:
+        # Iterating over a tuple of outputs is what ``trace`` relies on; timm returns a list here.
+        return self.model.forward_intermediates(image, norm=self.norm, intermediates_only=True)  # type: ignore[operator]
+
+
+class _SizedProxy(fx.Proxy):
+    """A proxy that knows its value on the meta device."""
+
+    @property
+    def _value(self) -> Any:
+        return self.node.meta["val"]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        sizes: list[Any] = list(self._value.shape)
+        if sizes and sizes[0] == BATCH:
+            sizes[0] = self.tracer.create_proxy("call_method", "size", (self, 0), {})
+        return tuple(sizes)
+
+    @property
+    def ndim(self) -> int:
+        return int(self._value.ndim)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self._value.dtype
+        return dtype
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> Any:
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self._value)))
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(self._value, tuple | list) and not isinstance(self._value[key], Tensor | tuple | list):
+            return self._value[key]  # a size that a module returned beside its tensor
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, key), {})
+
+
+class _StageTracer(fx.Tracer):
+    """Every submodule is a leaf, and every node is run on the meta device as it is made."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self._image = image
+        self._paths: dict[int, str] = {}
+        self.running = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.running:
+            return forward(*args, **kwargs)
+        try:
+            self.path_of_module(m)
+        except NameError:  # made on the fly, as a slice of an nn.Sequential is: its children are the leaves
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self.running or not isinstance(attr_val, Tensor):
+            return attr_val
+        if not self._paths:
+            self._paths = {id(t): path for path, t in (*self.root.named_parameters(), *self.root.named_buffers())}
+        path = self._paths.get(id(attr_val))
+        if path is None:
+            return attr_val
+        if path not in parameter_proxy_cache:
+            parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
+        return parameter_proxy_cache[path]
+
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(kind, target, *args, **kwargs)
+        if kind != "output":
+            self.running = True
+            try:
+                node.meta["val"] = self._value(node)
+            finally:
+                self.running = False
+        return node
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _SizedProxy(node, self)
+
+    def _value(self, node: fx.Node) -> Any:
+        args = _values(node.args)
+        kwargs = _values(node.kwargs)
+        if node.op == "placeholder":
+            return self._image
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self.root)
+        if node.op == "call_module":
+            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+class _Factories(TorchFunctionMode):
+    """Makes nodes of the tensors that a model builds on the way (coordinates of a position embedding)."""
+
+    _NAMES = ("arange", "empty", "full", "linspace", "meshgrid", "ones", "tensor", "zeros")
+    _FUNCTIONS = frozenset(getattr(torch, name) for name in _NAMES)
+
+    def __init__(self, tracer: _StageTracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._FUNCTIONS and not self._tracer.running:
+            return self._tracer.create_proxy("call_function", func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+def _values(argument: Any) -> Any:
+    """Replace nodes by their values, in fresh lists: some modules write into the list that they are given."""
+    if isinstance(argument, fx.Node):
+        return argument.meta["val"]
+    if isinstance(argument, tuple):
+        return tuple(map(_values, argument))
+    if isinstance(argument, list):
+        return list(map(_values, argument))
+    if isinstance(argument, dict):
+        return {key: _values(value) for key, value in argument.items()}
+    return argument
+
+
+def trace(model: nn.Module, image_size: tuple[int, int], *, norm: bool = False) -> tuple[fx.Graph, list[fx.Node]]:
+    """Trace the feature maps of a model that was built on the meta device.
+
+    Args:
+        model: a timm classifier in eval mode, all of it on the meta device.
+        image_size: (H, W); a model whose top-level code asks for sizes is traced for this one alone.
+        norm: apply the model's last norm to what it returns.
+
+    Returns:
+        The graph, whose targets are paths inside ``model``, and a node for each feature map. Each node has its value
+        on the meta device, of batch size ``BATCH``, in ``node.meta["val"]``.
+    """
+    image = torch.empty((BATCH, 3, *image_size), device="meta")
+    with torch.no_grad():
+        tracer = _StageTracer(image)
+        with _Factories(tracer):
+            graph = tracer.trace(_Features(model, norm))
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = node.target.removeprefix("model.")
+    return graph, list(output.args[0])

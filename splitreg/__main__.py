@@ -1,0 +1,5 @@
+"""``python -m splitreg``."""
+
+from splitreg.cli.main import main
+
+main()

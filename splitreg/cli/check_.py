@@ -1,0 +1,50 @@
+"""``splitreg check``: run the conformance suite on a plugin, or on all plugins of a package."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from splitreg.cli.tables import print_json, table
+
+
+@click.command("check")
+@click.argument("what", metavar="KIND:NAME | PACKAGE")
+@click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Options for the plugin, e.g. channels=4.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(what: str, options: tuple[str, ...], as_json: bool) -> None:
+    """Run the shipped conformance suite on a plugin.
+
+    \b
+    splitreg check codec:zstd
+    splitreg check splitreg-plugin-keypoints
+    """
+    from splitreg.errors import SplitregError, UnknownComponent, near
+    from splitreg.recipe import parse_overrides
+    from splitreg.registry import discover
+    from splitreg.testing import run
+
+    registry = discover()
+    kind, _, name = what.partition(":")
+    if name:
+        keys = [(kind, name)]
+    else:
+        packages = {entry.package for names in registry.values() for entry in names.values()}
+        keys = [(k, e.name) for k, names in registry.items() for e in names.values() if e.package == what]
+        if not keys:
+            raise UnknownComponent(
+                f"no package {what!r} has plugins.{near(what, packages)} There are: {', '.join(sorted(packages))}"
+            )
+    rows = []
+    for kind, name in keys:
+        try:
+            results = run(kind, name, registry=registry, options=parse_overrides(options))
+            rows += [(f"{kind}:{name}", r.name, r.passed, r.reason) for r in results]
+        except SplitregError as error:
+            rows.append((f"{kind}:{name}", "load", False, str(error)))
+    if as_json:
+        print_json([dict(zip(("plugin", "check", "passed", "reason"), row, strict=True)) for row in rows])
+    else:
+        click.echo(table(("plugin", "check", "", "reason"), [(a, b, "ok" if c else "FAILED", d) for a, b, c, d in rows]))
+    sys.exit(0 if all(row[2] for row in rows) else 1)

@@ -1,0 +1,42 @@
+"""Plain tables for the terminal; without any library, so that ``splitreg list`` stays quick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Align columns, the first two lines a header and a rule.
+
+    >>> print(table(["name", "n"], [["a", "1"], ["long", "22"]]))
+    name  n
+    ----  --
+    a     1
+    long  22
+    """
+    cells = [list(header), *[list(map(str, row)) for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    cells.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def print_json(value: Any) -> None:
+    """Write JSON to stdout."""
+    click.echo(json.dumps(value, indent=1))
+
+
+def count(value: float) -> str:
+    """Shorten a number: ``1.2 k``, ``3.4 M``, ``5.6 G``.
+
+    >>> [count(n) for n in (950, 138672, 2030000000)]
+    ['950', '138.7 k', '2.0 G']
+    """
+    for unit in ("", " k", " M", " G"):
+        if abs(value) < 1000:
+            return f"{value:.0f}{unit}" if not unit else f"{value:.1f}{unit}"
+        value /= 1000
+    return f"{value:.1f} T"

@@ -1,0 +1,29 @@
+"""``splitreg verify``: does a bundle do here what it did where it was made?"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from splitreg.cli.tables import print_json, table
+
+
+@click.command("verify")
+@click.argument("bundle", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(bundle: str, as_json: bool) -> None:
+    """Check a bundle: files, hashes, shapes, and its test vectors on this machine.
+
+    \b
+    splitreg verify my-bundle
+    splitreg verify my-bundle --json
+    """
+    from splitreg.publishing import verify
+
+    checks = verify(bundle)
+    if as_json:
+        print_json([{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks])
+    else:
+        click.echo(table(("check", "", "detail"), [(c.name, "ok" if c.passed else "FAILED", c.detail) for c in checks]))
+    sys.exit(0 if all(check.passed for check in checks) else 1)
