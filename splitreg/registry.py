@@ -12,12 +12,14 @@ immutable mapping that is passed as an argument; tests build their own.
 
 from __future__ import annotations
 
+import configparser
 import functools
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -141,6 +143,7 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
 
         Raises:
             UnknownComponent: nobody answers for the name.
+            MissingExtra: nobody does, and a family could not be asked because its library is not installed.
             RegistryError: more than one family does, or the spec cannot be loaded.
         """
         family, _, member = name.partition(":")
@@ -155,13 +158,24 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
             if spec.family:
                 raise UnknownComponent(f"{kind}:{name} is a family; name a member, as in {name}:{_example(spec)}")
             return spec, None
-        families = [spec for spec in self._families(kind) if name.partition(".")[0] in _members(spec)]
+        families: list[ComponentSpec] = []
+        known, silent = list(self[kind]), None
+        for spec in self._families(kind):
+            try:
+                members = _members(spec)
+            except (MissingExtra, BrokenComponent) as error:
+                silent = silent or error  # another family may answer all the same
+                continue
+            known += members
+            if name.partition(".")[0] in members:
+                families.append(spec)
         if len(families) > 1:
             choices = " or ".join(f"{spec.name}:{name}" for spec in families)
             raise DuplicateComponent(f"{kind} {name!r} is answered by more than one family; say {choices}")
         if families:
             return families[0], name
-        known = [*self[kind], *(m for spec in self._families(kind) for m in _members(spec))]
+        if silent is not None:
+            raise silent
         raise UnknownComponent(
             f"no {kind} named {name!r}.{near(name, known)} {len(known)} known: splitreg list {kind} --all"
         )
@@ -205,13 +219,25 @@ def discover() -> Registry:
     """Read the names of all installed plugins (metadata only; cached for the process).
 
     ``SPLITREG_PLUGINS=a,b`` limits discovery to the packages *a* and *b* (their names as installed), for bug reports.
+
+    Raises:
+        RegistryError: the metadata of an installed package, of whatever kind, is damaged.
     """
+    try:
+        return Registry(tuple(_installed()))
+    except configparser.Error as cause:
+        reason = " ".join(str(cause).split())
+        raise RegistryError(
+            f"the entry points of an installed package cannot be read: {reason}; reinstall it"
+        ) from cause
+
+
+def _installed() -> Iterator[Entry]:
     import entrypoints
 
     wanted = os.environ.get("SPLITREG_PLUGINS")
     only = None if wanted is None else {_normalise(name) for name in wanted.split(",") if name.strip()}
     groups = {f"splitreg.{kind}": kind for kind in KINDS}
-    entries = []
     seen = set()
     for config, distribution in entrypoints.iter_files_distros():
         package = distribution.name if distribution else "unknown"
@@ -225,10 +251,9 @@ def discover() -> Registry:
                 claim = (kind, name, _normalise(package))
                 if claim not in seen:  # an editable install can be on sys.path twice
                     seen.add(claim)
-                    entries.append(
-                        Entry(kind=kind, name=name, package=package, module=module.strip(), attribute=attribute.strip())
+                    yield Entry(
+                        kind=kind, name=name, package=package, module=module.strip(), attribute=attribute.strip()
                     )
-    return Registry(tuple(entries))
 
 
 def _normalise(package: str) -> str:
@@ -238,7 +263,8 @@ def _normalise(package: str) -> str:
 @functools.cache
 def _members(spec: ComponentSpec) -> tuple[str, ...]:
     listing = _load(spec.members, spec.key)
-    return tuple(listing())
+    with _blaming(spec.key, spec.members):
+        return tuple(listing())
 
 
 def _example(spec: ComponentSpec) -> str:
@@ -248,11 +274,18 @@ def _example(spec: ComponentSpec) -> str:
 
 def _load(dotted: str, key: str) -> Any:
     module, _, attribute = dotted.partition(":")
-    try:
+    with _blaming(key, dotted):
         return getattr(importlib.import_module(module), attribute)
+
+
+@contextmanager
+def _blaming(key: str, dotted: str) -> Iterator[None]:
+    """Turn what a plugin's code raises into an error that names the plugin."""
+    try:
+        yield
     except ModuleNotFoundError as cause:
         missing = cause.name or "a module"
-        if missing.split(".")[0] == module.split(".")[0]:
+        if missing.split(".")[0] == dotted.partition(":")[0].split(".")[0]:
             raise BrokenComponent(f"{key} is broken: {_last_line(cause)}") from cause
         raise MissingExtra(
             f"{key} needs {missing}, which is not installed; pip install 'splitreg[full]' brings what "

@@ -100,7 +100,7 @@ class CamVid(Dataset):
         picture, annotated = self._pairs[index]
         record = self._records.get(picture.name)
         image = read_picture(picture, record.size if record else None)
-        indexes = read_indexes(annotated, image.shape[:2])
+        indexes = read_indexes(annotated, (image.shape[0], image.shape[1]))
         mask = map_indexes(indexes, self._table, annotated, f"0 to {VOID} are known")
         targets: dict[str, Target | None] = {tasks.SEGMENTATION: MaskTarget(mask=mask)}
         if self._instances is not None and record is not None:

@@ -121,7 +121,8 @@ def _group(store: Store, names: list[str], *, skip: int) -> Layout:
     pictures = [(name, part[0] if len(part) > 1 else "") for name, part in parts.items()]
     if not any(label for _, label in pictures):
         return {split: pictures for split in (*SPLITS, "all")}
-    train, val = [], []
+    train: list[tuple[str, str]] = []
+    val: list[tuple[str, str]] = []
     for _, group in itertools.groupby(pictures, key=lambda picture: picture[1]):
         for number, picture in enumerate(group):
             (val if number % HOLD_OUT == HOLD_OUT - 1 else train).append(picture)

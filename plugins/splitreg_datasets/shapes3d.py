@@ -138,7 +138,7 @@ def _indexes(path: Path, labels: NDArray[np.floating[Any]]) -> NDArray[np.int64]
     low, high = (np.array([bounds[i] for bounds in RANGES.values()]) for i in (0, 1))
     steps = np.array([count - 1 for count in FACTORS.values()])
     exact = (labels - low) / (high - low) * steps
-    indexes = np.rint(exact)
+    indexes: NDArray[np.float64] = np.rint(exact)
     wrong = ~(np.abs(exact - indexes) < 0.05) | (indexes < 0) | (indexes > steps)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]

@@ -127,7 +127,7 @@ class Voc(Dataset):
         if picture is None:
             raise DataError(f"{self._root / 'JPEGImages'} has no picture {name}.jpg, which ImageSets lists")
         image = read_picture(picture, annotation.size if annotation else None)
-        size = image.shape[:2]
+        size = (image.shape[0], image.shape[1])
         targets: dict[str, Target | None] = {}
         if annotation is not None:
             labels = self.targets[tasks.DETECTION].labels

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from splitreg.errors import BrokenComponent, RecipeError, near
 from splitreg.interfaces import Backbone, Body
 from splitreg_timm import graphs, loading, stages, tracing
-from splitreg_timm.crossing import Layout
 from splitreg_timm.stages import Stage
 
 
@@ -47,6 +47,7 @@ class TimmBackbone(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        self.name = name
         skeleton = loading.skeleton(name, image_size, drop_path_rate)
         self.mean, self.std = skeleton.mean, skeleton.std
         self._size = skeleton.size if skeleton.size != tuple(image_size) else None
@@ -64,13 +65,12 @@ class TimmBackbone(Backbone):
         self.refused = MappingProxyType(refused)
         self.stages = MappingProxyType({key: stage.spec for key, stage in self._stages.items()})
         model = skeleton.model if torch.get_default_device().type == "meta" else loading.weighted(skeleton, pretrained)
-        offered = _last_of_each_stride(list(self._stages.values()))
-        self.net = _Piece(model, None, self._size, offered)
+        self.exits = _last_of_each_stride(self._stages.values())
+        self.net = graphs.extract(model, None, [stage.output for stage in self.exits.values()])
 
     def forward(self, image: Tensor) -> dict[int, Tensor]:
         """(B, 3, H, W) normalised -> stride -> (B, C, H/s, W/s), the last stage of each stride."""
-        features: dict[int, Tensor] = self.net(image)
-        return features
+        return _features(self.exits, self.net(_fit(image, self._size)))
 
     def split(self, cut: str) -> tuple[nn.Module, Body]:
         """Return what runs up to the end of a stage and what runs after it; they share this backbone's weights.
@@ -80,7 +80,50 @@ class TimmBackbone(Backbone):
         """
         if cut not in self._stages:
             why = f" ({self.refused[cut]})" if cut in self.refused else near(cut, self._stages)
-            raise RecipeError(f"no stage {cut!r} to cut after.{why} There are: {', '.join(self._stages)}")
-        stage = self._stages[cut]
-        later = list(self._stages.values())[list(self._stages).index(cut) :]
-        return Prefix(), TimmBody()
+            raise RecipeError(f"{self.name} cannot be cut after {cut!r}{why}; choose from: {', '.join(self._stages)}")
+        names = list(self._stages)
+        later = [self._stages[name] for name in names[names.index(cut) :]]
+        return _Prefix(self.net, later[0], self._size), _TimmBody(self.net, later)
+
+
+class _Prefix(nn.Module):
+    """Image -> feature at the cut."""
+
+    def __init__(self, model: nn.Module, stage: Stage, size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.net = graphs.extract(model, None, [stage.value])
+        self._layout, self._size = stage.layout, size
+
+    def forward(self, image: Tensor) -> Tensor:
+        (value,) = self.net(_fit(image, self._size))
+        return self._layout.pack(value)
+
+
+class _TimmBody(Body):
+    """Feature at the cut -> features by stride."""
+
+    def __init__(self, model: nn.Module, later: Sequence[Stage]) -> None:
+        super().__init__()
+        self._layout = later[0].layout
+        self.exits = _last_of_each_stride(later)
+        self.net = graphs.extract(model, later[0].value, [stage.output for stage in self.exits.values()])
+
+    def forward(self, feature: Tensor) -> dict[int, Tensor]:
+        return _features(self.exits, self.net(self._layout.unpack(feature)))
+
+
+def _last_of_each_stride(found: Iterable[Stage]) -> dict[int, Stage]:
+    return {stage.spec.stride: stage for stage in found}
+
+
+def _features(exits: Mapping[int, Stage], values: Sequence[Tensor]) -> dict[int, Tensor]:
+    return {
+        stride: value if stage.tap is not None else stage.layout.pack(value)
+        for (stride, stage), value in zip(exits.items(), values, strict=True)
+    }
+
+
+def _fit(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+    if size is None:
+        return image
+    return functional.interpolate(image, size=size, mode="bilinear", align_corners=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 
 import click
 
@@ -58,6 +59,8 @@ def main() -> None:
     """Run the command; a ``SplitregError`` becomes one line on stderr."""
     from splitreg.errors import SplitregError
 
+    if not sys.warnoptions:  # warnings of libraries about each other are not the user's business
+        warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -237,7 +237,7 @@ def _unpack(record: NDArray[Any]) -> Rendering | None:
 def _crc(record: NDArray[Any]) -> int:
     value = 0
     for field in ("image", "surface", "depth_mm", "kinds"):
-        value = zlib.crc32(np.ascontiguousarray(record[field]), value)
+        value = zlib.crc32(np.ascontiguousarray(record[field]).data, value)
     return value
 
 

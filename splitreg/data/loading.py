@@ -214,7 +214,7 @@ class Loader:
         self._plan = _Plan()
         self._loader: DataLoader[Batch] = DataLoader(
             _View(dataset, FitInput(preprocess), augment, seed, reconstruction),  # type: ignore[arg-type]
-            batch_sampler=self._plan,  # type: ignore[arg-type]
+            batch_sampler=self._plan,
             num_workers=workers,
             collate_fn=_collate_packed if workers else collate,
             persistent_workers=workers > 0,

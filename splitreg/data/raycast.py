@@ -222,8 +222,9 @@ def _rays(camera: Camera, columns: Floats, rows: Floats, size: tuple[int, int]) 
 
 def _interval(solid: Solid, origin: Floats, rays: Floats) -> tuple[Floats, Floats]:
     """Enter and leave of each ray, in the solid's own frame."""
-    (x, y, z), (u, v, w) = origin, rays
-    r, h = np.float32(solid.radius), np.float32(solid.half)
+    x, y, z = map(float, origin)  # plain numbers keep the arrays float32 under every numpy
+    u, v, w = rays
+    r, h = solid.radius, solid.half
     if solid.kind == "sphere":
         return _ball(origin, rays, r)
     if solid.kind == "cube":
@@ -270,7 +271,7 @@ def _quadric(a: Floats, b: Floats, c: float) -> tuple[Floats, Floats]:
 
 
 def _ball(origin: Floats, rays: Floats, radius: float) -> tuple[Floats, Floats]:
-    return _roots(np.float32(1), origin @ rays, float(origin @ origin) - radius * radius)
+    return _roots(1.0, origin @ rays, float(origin @ origin) - radius * radius)
 
 
 def _both(*intervals: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
@@ -348,9 +349,11 @@ def _shade(
     shine = np.maximum((halfway * normals).sum(0), 0) * (who >= 0) * (facing > 0)
     for _ in range(5):
         shine = shine * shine
-    return (albedo * (ambient + 0.75 * facing) + np.float32(0.25) * shine).astype(np.float32)
+    colours: Floats = (albedo * (ambient + 0.75 * facing) + np.float32(0.25) * shine).astype(np.float32)
+    return colours
 
 
 def _unit(vectors: Floats) -> Floats:
     length = np.sqrt((vectors * vectors).sum(0))
-    return (vectors / np.maximum(length, _TINY)).astype(np.float32)
+    unit: Floats = (vectors / np.maximum(length, _TINY)).astype(np.float32)
+    return unit

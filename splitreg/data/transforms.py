@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -27,7 +28,7 @@ from splitreg.tasks import IGNORE, BoxTarget, MaskTarget, Sample, Target
 __all__ = ["Augment", "FitInput", "map_tensors"]
 
 
-def map_tensors(target: Target, change: Callable[[tv_tensors.TVTensor, float], Tensor]) -> Target:
+def map_tensors(target: Target, change: Callable[[tv_tensors.TVTensor, float], Any]) -> Target:
     """Return the target with ``change(tensor, fill)`` in place of each of its tv_tensors.
 
     Args:
@@ -59,7 +60,7 @@ class FitInput:
         """Return the sample at the input's size."""
         geometry = self.geometry(sample)
 
-        def fit(tensor: tv_tensors.TVTensor, fill: float) -> Tensor:
+        def fit(tensor: tv_tensors.TVTensor, fill: float) -> Any:
             return _fit(tensor, geometry, fill)
 
         return _changed(sample, fit, smallest=0.0)
@@ -120,7 +121,7 @@ def _zoomed(sample: Sample, zoom: float) -> Sample:
     return _changed(sample, lambda tensor, fill: _pad(tensor, border, fill), smallest=0.0)
 
 
-def _changed(sample: Sample, change: Callable[[tv_tensors.TVTensor, float], Tensor], *, smallest: float) -> Sample:
+def _changed(sample: Sample, change: Callable[[tv_tensors.TVTensor, float], Any], *, smallest: float) -> Sample:
     targets: dict[str, Target | None] = {}
     for name, target in sample.targets.items():
         if target is not None:
@@ -148,49 +149,39 @@ def _sound(target: BoxTarget, smallest: float) -> BoxTarget:
     )
 
 
-def _fit(tensor: tv_tensors.TVTensor, geometry: Geometry, fill: float) -> Tensor:
+def _fit(tensor: tv_tensors.TVTensor, geometry: Geometry, fill: float) -> Any:
     top, left, height, width = geometry.content
-    if isinstance(tensor, tv_tensors.Mask):
-        return _fit_mask(tensor, geometry, fill)
     if isinstance(tensor, tv_tensors.Image):
         pixels = np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
         fitted = imaging.letterbox(pixels, geometry)
         return tv_tensors.Image(torch.from_numpy(fitted.copy()).permute(2, 0, 1).contiguous())
-    if isinstance(tensor, tv_tensors.BoundingBoxes):
-        tensor = tv_tensors.wrap(tensor.to(torch.float32), like=tensor)
-    resized = F.resize(tensor, [height, width], antialias=True)
+    if isinstance(tensor, tv_tensors.Mask):
+        resized = _nearest(tensor, geometry)
+    elif isinstance(tensor, tv_tensors.BoundingBoxes):  # in float32: torchvision would round integers down
+        resized = F.resize(tv_tensors.wrap(tensor.to(torch.float32), like=tensor), [height, width])
+    else:
+        resized = F.resize(tensor, [height, width], antialias=True)
     (coded_height, coded_width) = geometry.coded
     return _pad(resized, [left, top, coded_width - width - left, coded_height - height - top], fill)
 
 
-def _fit_mask(mask: tv_tensors.Mask, geometry: Geometry, fill: float) -> tv_tensors.Mask:
+def _nearest(mask: tv_tensors.Mask, geometry: Geometry) -> tv_tensors.Mask:
     """Nearest neighbour by integer arithmetic: the pixel whose middle lies nearest, the same on every machine."""
-    top, left, height, width = geometry.content
+    _, _, height, width = geometry.content
     h, w = geometry.original
     rows = ((torch.arange(height) * 2 + 1) * h).div(2 * height, rounding_mode="floor")
     columns = ((torch.arange(width) * 2 + 1) * w).div(2 * width, rounding_mode="floor")
     plain = mask.as_subclass(Tensor)
     if (height, width) != (h, w):
         plain = plain.index_select(-2, rows).index_select(-1, columns)
-    if (height, width) != geometry.coded:
-        frame = torch.full((*plain.shape[:-2], *geometry.coded), fill, dtype=plain.dtype)
-        frame[..., top : top + height, left : left + width] = plain
-        plain = frame
     return tv_tensors.Mask(plain)
 
 
-def _pad(tensor: tv_tensors.TVTensor, border: list[int], fill: float) -> Tensor:
-    if not any(border):
-        return tensor
-    if isinstance(tensor, tv_tensors.Mask):  # torchvision's does not know bool
+def _pad(tensor: tv_tensors.TVTensor, border: list[int], fill: float) -> Any:
+    if isinstance(tensor, tv_tensors.Mask):  # torchvision's pad does not know bool
         left, top, right, bottom = border
-        plain = tensor.as_subclass(Tensor)
-        height, width = plain.shape[-2:]
-        padded = torch.full((*plain.shape[:-2], height + top + bottom, width + left + right), fill, dtype=plain.dtype)
-        padded[..., top : top + height, left : left + width] = plain
-        return tv_tensors.Mask(padded)
-    padded = F.pad(tensor, border, fill=fill)
-    return padded
+        return tv_tensors.Mask(functional.pad(tensor.as_subclass(Tensor), [left, right, top, bottom], value=fill))
+    return F.pad(tensor, border, fill=fill) if any(border) else tensor
 
 
 def _fill(target: Target, field: dataclasses.Field[Any], value: tv_tensors.TVTensor) -> float:

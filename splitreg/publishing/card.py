@@ -57,7 +57,7 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
     for row in rows:
         rate = row.get("bytes", {})
         lines.append(
-            f"**{row.get('title', 'evaluation')}**: {row.get('images', '?')} images of {row.get('dataset', '?')}"
+            f"**{row.get('sent', 'evaluation')}**: {row.get('images', '?')} images of {row.get('dataset', '?')}"
         )
         if rate:
             lines[-1] += (

@@ -1,11 +1,13 @@
-"""Publish: a bundle again, with its measured results and pictures in the card."""
+"""Publish: a bundle again, checked, with its measured results and pictures in the card."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from splitreg.publishing import files
 from splitreg.publishing.bundle import load, save
 from splitreg.registry import Registry
 
@@ -19,14 +21,19 @@ def publish(
     overwrite: bool = False,
     registry: Registry | None = None,
 ) -> Path:
-    """Write a checked copy of a bundle with fresh test vectors, card and results.
+    """Write a checked copy of a bundle with fresh test vectors and card.
 
     Args:
         bundle: the folder to read.
         path: the folder to make.
-        metrics: ``{"evaluations": [...]}`` as ``splitreg.evaluation`` reports them.
+        metrics: added to what the bundle's own ``metrics.json`` holds, e.g. ``{"evaluations": [...]}``.
         images: file name -> PNG or JPEG, shown in the card.
         overwrite: replace a bundle that is there.
         registry: the installed plugins, by default.
+
+    Raises:
+        BundleError: the bundle is damaged, or the folder cannot be written.
     """
-    return save(load(bundle, registry=registry), path, metrics=metrics, images=images, overwrite=overwrite)
+    model = load(bundle, registry=registry)
+    known = json.loads(files.read_checked(Path(bundle), "metrics.json", files.read_config(Path(bundle))["files"]))
+    return save(model, path, metrics={**known, **(metrics or {})}, images=images, overwrite=overwrite)

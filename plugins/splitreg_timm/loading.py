@@ -1,0 +1,173 @@
+"""Models from timm: without weights, for their shape; with them, for use."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from splitreg.errors import BundleError, MissingExtra, RecipeError, UnknownComponent, near
+from splitreg_timm.stages import power_of_two
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skeleton:
+    """A model on the meta device.
+
+    Args:
+        name: timm's name.
+        model: in eval mode, without classifier.
+        options: what it was built with.
+        size: (H, W) that the model itself sees; another than was asked where its patches are not a power of two wide.
+        info: timm's description of its feature maps.
+    """
+
+    name: str
+    model: nn.Module
+    options: Mapping[str, Any]
+    size: tuple[int, int]
+    info: Sequence[Mapping[str, Any]]
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Per-channel mean that the weights expect."""
+        return tuple(self.model.pretrained_cfg.get("mean", (0.485, 0.456, 0.406)))  # type: ignore
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Per-channel standard deviation that the weights expect."""
+        return tuple(self.model.pretrained_cfg.get("std", (0.229, 0.224, 0.225)))  # type: ignore
+
+    @property
+    def own_size(self) -> str:
+        """The size that its weights were made for, as ``"224x224"``."""
+        _, height, width = self.model.pretrained_cfg.get("input_size", (3, 224, 224))  # type: ignore
+        return f"{width}x{height}"
+
+
+def skeleton(name: str, image_size: tuple[int, int], drop_path_rate: float) -> Skeleton:
+    """Build a model on the meta device for an input of this (H, W).
+
+    Raises:
+        UnknownComponent: timm has no such model.
+        RecipeError: the model does not take an option or the size.
+    """
+    height, width = image_size
+    options: dict[str, Any] = {"num_classes": 0, "img_size": (height, width)}
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
+    model = _on_meta(name, options)
+    info = _info(model)
+    # All of a model's strides share the odd factor of its patches.
+    first = info[0]["reduction"] if info else 1
+    step = power_of_two(first)
+    size = image_size if first == step else (-(-height // step) * first, -(-width // step) * first)
+    if size != image_size and "img_size" in options:
+        options["img_size"] = size
+        model = _on_meta(name, options)
+    return Skeleton(name=name, model=model.eval(), options=options, size=(int(size[0]), int(size[1])), info=info)
+
+
+def weighted(skeleton: Skeleton, pretrained: bool | str) -> nn.Module:
+    """Build the model again with weights, in training mode.
+
+    Args:
+        skeleton: what to build.
+        pretrained: True downloads timm's weights; a path reads them; False draws them at random.
+
+    Raises:
+        MissingExtra: the weights cannot be downloaded, or timm knows none.
+        BundleError: the file of weights is not one of this model.
+    """
+    if pretrained is not True:
+        model: nn.Module = timm.create_model(skeleton.name, **skeleton.options)
+        if pretrained:
+            _read(model, skeleton.name, Path(pretrained))
+        return model
+    try:
+        model = timm.create_model(skeleton.name, pretrained=True, **skeleton.options)
+    except Exception as cause:  # requests, urllib, huggingface_hub and timm each have their own
+        raise MissingExtra(
+            f"no pretrained weights for timm's {skeleton.name}: {_first_line(cause)}; with a network they are "
+            "downloaded, without one give a file: pretrained = 'weights.safetensors'"
+        ) from cause
+    return model
+
+
+def _on_meta(name: str, options: dict[str, Any]) -> nn.Module:
+    """Build on the meta device; drops ``img_size`` from the options where the model has no such argument."""
+    try:
+        with torch.device("meta"), _quiet():
+            model: nn.Module = timm.create_model(name, **options)
+    except TypeError as cause:
+        if "img_size" in options and "img_size" in str(cause):
+            del options["img_size"]
+            return _on_meta(name, options)
+        if "drop_path_rate" in options and "drop_path_rate" in str(cause):
+            raise RecipeError(f"timm's {name} has no stochastic depth; leave drop_path_rate out") from cause
+        raise RecipeError(f"timm's {name} cannot be built: {_first_line(cause)}") from cause
+    except Exception as cause:
+        known = timm.list_models()
+        if name.partition(".")[0] not in known:
+            raise UnknownComponent(f"timm has no model {name!r}.{near(name, known)} It has {len(known)}") from cause
+        tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        if "." in name and name not in tags:
+            raise UnknownComponent(f"timm has no weights {name!r}.{near(name, tags)}") from cause
+        size = options.get("img_size")
+        asked = f" for {size[1]}x{size[0]} pixels" if size else ""
+        raise RecipeError(f"timm's {name} cannot be built{asked}: {_first_line(cause)}") from cause
+    return model
+
+
+def _info(model: nn.Module) -> list[Mapping[str, Any]]:
+    info: Any = getattr(model, "feature_info", [])
+    return list(getattr(info, "info", info))
+
+
+def _read(model: nn.Module, name: str, path: Path) -> None:
+    """Load a file as timm loads its own: position embeddings and the like are resized to this model."""
+    if not path.is_file():
+        raise BundleError(f"no weights at {path}; give the path of a safetensors or PyTorch file of timm's {name}")
+    missing: list[str] = []
+    note = model.register_load_state_dict_post_hook(lambda _, keys: missing.extend(keys.missing_keys))
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        with _quiet():
+            timm.models.load_pretrained(
+                model, pretrained_cfg={**model.pretrained_cfg, "file": str(path), "custom_load": False},  # type: ignore
+                num_classes=0, filter_fn=convert, strict=False,
+            )  # fmt: skip
+    except Exception as cause:  # not a file of tensors, or tensors of other shapes
+        raise BundleError(f"{path} does not hold the weights of timm's {name}: {_first_line(cause)}") from cause
+    finally:
+        note.remove()
+    if missing:
+        raise BundleError(
+            f"{path} does not hold the weights of timm's {name}: {len(missing)} tensors are missing, "
+            f"such as {missing[0]}"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}" if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence timm's warnings about what is asked on purpose here."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,55 @@
+"""Run what may crash or hang in a child process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+
+
+def isolated(check: Callable[[], None], seconds: int = 60) -> None:
+    """Run ``check`` in a forked child (in this process where the system cannot fork).
+
+    Args:
+        check: raises when it fails; may crash or never end.
+        seconds: after this the child is killed by the system, even inside native code.
+
+    Raises:
+        AssertionError: the check failed, crashed or did not end; says which.
+    """
+    if not hasattr(os, "fork"):
+        check()
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    readable, writable = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the child only runs numpy and the plugin
+        child = os.fork()
+    if child == 0:
+        os.close(readable)
+        os._exit(_child(check, writable, seconds))
+    os.close(writable)
+    with os.fdopen(readable, "rb") as pipe:
+        message = pipe.read().decode("utf-8", "replace")
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        hung = number == signal.SIGALRM
+        raise AssertionError(f"did not end within {seconds} s" if hung else f"crashed: {signal.strsignal(number)}")
+    if os.WEXITSTATUS(status):
+        raise AssertionError(message or f"ended with status {os.WEXITSTATUS(status)}")
+
+
+def _child(check: Callable[[], None], pipe: int, seconds: int) -> int:
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
+        check()
+    except BaseException as error:
+        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+        os.write(pipe, f"{kind}{error}".encode()[:4096])
+        return 1
+    return 0

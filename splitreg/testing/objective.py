@@ -1,0 +1,91 @@
+"""What every objective must do."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from splitreg.errors import SplitregError
+from splitreg.interfaces import Objective, StepContext
+from splitreg.testing.suite import Suite, expect
+
+_HEADS = ("cls", "seg")
+
+
+class ObjectiveSuite(Suite):
+    """Finite terms with gradients, whatever a batch lacks."""
+
+    kind: ClassVar[str] = "objective"
+    interface: ClassVar[type[Any]] = Objective
+    leading: ClassVar[int] = 1
+
+    def make(self) -> Objective:
+        """Return one for the heads ``cls`` and ``seg``."""
+        torch.manual_seed(0)
+        objective: Objective = self.load()(_HEADS, **self.options)
+        return objective
+
+    def context(
+        self, heads: tuple[str, ...] = _HEADS, *, teacher: bool = True, progress: float = 0.5
+    ) -> tuple[StepContext, list[Tensor]]:
+        """Return what a training step would hand over, and the tensors that a gradient may reach."""
+        generator = torch.Generator().manual_seed(0)
+
+        def leaf(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator).requires_grad_()
+
+        losses = {head: {"a": leaf(), "b": leaf()} for head in heads}
+        features = {4: leaf(2, 8, 16, 16), 8: leaf(2, 16, 8, 8)}
+        rate = leaf(2)
+        context = StepContext(
+            losses=losses,
+            rate=rate * 1000 + 1,
+            images=torch.rand(2, 3, 64, 64, generator=generator),
+            features=features,
+            teacher={s: torch.rand(f.shape, generator=generator) for s, f in features.items()} if teacher else None,
+            progress=progress,
+        )
+        return context, [rate, *features.values(), *(part for parts in losses.values() for part in parts.values())]
+
+    def test_terms_are_finite_scalars(self) -> None:
+        """Every term is a finite scalar, at the beginning, the middle and the end of a stage."""
+        for progress in (0.0, 0.5, 1.0):
+            terms = self.make()(self.context(progress=progress)[0])
+            expect(isinstance(terms, dict), "forward must return a dict of terms")
+            for name, term in terms.items():
+                fine = isinstance(term, Tensor) and term.ndim == 0 and bool(torch.isfinite(term))
+                expect(fine, f"term {name!r} must be a finite scalar, got {term}")
+
+    def test_gradients(self) -> None:
+        """The sum of the terms trains something, and its gradients are finite."""
+        objective = self.make()
+        context, leaves = self.context()
+        total = sum(objective(context).values(), torch.zeros(()))
+        expect(total.requires_grad, "no term depends on losses, rate or features")
+        total.backward()  # type: ignore[no-untyped-call]
+        reached = [leaf for leaf in (*leaves, *objective.parameters()) if leaf.grad is not None]
+        expect(reached, "no gradient reaches losses, rate, features or its own parameters")
+        for leaf in reached:
+            expect(leaf.grad is not None and torch.isfinite(leaf.grad).all(), "a gradient is not finite")
+
+    def test_batches_without_labels(self) -> None:
+        """A batch that lacks some or all targets, or a teacher, still gives finite terms; a teacher may be demanded."""
+        for heads in (("cls",), ()):
+            for name, term in self.make()(self.context(heads)[0]).items():
+                expect(torch.isfinite(term), f"term {name!r} is not finite where the batch has targets for {heads}")
+        try:
+            terms = self.make()(self.context(teacher=False)[0])
+        except SplitregError:
+            return
+        expect(all(torch.isfinite(term) for term in terms.values()), "a term is not finite without a teacher")
+
+    def test_state_is_complete(self) -> None:
+        """A fresh one with the same state gives the same terms."""
+        first, second = self.make(), self.make()
+        second.load_state_dict(first.state_dict())
+        context, _ = self.context()
+        one, other = first.eval()(context), second.eval()(context)
+        same = one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+        expect(same, "the state dict lacks something")
