@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ MAX_SIDE = 65535
 
 #: Grey that fills a letterbox's borders.
 FILL = 114
+
+_LIMIT = threading.Lock()
 
 ImageLike = Any  # (H, W, 3) uint8 array, PIL image, path or bytes of an encoded picture
 
@@ -144,21 +147,20 @@ def read(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
         return _checked(_from_pil(source, "the picture", max_pixels), "the picture", max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         name, file = f"the {len(source)} bytes", io.BytesIO(source)
+    elif not isinstance(source, str | os.PathLike):
+        raise ImageError(f"a picture is a path, bytes, an array or a PIL image; got {type(source).__name__}")
     else:
         name = os.fspath(source)
         if not Path(name).is_file():
             raise ImageError(f"no picture at {name}; give the path of a PNG, JPEG, WebP or similar file")
         file = None
-    previous, pil.MAX_IMAGE_PIXELS = pil.MAX_IMAGE_PIXELS, None  # our own limit is checked below, before decoding
     try:
-        with pil.open(file if file is not None else name) as opened:
+        with _open(pil, file if file is not None else name) as opened:
             return _checked(_from_pil(opened, name, max_pixels), name, max_pixels)
     except ImageError:
         raise
     except Exception as cause:  # pillow raises OSError, SyntaxError, ValueError, struct.error and more on bad files
         raise ImageError(f"{name} is not a whole picture: {cause}") from cause
-    finally:
-        pil.MAX_IMAGE_PIXELS = previous
 
 
 def letterbox(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
@@ -197,6 +199,16 @@ def _pil() -> Any:
     except ModuleNotFoundError as cause:
         raise MissingExtra("pictures need pillow, which is not installed; pip install 'splitreg[edge]'") from cause
     return Image
+
+
+def _open(pil: Any, file: Any) -> Any:
+    """Read a header without pillow's own limit, which belongs to the whole process: ours is checked before decoding."""
+    with _LIMIT:  # two threads would restore each other's value
+        previous, pil.MAX_IMAGE_PIXELS = pil.MAX_IMAGE_PIXELS, None
+        try:
+            return pil.open(file)
+        finally:
+            pil.MAX_IMAGE_PIXELS = previous
 
 
 def _checked(image: NDArray[np.uint8], name: str, max_pixels: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from splitreg.errors import RecipeError, near
+from splitreg.overrides import apply_overrides, set_path
 
 Options = Mapping[str, Any]
 
@@ -267,12 +268,12 @@ class Recipe:
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         """Read the tables of a recipe; the inverse of ``to_mapping``."""
-        table = _apply(copy.deepcopy(dict(table)), overrides)
+        table = apply_overrides(_spelt_out(copy.deepcopy(dict(table))), overrides)
         table = _only(table, cls.__dataclass_fields__, "the recipe")
         for key in ("backbone", "heads"):
             if key not in table:
                 raise RecipeError(f"the recipe has no {key}; say for instance " + _EXAMPLE[key])
-        heads = table["heads"].split(",") if isinstance(table["heads"], str) else table["heads"]
+        heads = _spelt_out({"heads": table["heads"]})["heads"]  # an override may have set it to "det,seg"
         if not isinstance(heads, list | tuple) or not heads:
             raise RecipeError("heads must be a list of at least one head; say for instance " + _EXAMPLE["heads"])
         data = table.get("data", [])
@@ -281,7 +282,7 @@ class Recipe:
         recipe = cls(
             backbone=Part.parse(table["backbone"], "backbone"),
             heads=tuple(HeadPart.parse(head, f"heads[{i}]") for i, head in enumerate(heads)),
-            bottleneck=BottleneckPart.parse(table.get("bottleneck", "fp"), "bottleneck"),
+            bottleneck=BottleneckPart.parse(table["bottleneck"], "bottleneck"),
             codec=None if codec is None else Part.parse(codec, "codec"),
             cut=_typed(table.get("cut"), (str, type(None)), "cut"),
             input=Input.parse(table.get("input", {}), "input"),
@@ -328,14 +329,22 @@ class Recipe:
             for key, value in zip(self.sweep, values, strict=True):
                 if key in Stage.__dataclass_fields__:
                     for index in range(len(self.stages)):
-                        _set(overridden, f"stages.{index}.{key}", value)
+                        set_path(overridden, f"stages.{index}.{key}", value)
                 else:
-                    _set(overridden, key, value)
+                    set_path(overridden, key, value)
             label = ",".join(f"{key}={value}" for key, value in zip(self.sweep, values, strict=True))
             yield label, Recipe.from_mapping(overridden)
 
 
 _EXAMPLE = {"backbone": 'backbone = "resnet50"', "heads": 'heads = ["det", "seg"]'}
+
+
+def _spelt_out(table: dict[str, Any]) -> dict[str, Any]:
+    """Write short forms and the default bottleneck out, so that overrides find their places."""
+    table = {"bottleneck": "fp", **table}
+    if isinstance(table.get("heads"), str):
+        table["heads"] = table["heads"].split(",")
+    return {**table, **{key: _list(table.get(key, [])) for key in ("data", "stages")}}
 
 
 def _list(value: Any) -> Sequence[Any]:
@@ -369,55 +378,3 @@ def _named(value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         return dict(value)
     raise RecipeError(f'{where} must be a name or a table with a name, as {{ name = "..." }}; got {value!r}')
-
-
-def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """Read ``key=value`` strings; values are TOML, else plain strings.
-
-    >>> parse_overrides(["channels=24", "name=fp"])
-    {'channels': 24, 'name': 'fp'}
-
-    Raises:
-        RecipeError: one has no ``=``.
-    """
-    found = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise RecipeError(f"an override reads key=value, as in bottleneck.channels=24; got {override!r}")
-        try:
-            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key.strip()] = text
-    return found
-
-
-def _apply(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    for key, value in parse_overrides(overrides).items():
-        _set(table, key, value)
-    return table
-
-
-def _set(table: dict[str, Any], path: str, value: Any) -> None:
-    *parents, last = path.split(".")
-    here: Any = table
-    for depth, key in enumerate(parents):
-        step = _index(here, key, path) if isinstance(here, list) else key
-        if isinstance(here, dict):
-            here.setdefault(step, {})
-        if isinstance(here[step], str):  # "fp" is short for { name = "fp" }
-            here[step] = {"name": here[step]}
-        here = here[step]
-        if not isinstance(here, dict | list):
-            raise RecipeError(f"{path}: {'.'.join(parents[: depth + 1])} is {here!r}, which has no keys")
-    here[_index(here, last, path) if isinstance(here, list) else last] = value
-
-
-def _index(items: list[Any], key: str, path: str) -> int:
-    """Position in a list: a number, or the name of a head, dataset or stage."""
-    names = [item if isinstance(item, str) else item.get("as", item.get("name")) for item in items]
-    if key in names:
-        return names.index(key)
-    if key.isdigit() and int(key) < len(items):
-        return int(key)
-    raise RecipeError(f"{path}: no {key!r} among {', '.join(map(str, names))} (or 0 to {len(items) - 1})")

@@ -240,15 +240,15 @@ def _installed() -> Iterator[Entry]:
     groups = {f"splitreg.{kind}": kind for kind in KINDS}
     seen = set()
     for config, distribution in entrypoints.iter_files_distros():
-        package = distribution.name if distribution else "unknown"
-        if only is not None and _normalise(package) not in only:
+        package = _normalise(distribution.name if distribution else "unknown")
+        if only is not None and package not in only:
             continue
         for group, kind in groups.items():
             if group not in config:
                 continue
             for name, value in config.items(group):
                 module, _, attribute = value.partition("[")[0].strip().partition(":")
-                claim = (kind, name, _normalise(package))
+                claim = (kind, name, package)
                 if claim not in seen:  # an editable install can be on sys.path twice
                     seen.add(claim)
                     yield Entry(
@@ -257,6 +257,7 @@ def _installed() -> Iterator[Entry]:
 
 
 def _normalise(package: str) -> str:
+    """The name as pip and PyPI write it; folders of metadata have underscores."""
     return package.strip().lower().replace("_", "-").replace(".", "-")
 
 

@@ -17,6 +17,9 @@ from splitreg.coding import SymbolModel
 from splitreg.errors import CorruptPacket, RecipeError, ShapeMismatch
 from splitreg.interfaces import Codec
 
+#: Pixels of a picture, at most: beyond this pillow warns of a bomb, and soon refuses.
+MAX_PIXELS = 89_000_000
+
 
 def grid(channels: int) -> tuple[int, int]:
     """Return (rows, columns) of tiles: powers of two, as square as can be, the wider way otherwise.
@@ -96,10 +99,10 @@ class _Picture(Codec):
             raise ShapeMismatch(f"symbols are (C, h, w), got {shape}")
         rows, columns = grid(shape[0])
         width, height = columns * shape[2], rows * shape[1]
-        if max(width, height) > self.largest_side:
+        if max(width, height) > self.largest_side or width * height > MAX_PIXELS:
             raise ShapeMismatch(
-                f"{shape} symbols make a picture of {width}x{height}, {self.name} ends at {self.largest_side} a side; "
-                "use codec zstd"
+                f"{shape} symbols make a picture of {width}x{height}, {self.name} ends at {self.largest_side} a side "
+                f"and {MAX_PIXELS} pixels; use codec zstd"
             )
         return width, height
 

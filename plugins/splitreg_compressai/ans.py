@@ -110,9 +110,10 @@ class CompressaiCodec(Codec):
 
     def _tables(self, model: SymbolModel) -> _Tables:
         """Return the tables as the lists that compressai wants; kept for the last model, whose arrays are read-only."""
-        if self._cached is None or self._cached[0] is not model:
-            self._cached = model, (model.cdf.tolist(), model.lengths.tolist(), model.offsets.tolist())
-        return self._cached[1]
+        cached = self._cached  # read once: threads of a server share a codec
+        if cached is None or cached[0] is not model:
+            cached = self._cached = model, (model.cdf.tolist(), model.lengths.tolist(), model.offsets.tolist())
+        return cached[1]
 
 
 def longest_run(payload: bytes) -> int:

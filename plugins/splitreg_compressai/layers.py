@@ -38,11 +38,12 @@ class Pad(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H', W')."""
-        height, width = (self._wanted(side) - side for side in x.shape[-2:])
+        # int(): constants in an exported graph. Not -(-a // b): torch's tracer rounds that towards zero.
+        height, width = (self._missing(int(side)) for side in x.shape[-2:])
         return functional.pad(x, (0, width, 0, height), mode="replicate") if height or width else x
 
-    def _wanted(self, side: int) -> int:
-        return -(-max(side, self.least) // self.multiple) * self.multiple
+    def _missing(self, side: int) -> int:
+        return (max(side, self.least) + self.multiple - 1) // self.multiple * self.multiple - side
 
 
 def gdn_encoder(source: int, channels: int, hidden: int, halvings: int) -> nn.Sequential:

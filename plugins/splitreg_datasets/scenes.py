@@ -11,8 +11,8 @@ from torchvision import tv_tensors
 
 from splitreg import tasks
 from splitreg.data.cache import SceneCache, SceneReader
-from splitreg.data.raycast import KINDS, Rendering
-from splitreg.data.scenes import FACTORS, MODES, SEMANTIC, SHAPES, SPLITS, factors_of, grid_indexes
+from splitreg.data.raycast import Rendering
+from splitreg.data.scenes import FACTORS, KINDS, MODES, SEMANTIC, SHAPES, SPLITS, factors_of, grid_indexes
 from splitreg.errors import DataError, near
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec

@@ -18,6 +18,10 @@ class Layout:
         channels: C.
         grid: (h, w) at the size that the model was built for; read for tokens alone.
         extra: tokens that are no place of the grid (class, distillation, register), the first of the sequence.
+        order: the value's dimensions as they lie in memory, the slowest first: convolutions round differently when
+            channels lie last, so the server puts them back.
+        missing: rows and columns by which a map is smaller than its stride makes it (Inception does not pad); zeros
+            are put around it, at most one more below and at the right.
 
     The numbers of the extra tokens are laid out in additional channels of the map, as many as they need, filled with
     zeros. So a map with tokens has the same height and width as one without, whatever reads or restores it.
@@ -26,7 +30,9 @@ class Layout:
     kind: str
     channels: int
     grid: tuple[int, int]
+    order: tuple[int, ...]
     extra: int = 0
+    missing: tuple[int, int] = (0, 0)
 
     @property
     def carriers(self) -> int:
@@ -36,12 +42,13 @@ class Layout:
     def pack(self, value: Tensor) -> Tensor:
         """Return the value as a map: (B, C + carriers, h, w), contiguous."""
         if self.kind == "map":
-            return value
+            (top, bottom), (left, right) = self._border
+            return functional.pad(value, (left, right, top, bottom)) if any(self.missing) else value.contiguous()
         if self.kind == "channels-last":
             return value.permute(0, 3, 1, 2).contiguous()
         grid = value[:, self.extra :].transpose(1, 2).reshape(-1, self.channels, *self.grid)
         if not self.extra:
-            return grid
+            return grid.contiguous()
         missing = self.carriers * self.grid[0] * self.grid[1] - self.extra * self.channels
         tokens = functional.pad(value[:, : self.extra].flatten(1), (0, missing))
         return torch.cat([grid, tokens.reshape(-1, self.carriers, *self.grid)], dim=1)
@@ -49,23 +56,35 @@ class Layout:
     def unpack(self, feature: Tensor) -> Tensor:
         """Return the value whose map this is."""
         if self.kind == "map":
-            return feature
+            (top, bottom), (left, right) = self._border
+            height, width = feature.shape[-2:]
+            return self._laid_out(feature[..., top : height - bottom, left : width - right])
         if self.kind == "channels-last":
-            return feature.permute(0, 2, 3, 1).contiguous()
-        grid = feature[:, : self.channels].flatten(2).transpose(1, 2).contiguous()
+            return self._laid_out(feature.permute(0, 2, 3, 1))
+        grid = feature[:, : self.channels].flatten(2).transpose(1, 2)
         if not self.extra:
-            return grid
+            return self._laid_out(grid)
         numbers = feature[:, self.channels :].flatten(1)[:, : self.extra * self.channels]
-        return torch.cat([numbers.reshape(-1, self.extra, self.channels), grid], dim=1)
+        return self._laid_out(torch.cat([numbers.reshape(-1, self.extra, self.channels), grid], dim=1))
+
+    @property
+    def _border(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        rows, columns = self.missing
+        return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+
+    def _laid_out(self, value: Tensor) -> Tensor:
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return value.permute(self.order).contiguous().permute(back)
 
 
 def layout_of(value: Tensor, channels: int, grid: tuple[int, int]) -> Layout | None:
     """Recognise a value whose map has ``channels`` and ``grid``; None where it is not one."""
     shape = tuple(value.shape[1:])
+    order = tuple(sorted(range(value.ndim), key=lambda d: (-value.stride(d), d)))
     if shape == (channels, *grid):
-        return Layout(kind="map", channels=channels, grid=grid)
+        return Layout(kind="map", channels=channels, grid=grid, order=order)
     if shape == (*grid, channels):
-        return Layout(kind="channels-last", channels=channels, grid=grid)
-    if len(shape) == 2 and shape[1] == channels and shape[0] >= grid[0] * grid[1]:
-        return Layout(kind="tokens", channels=channels, grid=grid, extra=shape[0] - grid[0] * grid[1])
+        return Layout(kind="channels-last", channels=channels, grid=grid, order=order)
+    if len(shape) == 2 and shape[1] == channels and (extra := shape[0] - grid[0] * grid[1]) >= 0:
+        return Layout(kind="tokens", channels=channels, grid=grid, extra=extra, order=order)
     return None

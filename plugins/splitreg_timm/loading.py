@@ -60,20 +60,16 @@ def skeleton(name: str, image_size: tuple[int, int], drop_path_rate: float) -> S
         UnknownComponent: timm has no such model.
         RecipeError: the model does not take an option or the size.
     """
-    height, width = image_size
-    options: dict[str, Any] = {"num_classes": 0, "img_size": (height, width)}
+    options: dict[str, Any] = {"num_classes": 0, "img_size": image_size}
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
     model = _on_meta(name, options)
     info = _info(model)
-    # All of a model's strides share the odd factor of its patches.
-    first = info[0]["reduction"] if info else 1
-    step = power_of_two(first)
-    size = image_size if first == step else (-(-height // step) * first, -(-width // step) * first)
+    size = _seen(image_size, [facts["reduction"] for facts in info])
     if size != image_size and "img_size" in options:
         options["img_size"] = size
         model = _on_meta(name, options)
-    return Skeleton(name=name, model=model.eval(), options=options, size=(int(size[0]), int(size[1])), info=info)
+    return Skeleton(name=name, model=model.eval(), options=options, size=size, info=info)
 
 
 def weighted(skeleton: Skeleton, pretrained: bool | str) -> nn.Module:
@@ -125,6 +121,15 @@ def _on_meta(name: str, options: dict[str, Any]) -> nn.Module:
         asked = f" for {size[1]}x{size[0]} pixels" if size else ""
         raise RecipeError(f"timm's {name} cannot be built{asked}: {_first_line(cause)}") from cause
     return model
+
+
+def _seen(image_size: tuple[int, int], reductions: Sequence[int]) -> tuple[int, int]:
+    """Return the (H, W) at which strides of 14 (14, 28) give the maps that 16 (16, 32) give at ``image_size``."""
+    ratios = {power_of_two(reduction) / reduction for reduction in reductions}
+    if len(ratios) != 1 or ratios == {1.0}:
+        return image_size
+    step = power_of_two(reductions[0])
+    return (-(-image_size[0] // step) * reductions[0], -(-image_size[1] // step) * reductions[0])
 
 
 def _info(model: nn.Module) -> list[Mapping[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
@@ -56,17 +56,22 @@ def find(
         name = str(facts["module"])
         channels, *grid = tap.meta["val"].shape[1:]
         stride = power_of_two(facts["reduction"])
-        if list(grid) != [-(-side // stride) for side in image_size]:
+        missing = [-(-side // stride) - places for places, side in zip(grid, image_size, strict=True)]
+        valid = all(power_of_two(side / places) == stride for places, side in zip(grid, image_size, strict=True))
+        if min(missing) < 0 or (max(missing) > 0 and not valid):
             refused[name] = f"its {grid[0]}x{grid[1]} map does not fit a stride that is a power of two"
             continue
         later = [stage.output for stage in stages.values()]
         value = separator(model, tap, [tap, *later])
         layout = None if value is None else layout_of(value.meta["val"], channels, (grid[0], grid[1]))
+        if layout is not None and max(missing) > 0:
+            layout = replace(layout, missing=(missing[0], missing[1])) if layout.kind == "map" else None
         if value is None or layout is None or name in stages or any(s.value is value for s in stages.values()):
             refused[name] = "more than one tensor, or weights of both sides, would have to cross"
             continue
         spec = FeatureSpec(channels=channels + layout.carriers, stride=stride)
-        stages = {name: Stage(spec=spec, value=value, layout=layout, tap=None if layout.carriers else tap), **stages}
+        as_crossed = layout.carriers > 0 or max(missing) > 0
+        stages = {name: Stage(spec=spec, value=value, layout=layout, tap=None if as_crossed else tap), **stages}
     return _embedding(model, stages), refused
 
 

@@ -21,7 +21,7 @@ def command(what: str, options: tuple[str, ...], as_json: bool) -> None:
     splitreg check splitreg-plugin-keypoints
     """
     from splitreg.errors import SplitregError, UnknownComponent, near
-    from splitreg.recipe import parse_overrides
+    from splitreg.overrides import parse_overrides
     from splitreg.registry import discover
     from splitreg.testing import run
 

@@ -69,7 +69,8 @@ def open_data(
     from dataclasses import replace
 
     from splitreg.errors import RecipeError
-    from splitreg.recipe import DataPart, parse_overrides
+    from splitreg.overrides import parse_overrides
+    from splitreg.recipe import DataPart
     from splitreg.training.data import open_split
 
     if data is None and not model.recipe.data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,11 +19,13 @@ import click
 @click.option("--from", "source", metavar="BUNDLE", type=click.Path(), help="Bundle to begin with.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--workers", default=0, show_default=True, help="Processes that load batches ahead.")
+@click.option("--validate-every", "every", default=1, show_default=True, help="Epochs between validations; 0: none.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def command(
     recipe: str, output: str | None, run: str | None, resume: bool, overrides: tuple[str, ...], root: str | None,
-    added: str | None, source: str | None, device: str, workers: int, overwrite: bool, quiet: bool,
+    added: str | None, source: str | None, device: str, workers: int, every: int,
+    overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train the model of RECIPE and write a bundle; a recipe with a sweep gives one bundle a point.
 
@@ -32,47 +35,37 @@ def command(
     splitreg train model_zoo/recipes/scenes-small.toml -o my-bundle
     splitreg train more.toml --add-head depth --from my-bundle -o bigger-bundle
     """
-    from splitreg.errors import RecipeError
+    from splitreg.errors import BundleError, RecipeError
+    from splitreg.publishing import load, save
     from splitreg.recipe import Recipe
+    from splitreg.training import train, train_late_head
+    from splitreg.training.devices import rank
 
     if root is not None:
         overrides = (*overrides, f"data.root={root}")
+    if added is not None and source is None:
+        raise click.UsageError("--add-head wants --from BUNDLE")
     asked = Recipe.read(recipe, overrides)
     folder = Path(run) if run else Path("runs") / Path(recipe).stem
-    if added is not None:
-        if source is None:
-            raise click.UsageError("--add-head wants --from BUNDLE")
-        _add_head(asked, added, source, folder, output, device, workers, overwrite, quiet, resume)
-        return
     points = list(asked.points())
     if len(points) > 1 and source is not None:
         raise RecipeError("a sweep begins with fresh weights; leave --from out")
     for label, point in points:
-        place = folder / label if label else folder
-        target = Path(output) / label if output and label else Path(output) if output else place / "bundle"
+        place = folder / label
+        target = Path(output) / label if output else place / "bundle"
+        if target.exists() and not overwrite:
+            raise BundleError(f"{target} is there already; --overwrite replaces it, -o chooses another place")
         if label:
             click.echo(f"point {label}", err=True)
-        _train(point, place, target, source, resume, device, workers, overwrite, quiet)
-
-
-def _train(
-    recipe: object, run: Path, target: Path, source: str | None, resume: bool, device: str, workers: int,
-    overwrite: bool, quiet: bool,
-) -> None:  # fmt: skip
-    from splitreg.errors import BundleError
-    from splitreg.publishing import load, save
-    from splitreg.recipe import Recipe
-    from splitreg.training import train
-    from splitreg.training.devices import rank
-
-    if not isinstance(recipe, Recipe):
-        raise TypeError(recipe)
-    if target.exists() and not overwrite:
-        raise BundleError(f"{target} is there already; --overwrite replaces it, -o chooses another place")
-    result = train(
-        recipe, output=run, model=load(source) if source else None, resume=resume, device=device, workers=workers,
-        progress=not quiet,
-    )  # fmt: skip
-    if rank() == 0:
-        save(result.model, target, metrics={"training": result.history[-1:]}, overwrite=overwrite)
-        click.echo(str(target))
+        settings: dict[str, Any] = {
+            "output": place, "resume": resume, "device": device, "workers": workers, "validate_every": every,
+            "progress": not quiet,
+        }  # fmt: skip
+        model = load(source) if source else None
+        if added is not None and model is not None:
+            result = train_late_head(model, point, added, **settings)
+        else:
+            result = train(point, model=model, **settings)
+        if rank() == 0:
+            save(result.model, target, metrics={"training": result.history[-1:]}, overwrite=overwrite)
+            click.echo(str(target))

@@ -69,6 +69,8 @@ class SymbolModel:
             raise InvalidTables("shift must be finite, scale finite and positive")
         if not 0 <= self.bits <= 32:
             raise InvalidTables(f"bits must be 0 to 32, got {self.bits}")
+        if self.mode == "uniform" and not 1 <= self.bits <= 24:  # float32 counts exactly up to 2**24
+            raise InvalidTables(f"a uniform quantiser has 1 to 24 bits, got {self.bits}")
         if self.has_tables:
             _check_tables(self.cdf, self.lengths, self.offsets, channels)
 
@@ -120,9 +122,9 @@ class SymbolModel:
     def uniform(
         cls,
         bits: int,
-        shift: NDArray[np.floating],
-        scale: NDArray[np.floating],
-        counts: NDArray[np.floating],
+        shift: NDArray[np.floating[Any]],
+        scale: NDArray[np.floating[Any]],
+        counts: NDArray[np.floating[Any]],
     ) -> SymbolModel:
         """Build a uniform quantiser's model with tables from a histogram.
 
@@ -231,7 +233,8 @@ class SymbolModel:
             return latent.view(np.int32).copy()  # the caller's latent may be overwritten by the next image
         centred = latent - self.shift[:, None, None]
         if self.mode == "uniform":
-            scaled = np.rint(centred * self.scale[:, None, None])
+            with np.errstate(over="ignore"):  # infinity is clipped like any large value
+                scaled = np.rint(centred * self.scale[:, None, None])
             return np.asarray(np.clip(scaled, 0, 2**self.bits - 1), np.int32)
         if max(float(centred.max()), -float(centred.min())) > LARGEST:
             raise InvalidLatent(
@@ -247,7 +250,13 @@ class SymbolModel:
         return np.asarray(restored, np.float32)
 
     def ideal_bits(self, symbols: NDArray[np.int32]) -> float:
-        """Return the tables' own code length of (C, h, w) symbols, in bits (an escape counts its symbol alone)."""
+        """Return the tables' own code length of (C, h, w) symbols, in bits (an escape counts its symbol alone).
+
+        Raises:
+            InvalidTables: there are no tables.
+        """
+        if not self.has_tables:
+            raise InvalidTables("this model has no frequency tables, so its symbols have no code length")
         total = 0.0
         for row, values in enumerate(symbols):
             frequencies = np.diff(self.cdf[row, : self.lengths[row]])

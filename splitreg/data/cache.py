@@ -126,11 +126,11 @@ class SceneCache:
         if workers is None:
             workers = min(2, os.cpu_count() or 1, 1 + len(missing) // 4)  # a helper takes 0.3 s to start
         try:
-            with _bar(progress, f"rendering {self.home.name}", self.count) as show, self._helpers(workers, missing):
-                for shard in missing:
+            with _bar(progress, f"rendering {self.home.name}", self.count) as show, self._helpers(workers):
+                for done, shard in enumerate(_order(self.shards, 0, workers), 1):
                     if self.open(shard) is None:  # not done by a helper, or by another program, in the meantime
                         self.render(shard)
-                    show(min(self.count, (shard + 1) * SHARD))
+                    show(min(self.count, done * SHARD))
         except OSError as cause:
             raise DataError(
                 f"cannot write rendered scenes under {self.home}: {cause}; set SPLITREG_CACHE to a folder that can be"
@@ -154,15 +154,14 @@ class SceneCache:
         ])  # fmt: skip
 
     @contextlib.contextmanager
-    def _helpers(self, workers: int, missing: list[int]) -> Iterator[None]:
-        """Run ``workers - 1`` child processes, each beginning at another place of the work."""
+    def _helpers(self, workers: int) -> Iterator[None]:
+        """Run ``workers - 1`` child processes, each going through the work in another order."""
         running = []
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         plain = {**asdict(self), "folder": str(self.folder or cache_folder())}
         try:
             for helper in range(1, workers):
-                begin = missing[len(missing) * helper // workers]
-                call = [sys.executable, "-m", "splitreg.data.cache", repr(plain), str(begin)]
+                call = [sys.executable, "-m", "splitreg.data.cache", repr(plain), str(helper), str(workers)]
                 with contextlib.suppress(OSError):  # without helpers it only takes longer
                     running.append(
                         subprocess.Popen(  # it must not read what is typed, nor write into our output
@@ -255,14 +254,23 @@ def _bar(wanted: bool | None, title: str, total: int) -> Iterator[Callable[[int]
         yield lambda done: progress.update(task, completed=done)
 
 
-def _help(options: str, begin: str) -> None:
-    """Render missing shards from ``begin`` on, then those before it."""
+def _order(shards: int, worker: int, workers: int) -> list[int]:
+    """Shards in the order of one worker: two of them meet in the middle of each part, so that few are rendered twice."""
+    part, backward = divmod(worker, 2)
+    parts = (workers + 1) // 2
+    begin, end = shards * part // parts, shards * (part + 1) // parts
+    mine = range(begin, end)
+    return [*(reversed(mine) if backward else mine), *range(end, shards), *range(begin)]
+
+
+def _help(options: str, worker: str, workers: str) -> None:
+    """Render what is missing beside the process that called."""
     import ast
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that an unfinished file is removed
     plain = ast.literal_eval(options)
     cache = SceneCache(**{**plain, "folder": Path(plain["folder"])})
-    for shard in [*range(int(begin), cache.shards), *range(int(begin))]:
+    for shard in _order(cache.shards, int(worker), int(workers)):
         if cache.open(shard) is None:
             cache.render(shard)
 

@@ -7,13 +7,9 @@ processes nor what was drawn before can change it, and the program's own random 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import io
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,11 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from splitreg import imaging
+from splitreg.data.batches import Batch, Item, collate, collate_packed, unpacked
 from splitreg.data.transforms import FitInput
 from splitreg.errors import DataError
-from splitreg.imaging import Geometry, Preprocess
+from splitreg.imaging import Preprocess
 from splitreg.specs import TargetSpec
-from splitreg.tasks import Sample, Target
+from splitreg.tasks import Sample
 
 __all__ = ["Batch", "Loader", "Mixture", "Source", "collate", "seeded"]
 
@@ -41,55 +38,6 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """B samples at the network's input size.
-
-    Args:
-        images: (B, 3, H, W) float32, normalised.
-        targets: target name -> B targets, None where a sample lacks it.
-        names: B names.
-        indexes: B indexes into the dataset.
-        geometries: B places of the original pictures in the input (of the augmented ones, in training).
-    """
-
-    images: Tensor
-    targets: dict[str, list[Target | None]]
-    names: tuple[str, ...]
-    indexes: tuple[int, ...]
-    geometries: tuple[Geometry, ...]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with its images and all tensors of its targets on another device."""
-        moved = {name: [_moved(target, device) for target in group] for name, group in self.targets.items()}
-        return dataclasses.replace(self, images=self.images.to(device, non_blocking=True), targets=moved)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Item:
-    """A sample at the input's size, on its way from a worker."""
-
-    sample: Sample
-    geometry: Geometry
-    index: int
-    image: np.ndarray[Any, np.dtype[np.float32]]
-
-
-def collate(items: Sequence[_Item]) -> Batch:
-    """Put samples of any mix of targets into one batch."""
-    names = dict.fromkeys(name for item in items for name in item.sample.targets)
-    return Batch(
-        images=torch.from_numpy(np.stack([item.image for item in items])),
-        targets={name: [item.sample.targets.get(name) for item in items] for name in names},
-        names=tuple(item.sample.name for item in items),
-        indexes=tuple(item.index for item in items),
-        geometries=tuple(item.geometry for item in items),
-    )
 
 
 @contextlib.contextmanager
@@ -131,7 +79,7 @@ class Mixture:
                 if self.targets.setdefault(name, spec) != spec:
                     raise DataError(
                         f"target {name!r} differs between the datasets of a mixture: {_brief(self.targets[name])} and "
-                        f"{_brief(spec)}; give datasets that share labels, or rename one"
+                        f"{_brief(spec)}; mix only datasets that share its labels"
                     )
 
     def __len__(self) -> int:
@@ -216,7 +164,7 @@ class Loader:
             _View(dataset, FitInput(preprocess), augment, seed, reconstruction),  # type: ignore[arg-type]
             batch_sampler=self._plan,
             num_workers=workers,
-            collate_fn=_collate_packed if workers else collate,
+            collate_fn=collate_packed if workers else collate,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # or it would draw from the program's own
             worker_init_fn=_one_thread,
@@ -233,7 +181,7 @@ class Loader:
         """
         self._plan.batches = self._batches(epoch)[start:]
         for batch in self._loader:
-            yield batch if isinstance(batch, Batch) else _unpacked(*batch)
+            yield batch if isinstance(batch, Batch) else unpacked(*batch)
 
     def __iter__(self) -> Iterator[Batch]:
         """Epoch 0."""
@@ -295,7 +243,7 @@ class _View:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> _Item:
+    def __getitem__(self, key: tuple[int, int, int]) -> Item:
         epoch, position, index = key
         with seeded(self.seed, epoch, position, 2):
             sample = self.dataset[index]
@@ -306,54 +254,12 @@ class _View:
         image = imaging.normalise(sample.array(), self.fit.preprocess)
         if self.reconstruction:
             sample = sample.with_reconstruction()
-        return _Item(sample=sample, geometry=geometry, index=index, image=image)
-
-
-class _Packer(pickle.Pickler):
-    """Pickles tensors as arrays, by value.
-
-    torch would hand each tensor of a target over in shared memory of its own, which takes longer than making it.
-    """
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, Tensor):
-            return _tensor, (type(obj), obj.as_subclass(Tensor).numpy(), dict(obj.__dict__))
-        return NotImplemented
-
-
-def _tensor(kind: type[Tensor], values: np.ndarray[Any, Any], state: dict[str, Any]) -> Tensor:
-    tensor = torch.from_numpy(values).as_subclass(kind)
-    tensor.__dict__.update(state)
-    return tensor
-
-
-def _collate_packed(items: Sequence[_Item]) -> tuple[Tensor, bytes]:
-    """Collate in a worker: the images, which travel in shared memory, and the rest, packed."""
-    batch = collate(items)
-    packed = io.BytesIO()
-    _Packer(packed, protocol=5).dump(dataclasses.replace(batch, images=torch.empty(0)))
-    return batch.images, packed.getvalue()
-
-
-def _unpacked(images: Tensor, packed: bytes) -> Batch:
-    batch: Batch = pickle.loads(packed)  # from our own worker
-    return dataclasses.replace(batch, images=images)
+        return Item(sample=sample, geometry=geometry, index=index, image=image)
 
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)  # workers share the cores with training
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def _moved(target: Target | None, device: torch.device | str) -> Target | None:
-    if target is None or not dataclasses.is_dataclass(target):
-        return target
-    moved: dict[str, Any] = {
-        field.name: value.to(device, non_blocking=True)
-        for field in dataclasses.fields(target)
-        if isinstance(value := getattr(target, field.name), Tensor)
-    }
-    return dataclasses.replace(target, **moved) if moved else target
 
 
 def _brief(spec: TargetSpec) -> str:

@@ -21,7 +21,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.data.raycast import KINDS, Camera, Floats, Rendering, Scene, Solid, render
+from splitreg.data.raycast import Camera, Rendering, Scene, render
+from splitreg.data.solids import KINDS, Floats, Solid
 from splitreg.errors import DataError, near
 
 __all__ = [

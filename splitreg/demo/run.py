@@ -83,7 +83,7 @@ def demo(
     start, folder = time.monotonic(), Path(folder)
     asked = recipe(overrides)
     say(f"1/4 training {', '.join(h.name for h in asked.heads)} on {asked.backbone.name}, on images drawn here")
-    result = train(asked, output=folder / "run", resume=True, registry=registry, progress=progress)
+    result = train(asked, output=folder / "run", resume=True, validate_every=4, registry=registry, progress=progress)
     trained = time.monotonic()
     say("2/4 measuring with real packets")
     held_out = open_split(result.model.recipe, "val", registry)

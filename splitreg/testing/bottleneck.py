@@ -80,7 +80,9 @@ class BottleneckSuite(Suite):
             expect(fits or min(size) < 16, f"{what} the latent is {tuple(latent.shape)}, more than its stride allows")
             wanted = tuple(-(-side // self.target.stride) for side in size)
             expect(
-                restored.shape[1] == self.target.channels and restored.shape[2] >= wanted[0] and restored.shape[3] >= wanted[1],
+                restored.shape[1] == self.target.channels
+                and restored.shape[2] >= wanted[0]
+                and restored.shape[3] >= wanted[1],
                 f"{what} it restores {tuple(restored.shape)}, the feature at the cut is {(self.target.channels, *wanted)}",
             )
 
@@ -94,7 +96,9 @@ class BottleneckSuite(Suite):
         with torch.no_grad():
             expected = real.analyse(self.input((64, 48)))
             expect(latent.shape == expected.shape, "the latent has another shape on the meta device")
-            expect(restored.shape == real.synthesise(expected).shape, "the feature has another shape on the meta device")
+            expect(
+                restored.shape == real.synthesise(expected).shape, "the feature has another shape on the meta device"
+            )
 
     def test_training_path(self) -> None:
         """``forward`` restores what ``synthesise`` would in shape, with a finite positive rate an image, and gradients."""
@@ -106,8 +110,11 @@ class BottleneckSuite(Suite):
         expect(restored.shape == shape, f"forward restores {tuple(restored.shape)}, synthesise {tuple(shape)}")
         expect(rate.shape == (2,), f"the rate must be (B,) bits, got {tuple(rate.shape)}")
         expect(torch.isfinite(rate).all() and (rate > 0).all(), "the rate must be finite and positive")
-        restored.square().mean().backward()  # type: ignore[no-untyped-call]
-        expect(x.grad is not None and torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0, "no gradient reaches its input")
+        restored.square().mean().backward()
+        expect(
+            x.grad is not None and torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0,
+            "no gradient reaches its input",
+        )
         for name, parameter in bottleneck.encoder.named_parameters():
             expect(
                 parameter.grad is not None and torch.isfinite(parameter.grad).all(),
@@ -138,7 +145,10 @@ class BottleneckSuite(Suite):
         same = before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
         expect(same, "freeze changes the state dict")
         expect(tables.channels == bottleneck.latent.channels, "the tables have other channels than the latent")
-        expect(tables.bits == bottleneck.symbols.bits, f"symbols says {bottleneck.symbols.bits} bits, the tables {tables.bits}")
+        expect(
+            tables.bits == bottleneck.symbols.bits,
+            f"symbols says {bottleneck.symbols.bits} bits, the tables {tables.bits}",
+        )
         expect(tables.has_tables or not bottleneck.symbols.tables, "symbols promises tables, and there are none")
         expect(self.make().freeze() is not None, "an untrained one must freeze too")
 
@@ -172,7 +182,9 @@ class BottleneckSuite(Suite):
         x = self.input((32, 32), seed=5, batch=3)
         with torch.no_grad():
             together, alone = bottleneck.analyse(x), bottleneck.analyse(x[1:2])
-        expect(torch.allclose(together[1:2], alone, rtol=1e-3, atol=1e-4), "the latent depends on the rest of the batch")
+        expect(
+            torch.allclose(together[1:2], alone, rtol=1e-3, atol=1e-4), "the latent depends on the rest of the batch"
+        )
 
     def test_auxiliary_loss(self) -> None:
         """Its parameters belong to the bottleneck, and its gradient reaches them alone."""
@@ -186,7 +198,9 @@ class BottleneckSuite(Suite):
         own = {id(p) for p in bottleneck.parameters()}
         apart = {id(p) for p in parameters}
         expect(apart and apart <= own, "auxiliary parameters must be the bottleneck's own")
-        others = [n for n, p in bottleneck.named_parameters() if p.grad is not None and p.grad.any() and id(p) not in apart]
+        others = [
+            n for n, p in bottleneck.named_parameters() if p.grad is not None and p.grad.any() and id(p) not in apart
+        ]
         expect(not others, f"the auxiliary loss also trains {', '.join(others)}")
 
 

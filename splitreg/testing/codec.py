@@ -186,7 +186,9 @@ class CodecSuite(Suite):
         except CorruptPacket:
             return
         except CodingError as error:
-            raise AssertionError(f"{what} must raise CorruptPacket, it raised {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"{what} must raise CorruptPacket, it raised {type(error).__name__}: {error}"
+            ) from error
         except Exception as error:
             raise AssertionError(f"{what} raised {type(error).__name__}, no splitreg error: {error}") from error
         _expect_symbols(decoded, shape, model, what)
@@ -219,7 +221,8 @@ def _symbols(model: SymbolModel, size: tuple[int, int], seed: int) -> Symbols:
         return generator.integers(0, 2**model.bits, shape).astype(np.int32)
     if model.mode == "bits":
         return generator.standard_normal(shape).astype(np.float32).view(np.int32)
-    return np.rint(generator.standard_t(2, shape) * 3).astype(np.int32)
+    rounded: Symbols = np.rint(generator.standard_t(2, shape) * 3).astype(np.int32)
+    return rounded
 
 
 def _damaged(payload: bytes, generator: np.random.Generator) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -45,6 +46,7 @@ def isolated(check: Callable[[], None], seconds: int = 60) -> None:
 
 def _child(check: Callable[[], None], pipe: int, seconds: int) -> int:
     try:
+        faulthandler.disable()  # the parent says what happened
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(seconds)
         check()

@@ -34,7 +34,7 @@ class ObjectiveSuite(Suite):
         generator = torch.Generator().manual_seed(0)
 
         def leaf(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator).requires_grad_()
+            return torch.rand(shape, generator=generator).requires_grad_()
 
         losses = {head: {"a": leaf(), "b": leaf()} for head in heads}
         features = {4: leaf(2, 8, 16, 16), 8: leaf(2, 16, 8, 8)}
@@ -64,7 +64,7 @@ class ObjectiveSuite(Suite):
         context, leaves = self.context()
         total = sum(objective(context).values(), torch.zeros(()))
         expect(total.requires_grad, "no term depends on losses, rate or features")
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         reached = [leaf for leaf in (*leaves, *objective.parameters()) if leaf.grad is not None]
         expect(reached, "no gradient reaches losses, rate, features or its own parameters")
         for leaf in reached:

@@ -19,8 +19,7 @@ from splitreg.testing.objective import ObjectiveSuite
 from splitreg.testing.suite import Suite
 
 SUITES: Mapping[str, type[Suite]] = {
-    suite.kind: suite
-    for suite in (BackboneSuite, BottleneckSuite, CodecSuite, HeadSuite, DatasetSuite, ObjectiveSuite)
+    suite.kind: suite for suite in (BackboneSuite, BottleneckSuite, CodecSuite, HeadSuite, DatasetSuite, ObjectiveSuite)
 }
 
 

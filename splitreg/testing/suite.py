@@ -66,7 +66,9 @@ class Suite:
     def test_class_keeps_the_contract(self) -> None:
         """The class implements the interface, and its constructor takes named options only."""
         made = self.load()
-        expect(issubclass(made, self.interface), f"{made.__name__} is not a splitreg.interfaces.{self.interface.__name__}")
+        expect(
+            issubclass(made, self.interface), f"{made.__name__} is not a splitreg.interfaces.{self.interface.__name__}"
+        )
         missing = ", ".join(sorted(getattr(made, "__abstractmethods__", ())))
         expect(not missing, f"{made.__name__} lacks {missing}")
         parameters = list(inspect.signature(made).parameters.values())

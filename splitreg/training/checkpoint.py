@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from splitreg.errors import TrainingError
@@ -83,7 +82,7 @@ def unflatten(tensors: Mapping[str, Tensor], value: Any) -> Any:
 
 
 def to_bytes(state: Any) -> bytes:
-    """Serialise nested state; the same state gives the same bytes."""
+    """Serialise nested state."""
     tensors, rest = flatten(state)
     seen: set[int] = set()
     plain = {}
@@ -94,7 +93,7 @@ def to_bytes(state: Any) -> bytes:
         seen.add(pointer)
     metadata = {"format": FORMAT, "seal": _SEAL, "state": json.dumps(rest, allow_nan=False)}
     data = bytearray(safetensors.torch.save(plain, metadata=metadata))
-    start = data.index(_SEAL.encode())
+    start = data.index(f'"seal":"{_SEAL}"'.encode()) + len('"seal":"')  # quotes within the state are escaped
     data[start : start + len(_SEAL)] = hashlib.sha256(data).hexdigest().encode()
     return bytes(data)
 
@@ -213,21 +212,3 @@ def _sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
-
-
-def same(first: Any, second: Any) -> bool:
-    """Whether two nested states are equal bit for bit."""
-    return _comparable(first) == _comparable(second)
-
-
-def _comparable(state: Any) -> tuple[Any, dict[str, tuple[str, tuple[int, ...], bytes]]]:
-    tensors, rest = flatten(state)
-    flat = {
-        path: (
-            str(t.dtype),
-            tuple(t.shape),
-            t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(),
-        )
-        for path, t in tensors.items()
-    }
-    return rest, flat

@@ -44,6 +44,16 @@ def fabric(device: str, precision: str) -> Fabric:
     return made
 
 
+def leave() -> None:
+    """Part from the other processes after a run: all wait for the last one, the first one's files are then there.
+
+    (A process that ends with its group open is aborted now and then.)
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def seed_step(device: torch.device, seed: int) -> None:
     """Seed what draws dropout and noise: every step has its own seed, so no random state has to be saved.
 

@@ -80,12 +80,14 @@ class Loop:
     history: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def run(self, state: Mapping[str, Any] | None) -> None:
-        """Run what is left of the recipe, from a checkpoint's state on."""
-        at, stages = self.position, self.recipe.stages
+    def __post_init__(self) -> None:
         self.targets = {head.name: head.target or "" for head in self.recipe.heads}
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._written = time.monotonic()
+
+    def run(self, state: Mapping[str, Any] | None) -> None:
+        """Run what is left of the recipe, from a checkpoint's state on."""
+        at, stages = self.position, self.recipe.stages
         if state is None:
             self.log.write("start", stages=[stage.name for stage in stages], seed=self.recipe.seed)
         else:

@@ -172,6 +172,8 @@ def run_stages(
         finally:
             talk.close()
             log.close()
+    if devices.world_size() > 1:
+        devices.leave()
     model.to(home).eval()
     return TrainResult(
         model=model,

@@ -18,7 +18,7 @@ codecs = st.sampled_from(CODECS)
 
 
 def plain(channels, bits, mode=None):
-    return SymbolModel.plain(mode or ("uniform" if bits else "round"), channels, bits)
+    return SymbolModel.plain(mode or "round", channels, bits)
 
 
 @st.composite
@@ -27,7 +27,7 @@ def cases(draw):
     shape = tuple(draw(st.integers(1, 5)) for _ in range(3))
     low, high = (-(2**31), 2**31 - 1) if bits in (0, 32) else (0, 2**bits - 1)
     symbols = draw(arrays.arrays(np.int32, shape, elements=st.integers(low, high)))
-    mode = draw(st.sampled_from(["bits", "round"])) if bits == 0 else "uniform"
+    mode = draw(st.sampled_from(["bits", "round"])) if bits == 0 else "round"
     return symbols, plain(shape[0], bits, mode)
 
 

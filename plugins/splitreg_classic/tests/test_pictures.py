@@ -126,6 +126,7 @@ def saved(size, name, mode="L", **options):
     return buffer.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("codec", "payload"),
     [
@@ -167,6 +168,8 @@ def test_pictures_beyond_the_format():
         Webp().encode(np.zeros((1, 1, 16384), np.int32), plain(1))
     with pytest.raises(ShapeMismatch, match="65500"):
         Jpeg().encode(np.zeros((4, 32768, 1), np.int32), plain(4))
+    with pytest.raises(ShapeMismatch, match="89000000"):
+        Png().decode(b"", (1, 10_000, 10_000), plain(1))
     wide = np.zeros((1, 1, 16383), np.int32)
     np.testing.assert_array_equal(Webp().decode(Webp().encode(wide, plain(1)), wide.shape, plain(1)), wide)
 

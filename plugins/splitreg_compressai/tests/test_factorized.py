@@ -87,6 +87,23 @@ def test_eval_path_equals_the_coded_path(encoder):
         assert abs(8 * len(payload) - tables.ideal_bits(symbols)) < 0.02 * tables.ideal_bits(symbols) + 96
 
 
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+@pytest.mark.parametrize(("encoder", "operators"), [("gdn", {"Abs", "Conv", "Div"}), ("light", {"Conv", "HardSwish"})])
+def test_encoder_exports_to_few_operators(encoder, operators, tmp_path):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    model = FactorizedPrior(IMAGE, spec(6, 4), encoder=encoder, **SMALL).eval()
+    for size in ((64, 64), (33, 47)):
+        x, path = torch.randn(1, 3, *size), tmp_path / f"{encoder}{size[0]}.onnx"
+        torch.onnx.export(model.encoder, (x,), str(path), input_names=["image"], dynamo=False)
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        with torch.no_grad():
+            expected = model.analyse(x).numpy()
+        np.testing.assert_allclose(session.run(None, {"image": x.numpy()})[0], expected, atol=1e-4)
+        found = {node.op_type for node in onnx.load(str(path)).graph.node}
+        if size == (64, 64):
+            assert found - {"Identity", "Constant"} == operators
+
+
 def test_training_fits_and_tables_follow():
     torch.manual_seed(0)
     model = FactorizedPrior(IMAGE, spec(3, 4), encoder="light", channels=4, hidden=8, decoder_hidden=16)

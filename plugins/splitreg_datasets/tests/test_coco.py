@@ -8,6 +8,7 @@ from splitreg_datasets.coco import Coco
 
 from splitreg.errors import DataError
 from splitreg.tasks import IGNORE
+from splitreg.testing import run
 
 CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}, {"id": 90, "name": "bird"}]
 OBJECTS = [
@@ -65,6 +66,10 @@ def test_a_picture_without_objects(root):
     assert found["detection"].masks.shape == (0, 8, 12)
     assert found["multilabel"].present.tolist() == [0, 0, 0]
     assert len(Coco(str(root), "train", min_objects=1)) == 1
+
+
+def test_the_contract_is_kept(root):
+    assert [result for result in run("dataset", "coco", options={"root": str(root)}) if not result.passed] == []
 
 
 def test_masks_can_be_left_out_or_missing(root, write_json):

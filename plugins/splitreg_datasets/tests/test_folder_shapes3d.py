@@ -13,6 +13,7 @@ from splitreg_datasets.stores import open_store
 
 from splitreg.data.scenes import FACTORS, factors_of, unseen
 from splitreg.errors import DataError
+from splitreg.testing import run
 
 FILES = {
     f"{split}/{name}/{i}.png": (i, i, i) for split in ("train", "val") for name in ("ant", "bee") for i in range(5)
@@ -215,3 +216,9 @@ def test_files_that_are_not_shapes3d(shapes, tmp_path):
     (root / "3dshapes.h5").unlink()
     with pytest.raises(DataError, match=r"expected 3dshapes\.h5"):
         Shapes3D.describe(str(root))
+
+
+def test_the_contract_is_kept(shapes, tmp_path_factory):
+    root = write("zip", tmp_path_factory.mktemp("classes"), FILES)
+    for reader, place in (("shapes3d", shapes[0]), ("folder", root)):
+        assert [result for result in run("dataset", reader, options={"root": str(place)}) if not result.passed] == []

@@ -10,6 +10,7 @@ from splitreg.data.loading import Loader
 from splitreg.imaging import Preprocess
 from splitreg.registry import discover
 from splitreg.tasks import IGNORE
+from splitreg.testing import run
 
 pytestmark = pytest.mark.realdata
 
@@ -100,3 +101,18 @@ def test_kodak():
     found = samples(load("folder", "kodak", "val"))
     assert len(found) == 24
     assert {tuple(sample.image.shape[1:]) for sample in found} == {(512, 768), (768, 512)}
+
+
+@pytest.mark.parametrize(
+    ("reader", "name"),
+    [
+        ("coco", "coco_mini"),
+        ("coco", "coco_panoptic"),
+        ("voc", "pets"),
+        ("camvid", "camvid"),
+        ("folder", "cifar10_subset"),
+    ],
+)
+def test_real_sets_conform(reader, name):
+    root = str(Path(os.environ["SPLITREG_DATA"]) / name)
+    assert [result for result in run("dataset", reader, options={"root": root}) if not result.passed] == []

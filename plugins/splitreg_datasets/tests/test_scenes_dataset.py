@@ -7,8 +7,7 @@ import torch
 from splitreg_datasets.scenes import Scenes
 
 from splitreg.data.loading import Loader
-from splitreg.data.raycast import KINDS
-from splitreg.data.scenes import FACTORS, factors_of, grid_indexes
+from splitreg.data.scenes import FACTORS, KINDS, factors_of, grid_indexes
 from splitreg.errors import DataError
 from splitreg.imaging import Preprocess
 from splitreg.registry import discover

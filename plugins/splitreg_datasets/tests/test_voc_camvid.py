@@ -6,6 +6,7 @@ from splitreg_datasets.voc import VOC20, Voc
 
 from splitreg.errors import DataError
 from splitreg.tasks import IGNORE
+from splitreg.testing import run
 
 OBJECT = (
     "<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{0}</xmin><ymin>{1}</ymin>"
@@ -170,3 +171,10 @@ def test_camvid_labels_that_are_not_labels(camvid, picture):
         CamVid(str(camvid), "train")[0]
     with pytest.raises(DataError, match="There are: train"):
         CamVid(str(camvid), "val")
+
+
+def test_the_contract_is_kept(voc, picture):
+    assert [result for result in run("dataset", "voc", options={"root": str(voc)}) if not result.passed] == []
+    picture("train/a.png")
+    picture("trainannot/a.png", np.zeros((8, 12), np.uint8))
+    assert [result for result in run("dataset", "camvid", options={"root": str(voc)}) if not result.passed] == []

@@ -35,7 +35,14 @@ def test_tables_that_are_not_a_code(changes):
 
 
 def test_plain_models_have_limits():
-    for arguments in (("cube", 1, 0), ("round", 0, 0), ("uniform", 1, 33), ("uniform", 1, -1)):
+    for arguments in (
+        ("cube", 1, 0),
+        ("round", 0, 0),
+        ("round", 1, 33),
+        ("round", 1, -1),
+        ("uniform", 1, 25),
+        ("uniform", 1, 0),
+    ):
         with pytest.raises(InvalidTables):
             SymbolModel.plain(*arguments)
     for scale in (0.0, -1.0, np.inf):
@@ -57,13 +64,13 @@ def test_rounding_is_within_half_a_step(latent):
     assert (np.abs(model.dequantise(symbols) - latent) <= slack + np.abs(latent) * 2**-22).all()
 
 
-@given(latents, st.integers(1, 16))
+@given(latents, st.integers(1, 24))
 def test_uniform_symbols_stay_in_range(latent, bits):
     model = SymbolModel.plain("uniform", 2, bits, np.array([-1.0, 0.0]), np.full(2, (2**bits - 1) / 2.0))
     symbols = model.quantise(latent)
     assert symbols.min() >= 0 and symbols.max() < 2**bits
-    again = model.quantise(model.dequantise(symbols))
-    np.testing.assert_array_equal(again, symbols)
+    if bits <= 16:
+        np.testing.assert_array_equal(model.quantise(model.dequantise(symbols)), symbols)
 
 
 @given(arrays.arrays(np.float32, (2, 2, 3), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
@@ -100,7 +107,7 @@ def test_shapes_are_checked(shape):
 
 @pytest.mark.parametrize("bits", [1, 8, 31, 32, 0])
 def test_symbols_are_checked_against_the_bits(bits):
-    model = SymbolModel.plain("uniform" if bits else "round", 1, bits)
+    model = SymbolModel.plain("round", 1, bits)
     for value in (-(2**31), -1, 0, 1, 2, 255, 256, 2**31 - 1):
         symbols = np.full((1, 1, 1), value, np.int32)
         if bits in (0, 32) or 0 <= value < 2**bits:
@@ -139,6 +146,11 @@ def test_ideal_bits_count_escapes():
     symbols = np.array([[[-1, 0, 5]], [[7, 7, 9]]], np.int32)
     shares = [30000, 30000, 5536, 1, 1, 1]
     assert model.ideal_bits(symbols) == pytest.approx(sum(16 - np.log2(s) for s in shares))
+
+
+def test_ideal_bits_need_tables():
+    with pytest.raises(InvalidTables, match="no frequency tables"):
+        SymbolModel.plain("bits", 1, 0).ideal_bits(np.zeros((1, 1, 1), np.int32))
 
 
 @pytest.mark.parametrize(

@@ -65,25 +65,32 @@ def test_a_damaged_shard_is_rendered_again(damage):
 def test_two_processes_may_fill_it_at_once():
     code = (
         "from splitreg.data.cache import SceneCache\n"
-        "SceneCache(mode='multi', split='train', size=(16, 16), count=200).fill(workers=2)"
+        "SceneCache(mode='multi', split='train', size=(16, 16), count=130).fill(workers=2)"
     )
     running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait() for process in running] == [0, 0]
-    cache = small(200)
-    assert sorted(path.name for path in cache.home.iterdir()) == [f"{i:05d}.npy" for i in range(4)]
+    cache = small(130)
+    assert sorted(path.name for path in cache.home.iterdir()) == [f"{i:05d}.npy" for i in range(3)]
     reader = SceneReader(cache)
-    assert (reader[150].image == rendering("multi", "train", 150, size=(16, 16)).image).all()
+    assert (reader[129].image == rendering("multi", "train", 129, size=(16, 16)).image).all()
 
 
 def test_helpers_render_shards():
     cache = small(4 * SHARD)
-    with cache._helpers(2, list(range(4))):
+    with cache._helpers(2):
         for _ in range(3000):
-            if cache.open(2) is not None:  # a helper begins in the middle
+            if cache.open(3) is not None:  # a helper begins at the end
                 break
             time.sleep(0.01)
-        assert cache.open(2) is not None
+        assert cache.open(3) is not None
     assert not list(cache.home.glob(".*")), "a helper that is stopped leaves no partial file"
+
+
+@pytest.mark.parametrize(("shards", "workers"), [(1, 1), (7, 1), (7, 2), (10, 3), (2, 4)])
+def test_every_worker_goes_through_all_shards_in_an_order_of_its_own(shards, workers):
+    orders = [caching._order(shards, worker, workers) for worker in range(workers)]
+    assert all(sorted(order) == list(range(shards)) for order in orders)
+    assert len({order[0] for order in orders}) == min(shards, workers)
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path):

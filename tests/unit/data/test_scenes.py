@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitreg.data import scenes
-from splitreg.data.raycast import FLOOR, KINDS, OBJECT, WALL, Camera, Scene, Solid, first_hits, render
+from splitreg.data.raycast import FLOOR, OBJECT, WALL, Camera, Scene, render
+from splitreg.data.solids import KINDS, Solid, first_hits
 from splitreg.errors import DataError
 
 

@@ -2,6 +2,7 @@
 its own, two heads, missing targets."""
 
 import zlib
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class ToyBody(Body):
 
 
 class ToyBackbone(Backbone):
-    stages = {"one": FeatureSpec(channels=6, stride=4), "two": FeatureSpec(channels=8, stride=8)}
+    stages: ClassVar = {"one": FeatureSpec(channels=6, stride=4), "two": FeatureSpec(channels=8, stride=8)}
 
     def __init__(self, *, image_size=(32, 32), norm: bool = True):
         super().__init__()
@@ -56,14 +57,15 @@ class ToyPrior(nn.Module):
 class ToyBottleneck(Bottleneck):
     source_default = "image"
 
-    def __init__(self, source, target, *, channels: int = 4, noise: bool = True):
+    def __init__(self, source, target, *, channels: int = 4, noise: bool = True, norm: bool = True):
         super().__init__()
         self.latent = FeatureSpec(channels=channels, stride=8)
         self.symbols = SymbolSpec(bits=0, tables=False)
         self.noise = noise
         step = 8 // source.stride
         self.encoder = nn.Sequential(nn.Conv2d(source.channels, channels, step, step))
-        self.decoder = nn.Sequential(nn.ConvTranspose2d(channels, target.channels, 2, 2), nn.BatchNorm2d(target.channels))
+        last = nn.BatchNorm2d(target.channels) if norm else nn.Identity()
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(channels, target.channels, 2, 2), last)
         self.prior = ToyPrior(channels)
 
     def analyse(self, x):

@@ -1,0 +1,288 @@
+"""Every cut of one small model of each kind, against timm's own features."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from splitreg.errors import BrokenComponent, BundleError, MissingExtra, RecipeError, UnknownComponent
+from splitreg.registry import Registry
+from splitreg_timm import loading
+from splitreg_timm.backbone import TimmBackbone
+from splitreg_timm.crossing import Layout
+from splitreg_timm.specs import TIMM
+
+SIZE = (64, 96)
+#: name -> number of cuts.
+MODELS = {
+    "resnet18": 5,
+    "vgg11": 6,
+    "densenet121": 5,
+    "regnetx_002": 5,
+    "mobilenetv3_small_050": 5,
+    "test_efficientnet": 5,
+    "test_convnext": 4,  # channels last inside
+    "focalnet_tiny_srf": 4,  # channels last in memory alone
+    "test_byobnet": 5,
+    "mobilevit_xxs": 5,
+    "test_vit": 7,  # class token
+    "test_vit3": 10,  # no class token, average of layers of its own
+    "vit_tiny_patch16_dinov3": None,  # rotary embedding, register tokens
+    "deit_tiny_distilled_patch16_224": 13,  # two extra tokens
+    "test_maxvit": 5,
+    "swin_tiny_patch4_window7_224": 4,
+    "pvt_v2_b0": 4,
+    "levit_128s": 4,  # tokens in a pyramid
+    "efficientformerv2_s0": 4,
+    "poolformer_s12": 4,
+    "pit_ti_224": None,  # class token in a pyramid
+    "hrnet_w18_small": 3,  # parallel branches
+}
+MODELS = {name: cuts for name, cuts in MODELS.items() if timm.is_model(name)}
+
+
+def build(name, size=SIZE, seed=0, **options):
+    torch.manual_seed(seed)
+    backbone = TimmBackbone(name, image_size=size, **options)
+    with torch.no_grad():
+        for parameter in backbone.parameters():  # what is initialised as zero would hide a mistake
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return backbone.eval()
+
+
+def own_features(backbone, name, image):
+    """timm's own, with the same weights: they go by timm's names."""
+    skeleton = loading.skeleton(name, tuple(image.shape[-2:]), 0.0)
+    model = timm.create_model(name, **skeleton.options).eval()
+    state = {key.removeprefix("net."): value for key, value in backbone.state_dict().items()}
+    assert not model.load_state_dict(state, strict=False).unexpected_keys
+    return model.forward_intermediates(image, intermediates_only=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_every_cut_gives_the_bits_of_timm(name):
+    backbone = build(name)
+    assert MODELS[name] in (None, len(backbone.stages))
+    image = torch.randn(2, 3, *SIZE)
+    whole = backbone(image)
+    own = {feature.shape[2:]: feature for feature in own_features(backbone, name, image)}
+    everything = set(backbone.state_dict())
+    specs = list(backbone.stages.values())
+    for index, (cut, spec) in enumerate(backbone.stages.items()):
+        prefix, body = backbone.split(cut)
+        first, second = set(prefix.state_dict()), set(body.state_dict())
+        assert not first & second
+        assert first | second <= everything
+        assert name.startswith("hrnet") or first | second == everything
+        feature = prefix(image)
+        assert feature.shape == (2, spec.channels, -(-SIZE[0] // spec.stride), -(-SIZE[1] // spec.stride))
+        restored = body(torch.from_numpy(feature.numpy().copy()))
+        assert list(restored) == sorted({later.stride for later in specs[index:]})
+        for stride, given_ in restored.items():
+            assert torch.equal(given_, whole[stride]), (cut, stride)
+    for stride, feature in whole.items():
+        expected = own[feature.shape[2:]]
+        assert torch.equal(feature[:, : expected.shape[1]], expected), stride
+        assert feature.shape[1] == [spec for spec in specs if spec.stride == stride][-1].channels
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_convnext", "test_vit", "levit_128s", "pvt_v2_b0"])
+def test_gradients_reach_every_weight_through_the_cut(name):
+    backbone = build(name).train()
+    prefix, body = backbone.split(list(backbone.stages)[1])
+    features = body(prefix(torch.randn(2, 3, *SIZE)))
+    sum(feature.square().mean() for feature in features.values()).backward()
+    assert [key for key, weight in backbone.named_parameters() if weight.grad is None] == []
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_vit", "swin_tiny_patch4_window7_224", "test_maxvit", "levit_128s"])
+def test_meta_skeleton_is_the_model_without_weights(name):
+    with torch.device("meta"):
+        skeleton = TimmBackbone(name, image_size=SIZE)
+    backbone = build(name)
+    assert skeleton.stages == backbone.stages
+    assert all(tensor.is_meta for tensor in (*skeleton.parameters(), *skeleton.buffers()))
+    shapes = {key: value.shape for key, value in backbone.state_dict().items()}
+    assert {key: value.shape for key, value in skeleton.state_dict().items()} == shapes
+    assert list(skeleton.state_dict()) == list(shapes)
+    prefix, body = skeleton.split(list(skeleton.stages)[1])
+    features = body(prefix(torch.empty((1, 3, *SIZE), device="meta")))
+    assert {s: f.shape[1:] for s, f in features.items()} == {
+        s: f.shape[1:] for s, f in backbone(torch.zeros(1, 3, *SIZE)).items() if s in features
+    }
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@torch.no_grad()
+def test_halves_can_be_moved_apart(name):
+    trained, fresh = build(name, seed=0), build(name, seed=1)
+    cut = list(trained.stages)[2]
+    image = torch.randn(1, 3, *SIZE)
+    halves = list(zip(trained.split(cut), fresh.split(cut), strict=True))
+    for mine, theirs in halves:
+        theirs.load_state_dict(mine.state_dict(), strict=True)
+    (_, prefix), (_, body) = halves
+    expected = trained(image)
+    assert all(torch.equal(feature, expected[stride]) for stride, feature in body(prefix(image)).items())
+
+
+@torch.no_grad()
+def test_split_shares_weights_and_modes_with_the_backbone():
+    backbone = build("resnet18")
+    prefix, body = backbone.split("layer2")
+    mine = {id(weight) for weight in backbone.parameters()}
+    assert {id(weight) for part in (prefix, body) for weight in part.parameters()} == mine
+    before = prefix.state_dict()["net.bn1.running_mean"].clone()
+    prefix.train()
+    prefix(torch.randn(2, 3, *SIZE))
+    assert not torch.equal(before, backbone.state_dict()["net.bn1.running_mean"])
+
+
+@torch.no_grad()
+def test_convolutions_run_on_other_sizes():
+    backbone, image = build("resnet18"), torch.randn(1, 3, 131, 75)
+    prefix, body = backbone.split("layer1")
+    features, whole = body(prefix(image)), backbone(image)
+    assert features[32].shape == (1, 512, 5, 3)
+    assert all(torch.equal(feature, whole[stride]) for stride, feature in features.items())
+
+
+@torch.no_grad()
+def test_odd_patches_give_the_stride_of_the_nearest_power_of_two():
+    backbone, image = build("vit_small_patch14_dinov2"), torch.randn(1, 3, *SIZE)
+    assert {spec.stride for spec in backbone.stages.values()} == {16}
+    prefix, body = backbone.split("blocks.4")
+    feature = prefix(image)
+    assert feature.shape[2:] == (4, 6)
+    assert torch.equal(body(feature)[16], backbone(image)[16])
+
+
+@torch.no_grad()
+def test_embedding_is_cut_before_class_tokens_are_added():
+    backbone = build("test_vit")
+    stages = list(backbone.stages)
+    assert stages[0] == "patch_embed"
+    assert backbone.stages["patch_embed"].channels == 64
+    prefix, _ = backbone.split("patch_embed")
+    assert not any("pos_embed" in key or "cls_token" in key for key in prefix.state_dict())
+
+
+@torch.no_grad()
+def test_norm_is_applied_to_the_last_feature_alone():
+    image = torch.randn(1, 3, *SIZE)
+    plain, normed = build("test_vit"), build("test_vit", norm=True)
+    normed.load_state_dict(plain.state_dict(), strict=False)
+    cut = "blocks.3"
+    assert torch.equal(plain.split(cut)[0](image), normed.split(cut)[0](image))
+    assert any("norm." in key for key in normed.split(cut)[1].state_dict())
+    assert not torch.equal(plain(image)[16], normed(image)[16])
+
+
+def test_drop_path_works_in_training_alone():
+    torch.manual_seed(0)
+    backbone = build("test_vit", drop_path_rate=0.9)
+    image = torch.randn(4, 3, *SIZE)
+    with torch.no_grad():
+        assert torch.equal(backbone(image)[16], backbone(image)[16])
+        backbone.train()
+        assert not torch.equal(backbone(image)[16], backbone(image)[16])
+
+
+@given(
+    st.sampled_from([0, 1, 2, 5]), st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), st.booleans()
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_tokens_survive_the_crossing(extra, channels, height, width, transposed):
+    layout = Layout(
+        kind="tokens", channels=channels, grid=(height, width), extra=extra, order=(0, 2, 1) if transposed else (0, 1, 2)
+    )
+    value = torch.randn(2, extra + height * width, channels)
+    packed = layout.pack(value)
+    assert packed.shape == (2, channels + layout.carriers, height, width)
+    assert torch.equal(packed[:, :channels].flatten(2), value[:, extra:].transpose(1, 2))
+    assert torch.equal(layout.unpack(packed), value)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_weights_come_from_a_file(tmp_path, suffix):
+    torch.manual_seed(3)
+    model = timm.create_model("test_vit")
+    path = tmp_path / f"weights.{suffix}"
+    save_file(model.state_dict(), path) if suffix == "safetensors" else torch.save(model.state_dict(), path)
+    backbone = TimmBackbone("test_vit", pretrained=str(path), image_size=(160, 160))
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key.removeprefix("net.")]), key
+    small = TimmBackbone("test_vit", pretrained=str(path), image_size=(64, 96))
+    assert small.state_dict()["net.pos_embed"].shape[1] == 4 * 6 + 1  # resized with the image
+    assert torch.equal(small.state_dict()["net.cls_token"], model.cls_token)
+
+
+def test_wrong_files_are_one_error(tmp_path):
+    with pytest.raises(BundleError, match="no weights at .*nowhere"):
+        TimmBackbone("test_resnet", pretrained=str(tmp_path / "nowhere.safetensors"), image_size=SIZE)
+    other = tmp_path / "other.safetensors"
+    save_file(nn.Linear(2, 2).state_dict(), other)
+    with pytest.raises(BundleError, match="tensors are missing"):
+        TimmBackbone("test_resnet", pretrained=str(other), image_size=SIZE)
+    wide = tmp_path / "wide.safetensors"
+    save_file(timm.create_model("resnet34").state_dict(), wide)
+    with pytest.raises(BundleError, match="does not hold the weights of timm's resnet50"):
+        TimmBackbone("resnet50", pretrained=str(wide), image_size=SIZE)
+    (tmp_path / "text.safetensors").write_text("not weights")
+    with pytest.raises(BundleError, match="does not hold the weights"):
+        TimmBackbone("test_resnet", pretrained=str(tmp_path / "text.safetensors"), image_size=SIZE)
+
+
+def test_failing_download_is_one_error(monkeypatch):
+    create = timm.create_model
+
+    def offline(name, pretrained=False, **options):
+        if pretrained:
+            raise OSError("cannot reach the hub")
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(MissingExtra, match=r"resnet18.*cannot reach the hub.*pretrained = 'weights.safetensors'"):
+        TimmBackbone("resnet18", pretrained=True, image_size=SIZE)
+
+
+def test_messages_name_what_there_is():
+    backbone = build("test_resnet")
+    with pytest.raises(RecipeError, match=r"'layer9'.* Did you mean .*layer1"):
+        backbone.split("layer9")
+    with pytest.raises(RecipeError, match="'stage2'.*have to cross"):
+        build("hrnet_w18_small").split("stage2")
+    with pytest.raises(UnknownComponent, match="'resnet50'"):
+        TimmBackbone("resnet5o", image_size=SIZE)
+    with pytest.raises(UnknownComponent, match=r"'resnet18\.a1_in1k'"):
+        TimmBackbone("resnet18.a1_in1j", image_size=SIZE)
+    with pytest.raises(RecipeError, match="no stochastic depth"):
+        TimmBackbone("vgg11", image_size=SIZE, drop_path_rate=0.1)
+    with pytest.raises(BrokenComponent, match="power of two"):
+        TimmBackbone("crossvit_9_240", image_size=(240, 240))
+    with pytest.raises(RecipeError, match="does not run on 7x5 pixels"):
+        TimmBackbone("halonet26t", image_size=(5, 7))
+
+
+def test_family_answers_for_timm_names():
+    registry = Registry.of(TIMM)
+    assert registry.resolve("backbone", "resnet50") == (TIMM, "resnet50")
+    assert registry.resolve("backbone", "timm:resnet50.a1_in1k")[1] == "resnet50.a1_in1k"
+    assert registry.load(TIMM) is TimmBackbone
+
+
+def test_specs_import_neither_torch_nor_timm():
+    code = "import sys, splitreg_timm.specs; print({'torch', 'timm'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_normalisation_is_the_weights_own():
+    assert build("resnet18").mean == (0.485, 0.456, 0.406)
+    assert build("vit_tiny_patch16_224").mean == (0.5, 0.5, 0.5)

@@ -1,0 +1,109 @@
+"""Batches, and how they travel from the worker that loads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splitreg.imaging import Geometry
+from splitreg.tasks import Sample, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """B samples at the network's input size.
+
+    Args:
+        images: (B, 3, H, W) float32, normalised.
+        targets: target name -> B targets, None where a sample lacks it.
+        names: B names.
+        indexes: B indexes into the dataset.
+        geometries: B places of the original pictures in the input (of the augmented ones, in training).
+    """
+
+    images: Tensor
+    targets: dict[str, list[Target | None]]
+    names: tuple[str, ...]
+    indexes: tuple[int, ...]
+    geometries: tuple[Geometry, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its images and all tensors of its targets on another device."""
+        moved = {name: [_moved(target, device) for target in group] for name, group in self.targets.items()}
+        return dataclasses.replace(self, images=self.images.to(device, non_blocking=True), targets=moved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A sample at the input's size, on its way from a worker."""
+
+    sample: Sample
+    geometry: Geometry
+    index: int
+    image: np.ndarray[Any, np.dtype[np.float32]]
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Put samples of any mix of targets into one batch."""
+    names = dict.fromkeys(name for item in items for name in item.sample.targets)
+    return Batch(
+        images=torch.from_numpy(np.stack([item.image for item in items])),
+        targets={name: [item.sample.targets.get(name) for item in items] for name in names},
+        names=tuple(item.sample.name for item in items),
+        indexes=tuple(item.index for item in items),
+        geometries=tuple(item.geometry for item in items),
+    )
+
+
+class _Packer(pickle.Pickler):
+    """Pickles tensors as arrays, by value.
+
+    torch would hand each tensor of a target over in shared memory of its own, which takes longer than making it.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Tensor):
+            return _tensor, (type(obj), obj.as_subclass(Tensor).numpy(), dict(obj.__dict__))
+        return NotImplemented
+
+
+def _tensor(kind: type[Tensor], values: np.ndarray[Any, Any], state: dict[str, Any]) -> Tensor:
+    tensor = torch.from_numpy(values).as_subclass(kind)
+    tensor.__dict__.update(state)
+    return tensor
+
+
+def collate_packed(items: Sequence[Item]) -> tuple[Tensor, bytes]:
+    """Collate in a worker: the images, which travel in shared memory, and the rest, packed."""
+    batch = collate(items)
+    packed = io.BytesIO()
+    _Packer(packed, protocol=5).dump(dataclasses.replace(batch, images=torch.empty(0)))
+    return batch.images, packed.getvalue()
+
+
+def unpacked(images: Tensor, packed: bytes) -> Batch:
+    """Return the batch that ``collate_packed`` packed."""
+    batch: Batch = pickle.loads(packed)  # from our own worker
+    return dataclasses.replace(batch, images=images)
+
+
+def _moved(target: Target | None, device: torch.device | str) -> Target | None:
+    if target is None or not dataclasses.is_dataclass(target):
+        return target
+    moved: dict[str, Any] = {
+        field.name: value.to(device, non_blocking=True)
+        for field in dataclasses.fields(target)
+        if isinstance(value := getattr(target, field.name), Tensor)
+    }
+    return dataclasses.replace(target, **moved) if moved else target

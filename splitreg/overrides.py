@@ -1,0 +1,75 @@
+"""Paths into a recipe's tables: ``bottleneck.channels=24`` (no torch)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from splitreg.errors import RecipeError
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Read ``key=value`` strings; values are TOML, else plain strings.
+
+    >>> parse_overrides(["channels=24", "name=fp"])
+    {'channels': 24, 'name': 'fp'}
+
+    Raises:
+        RecipeError: one has no ``=``.
+    """
+    found = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"an override reads key=value, as in bottleneck.channels=24; got {override!r}")
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = text
+    return found
+
+
+def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set ``"key=value"`` in a table, in place; values are TOML, else plain strings.
+
+    >>> apply_overrides({"bottleneck": "fp"}, ["bottleneck.channels=24", "cut=layer1"])
+    {'bottleneck': {'name': 'fp', 'channels': 24}, 'cut': 'layer1'}
+
+    Raises:
+        RecipeError: not of that form, or a place that is not there.
+    """
+    for key, value in parse_overrides(overrides).items():
+        set_path(table, key, value)
+    return table
+
+
+def set_path(table: dict[str, Any], path: str, value: Any) -> None:
+    """Set the value at ``"stages.0.epochs"`` or ``"heads.det.width"``; missing tables on the way are made.
+
+    Raises:
+        RecipeError: a list has no such item, or something on the way has no keys.
+    """
+    *parents, last = path.split(".")
+    here: Any = table
+    for depth, key in enumerate(parents):
+        step = _index(here, key, path) if isinstance(here, list) else key
+        if isinstance(here, dict):
+            here.setdefault(step, {})
+        if isinstance(here[step], str):  # "fp" is short for { name = "fp" }
+            here[step] = {"name": here[step]}
+        here = here[step]
+        if not isinstance(here, dict | list):
+            raise RecipeError(f"{path}: {'.'.join(parents[: depth + 1])} is {here!r}, which has no keys")
+    here[_index(here, last, path) if isinstance(here, list) else last] = value
+
+
+def _index(items: list[Any], key: str, path: str) -> int:
+    """Position in a list: a number, or the name of a head, dataset or stage."""
+    names = [item.get("as", item.get("name")) if isinstance(item, dict) else item for item in items]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    there = f"there are: {', '.join(map(str, names))} (or 0 to {len(items) - 1})" if items else "the list is empty"
+    raise RecipeError(f"{path}: no {key!r}; {there}")

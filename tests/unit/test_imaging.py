@@ -1,0 +1,333 @@
+import io
+import struct
+import sys
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from splitreg import imaging
+from splitreg.errors import ImageError, MissingExtra
+from splitreg.imaging import FILL, Geometry, Preprocess, letterbox, normalise, prepare, read
+
+SIDES = st.integers(1, 300)
+SIZES = st.tuples(SIDES, SIDES)
+MODES = st.sampled_from(["letterbox", "resize"])
+GEOMETRIES = st.builds(Geometry, original=SIZES, coded=SIZES, mode=MODES)
+
+
+def saved(image, form="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# --- geometry
+
+
+@given(GEOMETRIES)
+def test_the_picture_lies_inside_the_frame_and_keeps_its_shape(geometry):
+    (top, left, height, width), (h, w), (ch, cw) = geometry.content, geometry.original, geometry.coded
+    assert top >= 0 and left >= 0 and 1 <= height <= ch - top and 1 <= width <= cw - left
+    if geometry.mode == "resize":
+        assert (height, width) == (ch, cw)
+    else:
+        assert height == ch or width == cw  # as large as it can be
+        assert top in ((ch - height) // 2, 0) and left in ((cw - width) // 2, 0)
+        # the free side is the rounded one: at most half a pixel off the true aspect ratio, and at least 1
+        assert abs(width - max(1, ch * w / h)) <= 0.5 if height == ch and width != cw else True
+        assert abs(height - max(1, cw * h / w)) <= 0.5 if width == cw and height != ch else True
+
+
+@given(GEOMETRIES, st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=5))
+def test_points_go_there_and_come_back(geometry, shares):
+    (top, left, height, width), (h, w) = geometry.content, geometry.original
+    original = np.array(shares).reshape(-1, 2) * [w, h]
+    coded = original * [width / w, height / h] + [left, top]
+    assert np.allclose(geometry.points(coded), original, rtol=1e-5, atol=1e-3)
+
+
+@given(GEOMETRIES, st.lists(st.tuples(*[st.floats(-400, 700)] * 4), max_size=5))
+def test_boxes_stay_in_the_picture_and_agree_with_points(geometry, boxes):
+    h, w = geometry.original
+    found = geometry.boxes(np.array(boxes))
+    assert found.shape == (len(boxes), 4) and found.dtype == np.float32
+    assert (found >= 0).all() and (found <= np.array([w, h, w, h])).all()
+    corners = geometry.points(np.array(boxes).reshape(-1, 2, 2))
+    assert np.allclose(found.reshape(-1, 2, 2), np.clip(corners, 0, [w, h]), rtol=1e-5, atol=1e-3)
+
+
+def test_the_whole_content_is_the_whole_picture():
+    geometry = Geometry(original=(100, 200), coded=(64, 64), mode="letterbox")
+    assert geometry.boxes(np.array([[0, 16, 64, 48], [-9, 0, 99, 64]])).tolist() == [[0, 0, 200, 100]] * 2
+
+
+@given(GEOMETRIES)
+def test_an_index_map_comes_back_without_its_border_and_without_new_indexes(geometry):
+    top, left, height, width = geometry.content
+    mask = np.full(geometry.coded, 255, np.uint8)
+    rows, columns = np.indices((height, width))
+    mask[top : top + height, left : left + width] = (rows * 2 >= height) * 2 + (columns * 2 >= width)
+    found = geometry.labels(mask)
+    assert found.shape == geometry.original and found.max() <= 3
+    if geometry.original[0] >= height and geometry.original[1] >= width:  # nothing is left out on the way back
+        assert found[-1, -1] == mask[top + height - 1, left + width - 1] and found[0, 0] == mask[top, left]
+
+
+def test_a_map_of_the_same_size_comes_back_exactly():
+    geometry = Geometry(original=(13, 21), coded=(13, 21), mode="letterbox")
+    field = np.random.default_rng(0).normal(size=(13, 21)).astype(np.float32)
+    assert np.array_equal(geometry.values(field), field)
+    assert np.array_equal(geometry.labels(field), field)
+    assert np.array_equal(geometry.pixels(noise(13, 21)), noise(13, 21))
+
+
+@given(GEOMETRIES, st.floats(-100, 100, width=32))
+def test_a_constant_map_stays_constant(geometry, value):
+    found = geometry.values(np.full(geometry.coded, value, np.float32))
+    assert found.shape == geometry.original and np.allclose(found, value, rtol=1e-5)
+
+
+def test_halves_stay_halves_under_letterbox_and_back():
+    image = np.zeros((60, 120, 3), np.uint8)
+    image[:, 60:] = 200
+    geometry = Geometry(original=(60, 120), coded=(64, 64), mode="letterbox")
+    framed = letterbox(image, geometry)
+    assert (framed[:16] == FILL).all() and (framed[48:] == FILL).all()
+    assert (framed[16:48, :30] == 0).all() and (framed[16:48, 34:] == 200).all()
+    back = geometry.pixels(framed)
+    assert (back[:, :55] == 0).all() and (back[:, 65:] == 200).all()
+
+
+@given(SIZES, SIZES, MODES)
+def test_prepare_gives_the_input_size_in_float32(size, coded, mode):
+    pixels, geometry = prepare(np.full((*size, 3), 10, np.uint8), Preprocess(size=coded, mode=mode))
+    assert pixels.shape == (3, *coded) and pixels.dtype == np.float32 and pixels.flags.c_contiguous
+    assert geometry == Geometry(original=size, coded=coded, mode=mode)
+
+
+def test_prepare_changes_nothing_of_its_input_and_of_a_fitting_picture():
+    image = noise(8, 9)
+    kept = image.copy()
+    pixels, _ = prepare(image, Preprocess(size=(8, 9), mean=(0.5, 0.25, 0), std=(0.5, 1, 0.25)))
+    want = (image / 255 - [0.5, 0.25, 0]) / [0.5, 1, 0.25]
+    assert np.allclose(pixels, want.transpose(2, 0, 1), atol=1e-6) and np.array_equal(image, kept)
+    assert np.array_equal(normalise(image, Preprocess(size=(1, 1), mean=(0, 0, 0), std=(1, 1, 1)))[0, 0, 0], np.float32(image[0, 0, 0]) / np.float32(255))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"size": (0, 4)}, {"size": (4,)}, {"size": (4, 70000)}, {"size": (4.0, 4)}, {"mode": "stretch"}, {"std": (1, 0, 1)}, {"mean": (1, 2)}],
+)  # fmt: skip
+def test_a_wrong_preprocess_is_refused(wrong):
+    with pytest.raises(ValueError, match="must|three"):
+        Preprocess(**{"size": (4, 4), **wrong})
+
+
+def test_preprocess_takes_lists_as_json_gives_them():
+    assert Preprocess(size=[4, 6], mean=[0, 0, 0], std=[1, 1, 1]) == Preprocess(
+        size=(4, 6), mean=(0, 0, 0), std=(1, 1, 1)
+    )
+
+
+# --- reading
+
+
+def test_every_way_in_gives_the_same_pixels(tmp_path):
+    image = noise(7, 9)
+    data = saved(Image.fromarray(image))
+    path = tmp_path / "a b.png"
+    path.write_bytes(data)
+    for source in (image, data, bytearray(data), memoryview(data), path, str(path), Image.fromarray(image)):
+        assert np.array_equal(read(source), image)
+
+
+def test_grey_is_repeated():
+    grey = noise(5, 6)[:, :, 0]
+    want = np.repeat(grey[:, :, None], 3, axis=2)
+    for source in (grey, grey[:, :, None], Image.fromarray(grey), saved(Image.fromarray(grey))):
+        assert np.array_equal(read(source), want)
+    assert read(Image.new("1", (4, 3), 1)).tolist() == [[[255] * 3] * 4] * 3
+
+
+def test_sixteen_bits_become_eight():
+    deep = np.array([[0, 257, 32768, 65535]], np.uint16)
+    want = [0, 1, 128, 255]
+    for image in (Image.fromarray(deep), Image.fromarray(deep.astype(np.int32))):
+        assert read(image)[0, :, 0].tolist() == want
+    assert read(saved(Image.fromarray(deep)))[0, :, 1].tolist() == want
+
+
+def test_a_dark_sixteen_bit_picture_stays_dark():
+    dark = np.full((2, 2), 200, np.uint16)  # 200 of 65535 is black, not light grey
+    assert read(saved(Image.fromarray(dark))).max() <= 1
+    assert read(saved(Image.fromarray(dark), "TIFF")).max() <= 1
+
+
+def test_cmyk_and_other_colour_spaces():
+    red = Image.new("RGB", (16, 16), (200, 30, 40))
+    for form, mode in (("JPEG", "CMYK"), ("TIFF", "CMYK"), ("JPEG", "YCbCr")):
+        found = read(saved(red.convert(mode), form))
+        assert found.shape == (16, 16, 3) and np.abs(found.astype(int) - [200, 30, 40]).max() <= 6, mode
+
+
+def test_alpha_lies_over_white():
+    pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 128]]], np.uint8)
+    want = [[10, 20, 30], [255, 255, 255], [127, 127, 127]]
+    for source in (
+        pixels,
+        Image.fromarray(pixels),
+        saved(Image.fromarray(pixels)),
+        saved(Image.fromarray(pixels), "WEBP", lossless=True),
+    ):
+        assert np.abs(read(source)[0].astype(int) - want).max() <= 1
+    assert read(Image.new("LA", (2, 2), (0, 0))).min() == 255
+
+
+def test_palettes_with_and_without_transparency():
+    indexed = Image.new("P", (2, 1))
+    indexed.putpalette([250, 10, 10, 10, 10, 250] + [0] * 762)
+    indexed.putpixel((1, 0), 1)
+    assert read(saved(indexed))[0].tolist() == [[250, 10, 10], [10, 10, 250]]
+    assert read(saved(indexed, transparency=1))[0].tolist() == [[250, 10, 10], [255, 255, 255]]
+    assert read(saved(indexed, "GIF"))[0].tolist() == [[250, 10, 10], [10, 10, 250]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_undone(orientation):
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:16, :24] = (250, 0, 0)  # red at the top left
+    upright[16:, 24:] = (0, 0, 250)
+    rotations = {
+        1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
+        5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, 1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(rotations[orientation](upright)))
+    found = read(saved(stored, "JPEG", exif=exif, quality=95, subsampling=0))
+    assert found.shape == upright.shape
+    assert np.abs(found[4:12, 4:20].astype(int) - [250, 0, 0]).max() < 12
+    assert np.abs(found[20:28, 28:44].astype(int) - [0, 0, 250]).max() < 12
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_thin_pictures_go_through(size):
+    image = noise(*size)
+    assert np.array_equal(read(saved(Image.fromarray(image))), image)
+    pixels, geometry = prepare(image, Preprocess(size=(64, 64)))
+    assert np.isfinite(pixels).all()
+    assert geometry.labels(np.zeros((64, 64), np.uint8)).shape == size
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pillow's, on TIFF
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_a_picture_cut_short_is_an_error(form):
+    data = saved(Image.fromarray(noise(40, 40)), form)
+    for keep in (0, 1, 10, len(data) // 2):
+        with pytest.raises(ImageError):
+            read(data[:keep])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * 100, b"not a picture", b"<svg></svg>", b"GIF89a", b"RIFF\x10\0\0\0WEBPVP8L"]
+)
+def test_what_is_not_a_picture_is_an_error(data, tmp_path):
+    with pytest.raises(ImageError, match=f"the {len(data)} bytes"):
+        read(data)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"photo\.jpg"):
+        read(path)
+
+
+@given(
+    st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0"])
+)
+def test_noise_after_a_magic_number_is_never_anything_but_an_error_or_a_picture(data, magic):
+    try:
+        assert read(magic + data).dtype == np.uint8
+    except ImageError:
+        pass
+
+
+@pytest.mark.parametrize("missing", ["gone.png", "."])
+def test_a_missing_file_is_named(tmp_path, missing):
+    with pytest.raises(ImageError, match="no picture at"):
+        read(tmp_path / missing)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((1, 4, 4, 3), np.uint8)],
+)  # fmt: skip
+def test_a_wrong_array_is_refused(array):
+    with pytest.raises(ImageError):
+        read(array)
+
+
+@pytest.mark.parametrize("source", [None, 7, 3.5, object()])
+def test_what_cannot_be_a_source_is_refused(source):
+    with pytest.raises(ImageError, match="a picture is a path"):
+        read(source)
+
+
+def test_more_pixels_than_allowed_are_refused():
+    image = noise(10, 10)
+    for source in (image, Image.fromarray(image), saved(Image.fromarray(image))):
+        assert read(source, max_pixels=100).shape == (10, 10, 3)
+        with pytest.raises(ImageError, match="10x10 pixels; the limit is 99"):
+            read(source, max_pixels=99)
+
+
+def test_a_side_beyond_the_packets_field_is_refused():
+    with pytest.raises(ImageError, match="65535 a side"):
+        read(np.zeros((1, 65536, 3), np.uint8))
+
+
+def test_a_decompression_bomb_costs_nothing():
+    """A PNG of a few bytes whose header claims 60000 x 60000 pixels."""
+    head = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match="60000x60000 pixels; the limit is"):
+            read(data)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_pillows_own_limit_is_left_as_it_was():
+    before = Image.MAX_IMAGE_PIXELS
+    read(saved(Image.fromarray(noise(4, 4))))
+    with pytest.raises(ImageError):
+        read(b"")
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_pillows_own_limit_survives_threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    before, data = Image.MAX_IMAGE_PIXELS, saved(Image.fromarray(noise(4, 4)))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, [data] * 400))
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_without_pillow_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingExtra, match=r"splitreg\[edge\]"):
+        imaging.read(b"x")

@@ -1,0 +1,188 @@
+import json
+import math
+
+import pytest
+import torch
+from training_toys import REGISTRY, ToyDataset, ToyHead, toy_recipe
+
+from splitreg.assembly import build
+from splitreg.errors import RecipeError, TrainingError
+from splitreg.training import Datasets, train
+from splitreg.training.collapse import head_collapse, rate_collapse
+from splitreg.training.parts import select
+
+
+def run(recipe, folder, **options):
+    options = {"registry": REGISTRY, "tensorboard": False, "progress": False, "device": "cpu", **options}
+    return train(recipe, output=folder, **options)
+
+
+def changed(model, before):
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def copied(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_it_learns_and_gives_a_model_that_codes(tmp_path):
+    recipe = toy_recipe({"epochs": 6, "batch_size": 4, "optimizer": {"name": "adamw", "lr": 1e-2}})
+    result = run(recipe, tmp_path)
+    assert result.history[-1]["val"]["colour"]["top1"] > 0.9
+    assert result.history[-1]["train"]["loss"] < 0.9 * result.history[0]["train"]["loss"]
+    assert result.model.trained and not result.model.training
+    packets = result.model.edge.encode(ToyDataset(None, "val")[1].array())
+    assert result.model.server.infer(packets)[0]["colour"].index == 1
+    assert all(parameter.requires_grad for parameter in result.model.parameters())
+    assert json.loads((tmp_path / "recipe.json").read_text()) == json.loads(
+        json.dumps(result.model.recipe.to_mapping())
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "moves", "stays"),
+    [
+        ({"freeze": ["edge"]}, {"bottleneck.decoder", "bottleneck.prior", "body", "branches"}, {"bottleneck.encoder"}),
+        ({"train": ["encoder", "prior"]}, {"bottleneck.encoder", "bottleneck.prior"}, {"bottleneck.decoder", "body", "branches"}),
+        ({"train": ["heads.size"]}, {"branches.size"}, {"bottleneck", "body", "branches.colour"}),
+        ({"train": ["heads"], "freeze": ["heads.size"]}, {"branches.colour"}, {"bottleneck", "body", "branches.size"}),
+    ],
+)  # fmt: skip
+def test_frozen_parts_do_not_move_not_even_their_statistics(tmp_path, stage, moves, stays):
+    recipe = toy_recipe({"epochs": 1, "batch_size": 4, **stage})
+    model = build(recipe, registry=REGISTRY)
+    before = copied(model)
+    moved = changed(run(recipe, tmp_path, model=model, validate_every=1).model, before)
+    for part in moves:
+        assert any(name.startswith(part) for name in moved), f"{part} did not learn"
+    for part in stays:
+        assert not any(name.startswith(part) for name in moved), f"{part} was frozen, and {moved} moved"
+
+
+def test_the_prior_has_an_optimiser_of_its_own(tmp_path):
+    recipe = toy_recipe({"epochs": 1, "batch_size": 4, "optimizer": {"name": "sgd", "lr": 0.0}})
+    model = build(recipe, registry=REGISTRY)
+    before = copied(model)
+    moved = changed(run(recipe, tmp_path, model=model).model, before)
+    assert {n for n in moved if "running" not in n and "num_batches" not in n} == {"bottleneck.prior.quantiles"}
+
+
+def test_the_rate_term_counts_bits_per_pixel_and_is_ramped(tmp_path):
+    stage = {
+        "epochs": 1,
+        "batch_size": 4,
+        "rate_lambda": 3.0,
+        "rate_warmup": 2.0,
+        "optimizer": {"name": "sgd", "lr": 0.0},
+    }
+    seen = []
+    run(toy_recipe(stage), tmp_path, on_event=lambda e: seen.append(e) if e["event"] == "step" else None, log_every=1)
+    assert len(seen) == 5
+    for step, line in enumerate(seen):
+        parts = line["train"]
+        rate = 3.0 * min(1, step / 5 / 2) * parts["bits"] / (32 * 32)
+        assert parts["loss"] == pytest.approx(parts["colour.ce"] + parts.get("size.ce", 0) + rate, rel=1e-5)
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    def movement(clip, folder):
+        stage = {"epochs": 1, "batch_size": 20, "clip": clip, "schedule": "constant"}
+        stage["optimizer"] = {"name": "sgd", "lr": 1.0, "momentum": 0.0}
+        recipe = toy_recipe(stage)
+        model = build(recipe, registry=REGISTRY)
+        before = {n: p.detach().clone() for n, p in model.named_parameters() if "quantiles" not in n}
+        run(recipe, folder, model=model)
+        now = dict(model.named_parameters())
+        return math.sqrt(sum(float(((now[n].detach() - p) ** 2).sum()) for n, p in before.items()))
+
+    assert movement(0.0, tmp_path / "free") > 0.1
+    assert movement(0.01, tmp_path / "clipped") == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_average_replaces_the_weights_at_the_end(tmp_path):
+    stage = {"epochs": 2, "batch_size": 4, "optimizer": {"name": "adamw", "lr": 1e-2}}
+    plain = run(toy_recipe(stage), tmp_path / "plain").model
+    averaged = run(toy_recipe({**stage, "average": 0.999}), tmp_path / "mean").model
+    start = build(toy_recipe(stage), registry=REGISTRY)
+    ends = [dict(m.named_parameters())["body.last.0.weight"] for m in (start, averaged, plain)]
+    assert 0 < (ends[1] - ends[0]).norm() < (ends[2] - ends[0]).norm()
+
+
+def test_images_without_a_target_teach_nothing(tmp_path):
+    class Bare(ToyDataset):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return type(sample)(image=sample.image, targets={}, name=sample.name)
+
+    recipe = toy_recipe({"epochs": 1, "batch_size": 4, "optimizer": {"name": "sgd", "lr": 1.0}})
+    model = build(recipe, registry=REGISTRY)
+    before = copied(model)
+    result = run(recipe, tmp_path, model=model, datasets=Datasets(train=Bare(None, "train")))
+    assert not any(name.startswith("branches") for name in changed(model, before))
+    assert "val" not in result.history[0] and result.history[0]["train"]["loss"] == 0
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(tmp_path):
+    stage = {"epochs": 3, "batch_size": 4, "schedule": "constant", "rate_lambda": 1.0}
+    stage["optimizer"] = {"name": "sgd", "lr": 1e30, "momentum": 0.0}
+    with pytest.raises(TrainingError, match=r"not finite (at|after) step \d+.*last good checkpoint.*lower lr"):
+        run(toy_recipe(stage), tmp_path, checkpoint_steps=1)
+    for path in (tmp_path / "checkpoints").glob("*"):
+        from splitreg.training.checkpoint import from_bytes
+
+        assert all(bool(tensor.isfinite().all()) for tensor in from_bytes(path.read_bytes())["model"].values())
+
+
+def test_collapse_is_reported_in_words(tmp_path):
+    stage = {"epochs": 1, "batch_size": 4, "rate_lambda": 1e-9, "optimizer": {"name": "sgd", "lr": 0.0}}
+    recipe = toy_recipe(stage)
+    model = build(recipe, registry=REGISTRY)
+    for parameter in model.bottleneck.encoder.parameters():
+        parameter.data.zero_()
+    result = run(recipe, tmp_path, model=model)
+    assert any("the rate has collapsed: 0.0 bits" in warning for warning in result.warnings)
+    assert any("head 'colour' is at chance" in warning for warning in result.warnings)
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["message"] for line in logged if line["event"] == "warning"] == result.warnings
+
+
+def test_collapse_is_not_seen_where_there_is_none():
+    assert rate_collapse(500, 1.0) is None and rate_collapse(0, 0.0) is None
+    dataset = ToyDataset(None, "val", count=60)
+    targets = sorted((dataset[i].targets["colour"] for i in range(60)), key=lambda t: t.index)  # as folders lie
+    head = ToyHead({8: REGISTRY and type("S", (), {"channels": 8})}, ("a", "b", "c"))
+    right = head.predict(torch.nn.functional.one_hot(torch.tensor([t.index for t in targets]), 3).float() * 9)
+    assert head_collapse("colour", head, right, targets) is None
+    assert "at chance" in head_collapse("colour", head, [right[0]] * 60, targets)
+    assert head_collapse("colour", head, right[:4], targets[:4]) is None, "four images prove nothing"
+
+
+def test_part_names_are_checked():
+    parts = build(toy_recipe(), registry=REGISTRY).parts()
+    assert select(parts, ["all"], ["heads.size"]) == ("encoder", "decoder", "prior", "body", "heads.colour")
+    with pytest.raises(RecipeError, match="Did you mean 'encoder'"):
+        select(parts, ["encodr"])
+    with pytest.raises(RecipeError, match="nothing learns"):
+        select(parts, ["edge"], ["encoder"])
+
+
+def test_objectives_weigh_heads(tmp_path):
+    stage = {"epochs": 1, "batch_size": 4, "objectives": [{"name": "sum", "weights": {"size": 0.0}}]}
+    recipe = toy_recipe({**stage, "train": ["heads"]})
+    model = build(recipe, registry=REGISTRY)
+    before = copied(model)
+    stage["optimizer"] = {"name": "sgd", "lr": 1.0}
+    moved = changed(run(toy_recipe({**stage, "train": ["heads"]}), tmp_path, model=model).model, before)
+    assert any(n.startswith("branches.colour") for n in moved) and not any(n.startswith("branches.size") for n in moved)
+
+
+def test_the_console_says_a_line_an_epoch_on_stderr_only(tmp_path, capsys):
+    run(toy_recipe({"epochs": 2, "batch_size": 4}), tmp_path, progress=True)
+    said = capsys.readouterr()
+    assert said.out == "" and len(said.err.splitlines()) == 2 and "images/s" in said.err and "bits" in said.err
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    pytest.importorskip("tensorboard")
+    run(toy_recipe({"epochs": 1, "batch_size": 4}), tmp_path, tensorboard=True)
+    assert list((tmp_path / "tensorboard").glob("events.*"))
