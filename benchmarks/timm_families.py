@@ -29,7 +29,8 @@ SMALL = (
     "test_", "atto", "femto", "pico", "nano", "zepto", "xxs", "xx_small", "xxtiny", "_xs", "tiny", "_t0", "_050",
     "_035", "_s0", "_b0", "_m0", "mini", "small", "_18", "18", "_t", "_s", "xcit_nano", "11", "13", "002", "24",
 )  # fmt: skip
-LARGEST = 450e6
+#: Models with more parameters are tried at half the size; with more than the second number, not at all.
+LARGE, LARGEST = 150e6, 450e6
 
 
 def smallest(family: str) -> tuple[str, float]:
@@ -128,6 +129,8 @@ def main() -> None:
             name, parameters = smallest(family)
             cfg = timm.get_pretrained_cfg(name)
             size = tuple(cfg.input_size[1:]) if max(cfg.input_size) <= 512 else (256, 256)
+            if parameters > LARGE:
+                size = (size[0] // 2, size[1] // 2)
             row |= {"model": name, "millions": round(parameters / 1e6, 1), "input": f"{size[1]}x{size[0]}"}
             row |= check(name, size) if parameters <= LARGEST else {"reason": "too large to try"}
         except (SplitregError, RuntimeError, TypeError, ValueError) as error:

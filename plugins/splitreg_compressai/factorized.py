@@ -36,7 +36,8 @@ class FactorizedPrior(Bottleneck):
         encoder: ``"gdn"`` or ``"light"``.
         decoder: ``"gdn"`` or ``"residual"``; by default the one that goes with the encoder.
         hidden: width of the encoder; 96 (gdn) or 64 (light) by default.
-        decoder_hidden: width of the decoder; by default twice the target's, at most 512 (gdn), or the target's, 64 to 256 (residual).
+        decoder_hidden: width of the decoder; by default twice the target's, at most 512 (gdn), or the target's, 64 to
+            256 (residual).
         blocks: residual blocks of the residual decoder.
 
     Raises:
@@ -87,7 +88,9 @@ class FactorizedPrior(Bottleneck):
         lost, regained = int(encoder == "gdn"), int(decoder == "gdn")
         self.decoder: nn.Module
         if decoder == "gdn":
-            self.decoder = gdn_decoder(channels, target.channels, decoder_hidden or min(2 * target.channels, 512), doublings)
+            self.decoder = gdn_decoder(
+                channels, target.channels, decoder_hidden or min(2 * target.channels, 512), doublings
+            )
         else:
             width = decoder_hidden or min(max(target.channels, 64), 256)
             self.decoder = residual_decoder(channels, target.channels, width, doublings, blocks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch.nn import functional
 from splitreg.errors import BrokenComponent, RecipeError, near
 from splitreg.interfaces import Backbone, Body
 from splitreg_timm import graphs, loading, stages, tracing
+from splitreg_timm.crossing import Layout
 from splitreg_timm.stages import Stage
 
 
@@ -33,7 +33,7 @@ class TimmBackbone(Backbone):
         BundleError: the file of weights is not one of this model.
 
     A model whose patches are not a power of two wide (14 pixels) sees the image resized so that its feature maps have
-    the stride of the nearest power of two (16). Class and register tokens cross a cut in additional channels, see
+    the stride of the nearest power of two (16); a plain transformer sees it resized to whole patches. Class and register tokens cross a cut in additional channels, see
     ``splitreg_timm.crossing``.
     """
 
@@ -48,29 +48,31 @@ class TimmBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.name = name
+        image_size = (image_size[0], image_size[1])
         skeleton = loading.skeleton(name, image_size, drop_path_rate)
         self.mean, self.std = skeleton.mean, skeleton.std
-        self._size = skeleton.size if skeleton.size != tuple(image_size) else None
+        self._resize = _Resize(image_size, skeleton.size) if skeleton.size != image_size else nn.Identity()
         try:
             _, taps = tracing.trace(skeleton.model, skeleton.size, norm=norm)
         except Exception as cause:  # whatever a foreign model may raise
             raise RecipeError(
                 f"timm's {name} does not run on {image_size[1]}x{image_size[0]} pixels, or cannot be traced: "
-                f"{type(cause).__name__}: {cause}; its own size is {skeleton.own_size}"
+                f"{loading.first_line(cause)}; its own size is {skeleton.own_size}"
             ) from cause
         self._stages, refused = stages.find(skeleton.model, taps, skeleton.info, image_size)
         if not self._stages:
-            reasons = "; ".join(f"{key}: {why}" for key, why in refused.items())
-            raise BrokenComponent(f"timm's {name} gives no feature map that can be cut: {reasons}")
-        self.refused = MappingProxyType(refused)
-        self.stages = MappingProxyType({key: stage.spec for key, stage in self._stages.items()})
+            reasons = "; ".join(sorted(set(refused.values())))
+            raise BrokenComponent(f"timm's {name} has no feature map after which it can be cut: {reasons}")
+        self.refused = refused
+        self.stages = {key: stage.spec for key, stage in self._stages.items()}
         model = skeleton.model if torch.get_default_device().type == "meta" else loading.weighted(skeleton, pretrained)
-        self.exits = _last_of_each_stride(self._stages.values())
-        self.net = graphs.extract(model, None, [stage.output for stage in self.exits.values()])
+        exits = _last_of_each_stride(self._stages.values())
+        self._exits = _packing(exits)
+        self.net = graphs.extract(model, None, [stage.output for stage in exits.values()])
 
     def forward(self, image: Tensor) -> dict[int, Tensor]:
         """(B, 3, H, W) normalised -> stride -> (B, C, H/s, W/s), the last stage of each stride."""
-        return _features(self.exits, self.net(_fit(image, self._size)))
+        return _features(self._exits, self.net(self._resize(image)))
 
     def split(self, cut: str) -> tuple[nn.Module, Body]:
         """Return what runs up to the end of a stage and what runs after it; they share this backbone's weights.
@@ -83,19 +85,32 @@ class TimmBackbone(Backbone):
             raise RecipeError(f"{self.name} cannot be cut after {cut!r}{why}; choose from: {', '.join(self._stages)}")
         names = list(self._stages)
         later = [self._stages[name] for name in names[names.index(cut) :]]
-        return _Prefix(self.net, later[0], self._size), _TimmBody(self.net, later)
+        return _Prefix(self.net, later[0], self._resize), _TimmBody(self.net, later)
+
+
+class _Resize(nn.Module):
+    """Gives a model the size that it sees, see ``TimmBackbone``."""
+
+    def __init__(self, given: tuple[int, int], seen: tuple[int, int]) -> None:
+        super().__init__()
+        self.given, self.seen = given, seen
+
+    def forward(self, image: Tensor) -> Tensor:
+        if tuple(image.shape[-2:]) != self.given:
+            raise ValueError(f"built for {self.given}, got {tuple(image.shape[-2:])} (height, width)")
+        return functional.interpolate(image, size=self.seen, mode="bilinear", align_corners=False)
 
 
 class _Prefix(nn.Module):
     """Image -> feature at the cut."""
 
-    def __init__(self, model: nn.Module, stage: Stage, size: tuple[int, int] | None) -> None:
+    def __init__(self, model: nn.Module, stage: Stage, resize: nn.Module) -> None:
         super().__init__()
         self.net = graphs.extract(model, None, [stage.value])
-        self._layout, self._size = stage.layout, size
+        self._layout, self._resize = stage.layout, resize
 
     def forward(self, image: Tensor) -> Tensor:
-        (value,) = self.net(_fit(image, self._size))
+        (value,) = self.net(self._resize(image))
         return self._layout.pack(value)
 
 
@@ -104,26 +119,25 @@ class _TimmBody(Body):
 
     def __init__(self, model: nn.Module, later: Sequence[Stage]) -> None:
         super().__init__()
-        self._layout = later[0].layout
-        self.exits = _last_of_each_stride(later)
-        self.net = graphs.extract(model, later[0].value, [stage.output for stage in self.exits.values()])
+        exits = _last_of_each_stride(later)
+        self._layout, self._exits = later[0].layout, _packing(exits)
+        self.net = graphs.extract(model, later[0].value, [stage.output for stage in exits.values()])
 
     def forward(self, feature: Tensor) -> dict[int, Tensor]:
-        return _features(self.exits, self.net(self._layout.unpack(feature)))
+        return _features(self._exits, self.net(self._layout.unpack(feature)))
 
 
 def _last_of_each_stride(found: Iterable[Stage]) -> dict[int, Stage]:
     return {stage.spec.stride: stage for stage in found}
 
 
-def _features(exits: Mapping[int, Stage], values: Sequence[Tensor]) -> dict[int, Tensor]:
+def _packing(exits: Mapping[int, Stage]) -> dict[int, Layout | None]:
+    """Stride -> how its value becomes a map; None where it is one."""
+    return {stride: stage.layout if stage.tap is None else None for stride, stage in exits.items()}
+
+
+def _features(exits: Mapping[int, Layout | None], values: Sequence[Tensor]) -> dict[int, Tensor]:
     return {
-        stride: value if stage.tap is not None else stage.layout.pack(value)
-        for (stride, stage), value in zip(exits.items(), values, strict=True)
+        stride: value if layout is None else layout.pack(value)
+        for (stride, layout), value in zip(exits.items(), values, strict=True)
     }
-
-
-def _fit(image: Tensor, size: tuple[int, int] | None) -> Tensor:
-    if size is None:
-        return image
-    return functional.interpolate(image, size=size, mode="bilinear", align_corners=False)

@@ -80,7 +80,7 @@ class Layout:
 def layout_of(value: Tensor, channels: int, grid: tuple[int, int]) -> Layout | None:
     """Recognise a value whose map has ``channels`` and ``grid``; None where it is not one."""
     shape = tuple(value.shape[1:])
-    order = tuple(sorted(range(value.ndim), key=lambda d: (-value.stride(d), d)))
+    order = tuple(sorted(range(value.ndim), key=lambda d: (-value.stride()[d], d)))
     if shape == (channels, *grid):
         return Layout(kind="map", channels=channels, grid=grid, order=order)
     if shape == (*grid, channels):

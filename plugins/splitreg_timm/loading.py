@@ -65,7 +65,7 @@ def skeleton(name: str, image_size: tuple[int, int], drop_path_rate: float) -> S
         options["drop_path_rate"] = drop_path_rate
     model = _on_meta(name, options)
     info = _info(model)
-    size = _seen(image_size, [facts["reduction"] for facts in info])
+    size = _seen(image_size, [facts["reduction"] for facts in info], fixed="img_size" in options)
     if size != image_size and "img_size" in options:
         options["img_size"] = size
         model = _on_meta(name, options)
@@ -92,7 +92,7 @@ def weighted(skeleton: Skeleton, pretrained: bool | str) -> nn.Module:
         model = timm.create_model(skeleton.name, pretrained=True, **skeleton.options)
     except Exception as cause:  # requests, urllib, huggingface_hub and timm each have their own
         raise MissingExtra(
-            f"no pretrained weights for timm's {skeleton.name}: {_first_line(cause)}; with a network they are "
+            f"no pretrained weights for timm's {skeleton.name}: {first_line(cause)}; with a network they are "
             "downloaded, without one give a file: pretrained = 'weights.safetensors'"
         ) from cause
     return model
@@ -109,7 +109,7 @@ def _on_meta(name: str, options: dict[str, Any]) -> nn.Module:
             return _on_meta(name, options)
         if "drop_path_rate" in options and "drop_path_rate" in str(cause):
             raise RecipeError(f"timm's {name} has no stochastic depth; leave drop_path_rate out") from cause
-        raise RecipeError(f"timm's {name} cannot be built: {_first_line(cause)}") from cause
+        raise RecipeError(f"timm's {name} cannot be built: {first_line(cause)}") from cause
     except Exception as cause:
         known = timm.list_models()
         if name.partition(".")[0] not in known:
@@ -119,14 +119,18 @@ def _on_meta(name: str, options: dict[str, Any]) -> nn.Module:
             raise UnknownComponent(f"timm has no weights {name!r}.{near(name, tags)}") from cause
         size = options.get("img_size")
         asked = f" for {size[1]}x{size[0]} pixels" if size else ""
-        raise RecipeError(f"timm's {name} cannot be built{asked}: {_first_line(cause)}") from cause
+        raise RecipeError(f"timm's {name} cannot be built{asked}: {first_line(cause)}") from cause
     return model
 
 
-def _seen(image_size: tuple[int, int], reductions: Sequence[int]) -> tuple[int, int]:
-    """Return the (H, W) at which strides of 14 (14, 28) give the maps that 16 (16, 32) give at ``image_size``."""
+def _seen(image_size: tuple[int, int], reductions: Sequence[int], *, fixed: bool) -> tuple[int, int]:
+    """Return the (H, W) at which strides of 14 (14, 28) give the maps that 16 (16, 32) give at ``image_size``.
+
+    A plain transformer (one stride, one size) drops what does not fill a patch; it sees whole patches instead.
+    """
     ratios = {power_of_two(reduction) / reduction for reduction in reductions}
-    if len(ratios) != 1 or ratios == {1.0}:
+    plain = fixed and len(set(reductions)) == 1
+    if len(ratios) != 1 or (ratios == {1.0} and not plain):
         return image_size
     step = power_of_two(reductions[0])
     return (-(-image_size[0] // step) * reductions[0], -(-image_size[1] // step) * reductions[0])
@@ -151,7 +155,7 @@ def _read(model: nn.Module, name: str, path: Path) -> None:
                 num_classes=0, filter_fn=convert, strict=False,
             )  # fmt: skip
     except Exception as cause:  # not a file of tensors, or tensors of other shapes
-        raise BundleError(f"{path} does not hold the weights of timm's {name}: {_first_line(cause)}") from cause
+        raise BundleError(f"{path} does not hold the weights of timm's {name}: {first_line(cause)}") from cause
     finally:
         note.remove()
     if missing:
@@ -161,7 +165,8 @@ def _read(model: nn.Module, name: str, path: Path) -> None:
         )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what a foreign error says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines[:2])}" if lines else type(error).__name__
 

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from splitreg.specs import FeatureSpec
 from splitreg_timm.crossing import Layout, layout_of
-from splitreg_timm.graphs import separator, upstream
+from splitreg_timm.graphs import separator, upstream, weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +65,20 @@ def find(
         value = separator(model, tap, [tap, *later])
         layout = None if value is None else layout_of(value.meta["val"], channels, (grid[0], grid[1]))
         if layout is not None and max(missing) > 0:
-            layout = replace(layout, missing=(missing[0], missing[1])) if layout.kind == "map" else None
-        if value is None or layout is None or name in stages or any(s.value is value for s in stages.values()):
+            layout = replace(layout, missing=(missing[0], missing[1])) if value is tap else None
+        if value is None or layout is None or name in stages or _before(model, value, tap, later):
             refused[name] = "more than one tensor, or weights of both sides, would have to cross"
             continue
         spec = FeatureSpec(channels=channels + layout.carriers, stride=stride)
         as_crossed = layout.carriers > 0 or max(missing) > 0
         stages = {name: Stage(spec=spec, value=value, layout=layout, tap=None if as_crossed else tap), **stages}
     return _embedding(model, stages), refused
+
+
+def _before(model: nn.Module, value: fx.Node, tap: fx.Node, later: Sequence[fx.Node]) -> bool:
+    """Whether a part that later stages need as well runs between the value and the map: the cut would be before it."""
+    between = (upstream([tap], value) or set()) & (upstream(later, value) or set())
+    return bool(weights(model, between - {value}))
 
 
 def _embedding(model: nn.Module, stages: dict[str, Stage]) -> dict[str, Stage]:

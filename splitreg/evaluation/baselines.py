@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,10 +21,14 @@ from splitreg.imaging import Geometry
 from splitreg.tasks import Prediction, Sample
 
 if TYPE_CHECKING:
-    from splitreg.assembly import SplitModel
+    from splitreg.assembly import ModelOutput, SplitModel
 
 #: Codec -> what pillow calls it, and its options beside the quality.
-CODECS = {"jpeg": ("JPEG", {"optimize": True}), "webp": ("WEBP", {"method": 6}), "png": ("PNG", {"optimize": True})}
+CODECS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "jpeg": ("JPEG", {"optimize": True}),
+    "webp": ("WEBP", {"method": 6}),
+    "png": ("PNG", {"optimize": True}),
+}
 
 
 def compress(image: NDArray[np.uint8], codec: str, quality: int = 75) -> tuple[NDArray[np.uint8], int]:
@@ -122,12 +126,13 @@ def evaluate_image_codec(
     )  # fmt: skip
 
 
-def _run(model: SplitModel, images: Tensor, names: Sequence[str], split: bool) -> dict[str, object]:
+def _run(model: SplitModel, images: Tensor, names: Sequence[str], split: bool) -> dict[str, Any]:
     """Head -> raw output."""
     model.eval()
     with torch.inference_mode():
         if split:
-            return model(images, dict.fromkeys(names)).outputs
+            output: ModelOutput = model(images, dict.fromkeys(names))
+            return output.outputs
         assert model.prefix is not None  # checked above
         features = model.body(model.prefix(images))
         return model.run_heads(features, (images.shape[-2], images.shape[-1]), dict.fromkeys(names))

@@ -142,6 +142,8 @@ def versions() -> dict[str, str]:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        kept = {str(key): item for key, item in value.items() if not (isinstance(item, float) and not math.isfinite(item))}
+        kept = {
+            str(key): item for key, item in value.items() if not (isinstance(item, float) and not math.isfinite(item))
+        }
         return {key: _finite(item) for key, item in kept.items()}
     return value

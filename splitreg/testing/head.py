@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
+from unittest import SkipTest
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class HeadSuite(Suite):
         """Return a target with something in it."""
         target = some_target(self.load().task, len(self.labels), self.size, seed)
         if target is None:
-            raise NotImplementedError(f"override make_target for the task {self.load().task!r}")
+            raise SkipTest(f"the task {self.load().task!r} is the plugin's own: override HeadSuite.make_target")
         return target
 
     def make_empty_target(self) -> Target | None:

@@ -171,7 +171,7 @@ def grow(model: SplitModel, recipe: Recipe, head: str, registry: Registry) -> tu
     kept = dataclasses.replace(planned.recipe, data=model.recipe.data, seed=model.recipe.seed)
     grown = SplitModel(
         dataclasses.replace(planned, recipe=kept), prefix=model.prefix, bottleneck=model.bottleneck, body=model.body,
-        branches={**dict(model.branches.items()), head: branch},  # type: ignore[dict-item]
+        branches={**dict(model.branches.items()), head: branch},  # type: ignore[arg-type]
     )  # fmt: skip
     grown.trained = model.trained
     for half in (grown.edge, grown.server):

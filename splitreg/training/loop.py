@@ -172,7 +172,7 @@ class Loop:
         """Fetch the losses of the steps since the last look, check them and add them up; returns the newest."""
         shown: dict[str, float] = {}
         stacked = [torch.stack([value.float() for value in parts.values()]) for _, parts in self._pending]
-        rows = torch.cat(stacked).split([len(row) for row in stacked])
+        rows = torch.split(torch.cat(stacked), [len(row) for row in stacked])
         for (step, parts), values in zip(self._pending, rows, strict=True):
             shown = dict(zip(parts, values.tolist(), strict=True))
             if not math.isfinite(shown["loss"]):

@@ -58,7 +58,7 @@ def optimizer(name: str, options: Mapping[str, Any], parameters: Iterable[nn.Par
     Raises:
         RecipeError: no optimiser of that name, an option that it does not have, or a value that torch refuses.
     """
-    build = chosen("optimizer", OPTIMIZERS, name, options)
+    build: Callable[..., Optimizer] = chosen("optimizer", OPTIMIZERS, name, options)
     try:
         return build(parameters, **options)
     except (TypeError, ValueError, IndexError) as cause:

@@ -60,7 +60,7 @@ def figures(images_per_s: float, parts: Mapping[str, float]) -> str:
     """One line of numbers.
 
     >>> figures(12.34, {"loss": 0.51234, "bits": 4801.5})
-    '12.3 images/s  loss 0.5123  bits 4.802e+03'
+    '12.3 images/s  loss 0.5123  bits 4802'
     """
     return "  ".join([f"{images_per_s:.1f} images/s", *(f"{name} {value:.4g}" for name, value in parts.items())])
 

@@ -44,12 +44,12 @@ def multistep(
 ) -> float:
     """Multiply by ``gamma`` at each of the ``milestones``, given in epochs."""
     passed = sum(step >= milestone * per_epoch for milestone in milestones)
-    return gamma**passed * _rise(step, per_epoch, warmup)
+    return float(gamma**passed * _rise(step, per_epoch, warmup))
 
 
 def poly(step: int, steps: int, per_epoch: int, *, power: float = 0.9, warmup: float = 0.0) -> float:
     """Fall as ``(1 - step / steps) ** power`` (Chen et al. 2017, arXiv:1706.05587)."""
-    return (1 - step / steps) ** power * _rise(step, per_epoch, warmup)
+    return float((1 - step / steps) ** power * _rise(step, per_epoch, warmup))
 
 
 SCHEDULES: Mapping[str, Callable[..., float]] = {

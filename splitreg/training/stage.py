@@ -69,7 +69,7 @@ class StageRun:
         self._auxiliary = torch.optim.Adam(auxiliary, lr=optimizers.AUXILIARY_LR) if auxiliary else None
         if self.fabric.world_size > 1:  # trained by a loss of their own, the same on every process
             names = [name for name, parameter in step.named_parameters() if id(parameter) in own]
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, names)
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, names)  # type: ignore[no-untyped-call]
         self._module, self._optimizer = self.fabric.setup(step, raw)
         self._raw = raw
         self._base = [float(group["lr"]) for group in raw.param_groups]
@@ -105,13 +105,14 @@ class StageRun:
         devices.seed_step(self.device, mixed(self._key, epoch, index, self.fabric.global_rank))
         optimizers.set_lr(self._raw, self._base, self._factor(done))
         total, found = self._module(work)
+        # only now: freed before the forward pass, the gradients' memory goes back to the system, to be fetched again
+        self._optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(total)
         if self.stage.clip:
             self.fabric.clip_gradients(
                 self._module, self._optimizer, max_norm=self.stage.clip, error_if_nonfinite=False
             )
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
         if self._auxiliary is not None:
             self._step_auxiliary()
         if self.average is not None:
@@ -122,6 +123,7 @@ class StageRun:
         """End the stage: the average replaces the weights, and nothing is frozen any more."""
         if self.average is not None:
             self.average.commit()
+        self.model.zero_grad(set_to_none=True)
         self._freezer.restore()
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,7 +159,7 @@ class StageRun:
         self._auxiliary.zero_grad(set_to_none=True)  # the main loss may have left gradients here
         loss = self.model.bottleneck.auxiliary_loss()
         if loss is not None:
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self._auxiliary.step()
 
 

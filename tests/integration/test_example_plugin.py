@@ -81,6 +81,11 @@ def test_it_is_shown_with_its_options(site):
     assert set(found["options"]) == {"hidden", "decode"} and found["package"] == "splitreg-plugin-keypoints"
 
 
+def test_it_is_checked_by_its_packages_name(site):
+    rows = json.loads(run(site, "-m", "splitreg", "check", "splitreg-plugin-keypoints", "--json"))
+    assert {row["plugin"] for row in rows} == {"head:keypoints", "bottleneck:average", "dataset:corners"}
+
+
 def test_a_misspelt_option_of_it_gets_a_near_name(site):
     code = (
         "import splitreg\n"

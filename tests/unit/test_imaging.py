@@ -250,6 +250,7 @@ def test_what_is_not_a_picture_is_an_error(data, tmp_path):
         read(path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @given(
     st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0"])
 )

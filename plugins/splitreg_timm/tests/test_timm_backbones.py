@@ -1,5 +1,6 @@
 """Every cut of one small model of each kind, against timm's own features."""
 
+import copy
 import subprocess
 import sys
 
@@ -9,20 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from torch import nn
-
-from splitreg.errors import BrokenComponent, BundleError, MissingExtra, RecipeError, UnknownComponent
-from splitreg.registry import Registry
 from splitreg_timm import loading
 from splitreg_timm.backbone import TimmBackbone
 from splitreg_timm.crossing import Layout
 from splitreg_timm.specs import TIMM
+from torch import nn
+
+from splitreg.errors import BrokenComponent, BundleError, MissingExtra, RecipeError, UnknownComponent
+from splitreg.registry import Registry
 
 SIZE = (64, 96)
 #: name -> number of cuts.
 MODELS = {
     "resnet18": 5,
-    "vgg11": 6,
     "densenet121": 5,
     "regnetx_002": 5,
     "mobilenetv3_small_050": 5,
@@ -33,7 +33,7 @@ MODELS = {
     "mobilevit_xxs": 5,
     "test_vit": 7,  # class token
     "test_vit3": 10,  # no class token, average of layers of its own
-    "vit_tiny_patch16_dinov3": None,  # rotary embedding, register tokens
+    "vit_tiny_patch16_dinov3_qkvb": 13,  # rotary embedding, register tokens
     "deit_tiny_distilled_patch16_224": 13,  # two extra tokens
     "test_maxvit": 5,
     "swin_tiny_patch4_window7_224": 4,
@@ -41,10 +41,9 @@ MODELS = {
     "levit_128s": 4,  # tokens in a pyramid
     "efficientformerv2_s0": 4,
     "poolformer_s12": 4,
-    "pit_ti_224": None,  # class token in a pyramid
+    "coat_lite_tiny": 5,  # class tokens in a pyramid
     "hrnet_w18_small": 3,  # parallel branches
 }
-MODELS = {name: cuts for name, cuts in MODELS.items() if timm.is_model(name)}
 
 
 def build(name, size=SIZE, seed=0, **options):
@@ -69,7 +68,7 @@ def own_features(backbone, name, image):
 @torch.no_grad()
 def test_every_cut_gives_the_bits_of_timm(name):
     backbone = build(name)
-    assert MODELS[name] in (None, len(backbone.stages))
+    assert len(backbone.stages) == MODELS[name]
     image = torch.randn(2, 3, *SIZE)
     whole = backbone(image)
     own = {feature.shape[2:]: feature for feature in own_features(backbone, name, image)}
@@ -165,6 +164,33 @@ def test_odd_patches_give_the_stride_of_the_nearest_power_of_two():
 
 
 @torch.no_grad()
+def test_maps_without_padding_get_the_size_of_their_stride():
+    size = (139, 160)
+    backbone, image = build("inception_v3", size=size), torch.randn(1, 3, *size)
+    (own,) = (feature for feature in own_features(backbone, "inception_v3", image) if feature.shape[1] == 288)
+    prefix, body = backbone.split("Mixed_5d")
+    feature = prefix(image)
+    assert feature.shape == (1, 288, -(-139 // 8), -(-160 // 8))
+    top, left = (feature.shape[2] - own.shape[2]) // 2, (feature.shape[3] - own.shape[3]) // 2
+    assert torch.equal(feature[..., top : top + own.shape[2], left : left + own.shape[3]], own)
+    whole = backbone(image)
+    for stride, restored in body(feature).items():
+        assert restored.shape[2:] == (-(-139 // stride), -(-160 // stride))
+        assert torch.equal(restored, whole[stride])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_dinov3_qkvb", "eva02_tiny_patch14_224"])
+@torch.no_grad()
+def test_copies_are_whole_and_independent(name):
+    backbone, image = build(name), torch.randn(1, 3, *SIZE)
+    for module in (backbone, *backbone.split(list(backbone.stages)[2])):
+        copied = copy.deepcopy(module)
+        assert list(copied.state_dict()) == list(module.state_dict())
+        assert not {id(p) for p in copied.parameters()} & {id(p) for p in module.parameters()}
+    assert torch.equal(copy.deepcopy(backbone)(image)[16], backbone(image)[16])
+
+
+@torch.no_grad()
 def test_embedding_is_cut_before_class_tokens_are_added():
     backbone = build("test_vit")
     stages = list(backbone.stages)
@@ -201,7 +227,11 @@ def test_drop_path_works_in_training_alone():
 @settings(max_examples=60, deadline=None)
 def test_tokens_survive_the_crossing(extra, channels, height, width, transposed):
     layout = Layout(
-        kind="tokens", channels=channels, grid=(height, width), extra=extra, order=(0, 2, 1) if transposed else (0, 1, 2)
+        kind="tokens",
+        channels=channels,
+        grid=(height, width),
+        extra=extra,
+        order=(0, 2, 1) if transposed else (0, 1, 2),
     )
     value = torch.randn(2, extra + height * width, channels)
     packed = layout.pack(value)
@@ -266,7 +296,7 @@ def test_messages_name_what_there_is():
     with pytest.raises(RecipeError, match="no stochastic depth"):
         TimmBackbone("vgg11", image_size=SIZE, drop_path_rate=0.1)
     with pytest.raises(BrokenComponent, match="power of two"):
-        TimmBackbone("crossvit_9_240", image_size=(240, 240))
+        TimmBackbone("vit_base_patch32_plus_256", image_size=(16, 16))
     with pytest.raises(RecipeError, match="does not run on 7x5 pixels"):
         TimmBackbone("halonet26t", image_size=(5, 7))
 

@@ -1,0 +1,211 @@
+"""The documentation is run, and compared with the code that it describes."""
+
+import doctest
+import importlib
+import importlib.util
+import inspect
+import json
+import pkgutil
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "docs" / "examples"
+PAGES = sorted(
+    path
+    for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")]
+    if not {"build", "site"} & set(path.parts)
+)  # fmt: skip
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page, language):
+    return [body for found, body in FENCE.findall(page.read_text(encoding="utf-8")) if found == language]
+
+
+def name(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
+    """All blocks of a page, one after the other, in a folder that holds photo.jpg."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path / "cache"))
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((320, 240)).save("photo.jpg")
+    module = type(sys)(f"page_{page.stem.replace('-', '_')}")  # specs in a page name their classes by this module
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for number, block in enumerate(blocks(page, "python")):
+        exec(compile(block, f"{page.name}, python block {number + 1}", "exec"), vars(module))
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")], ids=name)
+def test_toml_blocks_are_recipes(page):
+    from splitreg.recipe import Recipe
+
+    for block in blocks(page, "toml"):
+        table = tomllib.loads(block)
+        if "backbone" in table:
+            Recipe.from_mapping(table)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_relative_links_lead_somewhere(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        target, _, anchor = link.partition("#")
+        there = (page.parent / target).resolve() if target else page
+        assert there.exists(), f"{name(page)} links to {link}"
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+
+
+def test_every_page_is_in_the_navigation():
+    nav = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f"- {page.relative_to(ROOT / 'docs').as_posix()}\n" in nav
+
+
+def test_the_readme_begins_with_what_can_be_pasted():
+    install, work = blocks(ROOT / "README.md", "sh")[:2]
+    assert install == "pip install '.[full]'\nsplitreg demo\n"
+    assert work.startswith("pip install -e '.[full,test]'\npython -m pytest")
+
+
+def test_the_cli_page_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("make_cli_docs", ROOT / "scripts" / "make_cli_docs.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    fresh = script.page()
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == fresh, "run python scripts/make_cli_docs.py"
+
+
+# --- docs/recipes.md against the dataclasses
+
+
+def recipe_tables():
+    """Heading -> key -> default, as the page has them."""
+    tables, here = {}, None
+    for line in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            here = tables.setdefault(line.lstrip("# "), {})
+        elif line.startswith("| `"):
+            key, rest, *_ = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
+            here[key.strip("`")] = rest
+    return tables
+
+
+def default(cell):
+    """Return the value in a cell of the default column; None for what is required or has none."""
+    return None if cell in ("required", "none") else json.loads(cell.strip("`"))
+
+
+def test_every_key_of_a_recipe_is_documented_with_its_default():
+    from splitreg.recipe import BottleneckPart, DataPart, HeadPart, Input, Part, Recipe, Stage
+
+    tables = recipe_tables()
+    assert set(tables["Recipe"]) == set(Recipe.__dataclass_fields__)
+    least = Recipe.from_mapping({"backbone": "b", "heads": ["h"]})
+    written = {key: default(cell) for key, cell in tables["Recipe"].items()}
+    given = {key: value for key, value in written.items() if value is not None}
+    assert Recipe.from_mapping({**given, "backbone": "b", "heads": ["h"]}) == least
+
+    assert set(tables["Stage"]) == set(Stage.__dataclass_fields__)
+    assert Stage.parse({key: default(cell) for key, cell in tables["Stage"].items()}, "") == Stage()
+    assert set(tables["Input"]) == set(Input.__dataclass_fields__)
+    assert Input.parse({key: default(cell) for key, cell in tables["Input"].items()}, "") == Input()
+
+    for heading, part in (("Bottleneck", BottleneckPart), ("Head", HeadPart), ("Data", DataPart)):
+        # every documented key is the part's own, any other one is an option of the plugin
+        table = {key: "image" if key == "from" else ["x"] if key == "labels" else "x" for key in tables[heading]}
+        fields = [getattr(part.parse(table, ""), field) for field in part.__dataclass_fields__ if field != "options"]
+        assert all(fields) and not part.parse(table, "").options
+        assert len(tables[heading]) == len(fields)
+        known = {key: default(cell) for key, cell in tables[heading].items() if default(cell) is not None}
+        assert part.parse({"name": "x", **known}, "") == part.parse("x", "")
+    assert set(Part.__dataclass_fields__) == {"name", "options"}
+
+
+def documented_options(cell):
+    """Return option -> default of a cell like "`lr` 0.001, `betas` [0.9, 0.999]"."""
+    found = re.findall(r"`(\w+)` ((?:\[[^]]*\])|[^\s,]+)", cell)
+    return {key: json.loads(value) for key, value in found}
+
+
+def signature(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: json.loads(json.dumps(p.default)) for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def test_optimizers_schedules_and_augmentations_are_documented_with_their_defaults():
+    from splitreg.data.transforms import Augment
+    from splitreg.training.optimizers import OPTIMIZERS
+    from splitreg.training.schedules import SCHEDULES
+
+    tables = recipe_tables()
+    for heading, functions in (("Optimizer", OPTIMIZERS), ("Schedule", SCHEDULES)):
+        assert {key: documented_options(cell) for key, cell in tables[heading].items()} == {
+            key: signature(function) for key, function in functions.items()
+        }
+    assert {key: default(cell) for key, cell in tables["Augment"].items()} == signature(Augment)
+
+
+def test_the_packet_page_says_the_packets_limits():
+    from splitreg.assembly.server import MAX_CODED_PIXELS
+    from splitreg.coding import MAX_PACKET_BYTES
+
+    text = (ROOT / "docs" / "wire-format.md").read_text(encoding="utf-8")
+    assert f"{MAX_CODED_PIXELS:,} pixels" in text and f"{MAX_PACKET_BYTES // 2**20} MiB" in text
+
+
+def installed(kind):
+    from splitreg.registry import discover
+
+    return [entry.name for entry in discover()[kind].values() if entry.package == "splitreg"]
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "codec", "head", "dataset", "objective"])
+def test_the_readme_names_every_plugin_in_the_box(kind):
+    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| {kind}s"))
+    assert sorted(re.findall(r"`([\w-]+)`", row)) == sorted(installed(kind))
+
+
+def test_every_codec_has_its_payload_described():
+    text = (ROOT / "docs" / "wire-format.md").read_text(encoding="utf-8").partition("## Payloads")[2]
+    assert sorted(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)) == sorted(installed("codec"))
+
+
+def test_every_first_party_plugin_folder_has_a_readme_that_names_its_plugins():
+    from splitreg.registry import discover
+
+    for kind, names in discover().items():
+        for entry in names.values():
+            if entry.package == "splitreg":
+                text = (ROOT / "plugins" / entry.module.split(".")[0] / "README.md").read_text(encoding="utf-8")
+                assert re.search(rf"\b{entry.name}\b", text), f"{kind}:{entry.name}"
+
+
+def modules_with_examples():
+    folders = [ROOT / "splitreg", *(ROOT / "plugins").glob("splitreg_*")]
+    for folder in folders:
+        for module in pkgutil.walk_packages([str(folder)], f"{folder.name}."):
+            path = folder.parent / (module.name.replace(".", "/") + ".py")
+            if path.exists() and "tests" not in path.parts and ">>>" in path.read_text(encoding="utf-8"):
+                yield module.name
+
+
+@pytest.mark.parametrize("module", sorted(modules_with_examples()))
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted and not found.failed

@@ -1,0 +1,216 @@
+"""The command line as a user meets it: results on stdout, exit codes, one-line errors."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from splitreg.cli.main import main
+
+TINY = [
+    "--backbone", "mobilenetv3_small_050", "--heads", "cls,seg", "--input", "64x64", "--set", "bottleneck.channels=4",
+    "--set", "bottleneck.hidden=8", "--set", "bottleneck.decoder_hidden=8",
+]  # fmt: skip
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+def run(*arguments, check=True, stdin=b""):
+    """Run the command as ``main`` does, in this process: importing torch for every call would take minutes."""
+    out, err = io.TextIOWrapper(io.BytesIO(), write_through=True), io.TextIOWrapper(io.BytesIO(), write_through=True)
+    fed = io.TextIOWrapper(io.BytesIO(stdin))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["splitreg", *map(str, arguments)])
+        for name, stream in (("stdout", out), ("stderr", err), ("stdin", fed)):
+            patch.setattr(sys, name, stream)
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+    done = Done(code, out.buffer.getvalue(), err.buffer.getvalue())
+    assert not check or done.returncode == 0, done.stderr.decode()
+    return done
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "bundle"
+    run("build", *TINY, "-o", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(2):
+        noise = np.random.default_rng(index).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"p{index}.png")
+    return folder
+
+
+def refused(done, *words, code=1):
+    """One line on stderr, no traceback, nothing on stdout."""
+    text = done.stderr.decode()
+    assert done.returncode == code, (done.returncode, text)
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text, text
+    return text
+
+
+def test_list_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom splitreg.cli.main import cli\n"
+        "print(CliRunner().invoke(cli, ['list']).output)\n"
+        "print([m for m in ('torch', 'timm', 'compressai', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "det-fasterrcnn" in done.stdout
+
+
+def test_list_json_and_show():
+    rows = json.loads(run("list", "codec", "--json").stdout)
+    assert {row["name"] for row in rows} >= {"compressai", "zstd", "raw", "png", "jpeg", "webp"}
+    assert all(row["status"] == "ok" for row in rows)
+    assert b"quality" in run("show", "codec:jpeg").stdout
+
+
+def test_build_as_the_readme_types_it():
+    done = run("build", "--backbone", "resnet50", "--heads", "det,seg", "--dry-run", "--json")
+    plan = json.loads(done.stdout)
+    assert plan["costs"]["edge"]["parameters"] == 138_672  # Ladon's encoder
+    assert plan["heads"]["det"]["classes"] == 80 and plan["heads"]["seg"]["classes"] == 21
+
+
+def test_the_two_halves_in_two_processes(bundle, pictures, tmp_path):
+    rows = json.loads(run("encode", bundle, *sorted(pictures.iterdir()), "-o", tmp_path / "packets", "--json").stdout)
+    assert [os.path.getsize(row["packet"]) for row in rows] == [row["bytes"] for row in rows]
+    packets = [row["packet"] for row in rows]
+    lines = run("infer", bundle, *packets, "--json", "--draw", tmp_path / "drawn", "--over", pictures).stdout.splitlines()
+    assert [list(json.loads(line)["predictions"]) for line in lines] == [["cls", "seg"]] * 2
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["p0-cls.png", "p0-seg.png", "p1-cls.png", "p1-seg.png"]
+    stream = b"".join(len(data).to_bytes(4, "little") + data for data in (open(p, "rb").read() for p in packets))
+    streamed = run("infer", bundle, "-", "--heads", "cls", "--json", stdin=stream).stdout.splitlines()
+    assert [json.loads(a)["predictions"]["cls"] for a in streamed] == [json.loads(b)["predictions"]["cls"] for b in lines]
+    apart = subprocess.run(
+        [sys.executable, "-m", "splitreg", "infer", bundle, "-", "--json"], input=stream, capture_output=True, timeout=300
+    )
+    assert [json.loads(a)["predictions"] for a in apart.stdout.splitlines()] == [json.loads(b)["predictions"] for b in lines]
+
+
+def test_verify_and_publish(bundle, tmp_path):
+    assert b"FAILED" not in run("verify", bundle).stdout
+    run("publish", bundle, "-o", tmp_path / "published")
+    assert run("verify", tmp_path / "published").returncode == 0
+    (tmp_path / "published" / "server.safetensors").write_bytes(b"x")
+    broken = run("verify", tmp_path / "published", check=False)
+    assert broken.returncode == 1 and b"FAILED" in broken.stdout and b"Traceback" not in broken.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["build", "--backbone", "resnet51", "--heads", "det"], ["no backbone named 'resnet51'", "Did you mean"]),
+        (["build", "--backbone", "resnet50", "--heads", "dte"], ["no head named 'dte'", "Did you mean 'det'"]),
+        (["build", "--backbone", "resnet50", "--heads", "det", "--bottleneck", "raw", "--codec", "jpeg"], ["lossy"]),
+        (["build", "--backbone", "resnet50", "--heads", "det", "--cut", "layer9"], ["no stage 'layer9'", "layer4"]),
+        (["build", "--backbone", "resnet50", "--heads", "det", "--set", "bottleneck.chanels=3"], ["'channels'"]),
+        (["build", "--backbone", "resnet50", "--heads", "det", "--input", "0x64"], ["size must be"]),
+        (["show", "head:dte"], ["Did you mean 'det'"]),
+        (["verify", "/nonexistent"], []),
+        (["infer", "/nonexistent", "x.splitreg"], ["no bundle at"]),
+        (["train", "/nonexistent.toml"], ["cannot read the recipe"]),
+        (["eval", "/nonexistent"], ["no bundle at"]),
+        (["check", "codec:zzz"], []),
+    ],
+    ids=lambda value: " ".join(map(str, value))[:60],
+)
+def test_bad_requests_get_one_line(arguments, words):
+    done = run(*arguments, check=False)
+    text = (done.stdout + done.stderr).decode()
+    assert done.returncode == 1 and "Traceback" not in text
+    for word in words:
+        assert word in text, text
+
+
+def test_misuse_exits_with_two():
+    assert run("build", "--backbone", "resnet50", check=False).returncode == 2
+    assert run("lst", check=False).returncode == 2
+    assert b"Did you mean 'list'" in run("lst", check=False).stderr
+
+
+@pytest.mark.parametrize("kind", ["empty", "truncated", "flipped", "foreign", "text", "oversized"])
+def test_bad_packets(kind, bundle, pictures, tmp_path):
+    packet = tmp_path / "p0.splitreg"
+    run("encode", bundle, pictures / "p0.png", "-o", tmp_path)
+    data = bytearray(packet.read_bytes())
+    if kind == "empty":
+        data = b""
+    elif kind == "truncated":
+        data = data[: len(data) // 2]
+    elif kind == "flipped":
+        data[len(data) // 2] ^= 16
+    elif kind == "text":
+        data = b"SR" + b"hello" * 20
+    elif kind == "foreign":
+        other = tmp_path / "other"
+        run("build", *TINY, "--set", "seed=3", "-o", other)
+        run("encode", other, pictures / "p0.png", "-o", tmp_path)
+        data = packet.read_bytes()
+    if kind == "oversized":
+        with packet.open("wb") as file:
+            file.truncate(65 * 1024 * 1024)
+    else:
+        packet.write_bytes(data)
+    refused(run("infer", bundle, packet, "--json", check=False), "Error:")
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "missing"])
+def test_bad_pictures_leave_nothing(kind, bundle, pictures, tmp_path):
+    picture = tmp_path / "x.png"
+    if kind == "truncated":
+        data = (pictures / "p0.png").read_bytes()
+        picture.write_bytes(data[: len(data) // 2])
+    elif kind == "text":
+        picture.write_text("not a picture")
+    refused(run("encode", bundle, picture, "-o", tmp_path / "out", check=False), "x.png")
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_odd_pictures_work(bundle, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 50, 4), dtype=np.uint8)
+    Image.fromarray(noise[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(noise).save(tmp_path / "alpha.png")
+    Image.fromarray(noise[..., :3]).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(noise[:1, :1, :3]).save(tmp_path / "one.png")
+    Image.fromarray(np.repeat(noise[:1, :, :3], 100, axis=1).reshape(1, -1, 3)).save(tmp_path / "wide.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise[..., :3]).save(tmp_path / "turned.jpg", exif=exif)
+    images = sorted(tmp_path.glob("*.*"))
+    rows = json.loads(run("encode", bundle, *images, "-o", tmp_path / "out", "--json").stdout)
+    lines = run("infer", bundle, *[row["packet"] for row in rows], "--json").stdout.splitlines()
+    sizes = {
+        os.path.basename(r["image"]): json.loads(line)["predictions"]["seg"]["size"]
+        for r, line in zip(rows, lines, strict=True)
+    }
+    assert sizes == {
+        "grey.png": [30, 50], "alpha.png": [30, 50], "cmyk.jpg": [30, 50], "deep.png": [30, 50], "one.png": [1, 1],
+        "wide.png": [1, 5000], "turned.jpg": [50, 30],
+    }  # fmt: skip
+
+
