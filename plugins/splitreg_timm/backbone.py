@@ -33,8 +33,8 @@ class TimmBackbone(Backbone):
         BundleError: the file of weights is not one of this model.
 
     A model whose patches are not a power of two wide (14 pixels) sees the image resized so that its feature maps have
-    the stride of the nearest power of two (16); a plain transformer sees it resized to whole patches. Class and register tokens cross a cut in additional channels, see
-    ``splitreg_timm.crossing``.
+    the stride of the nearest power of two (16); a plain transformer sees it resized to whole patches. Class and
+    register tokens cross a cut in additional channels, see ``splitreg_timm.crossing``.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; a ``SplitregError`` becomes one line on stderr."""
-    from splitreg.errors import SplitregError
+    from splitreg.errors import SplitregError, TrainingInterrupted
 
     if not sys.warnoptions:  # warnings of libraries about each other are not the user's business
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -69,6 +69,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except TrainingInterrupted as error:
+        click.echo(str(error), err=True)
+        sys.exit(128 + error.signal)
     except SplitregError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from splitreg_timm import loading
+from splitreg_timm import loading, stages
 from splitreg_timm.backbone import TimmBackbone
 from splitreg_timm.crossing import Layout
 from splitreg_timm.specs import TIMM
@@ -154,6 +154,25 @@ def test_convolutions_run_on_other_sizes():
 
 
 @torch.no_grad()
+def test_plain_transformers_see_whole_patches():
+    backbone = build("test_vit", size=(100, 50))
+    prefix, body = backbone.split("blocks.1")
+    image = torch.randn(1, 3, 100, 50)
+    assert prefix(image).shape[2:] == (7, 4)
+    assert torch.equal(body(prefix(image))[16], backbone(image)[16])
+    with pytest.raises(ValueError, match="built for"):
+        prefix(torch.randn(1, 3, 96, 50))
+
+
+@torch.no_grad()
+def test_cut_is_after_the_stage_that_it_names():
+    backbone = build("coat_tiny")  # its first map is taken after the serial blocks, but parallel blocks change it later
+    assert "serial_blocks1" in backbone.refused
+    prefix, _ = build("pit_ti_224").split("transformers.2")
+    assert any(key.startswith("net.transformers.2.blocks") for key in prefix.state_dict())
+
+
+@torch.no_grad()
 def test_odd_patches_give_the_stride_of_the_nearest_power_of_two():
     backbone, image = build("vit_small_patch14_dinov2"), torch.randn(1, 3, *SIZE)
     assert {spec.stride for spec in backbone.stages.values()} == {16}
@@ -193,8 +212,7 @@ def test_copies_are_whole_and_independent(name):
 @torch.no_grad()
 def test_embedding_is_cut_before_class_tokens_are_added():
     backbone = build("test_vit")
-    stages = list(backbone.stages)
-    assert stages[0] == "patch_embed"
+    assert list(backbone.stages)[0] == "patch_embed"
     assert backbone.stages["patch_embed"].channels == 64
     prefix, _ = backbone.split("patch_embed")
     assert not any("pos_embed" in key or "cls_token" in key for key in prefix.state_dict())
@@ -295,10 +313,14 @@ def test_messages_name_what_there_is():
         TimmBackbone("resnet18.a1_in1j", image_size=SIZE)
     with pytest.raises(RecipeError, match="no stochastic depth"):
         TimmBackbone("vgg11", image_size=SIZE, drop_path_rate=0.1)
-    with pytest.raises(BrokenComponent, match="power of two"):
-        TimmBackbone("vit_base_patch32_plus_256", image_size=(16, 16))
     with pytest.raises(RecipeError, match="does not run on 7x5 pixels"):
         TimmBackbone("halonet26t", image_size=(5, 7))
+
+
+def test_model_without_a_cut_is_one_error(monkeypatch):
+    monkeypatch.setattr(stages, "find", lambda *_: ({}, {"a": "too wide", "b": "too wide"}))
+    with pytest.raises(BrokenComponent, match="resnet18 has no feature map after which it can be cut: too wide$"):
+        TimmBackbone("resnet18", image_size=SIZE)
 
 
 def test_family_answers_for_timm_names():
