@@ -108,6 +108,7 @@ class _Prefix(nn.Module):
         super().__init__()
         self.net = graphs.extract(model, None, [stage.value])
         self._layout, self._resize = stage.layout, resize
+        self.training = model.training
 
     def forward(self, image: Tensor) -> Tensor:
         (value,) = self.net(self._resize(image))
@@ -122,6 +123,7 @@ class _TimmBody(Body):
         exits = _last_of_each_stride(later)
         self._layout, self._exits = later[0].layout, _packing(exits)
         self.net = graphs.extract(model, later[0].value, [stage.output for stage in exits.values()])
+        self.training = model.training
 
     def forward(self, feature: Tensor) -> dict[int, Tensor]:
         return _features(self._exits, self.net(self._layout.unpack(feature)))

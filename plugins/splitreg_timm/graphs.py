@@ -99,6 +99,8 @@ def extract(model: nn.Module, start: fx.Node | None, outputs: Sequence[fx.Node])
             owner, _, name = str(node.target).rpartition(".")
             if name in model.get_submodule(owner)._non_persistent_buffers_set:
                 module.get_submodule(owner)._non_persistent_buffers_set.add(name)
+    for path, part in module.named_modules():  # containers that fx made anew; all else is shared
+        part.training = model.get_submodule(path).training
     return module
 
 
