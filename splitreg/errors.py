@@ -28,7 +28,6 @@ A message says what was asked, what is there and what to do next, in one line (`
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 
@@ -135,5 +134,7 @@ def near(name: str, names: Iterable[str]) -> str:
     >>> near("dte", ["det", "seg"])
     " Did you mean 'det'?"
     """
+    import difflib  # imported here, as in the registry: `splitreg list` is measured in milliseconds
+
     close = difflib.get_close_matches(name, list(names), n=3)
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""

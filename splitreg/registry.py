@@ -17,7 +17,6 @@ import functools
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -297,5 +296,7 @@ def _blaming(key: str, dotted: str) -> Iterator[None]:
 
 
 def _last_line(error: BaseException) -> str:
+    import traceback
+
     place = traceback.extract_tb(sys.exc_info()[2])[-1]
     return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}:{place.lineno})"

@@ -146,7 +146,9 @@ def _read(model: nn.Module, name: str, path: Path) -> None:
     if not path.is_file():
         raise BundleError(f"no weights at {path}; give the path of a safetensors or PyTorch file of timm's {name}")
     missing: list[str] = []
-    note = model.register_load_state_dict_post_hook(lambda _, keys: missing.extend(keys.missing_keys))
+    note = model.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+        lambda _, keys: missing.extend(keys.missing_keys)
+    )
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
         with _quiet():

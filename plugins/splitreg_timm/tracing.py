@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from timm.layers import get_notrace_functions
+from timm.layers import get_notrace_functions  # type: ignore[attr-defined]
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-#: Batch size while tracing. Not 1 or 2, so that a dimension that is the batch is not one by chance.
-BATCH = 3
+#: Batch size while tracing: a number that is no model's own, so that a dimension of this size is the batch.
+BATCH = 13
 
 
 class _Features(nn.Module):
@@ -31,7 +31,6 @@ class _Features(nn.Module):
         self.norm = norm
 
     def forward(self, image: Tensor) -> Any:
-        # Iterating over a tuple of outputs is what ``trace`` relies on; timm returns a list here.
         return self.model.forward_intermediates(image, norm=self.norm, intermediates_only=True)  # type: ignore[operator]
 
 
@@ -74,7 +73,7 @@ class _SizedProxy(fx.Proxy):
         return (self[i] for i in range(len(self._value)))
 
     def __getitem__(self, key: Any) -> Any:
-        if isinstance(self._value, tuple | list) and not isinstance(self._value[key], Tensor | tuple | list):
+        if isinstance(self._value, tuple | list) and not _has_tensor(self._value[key]):
             return self._value[key]  # a size that a module returned beside its tensor
         return self.tracer.create_proxy("call_function", operator.getitem, (self, key), {})
 
@@ -83,7 +82,7 @@ class _StageTracer(fx.Tracer):
     """Every submodule is a leaf, and every node is run on the meta device as it is made."""
 
     def __init__(self, image: Tensor) -> None:
-        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))  # type: ignore[no-untyped-call]
         self._image = image
         self._paths: dict[int, str] = {}
         self.running = False
@@ -153,6 +152,10 @@ class _Factories(TorchFunctionMode):
         if func in self._FUNCTIONS and not self._tracer.running:
             return self._tracer.create_proxy("call_function", func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
+
+
+def _has_tensor(value: Any) -> bool:
+    return any(map(_has_tensor, value)) if isinstance(value, tuple | list) else isinstance(value, Tensor)
 
 
 def _values(argument: Any) -> Any:

@@ -68,6 +68,7 @@ def save(
             {
                 "model_id": f"{model.edge.model_id:08x}",
                 "trained": model.trained,
+                "plugins": _packages(model.plan),
                 "recipe": _portable(model.recipe).to_mapping(),
                 "preprocess": {
                     "size": list(model.plan.preprocess.size), "mode": model.plan.preprocess.mode,
@@ -161,6 +162,19 @@ def _portable(recipe: Recipe) -> Recipe:
     )
 
 
+def _packages(planned: Plan) -> dict[str, str]:
+    """Return plugin -> package, so that a machine that lacks one can be told what to install."""
+    recipe = planned.recipe
+    parts = [("backbone", recipe.backbone.name), ("bottleneck", recipe.bottleneck.name)]
+    parts += [("codec", recipe.codec.name)] if recipe.codec else []
+    parts += [("head", head.plugin) for head in recipe.heads]
+    found = {}
+    for kind, name in parts:
+        spec, _ = planned.registry.resolve(kind, name)
+        found[spec.key] = planned.registry[kind][spec.name].package
+    return found
+
+
 def _planned(folder: Path, heads: tuple[str, ...] | None, registry: Registry | None) -> tuple[dict[str, Any], Plan]:
     config = files.read_config(folder)
     try:
@@ -174,7 +188,10 @@ def _planned(folder: Path, heads: tuple[str, ...] | None, registry: Registry | N
             runtime = replace(runtime, heads=tuple(head for head in recipe.heads if head.name in heads))
         planned = plan(runtime, registry=registry)
     except (RecipeError, PlanError, KeyError) as cause:
-        raise BundleError(f"the bundle {folder} cannot be assembled here: {cause}") from cause
+        made = ", ".join(sorted(set(config.get("plugins", {}).values())))
+        raise BundleError(
+            f"the bundle {folder} cannot be assembled here; it was made with plugins of the packages {made}: {cause}"
+        ) from cause
     return config, replace(planned, recipe=replace(recipe, heads=planned.recipe.heads))
 
 

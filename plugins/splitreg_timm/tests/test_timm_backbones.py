@@ -175,6 +175,12 @@ def test_cut_is_after_the_stage_that_it_names():
     assert any(key.startswith("net.transformers.2.blocks") for key in prefix.state_dict())
 
 
+def test_sizes_that_modules_return_do_not_cross():
+    with torch.device("meta"):
+        backbone = TimmBackbone("mvitv2_tiny")  # its stages return their tokens and (height, width)
+    assert [spec.stride for spec in backbone.stages.values()] == [4, 8, 16, 32]
+
+
 @torch.no_grad()
 def test_odd_patches_give_the_stride_of_the_nearest_power_of_two():
     backbone, image = build("vit_small_patch14_dinov2"), torch.randn(1, 3, *SIZE)
