@@ -10,7 +10,8 @@ from torch import nn
 
 from splitreg.assembly.branch import Branch
 from splitreg.assembly.model import SplitModel
-from splitreg.assembly.planning import Plan, plan
+from splitreg.assembly.planned import Plan
+from splitreg.assembly.planning import plan
 from splitreg.interfaces import Body, Bottleneck
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from splitreg.assembly.branch import Branch, select_images
 from splitreg.assembly.edge import EdgeModel
-from splitreg.assembly.planning import Plan
+from splitreg.assembly.planned import Plan
 from splitreg.assembly.server import ServerModel, crop
 from splitreg.interfaces import Body, Bottleneck, Head
 from splitreg.recipe import Recipe

@@ -8,18 +8,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from splitreg.assembly.branch import Branch, Pyramid
+from splitreg.assembly.branch import Pyramid
 from splitreg.assembly.labels import LABELLED, default_labels
-from splitreg.assembly.shapes import Cost, Shapes, Skeleton
+from splitreg.assembly.planned import HeadPlan, Plan
+from splitreg.assembly.shapes import Skeleton
 from splitreg.errors import PlanError, RecipeError, SplitregError, near
 from splitreg.imaging import Preprocess
 from splitreg.interfaces import Backbone, Bottleneck, Codec, Head
-from splitreg.recipe import BottleneckPart, HeadPart, Part, Recipe
+from splitreg.recipe import HeadPart, Part, Recipe
 from splitreg.registry import Registry, discover
 from splitreg.specs import FeatureSpec, SymbolSpec, TargetSpec
 from splitreg.tasks import RECONSTRUCTION
@@ -31,104 +32,6 @@ PREFERRED_CODECS = ("rans", "compressai", "zstd", "raw")
 GROUPS = ("all", "edge", "server", "prefix", "encoder", "decoder", "prior", "body", "heads")
 
 _IMAGE = FeatureSpec(channels=3, stride=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadPlan:
-    """A head that fits.
-
-    Args:
-        name: its own name.
-        make: class, to be called with (features, labels, **options).
-        target: name of the dataset's target that trains it.
-        task: what it does.
-        labels: class names.
-        features: stride -> what it reads.
-        adapted: missing stride -> stride from which the adapter makes it.
-    """
-
-    name: str
-    make: type[Head]
-    options: Mapping[str, Any]
-    target: str
-    task: str
-    labels: tuple[str, ...]
-    available: Mapping[int, FeatureSpec]
-    needs: tuple[int, ...]
-    adapted: Mapping[int, int]
-
-    def build(self) -> Branch:
-        """Allocate the head and its adapter."""
-        adapter = Pyramid(self.available, self.needs) if self.adapted else None
-        specs = adapter.specs if adapter else {stride: self.available[stride] for stride in self.needs}
-        head = self.make(specs, self.labels, **self.options)
-        head.needs = self.needs
-        return Branch(head, adapter)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A recipe whose parts fit together, with everything resolved.
-
-    Args:
-        recipe: the resolved recipe: cut, codec, what the bottleneck reads, targets and labels are filled in.
-        preprocess: picture to network input.
-        stages: the backbone's stages.
-        source: what the bottleneck reads.
-        target: the feature at the cut.
-        latent: channels and stride of the latent.
-        symbols: what the symbols are.
-        heads: the heads, in the recipe's order.
-        skeleton: the model on the meta device.
-    """
-
-    recipe: Recipe
-    registry: Registry
-    preprocess: Preprocess
-    stages: Mapping[str, FeatureSpec]
-    source: FeatureSpec
-    target: FeatureSpec
-    latent: FeatureSpec
-    symbols: SymbolSpec
-    heads: tuple[HeadPlan, ...]
-    skeleton: Skeleton
-    make_backbone: Callable[[bool], Backbone]
-    make_bottleneck: Callable[[], Bottleneck]
-    make_codec: Callable[[], Codec]
-
-    @property
-    def shapes(self) -> Shapes:
-        """Latent and feature sizes at the recipe's input size."""
-        return self.skeleton.shapes(self.recipe.input.size)
-
-    def costs(self) -> dict[str, Cost]:
-        """Parameters, MACs and memory of each part at the recipe's input size."""
-        return self.skeleton.costs(self.recipe.input.size)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan and its size table as plain data."""
-        shapes, codec = self.shapes, self.recipe.codec
-        return {
-            "backbone": self.recipe.backbone.name,
-            "cut": self.recipe.cut,
-            "stages": {name: {"channels": s.channels, "stride": s.stride} for name, s in self.stages.items()},
-            "bottleneck": self.recipe.bottleneck.to_mapping(),
-            "codec": codec.name if codec else None,
-            "input": list(self.recipe.input.size),
-            "latent": list(shapes.latent),
-            "feature": [self.target.channels, *shapes.feature],
-            "heads": {
-                head.name: {
-                    "plugin": part.plugin, "task": head.task, "target": head.target, "classes": len(head.labels),
-                    "reads": list(head.needs), "adapter": {str(k): v for k, v in head.adapted.items()},
-                }
-                for head, part in zip(self.heads, self.recipe.heads, strict=True)
-            },
-            "costs": {
-                name: {"parameters": cost.parameters, "macs": cost.macs, "peak_bytes": cost.peak_bytes}
-                for name, cost in self.costs().items()
-            },
-        }  # fmt: skip
 
 
 def plan(recipe: Recipe | None = None, *, registry: Registry | None = None, **keys: Any) -> Plan:
@@ -170,81 +73,97 @@ class _Planner:
 
     def plan(self) -> Plan:
         recipe = self.recipe
-        make_backbone = backbone = body = prefix = bottleneck = codec = None
-        cut, source_name = recipe.cut, recipe.bottleneck.source
-        with self.noting(f"backbone {recipe.backbone.name}"):
-            make_backbone = self._backbone()
-            with torch.device("meta"):
-                backbone = make_backbone(False)
-        if backbone is not None:
-            with self.noting(f"backbone {recipe.backbone.name}"):
-                cut = self._cut(backbone, recipe.cut)
-                prefix, body = backbone.split(cut)
-        bottleneck_class = codec_class = None
-        with self.noting(f"bottleneck {recipe.bottleneck.name}"):
-            bottleneck_class = self._class("bottleneck", recipe.bottleneck, positional=2)
-            source_name = source_name or bottleneck_class.source_default
-        make_bottleneck: Callable[[], Bottleneck] | None = None
-        source = target = _IMAGE
-        if backbone is not None and cut in backbone.stages and bottleneck_class is not None:
-            target = backbone.stages[cut]
-            source = _IMAGE if source_name == "image" else target
-            with self.noting(f"bottleneck {recipe.bottleneck.name}"):
-                make_bottleneck = _partial(bottleneck_class, source, target, options=recipe.bottleneck.options)
-                with torch.device("meta"):
-                    bottleneck = make_bottleneck()
-        make_codec: Callable[[], Codec] | None = None
-        codec_part = recipe.codec
-        with self.noting("codec"):
-            if codec_part is None and bottleneck is not None:
-                codec_part = self._preferred_codec(bottleneck.symbols)
-            if codec_part is not None:
-                codec_class = self._class("codec", codec_part, positional=0)
-                make_codec = _partial(codec_class, options=codec_part.options)
-                codec = make_codec()
-                if bottleneck is not None:
-                    self.problems += carries(codec_part.name, codec, recipe.bottleneck.name, bottleneck.symbols)
+        make_backbone, backbone, cut = self._backbone()
+        make_bottleneck, bottleneck, source = self._bottleneck(backbone, cut)
+        make_codec, codec = self._codec(bottleneck)
         targets = self._targets()
-        available = {} if backbone is None or cut not in backbone.stages else _offered(backbone, cut)
+        available = {} if backbone is None or cut is None else _offered(backbone, cut)
         heads = [self._head(part, available, targets) for part in recipe.heads]
         self._stages()
-        skeleton = None
-        if prefix is not None and body is not None and not self.problems:
-            planned = [head for head in heads if head is not None]
-            with (
-                self.noting(f"the model at {recipe.input.size[1]}x{recipe.input.size[0]} pixels"),
-                torch.device("meta"),
-            ):
-                skeleton = Skeleton(
-                    prefix=prefix, bottleneck=bottleneck, body=body, from_image=source_name == "image",
-                    branches={head.name: head.build() for head in planned},
-                )  # fmt: skip
-            if skeleton is not None:
-                self._run(skeleton, target)
-        if (
-            self.problems or skeleton is None or backbone is None or bottleneck is None
-            or make_backbone is None or make_bottleneck is None or make_codec is None
-        ):  # fmt: skip
+        # Without a problem nothing below is None; saying so lets mypy follow.
+        if self.problems or None in (
+            make_backbone,
+            backbone,
+            cut,
+            make_bottleneck,
+            bottleneck,
+            source,
+            make_codec,
+            codec,
+        ):
             raise PlanError(self.problems)
+        assert backbone and bottleneck and cut and make_backbone and make_bottleneck and make_codec and source
         found = [head for head in heads if head is not None]
+        skeleton = self._skeleton(backbone, cut, bottleneck, source, found)
         resolved = replace(
-            recipe, cut=cut, codec=codec_part,
-            bottleneck=BottleneckPart(
-                name=recipe.bottleneck.name, source=source_name, options=recipe.bottleneck.options
-            ),
+            recipe, cut=cut, codec=codec, bottleneck=replace(recipe.bottleneck, source=source),
             heads=tuple(
                 replace(part, target=head.target, labels=head.labels)
                 for part, head in zip(recipe.heads, found, strict=True)
             ),
         )  # fmt: skip
         return Plan(
-            recipe=resolved, registry=self.registry, stages=dict(backbone.stages), source=source, target=target,
-            latent=bottleneck.latent, symbols=bottleneck.symbols, heads=tuple(found), skeleton=skeleton,
-            make_backbone=make_backbone, make_bottleneck=make_bottleneck, make_codec=make_codec,
+            recipe=resolved, registry=self.registry, stages=dict(backbone.stages), source=_read(backbone, cut, source),
+            target=backbone.stages[cut], latent=bottleneck.latent, symbols=bottleneck.symbols, heads=tuple(found),
+            skeleton=skeleton, make_backbone=make_backbone, make_bottleneck=make_bottleneck, make_codec=make_codec,
             preprocess=Preprocess(
                 size=recipe.input.size, mode=recipe.input.mode, mean=backbone.mean, std=backbone.std
             ),
         )  # fmt: skip
+
+    def _backbone(self) -> tuple[Callable[[bool], Backbone] | None, Backbone | None, str | None]:
+        """How to make the backbone, the backbone on the meta device, and where it is cut; None where that failed."""
+        make = backbone = cut = None
+        with self.noting(f"backbone {self.recipe.backbone.name}"):
+            make = self._backbone_maker()
+            with torch.device("meta"):
+                backbone = make(False)
+            cut = self._cut(backbone)
+        return make, backbone, cut
+
+    def _bottleneck(
+        self, backbone: Backbone | None, cut: str | None
+    ) -> tuple[Callable[[], Bottleneck] | None, Bottleneck | None, str | None]:
+        """How to make the bottleneck, the bottleneck on the meta device, and what it reads."""
+        part, make, bottleneck, source = self.recipe.bottleneck, None, None, None
+        with self.noting(f"bottleneck {part.name}"):
+            made = self._class("bottleneck", part, positional=2)
+            source = part.source or made.source_default
+            if backbone is not None and cut is not None:
+                make = _partial(made, _read(backbone, cut, source), backbone.stages[cut], options=part.options)
+                with torch.device("meta"):
+                    bottleneck = make()
+        return make, bottleneck, source
+
+    def _codec(self, bottleneck: Bottleneck | None) -> tuple[Callable[[], Codec] | None, Part | None]:
+        """How to make the codec, and which one it is."""
+        part, make = self.recipe.codec, None
+        with self.noting("codec"):
+            if part is None and bottleneck is not None:
+                part = self._preferred_codec(bottleneck.symbols)
+            if part is not None:
+                make = _partial(self._class("codec", part, positional=0), options=part.options)
+                codec = make()
+                if bottleneck is not None:
+                    self.problems += carries(part.name, codec, self.recipe.bottleneck.name, bottleneck.symbols)
+        return make, part
+
+    def _skeleton(
+        self, backbone: Backbone, cut: str, bottleneck: Bottleneck, source: str, heads: list[HeadPlan]
+    ) -> Skeleton:
+        """Build all of it on the meta device and run it once: what fails there would fail in training."""
+        height, width = self.recipe.input.size
+        skeleton = None
+        with self.noting(f"the model at {height}x{width} pixels"), torch.device("meta"):
+            prefix, body = backbone.split(cut)
+            skeleton = Skeleton(
+                prefix=prefix, bottleneck=bottleneck, body=body, from_image=source == "image",
+                branches={head.name: head.build() for head in heads},
+            )  # fmt: skip
+            self._run(skeleton, backbone.stages[cut])
+        if skeleton is None or self.problems:
+            raise PlanError(self.problems)
+        return skeleton
 
     def _class(self, kind: str, part: Part, positional: int, given: tuple[str, ...] = ()) -> type[Any]:
         """Load a plugin's class and check the names of its options."""
@@ -262,7 +181,7 @@ class _Planner:
             )
         return made
 
-    def _backbone(self) -> Callable[[bool], Backbone]:
+    def _backbone_maker(self) -> Callable[[bool], Backbone]:
         part = self.recipe.backbone
         made = self._class("backbone", part, positional=0, given=("image_size",))
         _, member = self.registry.resolve("backbone", part.name)
@@ -279,7 +198,8 @@ class _Planner:
 
         return make
 
-    def _cut(self, backbone: Backbone, cut: str | None) -> str:
+    def _cut(self, backbone: Backbone) -> str:
+        cut = self.recipe.cut
         if cut is None:  # where published systems cut: the first stage at stride 4
             return next(
                 (name for name, spec in backbone.stages.items() if spec.stride >= 4), next(iter(backbone.stages))
@@ -387,26 +307,23 @@ class _Planner:
                     self._class("objective", objective, positional=1)
 
     def _run(self, skeleton: Skeleton, target: FeatureSpec) -> None:
-        """Run the whole skeleton once: what fails here would fail in training."""
         size = self.recipe.input.size
-        with self.noting(f"the model at {size[1]}x{size[0]} pixels"), torch.no_grad():
+        with torch.no_grad():
             shapes = skeleton.shapes(size)
             if min(shapes.latent) < 1:
-                raise PlanError(
-                    [f"the input of {size[1]}x{size[0]} pixels is too small: the latent would be {shapes.latent}"]
+                self.problems.append(
+                    f"an input of {size[0]}x{size[1]} pixels is too small: the latent is {shapes.latent}"
                 )
-            assert skeleton.bottleneck is not None
-            restored = skeleton.bottleneck.synthesise(torch.empty((1, *shapes.latent), device="meta"))
-            if restored.shape[1] != target.channels or any(
-                have < want for have, want in zip(restored.shape[2:], shapes.feature, strict=True)
-            ):
-                raise PlanError(
-                    [
-                        f"bottleneck {self.recipe.bottleneck.name} restores {tuple(restored.shape[1:])}, "
-                        f"the feature at the cut is {(target.channels, *shapes.feature)}"
-                    ]
+                return
+            restored = skeleton.bottleneck.synthesise(torch.empty((1, *shapes.latent)))
+            wanted = (target.channels, *shapes.feature)
+            if restored.shape[1] != wanted[0] or restored.shape[2] < wanted[1] or restored.shape[3] < wanted[2]:
+                self.problems.append(
+                    f"bottleneck {self.recipe.bottleneck.name} restores {tuple(restored.shape[1:])}, "
+                    f"the feature at the cut is {wanted}"
                 )
-            features = skeleton.body(torch.empty((1, target.channels, *shapes.feature), device="meta"))
+                return
+            features = skeleton.body(torch.empty((1, *wanted)))
             for branch in skeleton.branches.values():
                 branch(features, size)
 
@@ -429,6 +346,11 @@ def _offered(backbone: Backbone, cut: str) -> dict[int, FeatureSpec]:
     """Stride -> spec of what the body gives for this cut."""
     names = list(backbone.stages)
     return {backbone.stages[name].stride: backbone.stages[name] for name in names[names.index(cut) :]}
+
+
+def _read(backbone: Backbone, cut: str, source: str) -> FeatureSpec:
+    """What the bottleneck reads: the image, or the feature at the cut."""
+    return _IMAGE if source == "image" else backbone.stages[cut]
 
 
 def _partial(made: type[Any], *positional: Any, options: Mapping[str, Any]) -> Callable[[], Any]:

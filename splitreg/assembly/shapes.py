@@ -45,13 +45,13 @@ class Skeleton:
         self,
         *,
         prefix: nn.Module,
-        bottleneck: Bottleneck | None,
+        bottleneck: Bottleneck,
         body: Body,
         branches: dict[str, Branch],
         from_image: bool,
     ) -> None:
         self.prefix = prefix.eval()
-        self.bottleneck = bottleneck.eval() if bottleneck is not None else None
+        self.bottleneck = bottleneck.eval()
         self.body = body.eval()
         self.branches = {name: branch.eval() for name, branch in branches.items()}
         self.from_image = from_image
@@ -68,8 +68,6 @@ class Skeleton:
 
     def _shapes(self, size: tuple[int, int]) -> Shapes:
         feature = self.feature(size)
-        if self.bottleneck is None:
-            raise ValueError("no bottleneck")
         with torch.no_grad():
             latent = self.bottleneck.analyse(self._image(size) if self.from_image else feature)
         return Shapes(
@@ -78,8 +76,6 @@ class Skeleton:
 
     def costs(self, size: tuple[int, int]) -> dict[str, Cost]:
         """Return the cost of ``edge``, ``server`` (decoder, body), each ``heads.NAME`` and ``unsplit`` (the backbone)."""
-        if self.bottleneck is None:
-            raise ValueError("no bottleneck")
         image, feature, bottleneck = self._image(size), self.feature(size), self.bottleneck
         shapes = self.shapes(size)
         latent = torch.empty((1, *shapes.latent), device="meta")

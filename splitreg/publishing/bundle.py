@@ -16,7 +16,8 @@ import splitreg
 from splitreg.assembly.building import allocate
 from splitreg.assembly.edge import EdgeModel
 from splitreg.assembly.model import SplitModel, edge_state, server_state, wire_id
-from splitreg.assembly.planning import Plan, plan
+from splitreg.assembly.planned import Plan
+from splitreg.assembly.planning import plan
 from splitreg.assembly.server import ServerModel
 from splitreg.coding import SymbolModel
 from splitreg.errors import BundleError, CodingError, PlanError, RecipeError, near
