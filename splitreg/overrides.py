@@ -55,33 +55,34 @@ def set_path(table: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     here: Any = table
     for depth, key in enumerate(parents):
-        here, step = _place(here, key, path)
+        step = _index(here, key, path) if isinstance(here, list) else key
         if isinstance(here, dict):
             here.setdefault(step, {})
-        here = _table(here, step)
+        here = _opened(here, step)
         if not isinstance(here, dict | list):
             raise RecipeError(f"{path}: {'.'.join(parents[: depth + 1])} is {here!r}, which has no keys")
-    here, step = _place(here, last, path)
-    here[step] = value
+    if isinstance(here, list) and len(here) == 1 and not last.isdecimal() and last not in _names(here):
+        here = _opened(here, 0)
+    here[_index(here, last, path) if isinstance(here, list) else last] = value
 
 
-def _table(here: Any, step: Any) -> Any:
+def _opened(here: Any, step: Any) -> Any:
     """Return what is there; a name becomes the table that it is short for."""
     if isinstance(here[step], str):  # "fp" is short for { name = "fp" }
         here[step] = {"name": here[step]}
     return here[step]
 
 
-def _place(here: Any, key: str, path: str) -> tuple[Any, Any]:
-    """Return what holds ``key``, and where: in a table, in a list, or in the only item of a list."""
-    if not isinstance(here, list):
-        return here, key
-    names = [item.get("as", item.get("name")) if isinstance(item, dict) else item for item in here]
+def _names(items: list[Any]) -> list[Any]:
+    return [item.get("as", item.get("name")) if isinstance(item, dict) else item for item in items]
+
+
+def _index(items: list[Any], key: str, path: str) -> int:
+    """Position in a list: a number, or the name of a head, dataset or stage."""
+    names = _names(items)
     if key in names:
-        return here, names.index(key)
-    if key.isdecimal() and int(key) < len(here):
-        return here, int(key)
-    if len(here) == 1 and not key.isdecimal() and isinstance(only := _table(here, 0), dict):
-        return only, key
-    there = f"there are: {', '.join(map(str, names))} (or 0 to {len(here) - 1})" if here else "the list is empty"
+        return names.index(key)
+    if key.isdecimal() and int(key) < len(items):
+        return int(key)
+    there = f"there are: {', '.join(map(str, names))} (or 0 to {len(items) - 1})" if items else "the list is empty"
     raise RecipeError(f"{path}: no {key!r}; {there}")

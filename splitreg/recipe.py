@@ -201,8 +201,9 @@ class Stage:
                 found[key] = tuple(names)
             elif key == "objectives":
                 found[key] = tuple(Part.parse(i, place) for i in _list(item))
-            elif key in ("optimizer", "schedule"):
-                found[key] = Part.parse(item, place)
+            elif key in ("optimizer", "schedule"):  # a table alone changes options of the default
+                usual = cls.__dataclass_fields__[key].default.name
+                found[key] = Part.parse({"name": usual, **item} if isinstance(item, Mapping) else item, place)
             elif key in ("epochs", "batch_size"):
                 found[key] = _typed(item, (int,), place)
                 if found[key] < 1:
@@ -290,12 +291,14 @@ class Recipe:
             augment=dict(_typed(table.get("augment", {}), (Mapping,), "augment")),
             stages=tuple(Stage.parse(s, f"stages[{i}]") for i, s in enumerate(_list(stages))),
             seed=_typed(table.get("seed", 0), (int,), "seed"),
-            sweep=dict(_typed(table.get("sweep", {}), (Mapping,), "sweep")),
+            sweep=_paths(_typed(table.get("sweep", {}), (Mapping,), "sweep")),
         )  # fmt: skip
         names = [head.name for head in recipe.heads]
         for name in names:
             if names.count(name) > 1:
                 raise RecipeError(f"two heads are named {name!r}; give one another name: {{ name = ..., as = ... }}")
+        if not 0 <= recipe.seed < 2**63:
+            raise RecipeError(f"seed must be 0 to 2**63 - 1, got {recipe.seed}")
         for key, values in recipe.sweep.items():
             if not isinstance(values, list | tuple) or not values:
                 raise RecipeError(f"sweep.{key} must be a list of values, got {values!r}")
@@ -345,6 +348,15 @@ def _spelt_out(table: dict[str, Any]) -> dict[str, Any]:
     if isinstance(table.get("heads"), str):
         table["heads"] = table["heads"].split(",")
     return {**table, **{key: _list(table.get(key, [])) for key in ("data", "stages")}}
+
+
+def _paths(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables within tables as dotted paths: TOML reads ``bottleneck.channels = [8, 16]`` as a table."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = _paths(value) if isinstance(value, Mapping) and value else {"": value}
+        found.update({f"{key}.{rest}" if rest else key: item for rest, item in inner.items()})
+    return found
 
 
 def _list(value: Any) -> Sequence[Any]:

@@ -17,7 +17,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -71,6 +71,7 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
     """Kind -> name -> entry; immutable."""
 
     def __init__(self, entries: tuple[Entry, ...], given: tuple[ComponentSpec, ...] = ()) -> None:
+        self._entries = entries
         table: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         claims: dict[tuple[str, str], list[str]] = {}
         for entry in entries:
@@ -92,8 +93,7 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
 
     def extended(self, *specs: ComponentSpec) -> Registry:
         """Return this registry with some more specs, as a new one."""
-        entries = tuple(e for group in self._table.values() for e in group.values() if e.package != "(given)")
-        return Registry(entries, (*self._given.values(), *specs))
+        return Registry(self._entries, (*self._given.values(), *specs))
 
     def __getitem__(self, kind: str) -> Mapping[str, Entry]:
         try:
@@ -119,6 +119,8 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
             ApiMismatch: it speaks another version of the contracts.
         """
         names = self[kind]
+        if (kind, name) in self._given:
+            return self._given[kind, name]
         if name not in names:
             raise UnknownComponent(
                 f"no {kind} named {name!r}.{near(name, names)} {len(names)} installed: splitreg list {kind}"
@@ -128,7 +130,7 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
             raise DuplicateComponent(
                 f"{kind}:{name} is claimed by the packages {first} and {', '.join(others)}; uninstall one of them"
             )
-        return self._given.get((kind, name)) or names[name].spec()
+        return names[name].spec()
 
     def resolve(self, kind: str, name: str) -> tuple[ComponentSpec, str | None]:
         """Find who answers for a name: an exact name first, then the families.
@@ -258,6 +260,25 @@ def _installed() -> Iterator[Entry]:
 def _normalise(package: str) -> str:
     """The name as pip and PyPI write it; folders of metadata have underscores."""
     return package.strip().lower().replace("_", "-").replace(".", "-")
+
+
+def unknown_options(
+    what: str, made: type[Any], options: Iterable[str], *, positional: int, given: Sequence[str] = ()
+) -> list[str]:
+    """Return a sentence for each option that a plugin's class does not have.
+
+    Args:
+        what: kind and name, for the sentences.
+        made: the class.
+        options: names that somebody asks for.
+        positional: so many parameters come first and are no options.
+        given: options that only the core sets.
+    """
+    import inspect  # imported here: `splitreg list` is measured in milliseconds
+
+    known = [name for name in list(inspect.signature(made).parameters)[positional:] if name not in given]
+    has = f"It has: {', '.join(known)}" if known else "It has none"
+    return [f"{what} has no option {key!r}.{near(key, known)} {has}" for key in options if key not in known]
 
 
 @functools.cache

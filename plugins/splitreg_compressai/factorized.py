@@ -112,7 +112,9 @@ class FactorizedPrior(Bottleneck):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the restored feature and the bits an image: with noise in training, else as the codec leaves the latent."""
-        noisy, likelihood = self.prior(self.analyse(x))
+        latent = self.analyse(x)
+        with torch.autocast(latent.device.type, enabled=False):  # likelihoods of 16-bit floats are worth nothing
+            noisy, likelihood = self.prior(latent)
         return self.synthesise(noisy), -likelihood.log2().sum((1, 2, 3))
 
     def freeze(self) -> SymbolModel:

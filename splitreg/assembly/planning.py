@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from splitreg.assembly.branch import Pyramid
 from splitreg.assembly.labels import LABELLED, default_labels
@@ -21,7 +22,7 @@ from splitreg.errors import PlanError, RecipeError, SplitregError, near
 from splitreg.imaging import Preprocess
 from splitreg.interfaces import Backbone, Bottleneck, Codec, Head
 from splitreg.recipe import HeadPart, Part, Recipe
-from splitreg.registry import Registry, discover
+from splitreg.registry import Registry, discover, unknown_options
 from splitreg.specs import FeatureSpec, SymbolSpec, TargetSpec
 from splitreg.tasks import RECONSTRUCTION
 
@@ -169,16 +170,11 @@ class _Planner:
         """Load a plugin's class and check the names of its options."""
         spec, member = self.registry.resolve(kind, part.name)
         made = self.registry.load(spec)
-        known = list(inspect.signature(made).parameters)[positional + (member is not None) :]
-        wrong = [key for key in part.options if key not in known or key in given]
+        wrong = unknown_options(
+            f"{kind} {part.name}", made, part.options, positional=positional + (member is not None), given=given
+        )
         if wrong:
-            raise PlanError(
-                [
-                    f"{kind} {part.name} has no option {key!r}.{near(key, known)} "
-                    + (f"It has: {', '.join(k for k in known if k not in given)}" if known else "It has none")
-                    for key in wrong
-                ]
-            )
+            raise PlanError(wrong)
         return made
 
     def _backbone_maker(self) -> Callable[[bool], Backbone]:
@@ -241,6 +237,8 @@ class _Planner:
     ) -> HeadPlan | None:
         before = len(self.problems)
         made = None
+        if hasattr(nn.ModuleDict(), part.name):  # where a model keeps its heads
+            self.problems.append(f"a head cannot be called {part.name!r}; give it another name: {{ as = ... }}")
         with self.noting(f"head {part.name}"):
             made = self._class("head", Part(name=part.plugin, options=part.options), positional=2)
         if made is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,16 @@ from torch import Tensor, nn
 
 from splitreg.assembly.branch import Branch
 from splitreg.coding import Packet, SymbolModel
-from splitreg.errors import BundleError, CorruptPacket, ForeignPacket, RecipeError, ShapeMismatch, near
-from splitreg.imaging import Geometry, Preprocess
+from splitreg.errors import (
+    BundleError,
+    CorruptPacket,
+    ForeignPacket,
+    RecipeError,
+    ShapeMismatch,
+    SplitregError,
+    near,
+)
+from splitreg.imaging import MAX_PIXELS, Geometry, Preprocess
 from splitreg.interfaces import Body, Bottleneck, Codec
 from splitreg.tasks import Prediction
 
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Coded sizes beyond this many pixels (or the model's own, if larger) are refused before anything is allocated.
 MAX_CODED_PIXELS = 4 * 1024 * 1024
+#: So are those of so many times the model's own pixels: a packet of a few bytes may not cost more than that.
+MAX_CODED_RATIO = 4
 
 
 class ServerModel:
@@ -38,6 +49,10 @@ class ServerModel:
         shapes: coded size -> shapes of the latent and of the feature at the cut.
         symbols: frozen tables; None until the model is frozen.
         model_id: packets of another id are refused.
+
+    Attributes:
+        max_coded_pixels: packets whose coded image has more are refused.
+        max_original_pixels: packets whose original image has more are refused: predictions are as large as that.
     """
 
     def __init__(
@@ -60,6 +75,9 @@ class ServerModel:
         self.shapes = shapes
         self.symbols = symbols
         self.model_id = model_id
+        own = preprocess.size[0] * preprocess.size[1]
+        self.max_coded_pixels = max(own, min(MAX_CODED_PIXELS, MAX_CODED_RATIO * own))
+        self.max_original_pixels = MAX_PIXELS
 
     @classmethod
     def load(cls, bundle: str | Path, heads: Iterable[str] | None = None) -> ServerModel:
@@ -97,14 +115,21 @@ class ServerModel:
         results: list[dict[str, Prediction]] = [{} for _ in parsed]
         for coded in dict.fromkeys(packet.coded for packet in parsed):
             rows = [i for i, packet in enumerate(parsed) if packet.coded == coded]
-            batch = self.run(np.stack([latents[i] for i in rows]), coded, names)
+            with self._blaming(coded):
+                batch = self.run(np.stack([latents[i] for i in rows]), coded, names)
             for row, found in zip(rows, batch, strict=True):
                 geometry = Geometry(original=parsed[row].original, coded=coded, mode=self.preprocess.mode)
                 results[row] = {name: prediction.restore(geometry) for name, prediction in found.items()}
         return results
 
     def decode(self, packet: Packet) -> NDArray[np.float32]:
-        """Return the (C, h, w) float32 latent of a packet."""
+        """Return the (C, h, w) float32 latent of a packet.
+
+        Raises:
+            CorruptPacket: sizes beyond the limits, or a payload that is not one of this model's.
+            ForeignPacket: another model wrote the packet.
+            BundleError: the model has no tables yet.
+        """
         if self.symbols is None:
             raise BundleError("this model has no integer tables yet; call model.freeze_tables() after training")
         if packet.model_id != self.model_id:
@@ -113,7 +138,16 @@ class ServerModel:
             )
         if len(packet.streams) != 1:
             raise CorruptPacket(f"this model's packets have one stream, this one has {len(packet.streams)}")
-        shape = self._shapes(packet.coded).latent
+        for what, (height, width), most in (
+            ("coded", packet.coded, self.max_coded_pixels),
+            ("original", packet.original, self.max_original_pixels),
+        ):
+            if height * width > most:
+                raise CorruptPacket(
+                    f"the packet's {what} image has {width}x{height} pixels, beyond the limit of {most} here"
+                )
+        with self._blaming(packet.coded):
+            shape = self.shapes(packet.coded).latent
         symbols = self.codec.decode(packet.streams[0], shape, self.symbols)
         latent = self.symbols.dequantise(symbols)
         if not np.isfinite(latent).all():
@@ -139,7 +173,7 @@ class ServerModel:
         decoder, body = self.bottleneck.eval(), self.body.eval()
         with torch.no_grad():  # not inference mode: late heads train on these features
             restored = decoder.synthesise(latents if weight is None else latents.to(weight.device))
-            features: dict[int, Tensor] = body(crop(restored, self._shapes(coded).feature))
+            features: dict[int, Tensor] = body(crop(restored, self.shapes(coded).feature))
         return features
 
     def modules(self) -> dict[str, nn.Module]:
@@ -159,13 +193,16 @@ class ServerModel:
                 raise RecipeError(f"no head {name!r} here.{near(name, self.heads)} There are: {', '.join(self.heads)}")
         return names
 
-    def _shapes(self, coded: tuple[int, int]) -> Shapes:
-        own = self.preprocess.size
-        if coded != own and coded[0] * coded[1] > max(MAX_CODED_PIXELS, own[0] * own[1]):
-            raise CorruptPacket(f"the packet claims a coded image of {coded[1]}x{coded[0]} pixels, beyond the limit")
+    @contextmanager
+    def _blaming(self, coded: tuple[int, int]) -> Iterator[None]:
+        """Say that it is the packet's doing where the model does not run on a size that is not its own."""
         try:
-            return self.shapes(coded)
-        except (RuntimeError, ValueError, AssertionError) as cause:
+            yield
+        except SplitregError:
+            raise
+        except Exception as cause:  # a backbone may raise anything at a size that it was not made for
+            if coded == self.preprocess.size:
+                raise
             raise CorruptPacket(f"this model does not run on a coded image of {coded[1]}x{coded[0]} pixels") from cause
 
 

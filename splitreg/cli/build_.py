@@ -14,7 +14,9 @@ from splitreg.cli.tables import count, print_json, table
 @click.option("--heads", metavar="NAME,...", help="Heads, e.g. det,seg.")
 @click.option("--bottleneck", metavar="NAME", help="Bottleneck.  [default: fp]")
 @click.option("--codec", metavar="NAME", help="Codec.  [default: the first that carries the bottleneck's symbols]")
-@click.option("--cut", metavar="STAGE", help="Stage after which the server takes over.  [default: the first of stride 4]")
+@click.option(
+    "--cut", metavar="STAGE", help="Stage after which the server takes over.  [default: the first of stride 4]"
+)
 @click.option("--input", "size", metavar="HxW", help="Input size in pixels.  [default: 224x224]")
 @click.option("--recipe", type=click.Path(dir_okay=False), help="Begin with a recipe's keys.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. bottleneck.channels=24.")

@@ -46,5 +46,7 @@ def command(what: str, options: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json([dict(zip(("plugin", "check", "passed", "reason"), row, strict=True)) for row in rows])
     else:
-        click.echo(table(("plugin", "check", "", "reason"), [(a, b, "ok" if c else "FAILED", d) for a, b, c, d in rows]))
+        click.echo(
+            table(("plugin", "check", "", "reason"), [(a, b, "ok" if c else "FAILED", d) for a, b, c, d in rows])
+        )
     sys.exit(0 if all(row[2] for row in rows) else 1)

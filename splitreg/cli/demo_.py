@@ -9,7 +9,9 @@ from splitreg.cli.tables import table
 
 @click.command("demo")
 @click.option("-o", "--output", default="splitreg-demo", show_default=True, type=click.Path(file_okay=False))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe, e.g. stages.0.epochs=2.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe, e.g. stages.0.epochs=2."
+)
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def command(output: str, overrides: tuple[str, ...], quiet: bool) -> None:
     """Train class, boxes and mask on drawn scenes, publish, run the halves in two processes, write an HTML report.

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from splitreg.cli.tables import print_json
+from splitreg.cli.writing import write_whole
 
 SUFFIX = ".splitreg"
 
@@ -35,23 +36,10 @@ def command(bundle: str, images: tuple[str, ...], output: str, as_json: bool) ->
         if name in used:
             raise click.UsageError(f"two images would be written to {name}; encode them into two folders")
         used.add(name)
-        _write(folder / name, packet)
+        write_whole(folder / name, packet)
         header = Packet.parse(packet).header_bytes
         rows.append({"image": image, "packet": str(folder / name), "bytes": len(packet), "header": header})
         if not as_json:
             click.echo(f"{folder / name}\t{len(packet)} bytes")
     if as_json:
         print_json(rows)
-
-
-def _write(path: Path, data: bytes) -> None:
-    from splitreg.errors import CodingError
-
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as cause:
-        part.unlink(missing_ok=True)
-        raise CodingError(f"cannot write {path}: {cause.strerror or cause}") from cause

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.option(
     "--images", metavar="CODEC:QUALITY,...", help="Also send pictures instead of packets, e.g. png,jpeg:50,webp:20."
 )
-@click.option("--unsplit", is_flag=True, help="Pictures go around the bottleneck (one that reads the feature at the cut).")
+@click.option(
+    "--unsplit", is_flag=True, help="Pictures go around the bottleneck (one that reads the feature at the cut)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def command(
@@ -77,7 +79,5 @@ def open_data(
         raise RecipeError("this bundle does not say what trained it; say --data NAME")
     parts = model.recipe.data if data is None else (DataPart(name=data),)
     given = parse_overrides(options)
-    parts = tuple(
-        replace(part, root=root or part.root, val=split, options={**part.options, **given}) for part in parts
-    )
+    parts = tuple(replace(part, root=root or part.root, val=split, options={**part.options, **given}) for part in parts)
     return open_split(replace(model.recipe, data=parts), "val"), f"{'+'.join(p.name for p in parts)} {split}"

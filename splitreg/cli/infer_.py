@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 import numpy as np
+
+from splitreg.cli.writing import write_whole
 
 if TYPE_CHECKING:
     from splitreg.tasks import Prediction
@@ -94,18 +97,20 @@ def _brief(prediction: Prediction) -> str:
 
 
 def _draw(folder: Path, stem: str, data: bytes, predictions: dict[str, Prediction], over: Path | None) -> None:
-    from PIL import Image
-
     from splitreg import imaging
     from splitreg.coding import Packet
+    from splitreg.evaluation.pictures import png
 
     height, width = Packet.parse(data).original
     canvas = np.full((height, width, 3), imaging.FILL, np.uint8)
     if over is not None:
-        matches = sorted(p for p in over.glob(f"{stem}.*") if p.is_file())
+        matches = sorted(p for p in over.glob(f"{glob.escape(stem)}.*") if p.is_file())
         if not matches:
             raise click.UsageError(f"no picture {stem}.* in {over}")
         canvas = imaging.read(matches[0])
-    folder.mkdir(parents=True, exist_ok=True)
+        if canvas.shape[:2] != (height, width):
+            raise click.UsageError(
+                f"{matches[0]} has {canvas.shape[1]}x{canvas.shape[0]} pixels, the packet's original {width}x{height}"
+            )
     for head, prediction in predictions.items():
-        Image.fromarray(prediction.draw(canvas)).save(folder / f"{stem}-{head}.png")
+        write_whole(folder / f"{stem}-{head}.png", png(prediction.draw(canvas)))

@@ -40,8 +40,8 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            error.message += near(args[0], COMMANDS) if args else ""
-            raise
+            hint = near(args[0], COMMANDS) if args else ""
+            raise click.UsageError(error.message + hint, ctx) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -82,6 +82,12 @@ def main() -> None:
         if (error.name or "").split(".")[0] in ("splitreg", "") or os.environ.get("SPLITREG_TRACEBACK"):
             raise
         click.echo(f"Error: this needs {error.name}, which is not installed; pip install 'splitreg[full]'", err=True)
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be read
+        if os.environ.get("SPLITREG_TRACEBACK"):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {place}{error.strerror or error}", err=True)
         sys.exit(1)
     except Exception as error:
         if os.environ.get("SPLITREG_TRACEBACK"):

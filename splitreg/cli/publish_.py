@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 
@@ -32,7 +34,9 @@ def command(
     from splitreg.evaluation import evaluate
     from splitreg.evaluation.pictures import examples, jpeg, sheet
     from splitreg.publishing import load, publish
+    from splitreg.publishing.files import refuse_taken
 
+    refuse_taken(Path(output), replace=overwrite)  # before anything is measured
     if data is None:
         click.echo(str(publish(bundle, output, overwrite=overwrite)))
         return

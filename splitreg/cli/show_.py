@@ -35,7 +35,9 @@ def command(key: str, as_json: bool) -> None:
     made = registry.load(spec)
     parameters = list(inspect.signature(made).parameters.values())[skipped:]
     options = {
-        p.name: None if p.default is inspect.Parameter.empty else p.default for p in parameters if p.name != "image_size"
+        p.name: None if p.default is inspect.Parameter.empty else p.default
+        for p in parameters
+        if p.name != "image_size"
     }
     found = {
         "key": spec.key if member is None else f"{spec.key}:{member}", "summary": spec.summary, "source": spec.source,

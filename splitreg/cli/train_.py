@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from splitreg.training import TrainResult
 
 
 @click.command("train")
 @click.argument("recipe", type=click.Path(dir_okay=False))
-@click.option("-o", "--output", type=click.Path(file_okay=False), help="Bundle to write.  [default: runs/RECIPE/bundle]")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False), help="Bundle to write.  [default: runs/RECIPE/bundle]"
+)
 @click.option("--run", type=click.Path(file_okay=False), help="Folder of checkpoints and logs.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Go on where the run in this folder stopped.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. stages.0.epochs=3.")
@@ -35,8 +40,9 @@ def command(
     splitreg train model_zoo/recipes/scenes-small.toml -o my-bundle
     splitreg train more.toml --add-head depth --from my-bundle -o bigger-bundle
     """
-    from splitreg.errors import BundleError, RecipeError
+    from splitreg.errors import RecipeError
     from splitreg.publishing import load, save
+    from splitreg.publishing.files import is_bundle, refuse_taken
     from splitreg.recipe import Recipe
     from splitreg.training import train, train_late_head
     from splitreg.training.devices import rank
@@ -53,8 +59,14 @@ def command(
     for label, point in points:
         place = folder / label
         target = Path(output) / label if output else place / "bundle"
-        if target.exists() and not overwrite:
-            raise BundleError(f"{target} is there already; --overwrite replaces it, -o chooses another place")
+        if label and resume and not overwrite and is_bundle(target):
+            click.echo(f"point {label} is done: {target}", err=True)
+            continue
+        refuse_taken(target, replace=overwrite)
+        if target.resolve() == place.resolve():
+            raise click.UsageError(
+                f"{target} is to be the bundle and the run's folder; -o or --run must be another one"
+            )
         if label:
             click.echo(f"point {label}", err=True)
         settings: dict[str, Any] = {
@@ -62,10 +74,11 @@ def command(
             "progress": not quiet,
         }  # fmt: skip
         model = load(source) if source else None
-        if added is not None and model is not None:
-            result = train_late_head(model, point, added, **settings)
-        else:
-            result = train(point, model=model, **settings)
+        result: TrainResult = (
+            train(point, model=model, **settings)
+            if added is None or model is None
+            else train_late_head(model, point, added, **settings)
+        )
         if rank() == 0:
             save(result.model, target, metrics={"training": result.history[-1:]}, overwrite=overwrite)
             click.echo(str(target))

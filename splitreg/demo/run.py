@@ -26,6 +26,7 @@ from splitreg.publishing import load, save, verify
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry
 from splitreg.training import train
+from splitreg.training.checkpoint import write_atomically
 from splitreg.training.data import open_split
 
 #: Images that cross to the second process.
@@ -112,7 +113,7 @@ def demo(
         rates=rates, metrics=report["metrics"], examples=found,
         facts=_facts(result.model, report, trained - start, seconds),
     )  # fmt: skip
-    out.write_text(html, encoding="utf-8")
+    write_atomically(out, html.encode())
     return Demo(
         bundle=bundle, report=out, metrics=report["metrics"], packet_bytes=rates[0][1], rates=rates, seconds=seconds
     )
@@ -174,5 +175,3 @@ def _facts(model: SplitModel, report: Mapping[str, Any], training: float, whole:
         "whole demo": f"{whole:.0f} s",
         "command": "splitreg demo",
     }
-
-

@@ -23,6 +23,7 @@ from splitreg.coding import SymbolModel
 from splitreg.errors import BundleError, CodingError, PlanError, RecipeError, near
 from splitreg.publishing import files, testvectors
 from splitreg.publishing.card import write_card
+from splitreg.publishing.onnx_export import export_edge
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry
 
@@ -33,15 +34,17 @@ def save(
     *,
     metrics: Mapping[str, Any] | None = None,
     images: Mapping[str, bytes] | None = None,
+    onnx: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a bundle, whole or not at all.
 
     Args:
-        model: its tables are frozen first if they are not.
+        model: its tables are frozen first if they are not, or if the edge half has changed since.
         path: the folder to make.
         metrics: measured results for ``metrics.json`` and the card.
         images: file name -> PNG or JPEG for the card.
+        onnx: write ``edge.onnx`` too; where an operator cannot be exported the config says so.
         overwrite: replace a bundle that is there.
 
     Returns:
@@ -51,7 +54,8 @@ def save(
         BundleError: the folder is taken, or the disk refuses; nothing is left behind.
     """
     path = Path(path)
-    if model.edge.symbols is None:
+    files.refuse_taken(path, replace=overwrite)
+    if model.edge.symbols is None or model.edge.model_id != _edge_id(model.plan, model.edge.tables, edge_state(model)):
         model.freeze_tables()
     tables = {f"tables.{name}": torch.from_numpy(a.copy()) for name, a in model.edge.tables.to_arrays().items()}
     with files.new_folder(path, replace=overwrite) as folder:
@@ -60,6 +64,7 @@ def save(
         for name, branch in model.branches.items():
             files.write_tensors(folder / "heads" / f"{name}.safetensors", branch.state_dict())
         testvectors.write(folder / "testvectors", model)
+        no_onnx = _write_onnx(folder / "edge.onnx", model) if onnx else "not asked for"
         (folder / "metrics.json").write_text(json.dumps(metrics or {}, indent=1) + "\n", encoding="utf-8")
         for name, data in (images or {}).items():
             (folder / name).write_bytes(data)
@@ -70,6 +75,7 @@ def save(
                 "model_id": f"{model.edge.model_id:08x}",
                 "trained": model.trained,
                 "plugins": _packages(model.plan),
+                "without_onnx": no_onnx,
                 "recipe": _portable(model.recipe).to_mapping(),
                 "preprocess": {
                     "size": list(model.plan.preprocess.size), "mode": model.plan.preprocess.mode,
@@ -106,13 +112,13 @@ def load(path: str | Path, *, registry: Registry | None = None) -> SplitModel:
 
 
 def load_edge(path: str | Path, *, registry: Registry | None = None) -> EdgeModel:
-    """Load the edge half: reads ``config.json`` and ``edge.safetensors`` and nothing else.
+    """Load the edge half: reads ``config.json`` and ``edge.safetensors``, and needs no plugin of a head.
 
     Raises:
         BundleError: as ``load``.
     """
     folder = Path(path)
-    config, planned = _planned(folder, None, registry)
+    config, planned = _planned(folder, (), registry)
     parts = allocate(planned, weights=False)
     symbols = _load_edge(folder, config, parts.prefix, parts.bottleneck.encoder)
     state = {f"encoder.{key}": value for key, value in parts.bottleneck.encoder.state_dict().items()}
@@ -137,11 +143,11 @@ def load_server(
     """Load the server half: reads ``config.json``, ``server.safetensors`` and the requested heads' files.
 
     Raises:
-        BundleError: as ``load``.
-        RecipeError: no such head.
+        BundleError: as ``load``; or no such head.
     """
     folder = Path(path)
-    config, planned = _planned(folder, None if heads is None else tuple(heads), registry)
+    names = (heads,) if isinstance(heads, str) else heads
+    config, planned = _planned(folder, None if names is None else tuple(names), registry)
     parts = allocate(planned, weights=False)
     symbols = _load_server(folder, config, parts.bottleneck, parts.body)
     _load_heads(folder, config, parts.branches)
@@ -151,6 +157,16 @@ def load_server(
         codec=planned.make_codec(), preprocess=planned.preprocess, shapes=planned.skeleton.shapes, symbols=symbols,
         model_id=int(config["model_id"], 16),
     )  # fmt: skip
+
+
+def _write_onnx(path: Path, model: SplitModel) -> str:
+    """Write the edge half as ONNX; return why that is not possible, or nothing."""
+    try:
+        export_edge(model.edge, path)
+    except BundleError as error:
+        path.unlink(missing_ok=True)
+        return str(error)
+    return ""
 
 
 def _portable(recipe: Recipe) -> Recipe:
@@ -180,20 +196,26 @@ def _planned(folder: Path, heads: tuple[str, ...] | None, registry: Registry | N
     config = files.read_config(folder)
     try:
         recipe = Recipe.from_mapping(config["recipe"])
-        runtime = replace(recipe, data=(), stages=(), sweep={}, augment={})
-        if heads is not None:
-            names = [head.name for head in recipe.heads]
-            for name in heads:
-                if name not in names:
-                    raise BundleError(f"no head {name!r} in {folder}.{near(name, names)} There are: {', '.join(names)}")
-            runtime = replace(runtime, heads=tuple(head for head in recipe.heads if head.name in heads))
-        planned = plan(runtime, registry=registry)
-    except (RecipeError, PlanError, KeyError) as cause:
-        made = ", ".join(sorted(set(config.get("plugins", {}).values())))
+        names = [head.name for head in recipe.heads]
+        for name in heads or ():
+            if name not in names:
+                raise BundleError(f"no head {name!r} in {folder}.{near(name, names)} There are: {', '.join(names)}")
+        wanted = tuple(head for head in recipe.heads if heads is None or head.name in heads)
+        planned = plan(replace(recipe, heads=wanted, data=(), stages=(), sweep={}, augment={}), registry=registry)
+        # Another version of the backbone's plugin may say other means: what the weights were trained with counts.
+        mean, std = _triple(config["preprocess"]["mean"]), _triple(config["preprocess"]["std"])
+        preprocess = replace(planned.preprocess, mean=mean, std=std)
+    except (RecipeError, PlanError, KeyError, TypeError, ValueError) as cause:
+        made = ", ".join(sorted(set(config["plugins"].values())))
         raise BundleError(
             f"the bundle {folder} cannot be assembled here; it was made with plugins of the packages {made}: {cause}"
         ) from cause
-    return config, replace(planned, recipe=replace(recipe, heads=planned.recipe.heads))
+    return config, replace(planned, recipe=replace(recipe, heads=planned.recipe.heads), preprocess=preprocess)
+
+
+def _triple(values: Iterable[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _load_edge(folder: Path, config: dict[str, Any], prefix: nn.Module | None, encoder: nn.Module) -> SymbolModel:
@@ -254,9 +276,13 @@ def _assign(
             value.copy_(tensors[name])
 
 
+def _edge_id(planned: Plan, symbols: SymbolModel, state: Mapping[str, Tensor]) -> int:
+    return wire_id(planned.recipe, symbols.digest(), state)
+
+
 def _check_id(
     folder: Path, config: dict[str, Any], planned: Plan, symbols: SymbolModel, state: Mapping[str, Tensor]
 ) -> None:
-    found = f"{wire_id(planned.recipe, symbols.digest(), state):08x}"
+    found = f"{_edge_id(planned, symbols, state):08x}"
     if found != config["model_id"]:
         raise BundleError(f"the edge weights of {folder} make model {found}, its config says {config['model_id']}")

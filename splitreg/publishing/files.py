@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,7 @@ def new_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     Raises:
         BundleError: something else is there, or the disk refuses.
     """
-    if path.exists() and not (replace and is_bundle(path)):
-        what = "a bundle is there already; overwrite it on purpose" if is_bundle(path) else "something else is there"
-        raise BundleError(f"cannot write the bundle {path}: {what}, or choose another place")
+    refuse_taken(path, replace=replace)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -46,19 +45,27 @@ def new_folder(path: Path, *, replace: bool) -> Iterator[Path]:
         for file in work.rglob("*"):
             if file.is_file():
                 _sync(file)
-        old = None
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.rename(path, old / "bundle")
-        os.rename(work, path)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+            _swap(work, path)
+        else:
+            os.rename(work, path)
     except OSError as cause:
         raise BundleError(
             f"cannot write the bundle {path}: {cause.strerror or cause}; nothing was left behind"
         ) from cause
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def refuse_taken(path: Path, *, replace: bool) -> None:
+    """Say that a bundle cannot be written where something is, before the work for it begins.
+
+    Raises:
+        BundleError: something is there, and it is not a bundle that may be replaced.
+    """
+    if path.exists() and not (replace and is_bundle(path)):
+        what = "a bundle is there already; overwrite it (--overwrite)" if is_bundle(path) else "something else is there"
+        raise BundleError(f"cannot write the bundle {path}: {what}, or choose another place")
 
 
 def is_bundle(path: Path) -> bool:
@@ -142,11 +149,43 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{path} has bundle version {table.get('version')!r}, this reads {VERSION}; upgrade splitreg")
     if table.pop("digest", None) != _digest(table):
         raise BundleError(f"{path} was altered: its digest does not fit")
+    wrong = [key for key, fits in _FIELDS.items() if not fits(table.get(key))]
+    if wrong:
+        raise BundleError(f"{path} lacks what a bundle needs, or has it in another form: {', '.join(wrong)}")
     return table
 
 
 def _digest(table: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+#: What a config must hold, and whether a value is that.
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "model_id": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{8}", value) is not None,
+    "trained": lambda value: isinstance(value, bool),
+    "recipe": lambda value: isinstance(value, dict),
+    "preprocess": lambda value: isinstance(value, dict),
+    "plugins": _texts,
+    "files": _texts,
+}
+
+
+def _swap(work: Path, path: Path) -> None:
+    """Put a finished folder in the place of another, which comes back if that fails."""
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        os.rename(path, old / "bundle")
+        try:
+            os.rename(work, path)
+        except OSError:
+            os.rename(old / "bundle", path)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(file: Path) -> None:

@@ -21,13 +21,13 @@ def publish(
     overwrite: bool = False,
     registry: Registry | None = None,
 ) -> Path:
-    """Write a checked copy of a bundle with fresh test vectors and card.
+    """Write a checked copy of a bundle with fresh test vectors and card, and the edge half as ``edge.onnx``.
 
     Args:
         bundle: the folder to read.
         path: the folder to make.
         metrics: added to what the bundle's own ``metrics.json`` holds, e.g. ``{"evaluations": [...]}``.
-        images: file name -> PNG or JPEG, shown in the card.
+        images: file name -> PNG or JPEG, shown in the card; the bundle's own by default.
         overwrite: replace a bundle that is there.
         registry: the installed plugins, by default.
 
@@ -35,5 +35,19 @@ def publish(
         BundleError: the bundle is damaged, or the folder cannot be written.
     """
     model = load(bundle, registry=registry)
-    known = json.loads(files.read_checked(Path(bundle), "metrics.json", files.read_config(Path(bundle))["files"]))
-    return save(model, path, metrics={**known, **(metrics or {})}, images=images, overwrite=overwrite)
+    folder, hashes = Path(bundle), files.read_config(Path(bundle))["files"]
+    known = json.loads(files.read_checked(folder, "metrics.json", hashes))
+    shown = {name: files.read_checked(folder, name, hashes) for name in hashes if _is_picture(name)}
+    return save(
+        model,
+        path,
+        metrics={**known, **(metrics or {})},
+        images=shown if images is None else images,
+        onnx=True,
+        overwrite=overwrite,
+    )
+
+
+def _is_picture(name: str) -> bool:
+    """Whether a file of a bundle is one of its card's pictures."""
+    return "/" not in name and name.endswith((".png", ".jpg"))

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from splitreg import imaging
+from splitreg.assembly.edge import EdgeModel
 from splitreg.coding import Packet
 from splitreg.errors import BundleError, SplitregError
 from splitreg.publishing import files, testvectors
 from splitreg.publishing.bundle import load_edge, load_server
+from splitreg.publishing.onnx_export import run_edge
 from splitreg.registry import Registry
 
 #: Another machine's floating point may round a few latents to the neighbouring symbol.
@@ -53,6 +57,8 @@ def verify(bundle: str | Path, *, registry: Registry | None = None) -> list[Chec
     server_fits = attempt("server half", lambda: f"heads {', '.join(load_server(folder, registry=registry).heads)}")
     if whole and edge_fits:
         attempt("encode", lambda: _encode(folder, registry))
+        if "edge.onnx" in hashes:
+            attempt("edge.onnx", lambda: _onnx(folder, registry))
     if whole and server_fits:
         attempt("infer", lambda: _infer(folder, registry))
     return checks
@@ -81,15 +87,31 @@ def _encode(folder: Path, registry: Registry | None) -> str:
         raise BundleError("the recorded packet is of another picture or size")
     channels, height, width = symbols.shape
     theirs = edge.codec.decode(packet.streams[0], (channels, height, width), edge.tables)
-    different = float(np.mean(symbols != theirs))
-    if edge.tables.mode == "bits":  # raw floats: compare values, not bit patterns
-        mine, other = edge.tables.dequantise(symbols), edge.tables.dequantise(theirs)
-        different = float(np.mean(~np.isclose(mine, other, rtol=1e-2, atol=1e-2)))
+    different = _different(edge, symbols, theirs)
     if different > SYMBOLS_THAT_MAY_DIFFER:
         raise BundleError(f"{different:.2%} of the test image's symbols differ from the recorded packet's")
     if edge.encode(folder / "testvectors" / "image.png")[0] == recorded:
         return f"the same {len(recorded)} bytes"
     return f"{different:.3%} of the symbols differ (floating point of another machine); within the limit"
+
+
+def _onnx(folder: Path, registry: Registry | None) -> str:
+    edge = load_edge(folder, registry=registry)
+    image = folder / "testvectors" / "image.png"
+    pixels, _ = imaging.prepare(imaging.read(image), edge.preprocess)
+    theirs = edge.tables.quantise(run_edge((folder / "edge.onnx").read_bytes(), pixels))
+    different = _different(edge, edge.symbols_of(image)[0], theirs)
+    if different > SYMBOLS_THAT_MAY_DIFFER:
+        raise BundleError(f"edge.onnx gives other symbols than the weights: {different:.2%} differ")
+    return f"{different:.3%} of the symbols differ from those of the weights"
+
+
+def _different(edge: EdgeModel, mine: NDArray[np.int32], theirs: NDArray[np.int32]) -> float:
+    """Share of the symbols that differ; raw floats are compared as values, not as bit patterns."""
+    if edge.tables.mode == "bits":
+        close = np.isclose(edge.tables.dequantise(mine), edge.tables.dequantise(theirs), rtol=1e-2, atol=1e-2)
+        return float(np.mean(~close))
+    return float(np.mean(mine != theirs))
 
 
 def _infer(folder: Path, registry: Registry | None) -> str:

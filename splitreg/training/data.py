@@ -14,7 +14,7 @@ from splitreg.data.transforms import Augment
 from splitreg.errors import RecipeError, TrainingError, near
 from splitreg.imaging import Preprocess
 from splitreg.recipe import Recipe
-from splitreg.registry import Registry, discover
+from splitreg.registry import Registry, discover, unknown_options
 from splitreg.tasks import Target
 from splitreg.training import devices
 from splitreg.training.step import Work
@@ -41,12 +41,24 @@ def open_datasets(recipe: Recipe, registry: Registry | None = None) -> Datasets:
 
 
 def open_split(recipe: Recipe, split: str, registry: Registry | None = None) -> Source:
-    """Open one side of a recipe's datasets: ``"train"`` or ``"val"``, each dataset with the split it has for that."""
+    """Open one side of a recipe's datasets: ``"train"`` or ``"val"``, each dataset with the split it has for that.
+
+    Raises:
+        RecipeError: an option that a dataset does not have, or a value that it cannot take.
+        DataError: a folder or a split is not there.
+    """
     registry = registry or discover()
     found: list[Source] = []
     for part in recipe.data:
         spec, _ = registry.resolve("dataset", part.name)
-        found.append(registry.load(spec)(part.root, getattr(part, split), **part.options))
+        made = registry.load(spec)
+        wrong = unknown_options(f"dataset {part.name}", made, part.options, positional=2)
+        if wrong:
+            raise RecipeError("; ".join(wrong))
+        try:
+            found.append(made(part.root, getattr(part, split), **part.options))
+        except (TypeError, ValueError) as cause:  # an option of another type
+            raise RecipeError(f"dataset {part.name} cannot be opened: {type(cause).__name__}: {cause}") from cause
     return found[0] if len(found) == 1 else Mixture(found)
 
 

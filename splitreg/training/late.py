@@ -127,7 +127,7 @@ def train_late_head(
         late: Any = LateModel(grown, head)
         result = run_stages(
             late, resolved, Path(output), feeds=feeds, options=options, registry=registry, resume=resume,
-            tensorboard=tensorboard, progress=progress, on_event=on_event,
+            tensorboard=tensorboard, progress=progress, on_event=on_event, base=_digest(b"", model.state_dict()),
         )  # fmt: skip
     grown.to(home).eval()
     compared = spread(len(found.train), COMPARED)
@@ -234,8 +234,12 @@ def edge_digest(model: SplitModel) -> str:
     """SHA-256 of the edge half: its weights, its tables and the model id."""
     from splitreg.assembly.model import edge_state
 
-    total = hashlib.sha256(model.edge.tables.digest() + model.edge.model_id.to_bytes(4, "little"))
-    for name, tensor in sorted(edge_state(model).items()):
+    return _digest(model.edge.tables.digest() + model.edge.model_id.to_bytes(4, "little"), edge_state(model))
+
+
+def _digest(start: bytes, state: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256(start)
+    for name, tensor in sorted(state.items()):
         total.update(name.encode())
         total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from splitreg.errors import TrainingError
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -41,21 +44,27 @@ class RunLog:
         self._file = self._board = None
         if silent:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / "log.jsonl", "ab")
-        if self._file.tell() > position:
-            self._file.truncate(position)
-        self._board = _board(folder / "tensorboard", step) if tensorboard else None
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(folder / "log.jsonl", "ab", buffering=0)
+            if self._file.tell() > position:
+                self._file.truncate(position)
+            self._board = _board(folder / "tensorboard", step) if tensorboard else None
+        self._folder = folder
 
     def write(self, event: str, **fields: Any) -> None:
-        """Write one line; numbers that JSON lacks become text."""
+        """Write one line; numbers that JSON lacks become text.
+
+        Raises:
+            TrainingError: the disk is full or refuses.
+        """
         line = {"event": event, **fields}
         if self._file is not None:
-            self._file.write(json.dumps(_plain(line), allow_nan=False).encode() + b"\n")
-            self._file.flush()
-        if self._board is not None and "step" in fields:
-            for name, value in _numbers(fields, event):
-                self._board.add_scalar(name, value, fields["step"])
+            with _writing(self._folder):
+                self._file.write(json.dumps(_plain(line), allow_nan=False).encode() + b"\n")
+                if self._board is not None and "step" in fields:
+                    for name, value in _numbers(fields, event):
+                        self._board.add_scalar(name, value, fields["step"])
         if self._on_event is not None:
             self._on_event(line)
 
@@ -71,7 +80,18 @@ class RunLog:
         if self._file is not None:
             self._file.close()
         if self._board is not None:
-            self._board.close()
+            with contextlib.suppress(OSError):  # a full disk was told when it was written to
+                self._board.close()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        raise TrainingError(
+            f"cannot write the log in {folder}: {cause.strerror or cause}; the checkpoints are intact: make room, then resume"
+        ) from cause
 
 
 def _board(folder: Path, step: int) -> Any:

@@ -77,6 +77,7 @@ class Loop:
     progress: Progress
     interrupts: Interrupts
     position: Position
+    base: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -245,7 +246,7 @@ class Loop:
         if devices.rank() != 0:
             return
         state = {
-            "recipe": self.recipe.to_mapping(), "position": dataclasses.asdict(self.position),
+            "recipe": self.recipe.to_mapping(), "base": self.base, "position": dataclasses.asdict(self.position),
             "model": dict(self.model.state_dict()), "stage": None if run is None else run.state_dict(),
             "history": self.history, "warnings": self.warnings, "log": self.log.position(),
         }  # fmt: skip

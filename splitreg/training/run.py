@@ -139,8 +139,12 @@ def run_stages(
     tensorboard: bool,
     progress: bool,
     on_event: OnEvent | None,
+    base: str = "",
 ) -> TrainResult:
-    """Run a resolved recipe's stages on anything that has a model's ways; see ``train``."""
+    """Run a resolved recipe's stages on anything that has a model's ways; see ``train``.
+
+    ``base`` names what lies under it and is in no checkpoint: a run is resumed on the same alone.
+    """
     if not recipe.stages:
         raise RecipeError("the recipe has no stage to train; say for instance stages = [{ epochs = 10 }]")
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -153,6 +157,10 @@ def run_stages(
         for sentence in damaged:
             talk.say(f"{sentence}; going back to {path.name}")
         check_unchanged(state["recipe"], recipe.to_mapping(), path)
+        if state["base"] != base:
+            raise TrainingError(
+                f"the run in {folder} began with another model; resume it with that, or start anew elsewhere"
+            )
     elif first:
         write_atomically(folder / "recipe.json", json.dumps(recipe.to_mapping(), indent=1).encode() + b"\n")
     position = Position() if state is None else Position(**state["position"])
@@ -165,7 +173,7 @@ def run_stages(
     with Interrupts() as interrupts:
         loop = Loop(
             model=model, recipe=recipe, registry=registry, feeds=feeds, options=options, checkpoints=checkpoints,
-            log=log, progress=talk, interrupts=interrupts, position=position,
+            log=log, progress=talk, interrupts=interrupts, position=position, base=base,
         )  # fmt: skip
         try:
             loop.run(state)

@@ -60,6 +60,30 @@ def pictures(tmp_path_factory):
     return folder
 
 
+RECIPE = """
+backbone = "mobilenetv3_small_050"
+bottleneck = { name = "fp", encoder = "light", channels = 4, blocks = 1 }
+heads = ["cls"]
+input = { size = [64, 64] }
+data = { name = "scenes", size = 64 }
+[[stages]]
+batch_size = 8
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A recipe, how to train it in a few steps, and the bundle."""
+    folder = tmp_path_factory.mktemp("train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPLITREG_CACHE", str(folder / "cache"))
+        recipe = folder / "cls.toml"
+        recipe.write_text(RECIPE)
+        options = ["--set", "data.count=16", "--quiet", "--validate-every", "0", "--device", "cpu"]
+        run("train", recipe, *options, "--run", folder / "run", "-o", folder / "bundle")
+        yield recipe, options, folder / "bundle"
+
+
 def refused(done, *words, code=1):
     """One line on stderr, no traceback, nothing on stdout."""
     text = done.stderr.decode()
@@ -99,22 +123,37 @@ def test_the_two_halves_in_two_processes(bundle, pictures, tmp_path):
     rows = json.loads(run("encode", bundle, *sorted(pictures.iterdir()), "-o", tmp_path / "packets", "--json").stdout)
     assert [os.path.getsize(row["packet"]) for row in rows] == [row["bytes"] for row in rows]
     packets = [row["packet"] for row in rows]
-    lines = run("infer", bundle, *packets, "--json", "--draw", tmp_path / "drawn", "--over", pictures).stdout.splitlines()
+    lines = run(
+        "infer", bundle, *packets, "--json", "--draw", tmp_path / "drawn", "--over", pictures
+    ).stdout.splitlines()
     assert [list(json.loads(line)["predictions"]) for line in lines] == [["cls", "seg"]] * 2
-    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["p0-cls.png", "p0-seg.png", "p1-cls.png", "p1-seg.png"]
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == [
+        "p0-cls.png",
+        "p0-seg.png",
+        "p1-cls.png",
+        "p1-seg.png",
+    ]
     stream = b"".join(len(data).to_bytes(4, "little") + data for data in (open(p, "rb").read() for p in packets))
     streamed = run("infer", bundle, "-", "--heads", "cls", "--json", stdin=stream).stdout.splitlines()
-    assert [json.loads(a)["predictions"]["cls"] for a in streamed] == [json.loads(b)["predictions"]["cls"] for b in lines]
+    assert [json.loads(a)["predictions"]["cls"] for a in streamed] == [
+        json.loads(b)["predictions"]["cls"] for b in lines
+    ]
     apart = subprocess.run(
-        [sys.executable, "-m", "splitreg", "infer", bundle, "-", "--json"], input=stream, capture_output=True, timeout=300
+        [sys.executable, "-m", "splitreg", "infer", bundle, "-", "--json"],
+        input=stream,
+        capture_output=True,
+        timeout=300,
     )
-    assert [json.loads(a)["predictions"] for a in apart.stdout.splitlines()] == [json.loads(b)["predictions"] for b in lines]
+    assert [json.loads(a)["predictions"] for a in apart.stdout.splitlines()] == [
+        json.loads(b)["predictions"] for b in lines
+    ]
 
 
 def test_verify_and_publish(bundle, tmp_path):
     assert b"FAILED" not in run("verify", bundle).stdout
     run("publish", bundle, "-o", tmp_path / "published")
-    assert run("verify", tmp_path / "published").returncode == 0
+    assert (tmp_path / "published" / "edge.onnx").stat().st_size > 1000
+    assert b"edge.onnx    ok" in run("verify", tmp_path / "published").stdout
     (tmp_path / "published" / "server.safetensors").write_bytes(b"x")
     broken = run("verify", tmp_path / "published", check=False)
     assert broken.returncode == 1 and b"FAILED" in broken.stdout and b"Traceback" not in broken.stderr
@@ -134,6 +173,7 @@ def test_verify_and_publish(bundle, tmp_path):
         (["infer", "/nonexistent", "x.splitreg"], ["no bundle at"]),
         (["train", "/nonexistent.toml"], ["cannot read the recipe"]),
         (["eval", "/nonexistent"], ["no bundle at"]),
+        (["build", "--backbone", "resnet50", "--heads", "det", "--set", "seed=-1"], ["seed must be"]),
         (["check", "codec:zzz"], []),
     ],
     ids=lambda value: " ".join(map(str, value))[:60],
@@ -214,3 +254,87 @@ def test_odd_pictures_work(bundle, tmp_path):
     }  # fmt: skip
 
 
+def test_a_late_head_leaves_every_file_of_the_bundle_as_it_was(trained, pictures, tmp_path):
+    recipe, options, bundle = trained
+    more = tmp_path / "more.toml"
+    more.write_text(recipe.read_text().replace('["cls"]', '["cls", "depth"]'))
+    arguments = [more, "--add-head", "depth", "--from", bundle, *options, "--run", tmp_path / "run"]
+    run("train", *arguments, "-o", tmp_path / "grown")
+    for name in ("edge.safetensors", "server.safetensors", "heads/cls.safetensors"):
+        assert (tmp_path / "grown" / name).read_bytes() == (bundle / name).read_bytes()
+    heads = json.loads((tmp_path / "grown" / "config.json").read_text())["recipe"]["heads"]
+    assert [head["as"] for head in heads] == ["cls", "depth"]
+    for model in (bundle, tmp_path / "grown"):
+        run("encode", model, pictures / "p0.png", "-o", tmp_path / model.name)
+    assert (tmp_path / "grown" / "p0.splitreg").read_bytes() == (tmp_path / "bundle" / "p0.splitreg").read_bytes()
+    refused(run("train", *arguments, "-o", tmp_path / "again", check=False), "holds a run already")
+
+
+def test_a_sweep_gives_a_bundle_a_point_and_goes_on(trained, tmp_path):
+    recipe, options, _ = trained
+    arguments = [
+        "train",
+        recipe,
+        *options,
+        "--set",
+        "sweep={rate_lambda=[0.1, 1]}",
+        "--run",
+        tmp_path,
+        "-o",
+        tmp_path / "out",
+    ]
+    run(*arguments)
+    points = sorted((tmp_path / "out").iterdir())
+    assert [point.name for point in points] == ["rate_lambda=0.1", "rate_lambda=1"]
+    kept = (points[0] / "config.json").stat().st_mtime_ns
+    (points[1] / "config.json").unlink()
+    refused(run(*arguments, "--resume", check=False), "something else is there")
+    assert (points[0] / "config.json").stat().st_mtime_ns == kept
+    refused(run(*arguments, check=False), "a bundle is there already")
+
+
+def test_a_folder_that_is_taken_is_refused_before_the_work(trained, tmp_path, monkeypatch):
+    import splitreg.evaluation
+
+    recipe, options, bundle = trained
+    monkeypatch.setattr(splitreg.evaluation, "evaluate", None)
+    refused(
+        run("publish", bundle, "-o", tmp_path, "--data", "scenes", "--overwrite", check=False),
+        "something else is there",
+    )
+    refused(run("train", recipe, *options, "-o", tmp_path, "--overwrite", check=False), "something else is there")
+    both = tmp_path / "both"
+    refused(run("train", recipe, *options, "-o", both, "--run", both, check=False), "must be another one", code=2)
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(bundle, pictures, tmp_path, monkeypatch):
+    from pathlib import Path
+
+    run("encode", bundle, pictures / "p0.png", "-o", tmp_path)
+    write = Path.write_bytes
+
+    def full(path, data):
+        write(path, data[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    packet = tmp_path / "p0.splitreg"
+    refused(run("infer", bundle, packet, "--draw", tmp_path / "drawn", check=False), "No space left on device")
+    refused(
+        run("encode", bundle, pictures / "p1.png", "-o", tmp_path / "drawn", check=False), "No space left on device"
+    )
+    assert list((tmp_path / "drawn").iterdir()) == []
+
+
+def test_a_prediction_is_drawn_over_its_own_picture_only(bundle, pictures, tmp_path):
+    run("encode", bundle, pictures / "p0.png", "-o", tmp_path)
+    Image.new("RGB", (9, 9)).save(tmp_path / "p0.png")
+    arguments = ["infer", bundle, tmp_path / "p0.splitreg", "--draw", tmp_path / "drawn"]
+    (tmp_path / "over").mkdir()
+    (tmp_path / "p0.png").rename(tmp_path / "over" / "p0.png")
+    assert "9x9 pixels" in refused(run(*arguments, "--over", tmp_path / "over", check=False), code=2)
+
+
+@pytest.mark.parametrize(("option", "word"), [("cuont=3", "Did you mean 'count'"), ("count=x", "cannot be opened")])
+def test_wrong_options_of_a_dataset_get_one_line(option, word, trained):
+    refused(run("eval", trained[2], "--data", "scenes", "--set", option, check=False), word)

@@ -233,3 +233,28 @@ def test_whatever_is_overridden_is_a_recipe_or_a_recipe_error(path, text):
         recipe(f"{path}={text}", stages=[{"epochs": 1}], data=["coco"])
     except RecipeError as error:
         assert "\n" not in str(error)
+
+
+def test_the_only_item_of_a_list_needs_no_name():
+    found = recipe("data.root=/x", "data.count=3", "stages.epochs=7", data=["scenes"], stages=[{}])
+    assert (found.data[0].name, found.data[0].root, found.data[0].options) == ("scenes", "/x", {"count": 3})
+    assert found.stages[0].epochs == 7
+    with pytest.raises(RecipeError, match="no 'root'; there are: coco, voc"):
+        recipe("data.root=/x", data=["coco", "voc"])
+
+
+def test_a_sweep_reads_the_tables_that_dotted_keys_make():
+    swept = recipe(sweep={"bottleneck": {"channels": [8, 16]}, "rate_lambda": [1.0]})
+    assert swept.sweep == {"bottleneck.channels": [8, 16], "rate_lambda": [1.0]}
+    assert [point.bottleneck.options["channels"] for _, point in swept.points()] == [8, 16]
+
+
+def test_an_optimizer_without_a_name_is_the_usual_one():
+    found = recipe("stages.0.optimizer.lr=0.5", stages=[{}])
+    assert (found.stages[0].optimizer.name, dict(found.stages[0].optimizer.options)) == ("adamw", {"lr": 0.5})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_torch_would_refuse_is_refused_here(seed):
+    with pytest.raises(RecipeError, match="seed must be"):
+        recipe(seed=seed)

@@ -256,3 +256,10 @@ def test_discovery_and_listing_import_nothing_heavy(code):
     env = {key: value for key, value in os.environ.items() if key != "SPLITREG_PLUGINS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_an_extended_registry_still_knows_who_quarrels():
+    one, two = (Entry(kind="codec", name="a", package=package, module="x", attribute="Y") for package in ("one", "two"))
+    mine = ComponentSpec(kind="codec", name="b", api=1, target="x:Y", summary="")
+    with pytest.raises(DuplicateComponent, match="one and two"):
+        Registry((one, two)).extended(mine).spec("codec", "a")

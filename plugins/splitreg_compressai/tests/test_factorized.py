@@ -188,3 +188,13 @@ def test_a_latent_finer_than_its_source():
 def test_gdn_normalises_and_inverts_direction():
     x = torch.randn(2, 3, 5, 5)
     assert GDN1(3)(x).abs().sum() < x.abs().sum() < GDN1(3, inverse=True)(x).abs().sum()
+
+
+def test_the_rate_is_the_same_under_mixed_precision():
+    bottleneck = FactorizedPrior(IMAGE, FeatureSpec(channels=8, stride=4), channels=4, hidden=8, decoder_hidden=8).eval()
+    latent = torch.randn(2, 4, 9, 9)
+    bottleneck.analyse = lambda x: latent
+    exact = bottleneck(torch.zeros(2, 3, 40, 40))[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = bottleneck(torch.zeros(2, 3, 40, 40))[1]
+    assert torch.equal(exact, mixed)

@@ -120,3 +120,45 @@ def test_a_packet_of_an_absurd_size_costs_nothing(model):
     huge = Packet(model_id=model.edge.model_id, original=(9, 9), coded=(65535, 65535), streams=(b"x",)).to_bytes()
     with pytest.raises(CorruptPacket, match="beyond the limit"):
         model.server.infer([huge])
+
+
+@pytest.mark.parametrize("coded", [(129, 128), (1, 4 * 64 * 64 + 1)])
+def test_a_coded_size_far_beyond_the_models_own_is_refused_unread(model, coded, monkeypatch):
+    from splitreg.coding import Packet
+
+    monkeypatch.setattr(model.server, "shapes", None)  # would fail if it were asked
+    data = Packet(model_id=model.edge.model_id, original=(9, 9), coded=coded, streams=(b"x",)).to_bytes()
+    with pytest.raises(CorruptPacket, match="coded image .* beyond the limit"):
+        model.server.infer([data])
+
+
+def test_predictions_of_an_absurd_original_size_are_refused(model):
+    import dataclasses
+
+    from splitreg.coding import Packet
+
+    own = Packet.parse(model.edge.encode([picture()])[0])
+    with pytest.raises(CorruptPacket, match="original image .* beyond the limit"):
+        model.server.infer([dataclasses.replace(own, original=(65535, 65535)).to_bytes()])
+
+
+def test_a_body_that_fails_at_another_size_is_the_packets_fault(model, monkeypatch):
+    from splitreg.coding import Packet
+
+    def fails(latents, coded, heads):
+        raise RuntimeError("sizes of tensors must match")
+
+    monkeypatch.setattr(model.server, "run", fails)
+    shape = model.server.shapes((32, 32)).latent
+    payload = model.edge.codec.encode(np.zeros(shape, np.int32), model.edge.tables)
+    data = Packet(model_id=model.edge.model_id, original=(9, 9), coded=(32, 32), streams=(payload,)).to_bytes()
+    with pytest.raises(CorruptPacket, match="does not run on a coded image of 32x32"):
+        model.server.infer([data])
+    with pytest.raises(RuntimeError):  # at its own size it is a bug, and told as one
+        model.server.infer(model.edge.encode([picture()]))
+
+
+@pytest.mark.parametrize("name", ["type", "train", "items"])
+def test_a_head_cannot_have_a_name_that_torch_keeps_for_itself(name):
+    with pytest.raises(PlanError, match=f"cannot be called '{name}'"):
+        splitreg.plan(registry=registry(), **{**KEYS, "heads": [{"name": "toy", "as": name, "labels": ["a", "b"]}]})

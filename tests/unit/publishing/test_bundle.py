@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ from toys import KEYS, registry
 
 import splitreg
 from splitreg.errors import BundleError
-from splitreg.publishing import files, load, load_edge, load_server, save, verify
+from splitreg.publishing import files, load, load_edge, load_server, publish, save, verify
 
 
 @pytest.fixture
@@ -156,3 +157,73 @@ def test_loading_needs_no_dataset(tmp_path):
 
     without = Registry.of(*(bare.spec(k, n) for k in ("backbone", "bottleneck", "codec", "head") for n in bare[k]))
     assert load(bundle, registry=without).recipe.heads[0].labels == ("dark", "bright")
+
+
+def test_training_after_freezing_is_not_saved_with_old_tables(model, tmp_path):
+    model.freeze_tables()
+    before = model.edge.model_id
+    with torch.no_grad():
+        model.bottleneck.encoder.weight.add_(0.1)
+    bundle = save(model, tmp_path / "bundle")
+    assert load(bundle, registry=registry()).edge.model_id == model.edge.model_id != before
+
+
+def test_the_edge_half_needs_no_plugin_of_a_head(bundle):
+    from splitreg.registry import Registry
+
+    whole = registry()
+    headless = Registry.of(*(whole.spec(kind, n) for kind, names in whole.items() for n in names if kind != "head"))
+    with pytest.raises(BundleError, match="no head named 'toy'"):
+        load_server(bundle, registry=headless)
+    assert load_edge(bundle, registry=headless).encode(picture()) == load_edge(bundle, registry=registry()).encode(
+        picture()
+    )
+
+
+def sealed(bundle, **changes):
+    """Change the config as somebody does who knows how its digest is made."""
+    path = bundle / "config.json"
+    table = {**json.loads(path.read_text()), **changes}
+    table.pop("digest")
+    table = {key: value for key, value in table.items() if value is not None}
+    path.write_text(json.dumps({**table, "digest": files._digest(table)}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model_id": None}, {"model_id": 7}, {"model_id": "x"}, {"files": None}, {"files": [1]}, {"trained": None},
+     {"recipe": 3}, {"recipe": {}}, {"plugins": 3}, {"preprocess": {}}, {"preprocess": {"mean": [0], "std": [1, 1, 1]}}],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("read", [load, load_edge, load_server])
+def test_a_config_of_another_form_is_refused(read, changes, bundle):
+    sealed(bundle, **changes)
+    with pytest.raises(BundleError):
+        read(bundle, registry=registry())
+
+
+def test_the_normalisation_comes_from_the_bundle(bundle):
+    stored = json.loads((bundle / "config.json").read_text())["preprocess"]
+    sealed(bundle, preprocess={**stored, "mean": [0.0, 0.0, 0.0]})
+    assert load_edge(bundle, registry=registry()).preprocess.mean == (0.0, 0.0, 0.0)
+
+
+def test_replacing_a_bundle_fails_with_the_old_one_in_place(model, bundle, monkeypatch):
+    rename, before = os.rename, (bundle / "config.json").read_bytes()
+
+    def fails(source, target):
+        if target == bundle and "old" not in str(source):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(files.os, "rename", fails)
+    with pytest.raises(BundleError, match="Input/output"):
+        save(model, bundle, overwrite=True)
+    assert (bundle / "config.json").read_bytes() == before and list(bundle.parent.iterdir()) == [bundle]
+
+
+def test_publishing_again_keeps_results_and_pictures(model, tmp_path):
+    first = save(model, tmp_path / "first", metrics={"evaluations": []}, images={"examples.jpg": b"jpeg"})
+    second = publish(first, tmp_path / "second", registry=registry())
+    assert (second / "examples.jpg").read_bytes() == b"jpeg" and "examples.jpg" in (second / "README.md").read_text()
+    assert json.loads((second / "metrics.json").read_text()) == {"evaluations": []}

@@ -64,3 +64,15 @@ def test_what_cannot_be_is_refused(tmp_path, first):
         train_late_head(first, toy_recipe(), "colour", output=tmp_path, **QUIET)
     with pytest.raises(BundleError, match="no integer tables"):
         train_late_head(build(toy_recipe(heads=ONE), registry=REGISTRY), toy_recipe(), "size", output=tmp_path, **QUIET)
+
+
+def test_a_head_is_not_resumed_on_another_model(tmp_path, first):
+    from splitreg.assembly import build
+    from splitreg.errors import TrainingError
+
+    recipe = toy_recipe({"epochs": 1, "batch_size": 4})
+    train_late_head(first, recipe, "size", output=tmp_path, **QUIET)
+    other = build(toy_recipe(heads=ONE, seed=9), registry=REGISTRY)
+    other.freeze_tables()
+    with pytest.raises(TrainingError, match="began with another model"):
+        train_late_head(other, recipe, "size", output=tmp_path, resume=True, **QUIET)

@@ -186,3 +186,9 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     pytest.importorskip("tensorboard")
     run(toy_recipe({"epochs": 1, "batch_size": 4}), tmp_path, tensorboard=True)
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_log_that_cannot_be_written_is_a_typed_error(tmp_path):
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(TrainingError, match="cannot write the log"):
+        train(toy_recipe(), output=tmp_path, registry=REGISTRY, tensorboard=False, progress=False, device="cpu")
