@@ -1,7 +1,8 @@
 """Try every backbone x bottleneck x codec x head: plan, build, one training step, save, load, one packet round trip.
 
-    python benchmarks/combinations.py [--shard 0/2] [--limit N] > combinations.json
+    python benchmarks/combinations.py [--apart] [--shard 0/2] [--limit N] > combinations.json
 
+Every head of a model is a branch of its own, so one model with all heads tries them all; ``--apart`` builds a model for each.
 Prints JSON: how many combinations ran, how many the plan refused (with the reason), how many failed later (should be none).
 """
 
@@ -34,11 +35,11 @@ SIZES = {"swin_tiny_patch4_window7_224": (224, 224), "levit_128s": (224, 224)}
 LABELS = ("one", "two", "three")
 
 
-def recipe(backbone: str, bottleneck: str, codec: str, head: str) -> splitreg.Recipe:
+def recipe(backbone: str, bottleneck: str, codec: str, heads: tuple[str, ...]) -> splitreg.Recipe:
     return splitreg.Recipe.from_mapping(
         {
             "backbone": backbone, "bottleneck": {"name": bottleneck, **OPTIONS.get(bottleneck, {})}, "codec": codec,
-            "heads": [head], "input": {"size": list(SIZES.get(backbone, SIZE))}, "data": {"name": "scenes", "count": 2},
+            "heads": list(heads), "input": {"size": list(SIZES.get(backbone, SIZE))}, "data": {"name": "scenes", "count": 2},
         }
     )  # fmt: skip
 
@@ -49,19 +50,18 @@ def scenes(count: int = 2):
     return registry.load(registry.spec("dataset", "scenes"))(None, "train", count=count)
 
 
-def attempt(backbone: str, bottleneck: str, codec: str, head: str, folder: Path, dataset) -> str:
+def attempt(backbone: str, bottleneck: str, codec: str, heads: tuple[str, ...], folder: Path, dataset) -> str:
     """Return "ok" or "refused: reason"; anything that fails later raises."""
     try:
-        planned = splitreg.plan(recipe(backbone, bottleneck, codec, head))
+        planned = splitreg.plan(recipe(backbone, bottleneck, codec, heads))
     except PlanError as error:
         return "refused: " + "; ".join(error.problems)
     model = splitreg.build(planned).train()
     batch = next(iter(Loader(dataset, planned.preprocess, batch_size=len(dataset), shuffle=False).epoch(0)))
-    target = planned.heads[0].target
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     output = model(batch.images)
-    losses = model.loss(output.outputs, {head: batch.targets[target]})
-    loss = sum(losses[head].values()) + 1e-6 * output.rate.mean()
+    losses = model.loss(output.outputs, {head.name: batch.targets[head.target] for head in planned.heads})
+    loss = sum(value for parts in losses.values() for value in parts.values()) + 1e-6 * output.rate.mean()
     if not torch.isfinite(loss):
         raise RuntimeError(f"the loss is {loss}")
     loss.backward()
@@ -69,10 +69,11 @@ def attempt(backbone: str, bottleneck: str, codec: str, head: str, folder: Path,
     model.eval()
     bundle = save(model, folder / "bundle")
     packet = load(bundle).edge.encode(dataset[0].array())[0]
-    mine, theirs = model.server.infer(packet)[0][head], load(bundle).server.infer(packet)[0][head]
-    for name, array in mine.arrays().items():
-        if not np.array_equal(array, theirs.arrays()[name]):
-            raise RuntimeError(f"{name} differs after loading")
+    mine, theirs = model.server.infer(packet)[0], load(bundle).server.infer(packet)[0]
+    for head, prediction in mine.items():
+        for name, array in prediction.arrays().items():
+            if not np.array_equal(array, theirs[head].arrays()[name]):
+                raise RuntimeError(f"{head}: {name} differs after loading")
     return "ok"
 
 
@@ -80,10 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shard", default="0/1")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--apart", action="store_true", help="one model for every head")
     args = parser.parse_args()
     torch.set_num_threads(1)
     registry = splitreg.discover()
-    every = list(itertools.product(BACKBONES, *(list(registry[kind]) for kind in ("bottleneck", "codec", "head"))))
+    heads = [(head,) for head in registry["head"]] if args.apart else [tuple(registry["head"])]
+    every = list(itertools.product(BACKBONES, registry["bottleneck"], registry["codec"], heads))
     index, count = map(int, args.shard.split("/"))
     dataset, outcomes, failures, reasons = scenes(), collections.Counter(), [], collections.Counter()
     start = time.monotonic()
@@ -97,10 +100,10 @@ def main() -> None:
         outcomes[outcome.partition(":")[0]] += 1
         if outcome.startswith("refused"):
             reasons[outcome] += 1
-        if number % 50 == 0:
+        if number % 10 == 0:
             print(number, dict(outcomes), f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(json.dumps({
-        "combinations": sum(outcomes.values()), **outcomes, "seconds": round(time.monotonic() - start),
+        "models": sum(outcomes.values()), "heads_in_a_model": len(heads[0]), **outcomes, "seconds": round(time.monotonic() - start),
         "refusals": dict(reasons), "failures": failures, "torch": torch.__version__,
     }, indent=1))  # fmt: skip
 

@@ -37,6 +37,8 @@ def command(
     from splitreg.publishing.files import refuse_taken
 
     refuse_taken(Path(output), replace=overwrite)  # before anything is measured
+    if data is None and (root is not None or limit is not None or options):
+        raise click.UsageError("--root, --set and --limit say how to measure; say --data NAME too")
     if data is None:
         click.echo(str(publish(bundle, output, overwrite=overwrite)))
         return

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 @click.option("--from", "source", metavar="BUNDLE", type=click.Path(), help="Bundle to begin with.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--workers", default=0, show_default=True, help="Processes that load batches ahead.")
-@click.option("--validate-every", "every", default=1, show_default=True, help="Epochs between validations; 0: none.")
+@click.option(
+    "--validate-every",
+    "every",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Epochs between validations; 0: none.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def command(

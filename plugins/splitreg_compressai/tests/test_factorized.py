@@ -191,7 +191,9 @@ def test_gdn_normalises_and_inverts_direction():
 
 
 def test_the_rate_is_the_same_under_mixed_precision():
-    bottleneck = FactorizedPrior(IMAGE, FeatureSpec(channels=8, stride=4), channels=4, hidden=8, decoder_hidden=8).eval()
+    bottleneck = FactorizedPrior(
+        IMAGE, FeatureSpec(channels=8, stride=4), channels=4, hidden=8, decoder_hidden=8
+    ).eval()
     latent = torch.randn(2, 4, 9, 9)
     bottleneck.analyse = lambda x: latent
     exact = bottleneck(torch.zeros(2, 3, 40, 40))[1]
