@@ -103,7 +103,8 @@ def main() -> None:
         if number % 10 == 0:
             print(number, dict(outcomes), f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(json.dumps({
-        "models": sum(outcomes.values()), "heads_in_a_model": len(heads[0]), **outcomes, "seconds": round(time.monotonic() - start),
+        "models": sum(outcomes.values()), "heads_in_a_model": len(heads[0]), **outcomes,
+        "seconds": round(time.monotonic() - start),
         "refusals": dict(reasons), "failures": failures, "torch": torch.__version__,
     }, indent=1))  # fmt: skip
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from splitreg.evaluation.pictures import Example, jpeg, png
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }
 h1, h2 { line-height: 1.2; } figure { margin: 0; } figcaption { font-size: .8rem; color: #555; }
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .9rem; text-align: right; }
 th { border-bottom: 2px solid #888; } td { border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; } .row { display: flex; flex-wrap: wrap; gap: .6rem; }
 .row { margin: 0 0 1.6rem; padding: .6rem; background: #f6f6f4; border-radius: 6px; }
-.row img { width: 13.5rem; border-radius: 3px; } .bar { background: #3b6ea5; height: .9rem; display: inline-block; }
+.row img { width: 10.2rem; border-radius: 3px; } .bar { background: #3b6ea5; height: .9rem; display: inline-block; }
 .big { font-size: 1.3rem; } code { background: #eee; padding: .1rem .3rem; }
 """
 
