@@ -45,7 +45,7 @@ def command(
 
     \b
     splitreg train model_zoo/recipes/scenes-small.toml -o my-bundle
-    splitreg train more.toml --add-head depth --from my-bundle -o bigger-bundle
+    splitreg train model_zoo/recipes/scenes-depth.toml --add-head depth --from my-bundle -o bigger-bundle
     """
     from splitreg.errors import RecipeError
     from splitreg.publishing import load, save
