@@ -14,11 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from splitreg.coding import SymbolModel
+from splitreg.coding import Codec, LatentModel
 from splitreg.specs import FeatureSpec, SymbolSpec, TargetSpec
 from splitreg.tasks import Prediction, Sample, Target
 
@@ -108,8 +106,8 @@ class Bottleneck(nn.Module, abc.ABC):
         """Training path: restored feature as ``synthesise`` gives it, and the rate (B,) in bits per image."""
 
     @abc.abstractmethod
-    def freeze(self) -> SymbolModel:
-        """Return the integer tables of the present weights."""
+    def freeze(self) -> LatentModel:
+        """Return the integer tables of the present weights (and, with a hyperprior, its integer networks)."""
 
     def auxiliary_loss(self) -> Tensor | None:
         """Return a loss for ``auxiliary_parameters`` alone (the prior's quantiles), or None."""
@@ -118,37 +116,6 @@ class Bottleneck(nn.Module, abc.ABC):
     def auxiliary_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that only ``auxiliary_loss`` trains."""
         return []
-
-
-class Codec(abc.ABC):
-    """Symbols and tables <-> bytes. numpy in, bytes out: no torch.
-
-    Attributes:
-        needs_tables: works only with frequency tables.
-        max_bits: carries unsigned symbols of at most this many bits; 0: any int32.
-        lossless: the receiver gets exactly the same symbols.
-    """
-
-    needs_tables: ClassVar[bool] = False
-    max_bits: ClassVar[int] = 0
-    lossless: ClassVar[bool] = True
-
-    @abc.abstractmethod
-    def encode(self, symbols: NDArray[np.int32], model: SymbolModel) -> bytes:
-        """Code (C, h, w) symbols; same symbols and tables, same bytes.
-
-        Raises:
-            ShapeMismatch: C is not the tables' number of channels, or there is nothing to code.
-        """
-
-    @abc.abstractmethod
-    def decode(self, payload: bytes, shape: tuple[int, int, int], model: SymbolModel) -> NDArray[np.int32]:
-        """Decode ``shape`` (C, h, w) symbols.
-
-        Raises:
-            CorruptPacket: the payload is not one that ``encode`` writes for this shape and model.
-            ShapeMismatch: the shape does not fit the tables.
-        """
 
 
 class Head(nn.Module, abc.ABC):

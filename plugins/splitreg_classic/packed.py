@@ -9,9 +9,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from splitreg.coding import SymbolModel
+from splitreg.coding import Codec, SymbolModel
 from splitreg.errors import CorruptPacket, RecipeError
-from splitreg.interfaces import Codec
 
 # Neither the magic number nor the size is sent: the packet says what the payload is, its shape how large.
 _FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS

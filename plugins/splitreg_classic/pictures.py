@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from splitreg.coding import SymbolModel
+from splitreg.coding import Codec, SymbolModel
 from splitreg.errors import CorruptPacket, RecipeError, ShapeMismatch
-from splitreg.interfaces import Codec
 
 #: Pixels of a picture, at most: beyond this pillow warns of a bomb, and soon refuses.
 MAX_PIXELS = 89_000_000

@@ -24,9 +24,8 @@ import numpy as np
 from compressai import ans
 from numpy.typing import NDArray
 
-from splitreg.coding import SymbolModel
+from splitreg.coding import Codec, SymbolModel
 from splitreg.errors import CorruptPacket, InvalidLatent, ShapeMismatch
-from splitreg.interfaces import Codec
 from splitreg_compressai.walk import decode_slowly
 
 #: Fewer symbols than this overrun the encoder's buffer; the first symbol of row 0 fills up.

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from splitreg import imaging
-from splitreg.coding import Packet, SymbolModel
+from splitreg.coding import Codec, LatentModel, Packet
 from splitreg.errors import BundleError
 from splitreg.imaging import ImageLike, Preprocess
-from splitreg.interfaces import Bottleneck, Codec
+from splitreg.interfaces import Bottleneck
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ class EdgeModel:
         bottleneck: Bottleneck,
         codec: Codec,
         preprocess: Preprocess,
-        symbols: SymbolModel | None = None,
+        symbols: LatentModel | None = None,
         model_id: int = 0,
     ) -> None:
         self.prefix = prefix
@@ -84,13 +84,13 @@ class EdgeModel:
         """(B, 3, H, W) normalised -> (B, C, h, w) float32, before quantisation."""
         return self.bottleneck.analyse(image if self.prefix is None else self.prefix(image))
 
-    def symbols_of(self, image: ImageLike) -> tuple[NDArray[np.int32], imaging.Geometry]:
-        """Return the (C, h, w) symbols of one picture and its geometry."""
+    def latent_of(self, image: ImageLike) -> tuple[NDArray[np.float32], imaging.Geometry]:
+        """Return the (C, h, w) latent of one picture, before quantisation, and its geometry."""
         pixels, geometry = imaging.prepare(imaging.read(image), self.preprocess)
-        return self.tables.quantise(self._analyse(pixels)), geometry
+        return self._analyse(pixels), geometry
 
     @property
-    def tables(self) -> SymbolModel:
+    def tables(self) -> LatentModel:
         """The frozen tables.
 
         Raises:
@@ -101,10 +101,10 @@ class EdgeModel:
         return self.symbols
 
     def _encode_one(self, image: ImageLike) -> bytes:
-        symbols, geometry = self.symbols_of(image)
-        payload = self.codec.encode(symbols, self.tables)
+        latent, geometry = self.latent_of(image)
+        streams = self.tables.encode(latent, self.codec)
         return Packet(
-            model_id=self.model_id, original=geometry.original, coded=geometry.coded, streams=(payload,)
+            model_id=self.model_id, original=geometry.original, coded=geometry.coded, streams=streams
         ).to_bytes()
 
     def _analyse(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

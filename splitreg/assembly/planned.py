@@ -8,8 +8,9 @@ from typing import Any
 
 from splitreg.assembly.branch import Branch, Pyramid
 from splitreg.assembly.shapes import Cost, Shapes, Skeleton
+from splitreg.coding import Codec
 from splitreg.imaging import Preprocess
-from splitreg.interfaces import Backbone, Bottleneck, Codec, Head
+from splitreg.interfaces import Backbone, Bottleneck, Head
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry
 from splitreg.specs import FeatureSpec, SymbolSpec

@@ -18,9 +18,10 @@ from splitreg.assembly.branch import Pyramid
 from splitreg.assembly.labels import LABELLED, default_labels
 from splitreg.assembly.planned import HeadPlan, Plan
 from splitreg.assembly.shapes import Skeleton
+from splitreg.coding import Codec
 from splitreg.errors import PlanError, RecipeError, SplitregError, near
 from splitreg.imaging import Preprocess
-from splitreg.interfaces import Backbone, Bottleneck, Codec, Head
+from splitreg.interfaces import Backbone, Bottleneck, Head
 from splitreg.recipe import HeadPart, Part, Recipe
 from splitreg.registry import Registry, discover, unknown_options
 from splitreg.specs import FeatureSpec, SymbolSpec, TargetSpec

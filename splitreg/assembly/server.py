@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from splitreg.assembly.branch import Branch
-from splitreg.coding import Packet, SymbolModel
+from splitreg.coding import Codec, LatentModel, Packet
 from splitreg.errors import (
     BundleError,
     CorruptPacket,
@@ -23,7 +23,7 @@ from splitreg.errors import (
     near,
 )
 from splitreg.imaging import MAX_PIXELS, Geometry, Preprocess
-from splitreg.interfaces import Body, Bottleneck, Codec
+from splitreg.interfaces import Body, Bottleneck
 from splitreg.tasks import Prediction
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ServerModel:
         codec: Codec,
         preprocess: Preprocess,
         shapes: Callable[[tuple[int, int]], Shapes],
-        symbols: SymbolModel | None = None,
+        symbols: LatentModel | None = None,
         model_id: int = 0,
     ) -> None:
         self.bottleneck = bottleneck
@@ -136,8 +136,6 @@ class ServerModel:
             raise ForeignPacket(
                 f"the packet is for model {packet.model_id:08x}, this is {self.model_id:08x}; load the bundle that wrote it"
             )
-        if len(packet.streams) != 1:
-            raise CorruptPacket(f"this model's packets have one stream, this one has {len(packet.streams)}")
         for what, (height, width), most in (
             ("coded", packet.coded, self.max_coded_pixels),
             ("original", packet.original, self.max_original_pixels),
@@ -148,8 +146,7 @@ class ServerModel:
                 )
         with self._blaming(packet.coded):
             shape = self.shapes(packet.coded).latent
-        symbols = self.codec.decode(packet.streams[0], shape, self.symbols)
-        latent = self.symbols.dequantise(symbols)
+        latent = self.symbols.decode(packet.streams, shape, self.codec)
         if not np.isfinite(latent).all():
             raise CorruptPacket("the packet decodes to values that are not finite; it was not written by this model")
         return latent

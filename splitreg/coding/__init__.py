@@ -1,6 +1,8 @@
 """Bytes: integer tables, packets and what codecs share. numpy only."""
 
+from splitreg.coding.codec import Codec
+from splitreg.coding.latent import LatentModel, load_model
 from splitreg.coding.packet import MAX_PACKET_BYTES, Packet
 from splitreg.coding.symbols import SymbolModel
 
-__all__ = ["MAX_PACKET_BYTES", "Packet", "SymbolModel"]
+__all__ = ["MAX_PACKET_BYTES", "Codec", "LatentModel", "Packet", "SymbolModel", "load_model"]

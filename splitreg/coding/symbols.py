@@ -7,14 +7,17 @@ Nothing in it is ever recomputed from floating-point parameters.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.errors import CorruptPacket, InvalidLatent, InvalidTables, ShapeMismatch
+
+if TYPE_CHECKING:
+    from splitreg.coding.codec import Codec
 
 #: Frequencies of a row sum to ``2**PRECISION`` (the layout of compressai's tables).
 PRECISION = 16
@@ -38,6 +41,8 @@ class SymbolModel:
             (0, 0) where there are no tables.
         lengths: (C,) int32, used entries of each row.
         offsets: (C,) int32, value of the first symbol of each row.
+        indexes: (C, h, w) int32, the row of each symbol, where a hyperprior chose them (see ``at``); None: row c for
+            channel c.
 
     Raises:
         InvalidTables: the arrays are not what is said above.
@@ -50,6 +55,7 @@ class SymbolModel:
     cdf: NDArray[np.int32]
     lengths: NDArray[np.int32]
     offsets: NDArray[np.int32]
+    indexes: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in _MODES:
@@ -71,6 +77,8 @@ class SymbolModel:
             raise InvalidTables(f"bits must be 0 to 32, got {self.bits}")
         if self.mode == "uniform" and not 1 <= self.bits <= 24:  # float32 counts exactly up to 2**24
             raise InvalidTables(f"a uniform quantiser has 1 to 24 bits, got {self.bits}")
+        if self.indexes is not None:
+            raise InvalidTables("a model gets the rows of one image's symbols with at(indexes)")
         if self.has_tables:
             _check_tables(self.cdf, self.lengths, self.offsets, channels)
 
@@ -168,6 +176,55 @@ class SymbolModel:
         """Whether frequency tables are there."""
         return self.cdf.size > 0
 
+    def at(self, indexes: NDArray[np.integer[Any]]) -> SymbolModel:
+        """Return a model for one image whose symbols have their rows by element, rounded without a shift.
+
+        Args:
+            indexes: (C, h, w), rows of these tables; C may be another number than the tables have rows.
+
+        Raises:
+            ShapeMismatch: not three axes, or no element.
+            InvalidTables: there are no tables, or an index has no row.
+        """
+        indexes = np.ascontiguousarray(indexes, np.int32)
+        if indexes.ndim != 3 or indexes.size == 0:
+            raise ShapeMismatch(f"indexes must be (C, h, w) of at least one element, got {indexes.shape}")
+        if not self.has_tables or indexes.min() < 0 or indexes.max() >= len(self.cdf):
+            raise InvalidTables(f"an index is outside the {len(self.cdf)} rows of the tables")
+        indexes.setflags(write=False)
+        rows = object.__new__(SymbolModel)  # the tables were checked once
+        for name, value in (
+            ("mode", "round"), ("bits", self.bits), ("cdf", self.cdf), ("lengths", self.lengths), ("offsets", self.offsets),
+            ("shift", np.zeros(len(indexes), np.float32)), ("scale", np.ones(len(indexes), np.float32)), ("indexes", indexes),
+        ):  # fmt: skip
+            object.__setattr__(rows, name, value)
+        return rows
+
+    def rows(self, shape: tuple[int, ...]) -> NDArray[np.int32]:
+        """Return the row of ``cdf`` of each of (C, h, w) symbols."""
+        if self.indexes is not None:
+            return self.indexes
+        return np.ascontiguousarray(np.broadcast_to(np.arange(shape[0], dtype=np.int32)[:, None, None], shape))
+
+    def encode(self, latent: NDArray[np.float32], codec: Codec) -> tuple[bytes, ...]:
+        """Quantise and code a (C, h, w) float32 latent: one stream.
+
+        Raises:
+            ShapeMismatch: the latent has other channels than the tables, or no element.
+            InvalidLatent: NaN, infinite or huge values.
+        """
+        return (codec.encode_latent(latent, self),)
+
+    def decode(self, streams: Sequence[bytes], shape: tuple[int, int, int], codec: Codec) -> NDArray[np.float32]:
+        """Decode and dequantise: (C, h, w) float32.
+
+        Raises:
+            CorruptPacket: more than one stream, or one that does not fit.
+        """
+        if len(streams) != 1:
+            raise CorruptPacket(f"this model's packets have one stream an image, this one has {len(streams)}")
+        return codec.decode_latent(streams[0], shape, self)
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse a shape that is not (C, h, w) of this model, or has no element.
 
@@ -178,6 +235,8 @@ class SymbolModel:
             raise ShapeMismatch(
                 f"the tables are for symbols ({self.channels}, h, w) of at least one element, got {shape}"
             )
+        if self.indexes is not None and shape != self.indexes.shape:
+            raise ShapeMismatch(f"the rows are for symbols {self.indexes.shape}, got {shape}")
 
     def check_symbols(self, symbols: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return symbols to encode as a contiguous int32 array.
@@ -249,6 +308,10 @@ class SymbolModel:
         restored = symbols.astype(np.float32) / self.scale[:, None, None] + self.shift[:, None, None]
         return np.asarray(restored, np.float32)
 
+    def restore(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what a receiver gets of a (C, h, w) latent, when the codec is lossless."""
+        return self.dequantise(self.quantise(latent))
+
     def ideal_bits(self, symbols: NDArray[np.int32]) -> float:
         """Return the tables' own code length of (C, h, w) symbols, in bits (an escape counts its symbol alone).
 
@@ -257,14 +320,12 @@ class SymbolModel:
         """
         if not self.has_tables:
             raise InvalidTables("this model has no frequency tables, so its symbols have no code length")
-        total = 0.0
-        for row, values in enumerate(symbols):
-            frequencies = np.diff(self.cdf[row, : self.lengths[row]])
-            index = values.ravel().astype(np.int64) - int(self.offsets[row])
-            last = len(frequencies) - 1
-            index = np.where((index < 0) | (index >= last), last, index)
-            total += float(np.sum(PRECISION - np.log2(frequencies[index])))
-        return total
+        rows = self.rows(symbols.shape)
+        entries = symbols.astype(np.int64) - self.offsets[rows]
+        last = self.lengths[rows].astype(np.int64) - 2
+        entries = np.where((entries < 0) | (entries >= last), last, entries)
+        frequencies = self.cdf[rows, entries + 1] - self.cdf[rows, entries]
+        return float(np.sum(PRECISION - np.log2(frequencies)))
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays that define this model; the inverse of ``from_arrays``."""

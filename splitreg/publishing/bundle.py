@@ -19,7 +19,7 @@ from splitreg.assembly.model import SplitModel, edge_state, server_state, wire_i
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.planning import plan
 from splitreg.assembly.server import ServerModel
-from splitreg.coding import SymbolModel
+from splitreg.coding import LatentModel, load_model
 from splitreg.errors import BundleError, CodingError, PlanError, RecipeError, near
 from splitreg.publishing import files, testvectors
 from splitreg.publishing.card import write_card
@@ -218,7 +218,7 @@ def _triple(values: Iterable[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _load_edge(folder: Path, config: dict[str, Any], prefix: nn.Module | None, encoder: nn.Module) -> SymbolModel:
+def _load_edge(folder: Path, config: dict[str, Any], prefix: nn.Module | None, encoder: nn.Module) -> LatentModel:
     name = "edge.safetensors"
     tensors = files.parse_tensors(files.read_checked(folder, name, config["files"]), name)
     symbols = _tables(tensors, name)
@@ -226,7 +226,7 @@ def _load_edge(folder: Path, config: dict[str, Any], prefix: nn.Module | None, e
     return symbols
 
 
-def _load_server(folder: Path, config: dict[str, Any], bottleneck: nn.Module, body: nn.Module) -> SymbolModel:
+def _load_server(folder: Path, config: dict[str, Any], bottleneck: nn.Module, body: nn.Module) -> LatentModel:
     name = "server.safetensors"
     tensors = files.parse_tensors(files.read_checked(folder, name, config["files"]), name)
     symbols = _tables(tensors, name)
@@ -241,12 +241,12 @@ def _load_heads(folder: Path, config: dict[str, Any], branches: Mapping[str, nn.
         _assign({"": branch}, tensors, folder / name)
 
 
-def _tables(tensors: dict[str, Tensor], name: str) -> SymbolModel:
+def _tables(tensors: dict[str, Tensor], name: str) -> LatentModel:
     arrays = {
         key.removeprefix("tables."): tensors.pop(key).numpy() for key in list(tensors) if key.startswith("tables.")
     }
     try:
-        return SymbolModel.from_arrays(arrays)
+        return load_model(arrays)
     except CodingError as cause:
         raise BundleError(f"the tables in {name} are damaged: {cause}") from cause
 
@@ -276,12 +276,12 @@ def _assign(
             value.copy_(tensors[name])
 
 
-def _edge_id(planned: Plan, symbols: SymbolModel, state: Mapping[str, Tensor]) -> int:
+def _edge_id(planned: Plan, symbols: LatentModel, state: Mapping[str, Tensor]) -> int:
     return wire_id(planned.recipe, symbols.digest(), state)
 
 
 def _check_id(
-    folder: Path, config: dict[str, Any], planned: Plan, symbols: SymbolModel, state: Mapping[str, Tensor]
+    folder: Path, config: dict[str, Any], planned: Plan, symbols: LatentModel, state: Mapping[str, Tensor]
 ) -> None:
     found = f"{_edge_id(planned, symbols, state):08x}"
     if found != config["model_id"]:

@@ -81,13 +81,14 @@ def _hashes(folder: Path, hashes: dict[str, str]) -> str:
 def _encode(folder: Path, registry: Registry | None) -> str:
     edge = load_edge(folder, registry=registry)
     recorded = (folder / "testvectors" / "packet.bin").read_bytes()
-    symbols, geometry = edge.symbols_of(folder / "testvectors" / "image.png")
+    latent, geometry = edge.latent_of(folder / "testvectors" / "image.png")
     packet = Packet.parse(recorded)
     if (packet.original, packet.coded) != (geometry.original, geometry.coded):
         raise BundleError("the recorded packet is of another picture or size")
-    channels, height, width = symbols.shape
-    theirs = edge.codec.decode(packet.streams[0], (channels, height, width), edge.tables)
-    different = _different(edge, symbols, theirs)
+    channels, height, width = latent.shape
+    different = _different(
+        _restored(edge, latent), edge.tables.decode(packet.streams, (channels, height, width), edge.codec)
+    )
     if different > SYMBOLS_THAT_MAY_DIFFER:
         raise BundleError(f"{different:.2%} of the test image's symbols differ from the recorded packet's")
     if edge.encode(folder / "testvectors" / "image.png")[0] == recorded:
@@ -99,19 +100,22 @@ def _onnx(folder: Path, registry: Registry | None) -> str:
     edge = load_edge(folder, registry=registry)
     image = folder / "testvectors" / "image.png"
     pixels, _ = imaging.prepare(imaging.read(image), edge.preprocess)
-    theirs = edge.tables.quantise(run_edge((folder / "edge.onnx").read_bytes(), pixels))
-    different = _different(edge, edge.symbols_of(image)[0], theirs)
+    theirs = run_edge((folder / "edge.onnx").read_bytes(), pixels)
+    different = _different(_restored(edge, edge.latent_of(image)[0]), _restored(edge, theirs))
     if different > SYMBOLS_THAT_MAY_DIFFER:
         raise BundleError(f"edge.onnx gives other symbols than the weights: {different:.2%} differ")
     return f"{different:.3%} of the symbols differ from those of the weights"
 
 
-def _different(edge: EdgeModel, mine: NDArray[np.int32], theirs: NDArray[np.int32]) -> float:
-    """Share of the symbols that differ; raw floats are compared as values, not as bit patterns."""
-    if edge.tables.mode == "bits":
-        close = np.isclose(edge.tables.dequantise(mine), edge.tables.dequantise(theirs), rtol=1e-2, atol=1e-2)
-        return float(np.mean(~close))
-    return float(np.mean(mine != theirs))
+def _restored(edge: EdgeModel, latent: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the latent that a server gets."""
+    channels, height, width = latent.shape
+    return edge.tables.decode(edge.tables.encode(latent, edge.codec), (channels, height, width), edge.codec)
+
+
+def _different(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Share of the restored values that differ: by a symbol, or by more than rounding where floats are sent as they are."""
+    return float(np.mean(~np.isclose(mine, theirs, rtol=1e-2, atol=1e-2)))
 
 
 def _infer(folder: Path, registry: Registry | None) -> str:

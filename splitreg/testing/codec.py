@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.coding import SymbolModel
+from splitreg.coding import Codec, SymbolModel
 from splitreg.errors import CodingError, CorruptPacket, InvalidLatent, ShapeMismatch
-from splitreg.interfaces import Codec
 from splitreg.testing.isolation import isolated
 from splitreg.testing.suite import Suite, expect, refused, skip
 

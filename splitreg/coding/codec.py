@@ -1,0 +1,62 @@
+"""What every codec is. numpy only, so that a device without torch can load any codec."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitreg.coding.symbols import SymbolModel
+
+
+class Codec(abc.ABC):
+    """Symbols and tables <-> bytes. numpy in, bytes out: no torch.
+
+    Attributes:
+        needs_tables: works only with frequency tables.
+        max_bits: carries unsigned symbols of at most this many bits; 0: any int32.
+        lossless: the receiver gets exactly the same symbols.
+    """
+
+    needs_tables: ClassVar[bool] = False
+    max_bits: ClassVar[int] = 0
+    lossless: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def encode(self, symbols: NDArray[np.int32], model: SymbolModel) -> bytes:
+        """Code (C, h, w) symbols; same symbols and tables, same bytes.
+
+        The table of each symbol is row ``model.rows(shape)`` of ``model.cdf``.
+
+        Raises:
+            ShapeMismatch: C is not the tables' number of channels, or there is nothing to code.
+        """
+
+    @abc.abstractmethod
+    def decode(self, payload: bytes, shape: tuple[int, int, int], model: SymbolModel) -> NDArray[np.int32]:
+        """Decode ``shape`` (C, h, w) symbols.
+
+        Raises:
+            CorruptPacket: the payload is not one that ``encode`` writes for this shape and model.
+            ShapeMismatch: the shape does not fit the tables.
+        """
+
+    def encode_latent(self, latent: NDArray[np.float32], model: SymbolModel) -> bytes:
+        """Quantise and code a (C, h, w) float32 latent; a codec may do both in one pass.
+
+        Raises:
+            ShapeMismatch: the latent has other channels than the tables, or no element.
+            InvalidLatent: NaN, infinite or huge values.
+        """
+        return self.encode(model.quantise(latent), model)
+
+    def decode_latent(self, payload: bytes, shape: tuple[int, int, int], model: SymbolModel) -> NDArray[np.float32]:
+        """Decode and dequantise: (C, h, w) float32.
+
+        Raises:
+            CorruptPacket: the payload is not one that ``encode`` writes for this shape and model.
+            ShapeMismatch: the shape does not fit the tables.
+        """
+        return model.dequantise(self.decode(payload, shape, model))
