@@ -29,7 +29,8 @@ BACKBONES = (
     "swin_tiny_patch4_window7_224", "pvt_v2_b0", "mobilevit_xxs", "densenet121", "levit_128s",
 )  # fmt: skip
 #: Options that keep the largest parts small.
-OPTIONS = {"fp": {"channels": 8, "hidden": 16, "decoder_hidden": 16}}
+_SMALL = {"channels": 8, "hidden": 16, "decoder_hidden": 16}
+OPTIONS = {"fp": _SMALL, "shp": {**_SMALL, "hyper_hidden": 16}, "mshp": {**_SMALL, "hyper_hidden": 16}}
 SIZE = (64, 64)
 SIZES = {"swin_tiny_patch4_window7_224": (224, 224), "levit_128s": (224, 224)}
 LABELS = ("one", "two", "three")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -26,8 +27,15 @@ def page() -> str:
     """Return the whole page."""
     context = click.Context(cli, info_name="splitreg")
     commands = [(name, cli.get_command(context, name)) for name in COMMANDS]
-    parts = [HEAD, *(section(name, command) for name, command in commands if command is not None)]
+    parts = [HEAD, *(section(*found) for name, command in commands if command for found in flat(name, command))]
     return "\n".join(parts)
+
+
+def flat(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """Yield a command and, of a group, its own commands."""
+    yield name, command
+    for below, found in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from flat(f"{name} {below}", found)
 
 
 def section(name: str, command: click.Command) -> str:

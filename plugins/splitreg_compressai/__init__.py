@@ -1,1 +1,1 @@
-"""Learned bottlenecks and the entropy coder of compressai: fp; compressai."""
+"""Learned bottlenecks and the entropy coder of compressai: fp, shp, mshp; compressai."""

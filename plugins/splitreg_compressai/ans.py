@@ -49,7 +49,7 @@ class CompressaiCodec(Codec):
     lossless: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        self._cached: tuple[SymbolModel, _Tables] | None = None
+        self._cached: tuple[tuple[NDArray[np.int32], _Tables], ...] = ()
 
     def encode(self, symbols: NDArray[np.int32], model: SymbolModel) -> bytes:
         """Code (C, h, w) symbols.
@@ -60,8 +60,9 @@ class CompressaiCodec(Codec):
         """
         symbols = model.check_symbols(symbols)
         _check_tables(model)
-        values = symbols.reshape(model.channels, -1).astype(np.int64) - model.offsets[:, None]
-        last = model.lengths[:, None].astype(np.int64) - 2
+        rows = model.rows(symbols.shape)
+        values = symbols.astype(np.int64) - model.offsets[rows]
+        last = model.lengths[rows].astype(np.int64) - 2
         raw = np.where(values < 0, -2 * values - 1, 2 * (values - last))
         if raw.max() >= 1 << ESCAPE_BITS:
             raise InvalidLatent("a symbol is too far outside the tables for compressai's coder; use codec rans or zstd")
@@ -100,19 +101,25 @@ class CompressaiCodec(Codec):
             raise CorruptPacket("the payload is not what its symbols encode to; it is damaged or of another shape")
         return symbols
 
-    def _filled(self, shape: tuple[int, ...], model: SymbolModel) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    def _filled(self, shape: tuple[int, ...], model: SymbolModel) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return room for the symbols, filled up to ``FEWEST``, and the row of each."""
-        indexes = np.repeat(np.arange(shape[0]), shape[1] * shape[2])
+        indexes = model.rows(shape).ravel()
         missing = max(0, FEWEST - len(indexes))
         filled = np.full(len(indexes) + missing, model.offsets[0], np.int32)
-        return filled, np.concatenate([indexes, np.zeros(missing, np.int64)]) if missing else indexes
+        return filled, np.concatenate([indexes, np.zeros(missing, np.int32)]) if missing else indexes
 
     def _tables(self, model: SymbolModel) -> _Tables:
-        """Return the tables as the lists that compressai wants; kept for the last model, whose arrays are read-only."""
+        """Return the tables as the lists that compressai wants; kept for the last two, whose arrays are read-only.
+
+        A hyperprior's packet takes two tables in turn, and its models share theirs from image to image.
+        """
         cached = self._cached  # read once: threads of a server share a codec
-        if cached is None or cached[0] is not model:
-            cached = self._cached = model, (model.cdf.tolist(), model.lengths.tolist(), model.offsets.tolist())
-        return cached[1]
+        for cdf, lists in cached:
+            if cdf is model.cdf:
+                return lists
+        lists = model.cdf.tolist(), model.lengths.tolist(), model.offsets.tolist()
+        self._cached = ((model.cdf, lists), *cached[:1])
+        return lists
 
 
 def longest_run(payload: bytes) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,12 +40,32 @@ class Pad(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H', W')."""
+        if self.multiple > 1 and self.least == 1 and torch.onnx.is_in_onnx_export():
+            return _PadAnySize.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
         # int(): constants in an exported graph. Not -(-a // b): torch's tracer rounds that towards zero.
         height, width = (self._missing(int(side)) for side in x.shape[-2:])
         return functional.pad(x, (0, width, 0, height), mode="replicate") if height or width else x
 
     def _missing(self, side: int) -> int:
         return (max(side, self.least) + self.multiple - 1) // self.multiple * self.multiple - side
+
+
+class _PadAnySize(torch.autograd.Function):
+    """``Pad`` for the exporter, whose tracer would write the sizes of its one image into the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pad: Pad) -> Tensor:
+        """As ``Pad`` does."""
+        height, width = (pad._missing(int(side)) for side in x.shape[-2:])
+        return functional.pad(x, (0, width, 0, height), mode="replicate")
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, pad: Pad) -> Any:
+        """Shape, Neg, Mod (of the divisor's sign, so never negative), Concat, Pad."""
+        multiple, starts = (g.op("Constant", value_t=torch.tensor(v)) for v in ([pad.multiple], [0] * 6))
+        missing = g.op("Mod", g.op("Neg", g.op("Shape", x, start_i=2)), multiple)
+        ends = g.op("Concat", starts, missing, axis_i=0)
+        return g.op("Pad", x, ends, mode_s="edge").setType(x.type().with_sizes([None] * 4))
 
 
 def gdn_encoder(source: int, channels: int, hidden: int, halvings: int) -> nn.Sequential:

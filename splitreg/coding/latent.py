@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from splitreg.coding.hyper import HyperModel
 from splitreg.coding.symbols import SymbolModel
 
 if TYPE_CHECKING:
@@ -60,4 +61,5 @@ def load_model(arrays: Mapping[str, NDArray[np.generic]]) -> LatentModel:
     Raises:
         InvalidTables: an array is missing or wrong.
     """
-    return SymbolModel.from_arrays(arrays)
+    # A hyperprior's arrays are named part.array.
+    return HyperModel.from_arrays(arrays) if "rule" in arrays else SymbolModel.from_arrays(arrays)

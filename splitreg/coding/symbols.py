@@ -64,6 +64,8 @@ class SymbolModel:
             ("shift", np.float32), ("scale", np.float32), ("cdf", np.int32), ("lengths", np.int32), ("offsets", np.int32),
         ):  # fmt: skip
             given = np.asarray(getattr(self, name))
+            if given.dtype.kind not in "fiu":
+                raise InvalidTables(f"the array {name!r} of the tables must be of numbers, got {given.dtype}")
             # A copy: the model must not change with the caller's array, nor that become read-only.
             array = np.array(_int32(given) if kind is np.int32 else given, dtype=kind, order="C")
             array.setflags(write=False)
@@ -318,6 +320,14 @@ class SymbolModel:
         Raises:
             InvalidTables: there are no tables.
         """
+        return float(np.sum(self.symbol_bits(symbols)))
+
+    def symbol_bits(self, symbols: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Return the tables' own code length of each of (C, h, w) symbols, in bits; see ``ideal_bits``.
+
+        Raises:
+            InvalidTables: there are no tables.
+        """
         if not self.has_tables:
             raise InvalidTables("this model has no frequency tables, so its symbols have no code length")
         rows = self.rows(symbols.shape)
@@ -325,7 +335,7 @@ class SymbolModel:
         last = self.lengths[rows].astype(np.int64) - 2
         entries = np.where((entries < 0) | (entries >= last), last, entries)
         frequencies = self.cdf[rows, entries + 1] - self.cdf[rows, entries]
-        return float(np.sum(PRECISION - np.log2(frequencies)))
+        return np.asarray(PRECISION - np.log2(frequencies), np.float64)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays that define this model; the inverse of ``from_arrays``."""
@@ -345,18 +355,23 @@ class SymbolModel:
         if set(arrays) != wanted:
             raise InvalidTables(f"tables want the arrays {sorted(wanted)}, got {sorted(arrays)}")
         code = np.asarray(arrays["mode"])
-        if code.shape != (2,) or not 0 <= int(code[0]) < len(_MODES):
+        if code.shape != (2,) or code.dtype.kind not in "iu" or not 0 <= int(code[0]) < len(_MODES):
             raise InvalidTables("the array 'mode' of the tables is not one")
         rest: dict[str, NDArray[Any]] = {name: np.asarray(arrays[name]) for name in wanted - {"mode"}}
         return cls(mode=_MODES[int(code[0])], bits=int(code[1]), **rest)
 
     def digest(self) -> bytes:
         """SHA-256 over all arrays, the same on every machine."""
-        total = hashlib.sha256()
-        for name, array in sorted(self.to_arrays().items()):
-            total.update(f"{name}:{array.shape}".encode())
-            total.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
-        return total.digest()
+        return digest_of(self.to_arrays())
+
+
+def digest_of(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """SHA-256 over names, shapes and little-endian values."""
+    total = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        total.update(f"{name}:{array.shape}".encode())
+        total.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return total.digest()
 
 
 def _int32(array: NDArray[np.integer[Any]]) -> NDArray[np.int32]:

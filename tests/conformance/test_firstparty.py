@@ -7,6 +7,20 @@ from splitreg.specs import FeatureSpec
 from splitreg.testing import BackboneSuite, BottleneckSuite, CodecSuite, DatasetSuite, HeadSuite, ObjectiveSuite
 
 
+class TestRans(CodecSuite):
+    component = "rans"
+
+
+class TestRansWithoutAdaptation(CodecSuite):
+    component = "rans"
+    options = {"adapt": False}
+
+
+class TestRansInNumpy(CodecSuite):
+    component = "rans"
+    options = {"kernel": "numpy"}
+
+
 class TestCompressai(CodecSuite):
     component = "compressai"
 
@@ -52,6 +66,29 @@ class TestLightFactorizedPrior(BottleneckSuite):
 class TestFactorizedPriorOnFeatures(BottleneckSuite):
     component = "fp"
     options = {"channels": 4, "hidden": 8, "decoder_hidden": 8}
+    source = FeatureSpec(channels=12, stride=4)
+
+
+class TestScaleHyperprior(BottleneckSuite):
+    component = "shp"
+    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "hyper_channels": 3, "hyper_hidden": 8}
+
+
+class TestMeanScaleHyperprior(BottleneckSuite):
+    component = "mshp"
+    options = {
+        "channels": 4,
+        "hidden": 8,
+        "decoder_hidden": 8,
+        "hyper_channels": 3,
+        "hyper_hidden": 8,
+        "encoder": "light",
+    }
+
+
+class TestMeanScaleHyperpriorOnFeatures(BottleneckSuite):
+    component = "mshp"
+    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "hyper_channels": 3, "hyper_hidden": 8}
     source = FeatureSpec(channels=12, stride=4)
 
 

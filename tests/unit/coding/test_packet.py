@@ -1,23 +1,35 @@
-"""The packet: round trips, limits, and any bytes at all."""
+"""The packet: round trips, one spelling, limits, and any bytes at all."""
 
+import dataclasses
+import itertools
 import struct
+import tracemalloc
 import zlib
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from splitreg.coding import MAX_PACKET_BYTES, Packet
+from splitreg import imaging
+from splitreg.coding import MAX_PACKET_BYTES, Packet, packet
 from splitreg.errors import CorruptPacket
 
 sides = st.integers(1, 65535)
-packets = st.builds(
-    Packet,
-    model_id=st.integers(0, 2**32 - 1),
-    original=st.tuples(sides, sides),
-    coded=st.tuples(sides, sides),
-    streams=st.lists(st.binary(max_size=50), min_size=1, max_size=255).map(tuple),
-)
+sizes = st.tuples(sides, sides) | st.just((480, 640))
+lengths = st.integers(0, 20) | st.sampled_from([127, 128, 129, 16383, 16384])  # where a length takes one byte more
+
+
+@st.composite
+def packets(draw, images=None, streams=None):
+    images = draw(st.integers(1, 5)) if images is None else images
+    streams = draw(st.integers(1, 16)) if streams is None else streams
+    return Packet(
+        model_id=draw(st.integers(0, 2**32 - 1)),
+        original=draw(sizes),
+        coded=draw(sizes),
+        streams=tuple(bytes([i % 256]) * draw(lengths) for i in range(images * streams)),
+        others=tuple(draw(sizes) for _ in range(images - 1)),
+    )
 
 
 def sealed(body):
@@ -25,7 +37,7 @@ def sealed(body):
     return body + struct.pack("<I", zlib.crc32(body))
 
 
-@given(packets)
+@given(packets())
 def test_round_trip(packet):
     data = packet.to_bytes()
     assert Packet.parse(data) == packet
@@ -62,18 +74,22 @@ def test_any_sealed_bytes_are_a_packet_or_corrupt(version, flags, rest):
     assert packet.to_bytes() == data  # one packet, one spelling
 
 
-@given(st.integers(0, 255), st.lists(st.integers(0, 2**32 - 1), max_size=5), st.binary(max_size=40))
-def test_lying_stream_tables(count, lengths, rest):
-    head = b"SR\x01\x01" + bytes(4) + struct.pack("<4H", 1, 1, 1, 1)
-    data = sealed(head + bytes([count]) + struct.pack(f"<{len(lengths)}I", *lengths) + rest)
+@settings(max_examples=500)
+@given(
+    st.sampled_from([0, 1, 2, 15, 0x10, 0x11, 0x30, 0x31, 0x3F]),
+    st.lists(st.sampled_from([0, 1, 2, 3, 5, 0x7F, 0x80, 0x81, 0x83, 0xFF]), max_size=30).map(bytes),
+    st.binary(max_size=40),
+)
+def test_lying_tables(flags, table, rest):
+    data = sealed(b"SR\x01" + bytes([flags]) + bytes(4) + struct.pack("<4H", 1, 1, 1, 1) + table + rest)
     try:
-        packet = Packet.parse(data)
+        found = Packet.parse(data)
     except CorruptPacket:
         return
-    assert packet.to_bytes() == data
+    assert found.to_bytes() == data
 
 
-@given(packets, st.data())
+@given(packets(), st.data())
 def test_damage_is_seen(packet, data):
     good = packet.to_bytes()
     position = data.draw(st.integers(0, len(good) - 1))
@@ -88,7 +104,8 @@ def test_damage_is_seen(packet, data):
     "change",
     [
         {"model_id": -1}, {"model_id": 2**32}, {"original": (0, 1)}, {"coded": (1, 65536)}, {"streams": ()},
-        {"streams": (b"",) * 256},
+        {"streams": (b"",) * 17}, {"others": ((0, 1),), "streams": (b"",) * 2}, {"others": ((1, 1),)},
+        {"others": ((1, 1),) * 256, "streams": (b"",) * 257}, {"others": ((1, 1),), "streams": (b"",) * 34},
     ],
 )  # fmt: skip
 def test_limits(change):
@@ -112,6 +129,77 @@ def test_large_packets_are_refused_both_ways():
 
 
 def test_other_versions_and_flags_say_to_upgrade():
-    for version, flags in ((2, 0), (1, 2)):
+    for version, flags in ((2, 0), (1, 0x40), (1, 0x80), (1, 0x20)):
         with pytest.raises(CorruptPacket, match="upgrade"):
             Packet.parse(sealed(b"SR" + bytes([version, flags]) + bytes(4) + struct.pack("<4H", 1, 1, 1, 1)))
+
+
+def test_cost_of_streams_and_images():
+    one = Packet(model_id=1, original=(480, 640), coded=(96, 128), streams=(b"z" * 60, b"y" * 540))
+    assert one.header_bytes == 21  # two streams cost one byte more than one
+    same = Packet.join([one] * 8)
+    assert len(same) == 1 and same[0].header_bytes == 20 + 1 + 8 * 1 + 7 * 2
+    assert same[0].to_bytes()[3] == 0x11
+    other = dataclasses.replace(one, original=(1, 2))
+    mixed = Packet.join([one] * 7 + [other])[0]
+    assert mixed.header_bytes == same[0].header_bytes + 7 * 4 and mixed.to_bytes()[3] == 0x31
+
+
+@given(packets())
+def test_images_of_a_batch(batch):
+    images = batch.images
+    assert [image.original for image in images] == list(batch.originals)
+    assert all(image.images == (image,) and image.coded == batch.coded for image in images)
+    assert tuple(stream for image in images for stream in image.streams) == batch.streams
+
+
+@given(st.lists(packets(), max_size=6))
+def test_join_keeps_every_image_in_order(several):
+    joined = Packet.join(several)
+    assert [i for packet in joined for i in packet.images] == [i for packet in several for i in packet.images]
+    assert Packet.join(joined) == joined
+    for a, b in itertools.pairwise(joined):  # two that could be one would be
+        kinds = {(p.model_id, p.coded, len(p.images[0].streams)) for p in (a, b)}
+        area = sum(height * width for p in (a, b) for height, width in p.originals)
+        assert len(kinds) == 2 or area > packet.MAX_JOINED_PIXELS
+
+
+def test_join_keeps_the_limits(monkeypatch):
+    one = Packet(model_id=1, original=(10, 10), coded=(8, 8), streams=(b"x" * 1000,))
+    assert [len(p.images) for p in Packet.join([one] * 600)] == [256, 256, 88]
+    wide = dataclasses.replace(one, original=(6000, 6000))
+    assert [len(p.images) for p in Packet.join([wide] * 5)] == [2, 2, 1]
+    monkeypatch.setattr(packet, "MAX_PACKET_BYTES", 4000)
+    joined = Packet.join([one] * 7)
+    assert [len(p.images) for p in joined] == [3, 3, 1]
+    assert all(len(p.to_bytes()) <= 4000 for p in joined)
+    assert Packet.join([]) == []
+
+
+def test_a_batch_may_have_as_many_original_pixels_as_a_picture():
+    assert packet.MAX_JOINED_PIXELS == imaging.MAX_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("flags", "rest", "says"),
+    [
+        (0x10, b"", "number of images"), (0x10, b"\0", "number of images"), (0x30, b"\x01\x01\0\x01", "cut short"),
+        (0x30, b"\x01\x01\0\x01\0\0", "do not differ"), (0x30, b"\x01\x01\0\0\0\0", "1 to 65535"),
+        (0x01, b"", "cut short"), (0x01, b"\x80\0abc", "needless"), (0x01, b"\x80\x80\x80\x80\x01abc", "too long"),
+        (0x01, b"\x04abc", "claim 4 bytes, 3"), (0x02, b"\x02\x02abc", "claim 4 bytes, 3"),
+    ],
+)  # fmt: skip
+def test_tables_that_are_not_spelt_as_they_are_written(flags, rest, says):
+    with pytest.raises(CorruptPacket, match=says):
+        Packet.parse(sealed(b"SR\x01" + bytes([flags]) + bytes(4) + struct.pack("<4H", 1, 1, 1, 1) + rest))
+
+
+def test_claims_allocate_nothing():
+    table = b"\xff\xff\xff\x7f" * (256 * 16 - 1)
+    data = sealed(b"SR\x01\x1f" + bytes(4) + struct.pack("<4H", 1, 1, 1, 1) + b"\xff" + table)
+    tracemalloc.start()
+    with pytest.raises(CorruptPacket, match="claim"):
+        Packet.parse(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000

@@ -1,0 +1,165 @@
+"""Bottlenecks with a hyperprior whose networks run in integers on both sides: scales (shp), means and scales (mshp)."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from torch import Tensor, nn
+from torch.nn import functional
+
+from splitreg.coding import HyperModel, IntegerNetwork
+from splitreg.interfaces import FeatureSpec
+from splitreg_compressai.fixedpoint import FixedConv, bounded, frozen_layers, rounded
+from splitreg_compressai.layers import Pad
+from splitreg_compressai.tables import PER_E, ROWS, UNIT, density_tables, scale_tables
+from splitreg_compressai.transforms import Transforms
+
+#: The hyper-latent has one value a channel for blocks of FACTOR x FACTOR elements of the latent.
+FACTOR = 4
+#: Fraction bits: of the latent that the analysis reads, of hidden activations, of logarithms of scales, of means.
+READS, HIDDEN, SCALE, MEAN = 3, 4, PER_E.bit_length() - 1, 4
+#: Largest integers: latent (256 in units of one), hidden activations (64), hyper-latent, means (128).
+LATENT_MOST, HIDDEN_MOST, HYPER_MOST, MEAN_MOST = 2047, 1023, 127, 2047
+
+
+class ScaleHyperprior(Transforms):
+    """Analysis, scale hyperprior, synthesis: a side stream gives every element of the latent its own scale.
+
+    The hyperprior's two networks are trained in fixed point and run as integers, on both sides alike. Beside the options
+    of ``Transforms``:
+
+    Args:
+        hyper_channels: channels of the hyper-latent.
+        hyper_hidden: width of the hyperprior's networks.
+
+    Source: Ballé et al. 2018, arXiv:1802.01436; integers as in Ballé et al. 2019, "Integer networks for data
+    compression with latent-variable models".
+    """
+
+    name: ClassVar[str] = "shp"
+    has_means: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        source: FeatureSpec,
+        target: FeatureSpec,
+        *,
+        channels: int = 24,
+        stride: int | None = None,
+        encoder: str = "gdn",
+        decoder: str | None = None,
+        hidden: int | None = None,
+        decoder_hidden: int | None = None,
+        blocks: int = 2,
+        hyper_channels: int = 16,
+        hyper_hidden: int = 64,
+    ) -> None:
+        super().__init__(
+            source, target, channels=channels, stride=stride, encoder=encoder, decoder=decoder, hidden=hidden,
+            decoder_hidden=decoder_hidden, blocks=blocks,
+        )  # fmt: skip
+        for name, value in (("hyper_channels", hyper_channels), ("hyper_hidden", hyper_hidden)):
+            self._check(1 <= value <= 1024, f"{name} must be 1 to 1024, got {value}")
+        wide = channels * FACTOR**2
+        self.fill = Pad(multiple=FACTOR)
+        self.hyper_analysis = nn.Sequential(
+            _hidden(wide, hyper_hidden, READS),
+            _hidden(hyper_hidden, hyper_hidden, HIDDEN),
+            FixedConv(
+                hyper_hidden, hyper_channels, reads=HIDDEN, gives=0, low=-HYPER_MOST, high=HYPER_MOST, rounds=False
+            ),
+        )
+        self.hyper_synthesis = nn.Sequential(
+            _hidden(hyper_channels, hyper_hidden, 0, kernel=3), _hidden(hyper_hidden, hyper_hidden, HIDDEN)
+        )
+        self.scales = FixedConv(hyper_hidden, wide, reads=HIDDEN, gives=SCALE, low=-UNIT, high=ROWS - 1 - UNIT)
+        self.means = (
+            FixedConv(hyper_hidden, wide, reads=HIDDEN, gives=MEAN, low=-MEAN_MOST, high=MEAN_MOST)
+            if self.has_means
+            else None
+        )
+        self.prior = EntropyBottleneck(hyper_channels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the restored feature and the bits an image: with noise in training, else what the codec leaves and takes."""
+        latent = self.analyse(x)
+        if not self.training:
+            return self._coded(latent)
+        with torch.autocast(latent.device.type, enabled=False):  # likelihoods of 16-bit floats are worth nothing
+            hyper = self.hyper_analysis(self._blocks(latent))
+            _, likelihood = self.prior(hyper)
+            scales, means = self._predict(rounded(hyper), latent)
+            noisy = latent + torch.empty_like(latent).uniform_(-0.5, 0.5)
+            bits = -likelihood.log2().sum((1, 2, 3)) + _normal_bits(noisy - means, scales).sum((1, 2, 3))
+        return self.synthesise(noisy), bits
+
+    def freeze(self) -> HyperModel:
+        """Return the integer tables and networks of the present weights.
+
+        Raises:
+            InvalidTables: the weights are not finite.
+        """
+        return HyperModel(
+            channels=self.latent.channels, factor=FACTOR, fraction=READS, absolute=not self.has_means, mean_fraction=MEAN,
+            hyper=density_tables(self.prior, whole=True), scales=scale_tables(),
+            analysis=IntegerNetwork(frozen_layers(self.hyper_analysis), -LATENT_MOST, LATENT_MOST),
+            synthesis=IntegerNetwork(frozen_layers(self.hyper_synthesis), -HYPER_MOST, HYPER_MOST),
+            rows=IntegerNetwork([self.scales.frozen(UNIT)], 0, HIDDEN_MOST),
+            means=None if self.means is None else IntegerNetwork([self.means.frozen()], 0, HIDDEN_MOST),
+        )  # fmt: skip
+
+    def auxiliary_loss(self) -> Tensor:
+        """Return the loss that moves the quantiles of the hyper-latent's density to its tails."""
+        loss: Tensor = self.prior.loss()
+        return loss
+
+    def auxiliary_parameters(self) -> list[nn.Parameter]:
+        """Return the quantiles."""
+        return [self.prior.quantiles]
+
+    def _blocks(self, latent: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C * FACTOR**2, h', w') in fixed point."""
+        read = latent if self.has_means else latent.abs()
+        fixed = bounded(rounded(read * 2.0**READS), -LATENT_MOST, LATENT_MOST) / 2.0**READS
+        return functional.pixel_unshuffle(self.fill(fixed), FACTOR)
+
+    def _predict(self, hyper: Tensor, latent: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return a scale and a mean for every element of the latent."""
+        height, width = latent.shape[-2:]
+        hidden = self.hyper_synthesis(hyper)
+        scales = functional.pixel_shuffle(self.scales(hidden), FACTOR)[..., :height, :width].exp()
+        if self.means is None:
+            return scales, 0.0
+        return scales, functional.pixel_shuffle(self.means(hidden), FACTOR)[..., :height, :width]
+
+    def _coded(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Restore from what a receiver gets, by the frozen model itself: an emulation could differ in one rounding."""
+        model = self.freeze()
+        found = [model.measure(one.numpy()) for one in latent.detach().cpu()]
+        received = torch.stack([torch.from_numpy(restored) for restored, _ in found])
+        return self.synthesise(received.to(latent)), torch.tensor([bits for _, bits in found]).to(latent)
+
+
+class MeanScaleHyperprior(ScaleHyperprior):
+    """Analysis, mean-scale hyperprior, synthesis: the side stream also says where each element probably is.
+
+    Source: Minnen et al. 2018, arXiv:1809.02736 (without the autoregressive part).
+    """
+
+    name: ClassVar[str] = "mshp"
+    has_means: ClassVar[bool] = True
+
+
+def _hidden(before: int, after: int, reads: int, kernel: int = 1) -> FixedConv:
+    return FixedConv(before, after, kernel, reads=reads, gives=HIDDEN, low=0, high=HIDDEN_MOST)
+
+
+def _normal_bits(values: Tensor, scales: Tensor) -> Tensor:
+    """Return the code length of values under a normal distribution around zero, convolved with a box of width one."""
+    distance = values.abs()
+    root = math.sqrt(0.5)
+    mass = 0.5 * (torch.erfc((distance - 0.5) / scales * root) - torch.erfc((distance + 0.5) / scales * root))
+    return -bounded(mass, 1e-9, math.inf).log2()
