@@ -25,6 +25,9 @@ MAX_PIXELS = 100_000_000
 #: Sides are 16-bit in a packet.
 MAX_SIDE = 65535
 
+#: EXIF's tag for how a picture is turned.
+_ORIENTATION = 0x0112
+
 #: Grey that fills a letterbox's borders.
 FILL = 114
 
@@ -180,7 +183,11 @@ def normalise(image: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.fl
     """(H, W, 3) uint8 to (3, H, W) float32, mean and std applied."""
     scale = np.float32(1) / (np.float32(255) * np.asarray(preprocess.std, np.float32))
     shift = np.asarray(preprocess.mean, np.float32) / np.asarray(preprocess.std, np.float32)
-    return np.ascontiguousarray((image.astype(np.float32) * scale - shift).transpose(2, 0, 1))
+    planes = np.empty((3, *image.shape[:2]), np.float32)
+    planes[...] = image.transpose(2, 0, 1)
+    planes *= scale[:, None, None]
+    planes -= shift[:, None, None]
+    return planes
 
 
 def prepare(image: NDArray[np.uint8], preprocess: Preprocess) -> tuple[NDArray[np.float32], Geometry]:
@@ -241,14 +248,16 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
-    from PIL import ImageOps
-
     _check_size(image.height, image.width, name, max_pixels)
-    image = ImageOps.exif_transpose(image)
+    image.load()  # a PNG may say how it is turned after its pixels
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        from PIL import ImageOps
+
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits a pixel, sometimes kept in 32
         wide = np.asarray(image, np.float64)
         top = 255.0 if wide.size and wide.max() <= 255 and image.mode in ("I", "F") else 65535.0
         return _from_array(np.rint(np.clip(wide / top, 0, 1) * 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return _from_array(np.asarray(image.convert("RGBA")))
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from splitreg.assembly.shapes import Shapes
 
-#: Coded sizes beyond this many pixels (or the model's own, if larger) are refused before anything is allocated.
+#: Coded sizes beyond this many pixels (or the model's own, if larger) are refused before anything is allocated; so many
+#: pixels run together.
 MAX_CODED_PIXELS = 4 * 1024 * 1024
 #: So are those of so many times the model's own pixels: a packet of a few bytes may not cost more than that.
 MAX_CODED_RATIO = 4
@@ -94,14 +95,15 @@ class ServerModel:
     def infer(
         self, packets: bytes | Sequence[bytes], heads: Iterable[str] | None = None
     ) -> list[dict[str, Prediction]]:
-        """Run the requested heads on packets; packets of one coded size run as one batch.
+        """Run the requested heads on packets; images of one coded size run together, so many as memory allows.
 
         Args:
             packets: what ``EdgeModel.encode`` returned; or one of them.
             heads: names of the heads; None for all of them.
 
         Returns:
-            For each packet, head -> prediction in the pixels of the original image.
+            For each image, head -> prediction in the pixels of the original image: packet by packet, and image by image
+            within a packet of several. Packets of one image give one entry each.
 
         Raises:
             CorruptPacket: a packet is damaged, cut short, or not one.
@@ -110,20 +112,22 @@ class ServerModel:
         """
         names = self._requested(heads)
         several = [packets] if isinstance(packets, bytes | bytearray | memoryview) else list(packets)
-        parsed = [Packet.parse(bytes(data)) for data in several]
-        latents = [self.decode(packet) for packet in parsed]
+        parsed = [image for data in several for image in self._images(Packet.parse(bytes(data)))]
+        latents = [self.decode(image) for image in parsed]
         results: list[dict[str, Prediction]] = [{} for _ in parsed]
-        for coded in dict.fromkeys(packet.coded for packet in parsed):
-            rows = [i for i, packet in enumerate(parsed) if packet.coded == coded]
-            with self._blaming(coded):
-                batch = self.run(np.stack([latents[i] for i in rows]), coded, names)
-            for row, found in zip(rows, batch, strict=True):
-                geometry = Geometry(original=parsed[row].original, coded=coded, mode=self.preprocess.mode)
-                results[row] = {name: prediction.restore(geometry) for name, prediction in found.items()}
+        for coded in dict.fromkeys(image.coded for image in parsed):
+            same = [i for i, image in enumerate(parsed) if image.coded == coded]
+            most = max(1, MAX_CODED_PIXELS // (coded[0] * coded[1]))
+            for rows in (same[i : i + most] for i in range(0, len(same), most)):
+                with self._blaming(coded):
+                    batch = self.run(np.stack([latents[i] for i in rows]), coded, names)
+                for row, found in zip(rows, batch, strict=True):
+                    geometry = Geometry(original=parsed[row].original, coded=coded, mode=self.preprocess.mode)
+                    results[row] = {name: prediction.restore(geometry) for name, prediction in found.items()}
         return results
 
     def decode(self, packet: Packet) -> NDArray[np.float32]:
-        """Return the (C, h, w) float32 latent of a packet.
+        """Return the (C, h, w) float32 latent of a packet of one image (``Packet.images`` gives those of a batch).
 
         Raises:
             CorruptPacket: sizes beyond the limits, or a payload that is not one of this model's.
@@ -150,6 +154,16 @@ class ServerModel:
         if not np.isfinite(latent).all():
             raise CorruptPacket("the packet decodes to values that are not finite; it was not written by this model")
         return latent
+
+    def _images(self, packet: Packet) -> tuple[Packet, ...]:
+        """Cut a batch into packets of one image; one packet may not ask for more original pixels than one image may."""
+        pixels = sum(height * width for height, width in packet.originals)
+        if packet.others and pixels > self.max_original_pixels:
+            raise CorruptPacket(
+                f"the packet's {len(packet.originals)} original images have {pixels} pixels together, beyond the limit of "
+                f"{self.max_original_pixels} here; send fewer at once"
+            )
+        return packet.images
 
     def run(
         self, latents: NDArray[np.float32], coded: tuple[int, int], heads: Sequence[str]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from splitreg.cli.tables import print_json
 from splitreg.cli.writing import write_whole
+
+if TYPE_CHECKING:
+    from splitreg.edge import EdgeHalf
 
 SUFFIX = ".splitreg"
 
@@ -16,8 +21,11 @@ SUFFIX = ".splitreg"
 @click.argument("bundle", type=click.Path())
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder for the packets.")
+@click.option(
+    "--batch", is_flag=True, help="Put all images into one packet, batch.splitreg, or as few as its limits allow."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(bundle: str, images: tuple[str, ...], output: str, as_json: bool) -> None:
+def command(bundle: str, images: tuple[str, ...], output: str, batch: bool, as_json: bool) -> None:
     """Turn pictures into packets; loads only the edge half of BUNDLE.
 
     \b
@@ -25,21 +33,46 @@ def command(bundle: str, images: tuple[str, ...], output: str, as_json: bool) ->
     splitreg infer my-bundle packets/photo.splitreg --json
     """
     from splitreg.assembly import EdgeModel
+
+    write_packets(EdgeModel.load(bundle), images, output, batch=batch, as_json=as_json)
+
+
+def write_packets(edge: EdgeHalf, images: Sequence[str], output: str, *, batch: bool = False, as_json: bool) -> None:
+    """Encode pictures into a folder, a packet each or all in one, and print what was written.
+
+    Raises:
+        click.UsageError: two pictures would have the same packet.
+        SplitregError: as ``EdgeHalf.encode``, or the disk refuses.
+    """
     from splitreg.coding import Packet
 
-    edge = EdgeModel.load(bundle)
-    folder = Path(output)
-    rows, used = [], set()
-    for image in images:
-        packet = edge.encode(image)[0]
-        name = Path(image).stem + SUFFIX
-        if name in used:
-            raise click.UsageError(f"two images would be written to {name}; encode them into two folders")
-        used.add(name)
-        write_whole(folder / name, packet)
+    rows = []
+    for name, row, packet in _batches(edge, images) if batch else _singles(edge, images):
+        path = Path(output) / name
+        write_whole(path, packet)
         header = Packet.parse(packet).header_bytes
-        rows.append({"image": image, "packet": str(folder / name), "bytes": len(packet), "header": header})
+        rows.append({**row, "packet": str(path), "bytes": len(packet), "header": header})
         if not as_json:
-            click.echo(f"{folder / name}\t{len(packet)} bytes")
+            click.echo(f"{path}\t{len(packet)} bytes")
     if as_json:
         print_json(rows)
+
+
+def _singles(edge: EdgeHalf, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    names = [Path(image).stem + SUFFIX for image in images]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.UsageError(f"two images would be written to {name}; encode them into two folders")
+    for image, name in zip(images, names, strict=True):
+        yield name, {"image": image}, edge.encode(image)[0]
+
+
+def _batches(edge: EdgeHalf, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    from splitreg.coding import Packet
+
+    packets, first = edge.encode(images, batch=True), 0
+    for i, packet in enumerate(packets):
+        count = len(Packet.parse(packet).originals)
+        name = "batch" if len(packets) == 1 else f"batch-{i}"
+        yield name + SUFFIX, {"images": list(images[first : first + count])}, packet
+        first += count

@@ -24,33 +24,37 @@ if TYPE_CHECKING:
 @click.option("--heads", metavar="NAME,...", help="Run only these heads.  [default: all]")
 @click.option("--draw", type=click.Path(file_okay=False), help="Write a picture of every prediction into this folder.")
 @click.option("--over", type=click.Path(file_okay=False), help="Draw over the original pictures of this folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a packet, a line each.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an image, a line each.")
 def command(
     bundle: str, packets: tuple[str, ...], heads: str | None, draw: str | None, over: str | None, as_json: bool
 ) -> None:
     """Turn packets into predictions; loads only the server half of BUNDLE.
 
     PACKET "-" reads a stream from stdin: each packet after its length (4 bytes, little-endian); answers come as they
-    are ready.
+    are ready. A packet of several images gives one answer an image, in order.
 
     \b
     splitreg infer my-bundle packets/photo.splitreg --json
     splitreg infer my-bundle packets/*.splitreg --heads seg --draw pictures
     """
     from splitreg.assembly import ServerModel
+    from splitreg.coding import Packet
 
     names = None if heads is None else heads.split(",")
     server = ServerModel.load(bundle, names)
     for name, data in _read(packets):
-        predictions = server.infer(data)[0]
-        line = {"packet": name, "bytes": len(data), "predictions": {k: p.to_json() for k, p in predictions.items()}}
-        if as_json:
-            click.echo(json.dumps(line))
-        else:
-            for head, prediction in predictions.items():
-                click.echo(f"{name}\t{head}\t{_brief(prediction)}")
-        if draw is not None:
-            _draw(Path(draw), Path(name).stem, data, predictions, None if over is None else Path(over))
+        results, sizes = server.infer(data), Packet.parse(data).originals
+        for i, (predictions, size) in enumerate(zip(results, sizes, strict=True)):
+            line = {"packet": name, "bytes": len(data), "predictions": {k: p.to_json() for k, p in predictions.items()}}
+            label = name if len(results) == 1 else f"{name}#{i}"
+            if as_json:
+                click.echo(json.dumps(line if len(results) == 1 else {**line, "image": i}))
+            else:
+                for head, prediction in predictions.items():
+                    click.echo(f"{label}\t{head}\t{_brief(prediction)}")
+            if draw is not None:
+                stem = Path(name).stem + ("" if len(results) == 1 else f"-{i:03d}")
+                _draw(Path(draw), stem, size, predictions, None if over is None else Path(over))
         sys.stdout.flush()
 
 
@@ -96,12 +100,13 @@ def _brief(prediction: Prediction) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def _draw(folder: Path, stem: str, data: bytes, predictions: dict[str, Prediction], over: Path | None) -> None:
+def _draw(
+    folder: Path, stem: str, size: tuple[int, int], predictions: dict[str, Prediction], over: Path | None
+) -> None:
     from splitreg import imaging
-    from splitreg.coding import Packet
     from splitreg.evaluation.pictures import png
 
-    height, width = Packet.parse(data).original
+    height, width = size
     canvas = np.full((height, width, 3), imaging.FILL, np.uint8)
     if over is not None:
         matches = sorted(p for p in over.glob(f"{glob.escape(stem)}.*") if p.is_file())

@@ -13,7 +13,7 @@ import warnings
 import click
 
 COMMANDS = (
-    "list", "show", "build", "train", "eval", "encode", "infer", "publish", "verify", "check", "demo",
+    "list", "show", "build", "train", "eval", "encode", "edge", "infer", "inspect", "publish", "verify", "check", "demo",
 )  # fmt: skip
 
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from splitreg.assembly import SplitModel
+    from splitreg.imaging import ImageLike
+
+#: Pictures that the ranges of the 8-bit edge half are taken from.
+CALIBRATION_PICTURES = 64
 
 
 @click.command("publish")
@@ -16,37 +25,72 @@ import click
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many images, spread evenly.")
 @click.option("--pictures", default=4, show_default=True, help="Examples in the card.")
+@click.option("--int8", is_flag=True, help="Also write the edge half in 8-bit integers, where no head loses by it.")
+@click.option("--calibrate", metavar="DIR|NAME", help="Pictures for --int8: a folder, or a dataset (its train split).")
+@click.option(
+    "--gate", type=click.FloatRange(min=0), help="What a head may lose by --int8, as a share.  [default: 0.01]"
+)
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def command(
     bundle: str, output: str, data: str | None, root: str | None, split: str, options: tuple[str, ...],
-    limit: int | None, pictures: int, overwrite: bool, quiet: bool,
+    limit: int | None, pictures: int, int8: bool, calibrate: str | None, gate: float | None, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Publish BUNDLE: load and check it, measure it where --data says on what, write it with fresh card and test vectors.
 
-    Without --data the results that the bundle has are kept.
+    Without --data the results that the bundle has are kept. With --int8 every head is measured on the packets of both
+    edge halves, and nothing is written where one loses more than the gate.
 
     \b
     splitreg publish my-bundle -o published --data scenes
+    splitreg publish my-bundle -o published --data scenes --int8 --calibrate scenes
     splitreg verify published
     """
     from splitreg.cli.eval_ import open_data
     from splitreg.evaluation import evaluate
     from splitreg.evaluation.pictures import examples, jpeg, sheet
-    from splitreg.publishing import load, publish
+    from splitreg.publishing import load, publish, quantise_edge
     from splitreg.publishing.files import refuse_taken
+    from splitreg.publishing.int8 import GATE, summary
 
     refuse_taken(Path(output), replace=overwrite)  # before anything is measured
     if data is None and (root is not None or limit is not None or options):
         raise click.UsageError("--root, --set and --limit say how to measure; say --data NAME too")
+    if not int8 and (calibrate is not None or gate is not None):
+        raise click.UsageError("--calibrate and --gate are for the 8-bit edge half; say --int8 too")
+    if int8 and (calibrate is None or data is None):
+        raise click.UsageError(
+            "--int8 needs pictures to calibrate on, --calibrate DIR|NAME, and a dataset to measure the heads on, --data NAME"
+        )
     if data is None:
         click.echo(str(publish(bundle, output, overwrite=overwrite)))
         return
     model = load(bundle)
     source, name = open_data(model, data, root, split, options)
-    report = evaluate(model, source, dataset=name, limit=limit, progress=not quiet)
+    if calibrate is not None:
+        ready = quantise_edge(
+            model, _calibration(model, calibrate, *((root, options) if calibrate == data else (None, ()))), source,
+            gate=GATE if gate is None else gate, dataset=name, limit=limit, progress=not quiet,
+        )  # fmt: skip
+        metrics = {}
+        if not quiet:
+            click.echo(f"8-bit edge half: {summary(ready.figures)}", err=True)
+    else:
+        ready = None
+        metrics = {"evaluations": [evaluate(model, source, dataset=name, limit=limit, progress=not quiet).to_json()]}
     shown = [source[index * len(source) // max(1, pictures)] for index in range(pictures)]
     images = {"examples.jpg": jpeg(sheet(examples(model, shown)))} if shown else {}
-    click.echo(
-        str(publish(bundle, output, metrics={"evaluations": [report.to_json()]}, images=images, overwrite=overwrite))
-    )
+    click.echo(str(publish(bundle, output, metrics=metrics, images=images, int8=ready, overwrite=overwrite)))
+
+
+def _calibration(model: SplitModel, name: str, root: str | None, options: tuple[str, ...]) -> Iterator[ImageLike]:
+    """Give the pictures of a folder, or of a dataset's train split, spread evenly over it."""
+    from splitreg.cli.eval_ import open_data
+    from splitreg.evaluation.evaluate import spread
+    from splitreg.publishing.int8 import pictures_in
+
+    if Path(name).is_dir():
+        found = pictures_in(name)
+        return (found[index] for index in spread(len(found), CALIBRATION_PICTURES))
+    source, _ = open_data(model, name, root, "train", options)
+    return (source[index].array() for index in spread(len(source), CALIBRATION_PICTURES))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from splitreg.coding import Packet
 from splitreg.data.loading import Source
@@ -21,11 +24,21 @@ _T = TypeVar("_T")
 Sender = Callable[[Sequence[Sample], Sequence[str]], tuple[list[int], list[int], list[dict[str, Prediction]]]]
 
 
+class Encoder(Protocol):
+    """What turns pictures into packets."""
+
+    def encode(self, images: Sequence[NDArray[np.uint8]], /) -> list[bytes]:
+        """(H, W, 3) pictures -> one packet each."""
+        ...
+
+
 def evaluate(
     model: SplitModel,
     source: Source,
     heads: Iterable[str] | None = None,
     *,
+    edge: Encoder | None = None,
+    sent: str = "packet",
     dataset: str = "",
     limit: int | None = None,
     batch_size: int = 8,
@@ -37,6 +50,8 @@ def evaluate(
         model: with frozen tables; its ``edge`` writes each packet, its ``server`` reads it.
         source: a dataset; samples as they come, not augmented.
         heads: which heads; all by default.
+        edge: another edge half that writes the packets, e.g. one of a device's runtimes.
+        sent: what to call its packets in the report.
         dataset: what to call the images in the report.
         limit: only so many images, spread evenly over the dataset.
         batch_size: packets the server reads at once.
@@ -47,16 +62,17 @@ def evaluate(
         DataError: there is no image.
         RecipeError: no such head.
     """
+    encoder = model.edge if edge is None else edge
 
     def send(
         samples: Sequence[Sample], names: Sequence[str]
     ) -> tuple[list[int], list[int], list[dict[str, Prediction]]]:
-        packets = model.edge.encode([sample.array() for sample in samples])
+        packets = encoder.encode([sample.array() for sample in samples])
         headers = [Packet.parse(packet).header_bytes for packet in packets]
         return [len(packet) for packet in packets], headers, model.server.infer(packets, names)
 
     return measure(
-        model, source, send, sent="packet", heads=heads, dataset=dataset, limit=limit, batch_size=batch_size,
+        model, source, send, sent=sent, heads=heads, dataset=dataset, limit=limit, batch_size=batch_size,
         progress=progress,
     )  # fmt: skip
 

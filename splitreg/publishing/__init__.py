@@ -1,7 +1,8 @@
 """What is published: a folder of safetensors and JSON; written whole or not at all, checked on every read."""
 
 from splitreg.publishing.bundle import load, load_edge, load_server, save
+from splitreg.publishing.int8 import Int8Edge, quantise_edge
 from splitreg.publishing.release import publish
 from splitreg.publishing.replay import Check, verify
 
-__all__ = ["Check", "load", "load_edge", "load_server", "publish", "save", "verify"]
+__all__ = ["Check", "Int8Edge", "load", "load_edge", "load_server", "publish", "quantise_edge", "save", "verify"]

@@ -23,7 +23,8 @@ from splitreg.coding import LatentModel, load_model
 from splitreg.errors import BundleError, CodingError, PlanError, RecipeError, near
 from splitreg.publishing import files, testvectors
 from splitreg.publishing.card import write_card
-from splitreg.publishing.onnx_export import export_edge
+from splitreg.publishing.int8 import Int8Edge
+from splitreg.publishing.onnx_export import export_edge, run_graph
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry
 
@@ -35,6 +36,7 @@ def save(
     metrics: Mapping[str, Any] | None = None,
     images: Mapping[str, bytes] | None = None,
     onnx: bool = False,
+    int8: Int8Edge | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a bundle, whole or not at all.
@@ -45,18 +47,24 @@ def save(
         metrics: measured results for ``metrics.json`` and the card.
         images: file name -> PNG or JPEG for the card.
         onnx: write ``edge.onnx`` too; where an operator cannot be exported the config says so.
+        int8: what goes into ``edge.int8.onnx``, beside ``edge.onnx``.
         overwrite: replace a bundle that is there.
 
     Returns:
         The folder.
 
     Raises:
-        BundleError: the folder is taken, or the disk refuses; nothing is left behind.
+        BundleError: the folder is taken, the 8-bit edge half is another model's, or the disk refuses; nothing is left
+            behind.
     """
     path = Path(path)
     files.refuse_taken(path, replace=overwrite)
     if model.edge.symbols is None or model.edge.model_id != _edge_id(model.plan, model.edge.tables, edge_state(model)):
         model.freeze_tables()
+    if int8 is not None and int8.model_id != model.edge.model_id:
+        raise BundleError(
+            f"the 8-bit edge half is of model {int8.model_id:08x}, this is {model.edge.model_id:08x}; quantise this one's"
+        )
     tables = {f"tables.{name}": torch.from_numpy(a.copy()) for name, a in model.edge.tables.to_arrays().items()}
     with files.new_folder(path, replace=overwrite) as folder:
         files.write_tensors(folder / "edge.safetensors", {**edge_state(model), **tables})
@@ -64,7 +72,7 @@ def save(
         for name, branch in model.branches.items():
             files.write_tensors(folder / "heads" / f"{name}.safetensors", branch.state_dict())
         testvectors.write(folder / "testvectors", model)
-        no_onnx = _write_onnx(folder / "edge.onnx", model) if onnx else "not asked for"
+        edge, no_onnx = _write_onnx(folder, model, int8) if onnx or int8 else ({}, "not asked for")
         (folder / "metrics.json").write_text(json.dumps(metrics or {}, indent=1) + "\n", encoding="utf-8")
         for name, data in (images or {}).items():
             (folder / name).write_bytes(data)
@@ -76,6 +84,7 @@ def save(
                 "trained": model.trained,
                 "plugins": _packages(model.plan),
                 "without_onnx": no_onnx,
+                **edge,
                 "recipe": _portable(model.recipe).to_mapping(),
                 "preprocess": {
                     "size": list(model.plan.preprocess.size), "mode": model.plan.preprocess.mode,
@@ -159,14 +168,20 @@ def load_server(
     )  # fmt: skip
 
 
-def _write_onnx(path: Path, model: SplitModel) -> str:
-    """Write the edge half as ONNX; return why that is not possible, or nothing."""
+def _write_onnx(folder: Path, model: SplitModel, int8: Int8Edge | None) -> tuple[dict[str, Any], str]:
+    """Write the edge half as ONNX; return what the config says of it, and why that is not possible, or nothing."""
     try:
-        export_edge(model.edge, path)
+        graph = export_edge(model.edge)
     except BundleError as error:
-        path.unlink(missing_ok=True)
-        return str(error)
-    return ""
+        return {}, str(error)
+    (folder / "edge.onnx").write_bytes(graph.data)
+    found = graph.to_config()
+    if int8 is not None:
+        (folder / "edge.int8.onnx").write_bytes(int8.data)
+        packet = run_graph(model.edge, int8.data, "edge.int8.onnx").encode(testvectors.picture())[0]
+        (folder / "testvectors" / "packet.int8.bin").write_bytes(packet)
+        found["int8"] = dict(int8.figures)
+    return {"edge": found}, ""
 
 
 def _portable(recipe: Recipe) -> Recipe:

@@ -37,7 +37,7 @@ def write_card(
         *(f"| {head.name} | {head.task} | {len(head.labels) or '-'} |" for head in plan.heads),
         "",
     ]
-    lines += _results(metrics)
+    lines += _results(metrics) + _int8(metrics)
     lines += [f"![{Path(image).stem}]({image})\n" for image in images]
     lines += [
         "## Use", "", "```python", "import splitreg", "",
@@ -69,3 +69,23 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
             lines += [f"| {head} | {metric} | {value:.4f} |" for metric, value in values.items()]
         lines.append("")
     return lines
+
+
+def _int8(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what the 8-bit edge half costs, where there is one."""
+    if "int8" not in metrics:
+        return []
+    figures = metrics["int8"]
+    lines = [
+        f"**8-bit edge half** (`edge.int8.onnx`): calibrated on {figures['calibration_images']} pictures; mean bytes "
+        f"{figures['bytes']['float32']:.0f} -> {figures['bytes']['int8']:.0f}, {figures['symbols_changed']:.2%} of the "
+        f"symbols change. No head may lose more than {figures['gate']:.2%} of its value:",
+        "",
+        "| head | metric | float32 | int8 | loss |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for head, found in figures["heads"].items():
+        lines.append(
+            f"| {head} | {found['metric']} | {found['float32']:.4f} | {found['int8']:.4f} | {found['loss']:+.2%} |"
+        )
+    return [*lines, ""]

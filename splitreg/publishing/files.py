@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,13 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from splitreg.edge.files import FORMAT, VERSION, digest, is_bundle, read_checked, read_config
 from splitreg.errors import BundleError
 
-FORMAT, VERSION = "splitreg-bundle", 1
+__all__ = [
+    "FORMAT", "VERSION", "digest", "hash_folder", "is_bundle", "new_folder", "parse_tensors", "read_checked",
+    "read_config", "refuse_taken", "write_config", "write_tensors",
+]  # fmt: skip
 
 
 @contextmanager
@@ -68,14 +71,6 @@ def refuse_taken(path: Path, *, replace: bool) -> None:
         raise BundleError(f"cannot write the bundle {path}: {what}, or choose another place")
 
 
-def is_bundle(path: Path) -> bool:
-    """Whether a folder looks like a bundle."""
-    try:
-        return bool(json.loads((path / "config.json").read_text(encoding="utf-8")).get("format") == FORMAT)
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors by name, the same bytes for the same tensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,27 +91,6 @@ def parse_tensors(data: bytes, name: str) -> dict[str, Tensor]:
         raise BundleError(f"{name} is not a whole safetensors file: {cause}") from cause
 
 
-def read_checked(folder: Path, name: str, hashes: Mapping[str, str]) -> bytes:
-    """Read a file of the bundle and compare its SHA-256 with the config's.
-
-    Raises:
-        BundleError: missing, unlisted or altered.
-    """
-    if name not in hashes:
-        raise BundleError(f"the bundle {folder} does not list {name}; it lists {', '.join(sorted(hashes))}")
-    try:
-        data = (folder / name).read_bytes()
-    except OSError as cause:
-        raise BundleError(
-            f"the bundle {folder} lacks {name}: {cause.strerror or cause}; copy the whole folder"
-        ) from cause
-    if hashlib.sha256(data).hexdigest() != hashes[name]:
-        raise BundleError(
-            f"{folder / name} was altered or belongs to another bundle: its SHA-256 is not the one in config.json"
-        )
-    return data
-
-
 def hash_folder(folder: Path) -> dict[str, str]:
     """Return relative name -> SHA-256 of every file but ``config.json``."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "config.json")
@@ -126,52 +100,8 @@ def hash_folder(folder: Path) -> dict[str, str]:
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write ``config.json`` with the hashes of all other files and its own digest; call it last."""
     table = {"format": FORMAT, "version": VERSION, **config, "files": hash_folder(folder)}
-    table["digest"] = _digest(table)
+    table["digest"] = digest(table)
     (folder / "config.json").write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read and check ``config.json``.
-
-    Raises:
-        BundleError: missing, not one, of a newer version, or altered.
-    """
-    path = folder / "config.json"
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise BundleError(f"no bundle at {folder}: cannot read {path.name}: {cause.strerror or cause}") from cause
-    except ValueError as cause:
-        raise BundleError(f"{path} is not JSON: {cause}") from cause
-    if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise BundleError(f"{path} is not the config of a splitreg bundle")
-    if table.get("version") != VERSION:
-        raise BundleError(f"{path} has bundle version {table.get('version')!r}, this reads {VERSION}; upgrade splitreg")
-    if table.pop("digest", None) != _digest(table):
-        raise BundleError(f"{path} was altered: its digest does not fit")
-    wrong = [key for key, fits in _FIELDS.items() if not fits(table.get(key))]
-    if wrong:
-        raise BundleError(f"{path} lacks what a bundle needs, or has it in another form: {', '.join(wrong)}")
-    return table
-
-
-def _digest(table: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
-
-
-#: What a config must hold, and whether a value is that.
-_FIELDS: Mapping[str, Callable[[Any], bool]] = {
-    "model_id": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{8}", value) is not None,
-    "trained": lambda value: isinstance(value, bool),
-    "recipe": lambda value: isinstance(value, dict),
-    "preprocess": lambda value: isinstance(value, dict),
-    "plugins": _texts,
-    "files": _texts,
-}
 
 
 def _swap(work: Path, path: Path) -> None:

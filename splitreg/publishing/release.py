@@ -9,6 +9,7 @@ from typing import Any
 
 from splitreg.publishing import files
 from splitreg.publishing.bundle import load, save
+from splitreg.publishing.int8 import Int8Edge
 from splitreg.registry import Registry
 
 
@@ -18,6 +19,7 @@ def publish(
     *,
     metrics: Mapping[str, Any] | None = None,
     images: Mapping[str, bytes] | None = None,
+    int8: Int8Edge | None = None,
     overwrite: bool = False,
     registry: Registry | None = None,
 ) -> Path:
@@ -28,15 +30,23 @@ def publish(
         path: the folder to make.
         metrics: added to what the bundle's own ``metrics.json`` holds, e.g. ``{"evaluations": [...]}``.
         images: file name -> PNG or JPEG, shown in the card; the bundle's own by default.
+        int8: an 8-bit edge half of this bundle, from ``quantise_edge``; the bundle's own by default. Its evaluations
+            are the bundle's where ``metrics`` has none.
         overwrite: replace a bundle that is there.
         registry: the installed plugins, by default.
 
     Raises:
-        BundleError: the bundle is damaged, or the folder cannot be written.
+        BundleError: the bundle is damaged, the 8-bit edge half is another model's, or the folder cannot be written.
     """
     model = load(bundle, registry=registry)
-    folder, hashes = Path(bundle), files.read_config(Path(bundle))["files"]
+    folder, config = Path(bundle), files.read_config(Path(bundle))
+    hashes = config["files"]
     known = json.loads(files.read_checked(folder, "metrics.json", hashes))
+    if int8 is not None:
+        known |= {"evaluations": [report.to_json() for report in int8.reports], "int8": dict(int8.figures)}
+    elif "edge.int8.onnx" in hashes:
+        data = files.read_checked(folder, "edge.int8.onnx", hashes)
+        int8 = Int8Edge(data=data, model_id=model.edge.model_id, figures=config["edge"]["int8"])
     shown = {name: files.read_checked(folder, name, hashes) for name in hashes if _is_picture(name)}
     return save(
         model,
@@ -44,6 +54,7 @@ def publish(
         metrics={**known, **(metrics or {})},
         images=shown if images is None else images,
         onnx=True,
+        int8=int8,
         overwrite=overwrite,
     )
 

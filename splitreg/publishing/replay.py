@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from splitreg import imaging
-from splitreg.assembly.edge import EdgeModel
 from splitreg.coding import Packet
+from splitreg.edge import EdgeEncoder, EdgeHalf
 from splitreg.errors import BundleError, SplitregError
 from splitreg.publishing import files, testvectors
 from splitreg.publishing.bundle import load_edge, load_server
-from splitreg.publishing.onnx_export import run_edge
+from splitreg.publishing.testvectors import SYMBOLS_THAT_MAY_DIFFER, share_different
 from splitreg.registry import Registry
 
-#: Another machine's floating point may round a few latents to the neighbouring symbol.
-SYMBOLS_THAT_MAY_DIFFER = 0.005
 #: Share of a prediction's numbers that must agree with the recorded ones to within 1 % (or 0.01).
 NUMBERS_THAT_MUST_AGREE = 0.98
 
@@ -57,8 +54,9 @@ def verify(bundle: str | Path, *, registry: Registry | None = None) -> list[Chec
     server_fits = attempt("server half", lambda: f"heads {', '.join(load_server(folder, registry=registry).heads)}")
     if whole and edge_fits:
         attempt("encode", lambda: _encode(folder, registry))
-        if "edge.onnx" in hashes:
-            attempt("edge.onnx", lambda: _onnx(folder, registry))
+        for precision, name in EdgeEncoder.FILES.items():
+            if name in hashes:
+                attempt(name, functools.partial(_onnx, folder, precision, registry))
     if whole and server_fits:
         attempt("infer", lambda: _infer(folder, registry))
     return checks
@@ -81,41 +79,43 @@ def _hashes(folder: Path, hashes: dict[str, str]) -> str:
 def _encode(folder: Path, registry: Registry | None) -> str:
     edge = load_edge(folder, registry=registry)
     recorded = (folder / "testvectors" / "packet.bin").read_bytes()
-    latent, geometry = edge.latent_of(folder / "testvectors" / "image.png")
-    packet = Packet.parse(recorded)
-    if (packet.original, packet.coded) != (geometry.original, geometry.coded):
-        raise BundleError("the recorded packet is of another picture or size")
-    channels, height, width = latent.shape
-    different = _different(
-        _restored(edge, latent), edge.tables.decode(packet.streams, (channels, height, width), edge.codec)
-    )
-    if different > SYMBOLS_THAT_MAY_DIFFER:
-        raise BundleError(f"{different:.2%} of the test image's symbols differ from the recorded packet's")
+    different = _against_packet(edge, folder, "packet.bin", SYMBOLS_THAT_MAY_DIFFER)
     if edge.encode(folder / "testvectors" / "image.png")[0] == recorded:
         return f"the same {len(recorded)} bytes"
     return f"{different:.3%} of the symbols differ (floating point of another machine); within the limit"
 
 
-def _onnx(folder: Path, registry: Registry | None) -> str:
-    edge = load_edge(folder, registry=registry)
-    image = folder / "testvectors" / "image.png"
-    pixels, _ = imaging.prepare(imaging.read(image), edge.preprocess)
-    theirs = run_edge((folder / "edge.onnx").read_bytes(), pixels)
-    different = _different(_restored(edge, edge.latent_of(image)[0]), _restored(edge, theirs))
-    if different > SYMBOLS_THAT_MAY_DIFFER:
-        raise BundleError(f"edge.onnx gives other symbols than the weights: {different:.2%} differ")
-    return f"{different:.3%} of the symbols differ from those of the weights"
+def _onnx(folder: Path, precision: str, registry: Registry | None) -> str:
+    edge = EdgeEncoder.open(folder, precision=precision, registry=registry)
+    packet, limit = "packet.bin", SYMBOLS_THAT_MAY_DIFFER
+    if precision == "int8":
+        try:
+            packet, limit = "packet.int8.bin", float(files.read_config(folder)["edge"]["int8"]["symbols_limit"])
+        except (KeyError, TypeError, ValueError) as cause:
+            raise BundleError("config.json does not say how many symbols of edge.int8.onnx may differ") from cause
+    different = _against_packet(edge, folder, packet, limit)
+    return f"{different:.3%} of the symbols differ from those of the recorded {packet}"
 
 
-def _restored(edge: EdgeModel, latent: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the latent that a server gets."""
-    channels, height, width = latent.shape
-    return edge.tables.decode(edge.tables.encode(latent, edge.codec), (channels, height, width), edge.codec)
+def _against_packet(edge: EdgeHalf, folder: Path, packet_name: str, limit: float) -> float:
+    """Share of the test picture's symbols that an edge half writes otherwise than a recorded packet has them.
 
-
-def _different(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Share of the restored values that differ: by a symbol, or by more than rounding where floats are sent as they are."""
-    return float(np.mean(~np.isclose(mine, theirs, rtol=1e-2, atol=1e-2)))
+    Raises:
+        BundleError: more than the limit, or no such packet.
+    """
+    recorded = files.read_checked(folder, f"testvectors/{packet_name}", files.read_config(folder)["files"])
+    latent, geometry = edge.latent_of(folder / "testvectors" / "image.png")
+    packet = Packet.parse(recorded)
+    if (packet.original, packet.coded) != (geometry.original, geometry.coded):
+        raise BundleError("the recorded packet is of another picture or size")
+    shape = (latent.shape[0], latent.shape[1], latent.shape[2])
+    mine = edge.tables.decode(edge.tables.encode(latent, edge.codec), shape, edge.codec)
+    different = share_different(mine, edge.tables.decode(packet.streams, shape, edge.codec))
+    if different > limit:
+        raise BundleError(
+            f"{different:.2%} of the test image's symbols differ from those of {packet_name}; the limit is {limit:.2%}"
+        )
+    return different
 
 
 def _infer(folder: Path, registry: Registry | None) -> str:

@@ -17,6 +17,9 @@ from splitreg.tasks import Prediction
 
 NAMES = ("testvectors/image.png", "testvectors/packet.bin", "testvectors/predictions.safetensors")
 
+#: Another machine's floating point may round a few latents to the neighbouring symbol.
+SYMBOLS_THAT_MAY_DIFFER = 0.005
+
 
 def picture(height: int = 120, width: int = 160) -> NDArray[np.uint8]:
     """Return a picture with edges, gradients and texture: (H, W, 3) uint8, always the same (integer arithmetic)."""
@@ -46,6 +49,11 @@ def flatten(predictions: Mapping[str, Prediction]) -> dict[str, torch.Tensor]:
         for head, prediction in predictions.items()
         for name, array in prediction.arrays().items()
     }
+
+
+def share_different(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Share of restored values that differ: by a symbol, or by more than rounding where floats are sent as they are."""
+    return float(np.mean(~np.isclose(mine, theirs, rtol=1e-2, atol=1e-2)))
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -117,6 +117,42 @@ def test_build_as_the_readme_types_it():
     plan = json.loads(done.stdout)
     assert plan["costs"]["edge"]["parameters"] == 138_672  # Ladon's encoder
     assert plan["heads"]["det"]["classes"] == 80 and plan["heads"]["seg"]["classes"] == 21
+
+
+def test_a_batch_is_one_packet_and_inspect_reads_it(bundle, pictures, tmp_path):
+    images = sorted(pictures.iterdir())
+    (row,) = json.loads(run("encode", bundle, *images, "--batch", "-o", tmp_path, "--json").stdout)
+    assert row["images"] == [str(path) for path in images] and row["packet"].endswith("batch.splitreg")
+    lines = run("infer", bundle, row["packet"], "--json", "--draw", tmp_path).stdout.splitlines()
+    assert [json.loads(line)["image"] for line in lines] == [0, 1]
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"batch-{i:03d}-{head}.png" for i in range(2) for head in ("cls", "seg")
+    }
+    run("encode", bundle, *images, "-o", tmp_path)
+    single = run("infer", bundle, tmp_path / "p1.splitreg", "--json").stdout
+    assert json.loads(single)["predictions"]["cls"] == json.loads(lines[1])["predictions"]["cls"]
+    (report,) = json.loads(run("inspect", row["packet"], "--bundle", bundle, "--json").stdout)
+    assert report["ok"] and [image["latent"] for image in report["decoded"]] == [report["decoded"][0]["latent"]] * 2
+    payload = sum(image["bits"] for image in report["decoded"])
+    assert (
+        payload == 8 * report["payload_bytes"] and 0 < sum(i["ideal_bits"] for i in report["decoded"]) < 1.1 * payload
+    )
+    assert b"by the tables" in run("inspect", row["packet"], "--bundle", bundle).stdout
+
+
+def test_inspect_says_why_a_bundle_does_not_decode(bundle, pictures, tmp_path):
+    from splitreg.coding import Packet
+
+    run("encode", bundle, pictures / "p0.png", "-o", tmp_path)
+    path = tmp_path / "p0.splitreg"
+    packet = Packet.parse(path.read_bytes())
+    for change, says in (
+        ({"model_id": packet.model_id ^ 1}, b"is for model"), ({"streams": packet.streams * 2}, b"one stream an image"),
+        ({"streams": (b"x" * 30,)}, b"payload"), ({"coded": (9000, 9000)}, b"beyond the limit"),
+    ):  # fmt: skip
+        path.write_bytes(replace(packet, **change).to_bytes())
+        done = run("inspect", path, "--bundle", bundle, check=False)
+        assert done.returncode == 1 and b"does not decode it" in done.stdout and says in done.stdout
 
 
 def test_the_two_halves_in_two_processes(bundle, pictures, tmp_path):

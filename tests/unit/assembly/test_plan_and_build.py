@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from toys import KEYS, registry
 
 import splitreg
+from splitreg.coding import Packet
 from splitreg.errors import CorruptPacket, ForeignPacket, PlanError, RecipeError
 
 
@@ -89,6 +92,40 @@ def test_packets_do_not_depend_on_their_neighbours(model):
     assert together == [model.edge.encode(image)[0] for image in images]
 
 
+def test_a_batch_is_one_packet_with_the_same_predictions(model):
+    images = [np.resize(picture(seed), (40 + seed, 60, 3)) for seed in range(3)]
+    packets = model.edge.encode(images)
+    batch = model.edge.encode(images, batch=True)
+    assert len(batch) == 1 and len(batch[0]) < sum(map(len, packets)) - 2 * 10
+    assert [image.to_bytes() for image in Packet.parse(batch[0]).images] == packets
+    alone = model.server.infer(packets)
+    # Packet by packet, image by image: a batch between two packets keeps its place.
+    found = model.server.infer([packets[2], batch[0], packets[0]])
+    assert [f["toy"].to_json() for f in found] == [alone[i]["toy"].to_json() for i in (2, 0, 1, 2, 0)]
+    with pytest.raises(CorruptPacket, match="one stream an image, this one has 3"):
+        model.server.decode(Packet.parse(batch[0]))
+
+
+def test_a_batch_runs_in_parts_that_fit_memory(model, monkeypatch):
+    calls, run = [], model.server.run
+
+    def counted(latents, coded, heads):
+        calls.append(len(latents))
+        return run(latents, coded, heads)
+
+    monkeypatch.setattr(model.server, "run", counted)
+    monkeypatch.setattr("splitreg.assembly.server.MAX_CODED_PIXELS", 2 * 64 * 64)
+    assert len(model.server.infer(model.edge.encode([picture(s) for s in range(5)], batch=True))) == 5
+    assert calls == [2, 2, 1]
+
+
+def test_a_batch_may_not_ask_for_more_pixels_than_a_picture(model):
+    own = Packet.parse(model.edge.encode([picture()])[0])
+    data = dataclasses.replace(own, original=(8000, 8000), others=((8000, 8000),), streams=own.streams * 2).to_bytes()
+    with pytest.raises(CorruptPacket, match="pixels together, beyond the limit"):
+        model.server.infer([data])
+
+
 def test_infer_runs_only_the_requested_heads(model):
     packets = model.edge.encode([picture()])
     assert list(model.server.infer(packets)[0]) == ["toy"]
@@ -115,8 +152,6 @@ def test_foreign_and_damaged_packets_are_refused(model):
 
 
 def test_a_packet_of_an_absurd_size_costs_nothing(model):
-    from splitreg.coding import Packet
-
     huge = Packet(model_id=model.edge.model_id, original=(9, 9), coded=(65535, 65535), streams=(b"x",)).to_bytes()
     with pytest.raises(CorruptPacket, match="beyond the limit"):
         model.server.infer([huge])
@@ -124,8 +159,6 @@ def test_a_packet_of_an_absurd_size_costs_nothing(model):
 
 @pytest.mark.parametrize("coded", [(129, 128), (1, 4 * 64 * 64 + 1)])
 def test_a_coded_size_far_beyond_the_models_own_is_refused_unread(model, coded, monkeypatch):
-    from splitreg.coding import Packet
-
     monkeypatch.setattr(model.server, "shapes", None)  # would fail if it were asked
     data = Packet(model_id=model.edge.model_id, original=(9, 9), coded=coded, streams=(b"x",)).to_bytes()
     with pytest.raises(CorruptPacket, match="coded image .* beyond the limit"):
@@ -133,18 +166,12 @@ def test_a_coded_size_far_beyond_the_models_own_is_refused_unread(model, coded, 
 
 
 def test_predictions_of_an_absurd_original_size_are_refused(model):
-    import dataclasses
-
-    from splitreg.coding import Packet
-
     own = Packet.parse(model.edge.encode([picture()])[0])
     with pytest.raises(CorruptPacket, match="original image .* beyond the limit"):
         model.server.infer([dataclasses.replace(own, original=(65535, 65535)).to_bytes()])
 
 
 def test_a_body_that_fails_at_another_size_is_the_packets_fault(model, monkeypatch):
-    from splitreg.coding import Packet
-
     def fails(latents, coded, heads):
         raise RuntimeError("sizes of tensors must match")
 

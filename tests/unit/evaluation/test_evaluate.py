@@ -35,6 +35,16 @@ def test_bytes_are_those_of_the_packets_and_metrics_those_of_their_predictions(m
     assert report.images == 11 and report.labelled == {"colour": 11, "size": 6}
 
 
+def test_another_edge_half_may_write_the_packets(model):
+    class Blind:
+        def encode(self, images):
+            return model.edge.encode([np.zeros_like(image) for image in images])
+
+    mine, theirs = evaluate(model, VAL), evaluate(model, VAL, edge=Blind(), sent="black packet")
+    assert theirs.sent == "black packet" and theirs.images == mine.images
+    assert theirs.metrics["colour"]["top1"] == pytest.approx(4 / 11), "one class for all: every third image has it"
+
+
 def test_the_report_is_json_and_a_table(model):
     report = evaluate(model, VAL, ["colour"], dataset="toy val", limit=5)
     plain = json.loads(json.dumps(report.to_json(), allow_nan=False))

@@ -186,7 +186,7 @@ def sealed(bundle, **changes):
     table = {**json.loads(path.read_text()), **changes}
     table.pop("digest")
     table = {key: value for key, value in table.items() if value is not None}
-    path.write_text(json.dumps({**table, "digest": files._digest(table)}))
+    path.write_text(json.dumps({**table, "digest": files.digest(table)}))
 
 
 @pytest.mark.parametrize(
