@@ -163,8 +163,8 @@ def quantised(graph: bytes, inputs: Iterable[NDArray[np.float32]]) -> bytes:
             quantization.quantize_static(
                 model, path, _Reader(inputs), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
                 op_types_to_quantize=list(OPERATORS), nodes_to_exclude=last,
-                # Ranges are means over the pictures of each one's extremes: of all extremes they would be too wide.
-                calibrate_method=quantization.CalibrationMethod.MinMax, extra_options={"CalibMovingAverage": True},
+                # Not the mean of the pictures' extremes: that is finer where all are alike, and clips where they are not.
+                calibrate_method=quantization.CalibrationMethod.MinMax,
                 activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
             )  # fmt: skip
         except SplitregError:  # a picture that cannot be read
