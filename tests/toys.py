@@ -101,6 +101,10 @@ class ToyCodec(Codec):
         return np.frombuffer(payload, np.uint8).reshape(shape).astype(np.int32)
 
 
+class OtherCodec(ToyCodec):
+    """The same bytes under another name."""
+
+
 class TableCodec(ToyCodec):
     needs_tables = True
 
@@ -212,7 +216,7 @@ def spec(kind: str, name: str, made: type) -> ComponentSpec:
 def registry() -> Registry:
     return Registry.of(
         spec("backbone", "toy", ToyBackbone), spec("bottleneck", "toy", ToyBottleneck), spec("codec", "toy", ToyCodec),
-        spec("codec", "tables", TableCodec), spec("head", "toy", ToyHead), spec("dataset", "toys", ToyData),
+        spec("codec", "tables", TableCodec), spec("codec", "other", OtherCodec), spec("head", "toy", ToyHead), spec("dataset", "toys", ToyData),
         spec("objective", "sum", ToySum),
     )  # fmt: skip
 

@@ -66,7 +66,7 @@ class ScaleHyperprior(Transforms):
         wide = channels * FACTOR**2
         self.fill = Pad(multiple=FACTOR)
         self.hyper_analysis = nn.Sequential(
-            _hidden(wide, hyper_hidden, READS),
+            _hidden(2 * wide if self.has_means else wide, hyper_hidden, READS),
             _hidden(hyper_hidden, hyper_hidden, HIDDEN),
             FixedConv(
                 hyper_hidden, hyper_channels, reads=HIDDEN, gives=0, low=-HYPER_MOST, high=HYPER_MOST, rounds=False
@@ -103,7 +103,7 @@ class ScaleHyperprior(Transforms):
             InvalidTables: the weights are not finite.
         """
         return HyperModel(
-            channels=self.latent.channels, factor=FACTOR, fraction=READS, absolute=not self.has_means, mean_fraction=MEAN,
+            channels=self.latent.channels, factor=FACTOR, fraction=READS, mean_fraction=MEAN,
             hyper=density_tables(self.prior, whole=True), scales=scale_tables(),
             analysis=IntegerNetwork(frozen_layers(self.hyper_analysis), -LATENT_MOST, LATENT_MOST),
             synthesis=IntegerNetwork(frozen_layers(self.hyper_synthesis), -HYPER_MOST, HYPER_MOST),
@@ -121,9 +121,9 @@ class ScaleHyperprior(Transforms):
         return [self.prior.quantiles]
 
     def _blocks(self, latent: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C * FACTOR**2, h', w') in fixed point."""
-        read = latent if self.has_means else latent.abs()
-        fixed = bounded(rounded(read * 2.0**READS), -LATENT_MOST, LATENT_MOST) / 2.0**READS
+        """(B, C, h, w) -> what the analysis reads, in fixed point: absolute values, with means after the values."""
+        fixed = bounded(rounded(latent * 2.0**READS), -LATENT_MOST, LATENT_MOST) / 2.0**READS
+        fixed = torch.cat([fixed, fixed.abs()], 1) if self.has_means else fixed.abs()
         return functional.pixel_unshuffle(self.fill(fixed), FACTOR)
 
     def _predict(self, hyper: Tensor, latent: Tensor) -> tuple[Tensor, Tensor | float]:

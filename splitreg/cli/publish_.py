@@ -25,6 +25,7 @@ CALIBRATION_PICTURES = 64
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many images, spread evenly.")
 @click.option("--pictures", default=4, show_default=True, help="Examples in the card.")
+@click.option("--codec", metavar="NAME", help="Write packets with another codec.  [default: the bundle's]")
 @click.option("--int8", is_flag=True, help="Also write the edge half in 8-bit integers, where no head loses by it.")
 @click.option("--calibrate", metavar="DIR|NAME", help="Pictures for --int8: a folder, or a dataset (its train split).")
 @click.option(
@@ -35,6 +36,7 @@ CALIBRATION_PICTURES = 64
 def command(
     bundle: str, output: str, data: str | None, root: str | None, split: str, options: tuple[str, ...],
     limit: int | None, pictures: int, int8: bool, calibrate: str | None, gate: float | None, overwrite: bool, quiet: bool,
+    codec: str | None,
 ) -> None:  # fmt: skip
     """Publish BUNDLE: load and check it, measure it where --data says on what, write it with fresh card and test vectors.
 
@@ -49,7 +51,7 @@ def command(
     from splitreg.cli.eval_ import open_data
     from splitreg.evaluation import evaluate
     from splitreg.evaluation.pictures import examples, jpeg, sheet
-    from splitreg.publishing import load, publish, quantise_edge
+    from splitreg.publishing import load, publish, quantise_edge, recode
     from splitreg.publishing.files import refuse_taken
     from splitreg.publishing.int8 import GATE, summary
 
@@ -63,9 +65,9 @@ def command(
             "--int8 needs pictures to calibrate on, --calibrate DIR|NAME, and a dataset to measure the heads on, --data NAME"
         )
     if data is None:
-        click.echo(str(publish(bundle, output, overwrite=overwrite)))
+        click.echo(str(publish(bundle, output, codec=codec, overwrite=overwrite)))
         return
-    model = load(bundle)
+    model = load(bundle) if codec is None else recode(load(bundle), codec)
     source, name = open_data(model, data, root, split, options)
     if calibrate is not None:
         ready = quantise_edge(
@@ -80,7 +82,9 @@ def command(
         metrics = {"evaluations": [evaluate(model, source, dataset=name, limit=limit, progress=not quiet).to_json()]}
     shown = [source[index * len(source) // max(1, pictures)] for index in range(pictures)]
     images = {"examples.jpg": jpeg(sheet(examples(model, shown)))} if shown else {}
-    click.echo(str(publish(bundle, output, metrics=metrics, images=images, int8=ready, overwrite=overwrite)))
+    click.echo(
+        str(publish(bundle, output, metrics=metrics, images=images, int8=ready, codec=codec, overwrite=overwrite))
+    )
 
 
 def _calibration(model: SplitModel, name: str, root: str | None, options: tuple[str, ...]) -> Iterator[ImageLike]:

@@ -34,19 +34,18 @@ _PARTS = ("hyper", "scales", "analysis", "synthesis", "rows", "means")
 class HyperModel:
     """Frozen rules of a latent with a hyperprior. A packet has two streams: hyper-latent, latent.
 
-    The latent (C, h, w) in fixed point goes through ``space_to_depth`` and ``analysis`` to the hyper-latent
-    (N, ceil(h / factor), ceil(w / factor)); ``synthesis``, then ``rows`` and ``means`` and ``depth_to_space``, give every
-    element its row of ``scales`` and its mean.
+    In fixed point, the absolute values of the latent (C, h, w), after the values themselves where there are means, go
+    through ``space_to_depth`` and ``analysis`` to the hyper-latent (N, ceil(h / factor), ceil(w / factor)); then
+    ``synthesis``, ``rows`` and ``means`` and ``depth_to_space`` give every element its row of ``scales`` and its mean.
 
     Args:
         channels: C of the latent.
         factor: 1, 2, 4 or 8.
         fraction: the analysis reads rint(latent * ``2**fraction``).
-        absolute: the analysis reads absolute values.
         mean_fraction: means are multiples of ``2**-mean_fraction``.
         hyper: tables of the hyper-latent, a row a channel, unshifted.
         scales: tables of the latent's symbols, one row a scale.
-        analysis: C * factor**2 channels -> N.
+        analysis: C * factor**2 channels, twice as many with means -> N.
         synthesis: N channels -> any.
         rows: the synthesis' channels -> C * factor**2.
         means: likewise; None: all means are zero.
@@ -58,7 +57,6 @@ class HyperModel:
     channels: int
     factor: int
     fraction: int
-    absolute: bool
     mean_fraction: int
     hyper: SymbolModel
     scales: SymbolModel
@@ -78,7 +76,7 @@ class HyperModel:
             if not plain or tables.shift.any() or (tables.scale != 1).any():
                 raise InvalidTables(f"the tables {name!r} of a hyperprior must be unshifted and of mode round")
         wide = self.channels * self.factor**2
-        ends = [("analysis", self.analysis, wide, self.hyper.channels)]
+        ends = [("analysis", self.analysis, 2 * wide if self.means else wide, self.hyper.channels)]
         ends += [("synthesis", self.synthesis, self.hyper.channels, self.synthesis.outputs)]
         ends += [("rows", self.rows, self.synthesis.outputs, wide)]
         ends += [("means", self.means, self.synthesis.outputs, wide)] if self.means else []
@@ -144,7 +142,7 @@ class HyperModel:
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays that define this model; the inverse of ``from_arrays``."""
-        rule = (self.channels, self.factor, self.fraction, int(self.absolute), self.mean_fraction)
+        rule = (self.channels, self.factor, self.fraction, self.mean_fraction)
         found: dict[str, NDArray[np.generic]] = {"rule": np.array(rule, np.int32)}
         for part in _PARTS:
             content = getattr(self, part)
@@ -165,11 +163,9 @@ class HyperModel:
             parts.setdefault(part, {})[rest] = array
         if set(parts) | {"means"} != {"rule", *_PARTS} or set(parts["rule"]) != {""}:
             raise InvalidTables(f"a hyperprior has the parts rule, {', '.join(_PARTS)}; got {', '.join(sorted(parts))}")
-        channels, factor, fraction, absolute, mean_fraction = integers(parts["rule"][""], 5, "a hyperprior's rule")
-        if channels < 1 or absolute not in (0, 1):
-            raise InvalidTables(f"a hyperprior's rule is wrong: {channels} channels, absolute {absolute}")
+        channels, factor, fraction, mean_fraction = integers(parts["rule"][""], 4, "a hyperprior's rule")
         return cls(
-            channels=channels, factor=factor, fraction=fraction, absolute=bool(absolute), mean_fraction=mean_fraction,
+            channels=channels, factor=factor, fraction=fraction, mean_fraction=mean_fraction,
             hyper=_padded(parts["hyper"]), scales=_padded(parts["scales"]),
             analysis=IntegerNetwork.from_arrays(parts["analysis"]), synthesis=IntegerNetwork.from_arrays(parts["synthesis"]),
             rows=IntegerNetwork.from_arrays(parts["rows"]),
@@ -194,8 +190,8 @@ class HyperModel:
                 f"the latent has NaN, infinite values or ones beyond {LARGEST:.0f}; the encoder's weights or its input "
                 "are damaged"
             )
-        fixed = np.abs(latent) if self.absolute else latent
-        fixed = np.rint(fixed * np.float32(2**self.fraction))
+        fixed = np.rint(latent * np.float32(2**self.fraction))
+        fixed = np.concatenate([fixed, np.abs(fixed)]) if self.means else np.abs(fixed)
         hyper = self.analysis(space_to_depth(fixed, self.factor)).astype(np.int32)
         return hyper, *self._predict(hyper, (latent.shape[1], latent.shape[2]))
 

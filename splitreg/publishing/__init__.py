@@ -2,7 +2,10 @@
 
 from splitreg.publishing.bundle import load, load_edge, load_server, save
 from splitreg.publishing.int8 import Int8Edge, quantise_edge
-from splitreg.publishing.release import publish
+from splitreg.publishing.release import publish, recode
 from splitreg.publishing.replay import Check, verify
 
-__all__ = ["Check", "Int8Edge", "load", "load_edge", "load_server", "publish", "quantise_edge", "save", "verify"]
+__all__ = [
+    "Check", "Int8Edge", "load", "load_edge", "load_server", "publish", "quantise_edge", "recode", "save",
+    "verify",
+]  # fmt: skip

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from splitreg.assembly import SplitModel, plan
 from splitreg.publishing import files
 from splitreg.publishing.bundle import load, save
 from splitreg.publishing.int8 import Int8Edge
+from splitreg.recipe import Part
 from splitreg.registry import Registry
+
+
+def recode(model: SplitModel, codec: str, *, registry: Registry | None = None) -> SplitModel:
+    """Give a model another codec, in place: the weights stay, the packets and the model id are others.
+
+    Raises:
+        PlanError: there is no such codec, or it cannot carry this model's symbols.
+    """
+    recipe = replace(model.recipe, codec=Part(name=codec), data=(), stages=(), sweep={}, augment={})
+    planned = plan(recipe, registry=registry)
+    resolved = replace(model.recipe, codec=planned.recipe.codec)
+    model.plan = replace(model.plan, recipe=resolved, make_codec=planned.make_codec)
+    model.edge.codec = model.server.codec = planned.make_codec()
+    model.freeze_tables()
+    return model
 
 
 def publish(
@@ -20,6 +38,7 @@ def publish(
     metrics: Mapping[str, Any] | None = None,
     images: Mapping[str, bytes] | None = None,
     int8: Int8Edge | None = None,
+    codec: str | None = None,
     overwrite: bool = False,
     registry: Registry | None = None,
 ) -> Path:
@@ -32,19 +51,24 @@ def publish(
         images: file name -> PNG or JPEG, shown in the card; the bundle's own by default.
         int8: an 8-bit edge half of this bundle, from ``quantise_edge``; the bundle's own by default. Its evaluations
             are the bundle's where ``metrics`` has none.
+        codec: another codec for the packets; what was measured with the old one is left out.
         overwrite: replace a bundle that is there.
         registry: the installed plugins, by default.
 
     Raises:
+        PlanError: there is no such codec, or it cannot carry this model's symbols.
         BundleError: the bundle is damaged, the 8-bit edge half is another model's, or the folder cannot be written.
     """
     model = load(bundle, registry=registry)
     folder, config = Path(bundle), files.read_config(Path(bundle))
     hashes = config["files"]
     known = json.loads(files.read_checked(folder, "metrics.json", hashes))
+    if codec is not None:
+        model = recode(model, codec, registry=registry)
+        known = {key: value for key, value in known.items() if key not in ("evaluations", "int8")}
     if int8 is not None:
         known |= {"evaluations": [report.to_json() for report in int8.reports], "int8": dict(int8.figures)}
-    elif "edge.int8.onnx" in hashes:
+    elif "edge.int8.onnx" in hashes and codec is None:
         data = files.read_checked(folder, "edge.int8.onnx", hashes)
         int8 = Int8Edge(data=data, model_id=model.edge.model_id, figures=config["edge"]["int8"])
     shown = {name: files.read_checked(folder, name, hashes) for name in hashes if _is_picture(name)}

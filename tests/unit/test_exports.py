@@ -8,7 +8,7 @@ import pytest
 
 import splitreg
 
-PACKAGES = ("splitreg.assembly", "splitreg.coding", "splitreg.publishing", "splitreg.training")
+PACKAGES = ("splitreg.assembly", "splitreg.coding", "splitreg.edge", "splitreg.publishing", "splitreg.training")
 MODULES = (
     "splitreg.interfaces",
     "splitreg.predictions",
@@ -77,6 +77,8 @@ def test_every_error_is_in_the_hierarchy_that_is_drawn():
         ("splitreg.registry", ("torch", "numpy")),
         ("splitreg.cli.main", ("torch", "numpy", "PIL")),
         ("splitreg.coding", ("torch", "PIL", "timm")),
+        ("splitreg.edge", ("torch", "PIL", "onnxruntime", "safetensors", "concurrent.futures")),
+        ("splitreg.cli.edge_", ("torch", "numpy")),
         ("splitreg.imaging", ("torch", "PIL", "timm")),  # pillow when a picture comes
         ("splitreg.interfaces", ("timm", "compressai", "lightning_fabric", "torchmetrics")),
         ("splitreg.assembly", ("timm", "compressai", "lightning_fabric", "torchmetrics", "onnxruntime")),

@@ -9,7 +9,7 @@ import torch
 from toys import KEYS, registry
 
 import splitreg
-from splitreg.errors import BundleError
+from splitreg.errors import BundleError, PlanError
 from splitreg.publishing import files, load, load_edge, load_server, publish, save, verify
 
 
@@ -227,3 +227,15 @@ def test_publishing_again_keeps_results_and_pictures(model, tmp_path):
     second = publish(first, tmp_path / "second", registry=registry())
     assert (second / "examples.jpg").read_bytes() == b"jpeg" and "examples.jpg" in (second / "README.md").read_text()
     assert json.loads((second / "metrics.json").read_text()) == {"evaluations": []}
+
+
+def test_publishing_with_another_codec_keeps_the_weights(model, tmp_path):
+    first = save(model, tmp_path / "first", metrics={"evaluations": [], "training": []})
+    second = publish(first, tmp_path / "second", codec="other", registry=registry())
+    old, new = load(first, registry=registry()), load(second, registry=registry())
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    assert old.edge.model_id != new.edge.model_id and type(new.edge.codec) is not type(old.edge.codec)
+    np.testing.assert_array_equal(old.edge.latent_of(image)[0], new.edge.latent_of(image)[0])
+    assert json.loads((second / "metrics.json").read_text()) == {"training": []}
+    with pytest.raises(PlanError, match="nonsense"):
+        publish(first, tmp_path / "third", codec="nonsense", registry=registry())
