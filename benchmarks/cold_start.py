@@ -1,5 +1,7 @@
 """A process from nothing to the bytes of its first picture: splitreg.edge against the peer; time and peak memory.
 
+Wall time ends when the bytes are there; CPU time and peak memory are the whole process's, its end included.
+
 Rounds take turns. ``--edge-python`` is the interpreter of ours: by default the one that runs this, better one that has
 ``pip install 'splitreg[edge]'`` alone, as a device has. ``--peer-python`` has sc2bench (else compressai's layers are
 taken, which the result says).
@@ -22,20 +24,20 @@ import ladon  # and nothing large: a child's peak memory begins with its parent'
 OURS = """
 import sys
 from splitreg.edge import EdgeEncoder
-packet = EdgeEncoder.open(sys.argv[1]).encode(sys.argv[2])[0]
+packet = EdgeEncoder.open(sys.argv[1], precision=sys.argv[3]).encode(sys.argv[2])[0]
+print(len(packet), flush=True)
 """
 
 
 def cold(command):
-    """Return wall seconds, CPU seconds and peak megabytes of a process."""
+    """Return wall seconds to the first packet, CPU seconds and peak megabytes of a process."""
     begun = time.perf_counter()
-    process = subprocess.Popen(
-        command, env={**os.environ, **ladon.ONE}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen(command, env={**os.environ, **ladon.ONE}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said = process.stdout.readline()
+    wall = time.perf_counter() - begun
     complaint = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - begun
-    if status:
+    if status or not said:
         sys.exit(complaint.decode())
     return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
@@ -50,6 +52,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--size", type=int, default=416, help="side of the network's input")
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32", help="graph of ours")
     parser.add_argument("--edge-python", default=sys.executable)
     parser.add_argument("--peer-python", default=sys.executable)
     options = parser.parse_args()
@@ -58,7 +61,7 @@ def main():
         folder = Path(name)
         (picture,) = ladon.prepare(folder, [], size)
         commands = {
-            "ours": [options.edge_python, "-c", OURS, folder / "bundle", picture],
+            "ours": [options.edge_python, "-c", OURS, folder / "bundle", picture, options.precision],
             "peer": ladon.command(options.peer_python, "once", "peer", picture, folder / "peer.npz", *size),
         }
         for command in commands.values():  # bytecode and the disk's cache
@@ -82,6 +85,7 @@ def main():
             for index, what in enumerate(("wall_s", "cpu_s", "peak_mb"))
         },
         "installed_packages": {"ours": int(ask(options.edge_python, count)), "peer": int(ask(options.peer_python, count))},
+        "precision": options.precision,
         "rounds": options.rounds, "threads": 1, "seed": 0, "hardware": hardware(), "versions": versions(),
     }, indent=1))  # fmt: skip
 

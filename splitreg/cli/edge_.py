@@ -30,10 +30,13 @@ def command() -> None:
 @click.option("--precision", type=click.Choice(_PRECISIONS), default="fp32", show_default=True, help="Which graph.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads for an image.")
 @click.option("--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W", help="Another input size.")
+@click.option(
+    "--batch", is_flag=True, help="Put all images into one packet, batch.splitreg, or as few as its limits allow."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def encode(
     bundle: str, images: tuple[str, ...], output: str, runtime: str, precision: str, threads: int,
-    size: tuple[int, int] | None, as_json: bool,
+    size: tuple[int, int] | None, batch: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Turn pictures into packets by BUNDLE's edge.onnx; writes what splitreg encode writes.
 
@@ -44,7 +47,7 @@ def encode(
     from splitreg.edge import EdgeEncoder
 
     encoder = EdgeEncoder.open(bundle, runtime=runtime, precision=precision, threads=threads, size=size)
-    write_packets(encoder, images, output, as_json=as_json)
+    write_packets(encoder, images, output, batch=batch, as_json=as_json)
 
 
 @command.command("info")
