@@ -332,3 +332,24 @@ def test_without_pillow_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtra, match=r"splitreg\[edge\]"):
         imaging.read(b"x")
+
+
+def test_normalising_in_place_is_the_plain_formula_to_the_last_bit():
+    image = np.random.default_rng(0).integers(0, 256, (31, 47, 3), dtype=np.uint8)
+    preprocess = Preprocess(size=(31, 47))
+    std = np.asarray(preprocess.std, np.float32)
+    plain = image * (np.float32(1) / (np.float32(255) * std)) - np.asarray(preprocess.mean, np.float32) / std
+    found = imaging.normalise(image, preprocess)
+    assert found.dtype == np.float32 and found.flags.c_contiguous
+    assert np.array_equal(found, plain.transpose(2, 0, 1))
+
+
+def test_a_turned_png_is_read_upright_and_the_callers_picture_is_left_alone(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (4, 7, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise).save(tmp_path / "p.png", exif=exif)
+    with Image.open(tmp_path / "p.png") as opened:
+        assert np.array_equal(imaging.read(opened), np.rot90(noise, -1))
+        assert opened.size == (7, 4) and opened.getexif()[0x0112] == 6
+    assert np.array_equal(imaging.read(tmp_path / "p.png"), np.rot90(noise, -1))

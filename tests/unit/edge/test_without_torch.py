@@ -91,6 +91,8 @@ def test_the_command_encodes(bundle, photo, tmp_path):
     packet = (tmp_path / "out" / "photo.splitreg").read_bytes()
     assert packet == EdgeEncoder.open(bundle).encode(photo)[0] and row["bytes"] == len(packet)
     assert os.listdir(tmp_path / "out") == ["photo.splitreg"]
+    again = cli("edge", "encode", bundle, photo, photo, "-o", tmp_path / "one", "--batch")
+    assert again.returncode == 0 and os.listdir(tmp_path / "one") == ["batch.splitreg"]
     other = cli("edge", "encode", bundle, photo, "-o", tmp_path / "out", "--size", "32", "64")
     assert other.returncode == 0 and (tmp_path / "out" / "photo.splitreg").stat().st_size < len(packet)
 
