@@ -86,10 +86,10 @@ def hyper_model(rng: np.random.Generator, channels: int, factor: int, means: boo
     """Return a hyperprior of random networks."""
     wide, hyper, hidden, rows = channels * factor**2, 3, 6, 12
     return HyperModel(
-        channels=channels, factor=factor, fraction=4, absolute=not means, mean_fraction=6,
+        channels=channels, factor=factor, fraction=4, mean_fraction=6,
         hyper=SymbolModel.from_cdf(*laplace_tables(np.array([3.0, 6.0, 1.5]))),
         scales=SymbolModel.from_cdf(*laplace_tables(0.2 * 1.5 ** np.arange(rows))),
-        analysis=network(rng, [wide, hidden, hyper], -255, 255, (-20, 20)),
+        analysis=network(rng, [2 * wide if means else wide, hidden, hyper], -255, 255, (-20, 20)),
         synthesis=network(rng, [hyper, hidden], -20, 20, (0, 255)),
         rows=network(rng, [hidden, wide], 0, 255, (0, rows - 1)),
         means=network(rng, [hidden, wide], 0, 255, (-255, 255)) if means else None,
