@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ from splitreg.specs import FeatureSpec, SymbolSpec, TargetSpec
 from splitreg.tasks import Prediction, Sample, Target
 
 __all__ = [
-    "Backbone", "Body", "Bottleneck", "Codec", "Dataset", "FeatureSpec", "Head", "Objective", "StepContext", "SymbolSpec",
-    "TargetSpec",
+    "Backbone", "Body", "Bottleneck", "Codec", "Dataset", "FeatureSpec", "Head", "Objective", "Offer", "StepContext",
+    "SymbolSpec", "TargetSpec",
 ]  # fmt: skip
 
 
@@ -68,6 +68,13 @@ class Backbone(nn.Module, abc.ABC):
     def forward(self, image: Tensor) -> dict[int, Tensor]:
         """(B, 3, H, W) normalised -> stride -> (B, C, H/s, W/s), the last stage of each stride."""
 
+    def teach(self, image: Tensor) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Return features as ``forward`` does, and the (B, K) logits of the backbone's own classifier, or None.
+
+        A backbone that can keep its classifier has an option ``classifier``; teachers are built with it.
+        """
+        return self(image), None
+
 
 class Bottleneck(nn.Module, abc.ABC):
     """Analysis on the edge, synthesis on the server, a rate between them.
@@ -103,7 +110,11 @@ class Bottleneck(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Training path: restored feature as ``synthesise`` gives it, and the rate (B,) in bits per image."""
+        """Training path: restored feature as ``synthesise`` gives it, and the rate (B,) in bits per image.
+
+        A bottleneck with several rates draws one for each image in training and returns its bits times that rate's
+        weight over the stage's; in eval mode it uses its default rate and returns the bits themselves.
+        """
 
     @abc.abstractmethod
     def freeze(self) -> LatentModel:
@@ -147,6 +158,13 @@ class Head(nn.Module, abc.ABC):
     @abc.abstractmethod
     def loss(self, output: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Return scalar parts of the loss, averaged over the images; every image has a target (the caller sees to it)."""
+
+    def answer(self, output: Any) -> Any:
+        """Return what objectives compare with a teacher's answer: (B, K, ...) logits where classes exclude each other.
+
+        By default the raw output.
+        """
+        return output
 
     @abc.abstractmethod
     def predict(self, output: Any) -> list[Prediction]:
@@ -199,9 +217,16 @@ class StepContext:
         losses: head -> part -> scalar; a head without a target in this batch is absent.
         rate: (B,) bits an image.
         images: (B, 3, H, W) normalised input.
-        features: stride -> feature that the heads read.
+        features: stride -> feature that the heads read, each of them apart from the others: the gradient of a head's
+            loss for one is what that head alone sends there.
         teacher: stride -> feature of the teacher, None without one.
         progress: 0 at the beginning of the stage, 1 at its end.
+        outputs: head -> its answer (``Head.answer``) for the images of this batch that have its target.
+        teacher_outputs: head -> what the teacher says in its place, for the same images: the answer of the teacher's
+            head of that name or, for a classification head, the logits of the teacher's own classifier.
+        latent: (B, C, h, w) as ``Bottleneck.encoder`` returned it, before it is quantised; None where the encoder did
+            not run.
+        shared: the weights that learn in this stage and that several heads may depend on.
     """
 
     losses: Mapping[str, Mapping[str, Tensor]]
@@ -210,6 +235,25 @@ class StepContext:
     features: Mapping[int, Tensor]
     teacher: Mapping[int, Tensor] | None
     progress: float
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    teacher_outputs: Mapping[str, Any] = field(default_factory=dict)
+    latent: Tensor | None = None
+    shared: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a student or a teacher has that an objective may look at, known before the first step.
+
+    Args:
+        features: stride -> channels and stride.
+        heads: head of the student -> task and labels of what is said there.
+        latent: whether a bottleneck encodes in every step; when a head is trained late, none does.
+    """
+
+    features: Mapping[int, FeatureSpec]
+    heads: Mapping[str, TargetSpec]
+    latent: bool = True
 
 
 class Objective(nn.Module, abc.ABC):
@@ -218,3 +262,10 @@ class Objective(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, context: StepContext) -> dict[str, Tensor]:
         """Return scalar terms by name; the training loss is the sum over all objectives of a stage, plus the rate."""
+
+    def problems(self, student: Offer, teacher: Offer | None) -> list[str]:
+        """Return a sentence for everything that it needs and these do not have; asked before the first step.
+
+        ``teacher`` is None without one. Each sentence names both sides where they do not fit.
+        """
+        return []

@@ -14,13 +14,14 @@ from __future__ import annotations
 import copy
 import itertools
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from splitreg.errors import RecipeError, near
+from splitreg.errors import RecipeError
 from splitreg.overrides import apply_overrides, set_path
+from splitreg.parsing import is_int, listed, name_list, named, only, typed
 
 Options = Mapping[str, Any]
 
@@ -35,7 +36,7 @@ class Part:
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
         """Read a name or a table with ``name``."""
-        table = _named(value, where)
+        table = named(value, where)
         return cls(name=table.pop("name"), options=table)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class BottleneckPart(Part):
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
         """Read a name or a table; ``from`` says what it reads."""
-        table = _named(value, where)
+        table = named(value, where)
         source = table.pop("from", None)
         if source not in (None, "image", "feature"):
             raise RecipeError(f"{where}: from must be 'image' or 'feature', got {source!r}")
@@ -79,7 +80,7 @@ class HeadPart:
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
         """Read a name or a table with ``name``, ``as``, ``target``, ``labels`` and options."""
-        table = _named(value, where)
+        table = named(value, where)
         plugin = table.pop("name")
         name = table.pop("as", plugin)
         if not isinstance(name, str) or not name or not name.replace("-", "").replace("_", "").isalnum():
@@ -91,7 +92,7 @@ class HeadPart:
             raise RecipeError(f"{where}: labels must be a list of names or their number, got {labels!r}")
         return cls(
             name=name, plugin=plugin, options=table,
-            target=_typed(table.pop("target", None), (str, type(None)), f"{where}: target"),
+            target=typed(table.pop("target", None), (str, type(None)), f"{where}: target"),
             labels=None if labels is None else tuple(labels),
         )  # fmt: skip
 
@@ -116,9 +117,9 @@ class DataPart(Part):
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
         """Read a name or a table with ``root``, ``train``, ``val`` and options."""
-        table = _named(value, where)
-        root = _typed(table.pop("root", None), (str, type(None)), f"{where}: root")
-        train, val = (_typed(table.pop(key, key), (str,), f"{where}: {key}") for key in ("train", "val"))
+        table = named(value, where)
+        root = typed(table.pop("root", None), (str, type(None)), f"{where}: root")
+        train, val = (typed(table.pop(key, key), (str,), f"{where}: {key}") for key in ("train", "val"))
         return cls(name=table.pop("name"), root=root, train=train, val=val, options=table)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -137,11 +138,11 @@ class Input:
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
         """Read a table."""
-        table = _only(value, ("size", "mode"), where)
+        table = only(value, ("size", "mode"), where)
         size = table.get("size", [224, 224])
         if isinstance(size, int) and not isinstance(size, bool):
             size = [size, size]
-        if not (isinstance(size, list | tuple) and len(size) == 2 and all(_is_int(s) and 1 <= s <= 8192 for s in size)):
+        if not (isinstance(size, list | tuple) and len(size) == 2 and all(is_int(s) and 1 <= s <= 8192 for s in size)):
             raise RecipeError(f"{where}: size must be [height, width], each 1 to 8192; got {size!r}")
         mode = table.get("mode", "letterbox")
         if mode not in ("letterbox", "resize"):
@@ -151,6 +152,45 @@ class Input:
     def to_mapping(self) -> dict[str, Any]:
         """Return the table that ``parse`` reads."""
         return {"size": list(self.size), "mode": self.mode}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherPart:
+    """Whom the model learns from: a trained model at ``bundle``, or a ``backbone`` with its options.
+
+    ``start`` names parts (``body``, ``heads``, ...) that begin with the bundle's weights.
+    """
+
+    bundle: str | None = None
+    start: tuple[str, ...] = ()
+    backbone: Part | None = None
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a table with ``bundle``, or with ``backbone`` and its options."""
+        table = dict(typed(value, (Mapping,), where))
+        if ("bundle" in table) == ("backbone" in table):
+            raise RecipeError(f'{where} must be {{ bundle = "PATH" }} or {{ backbone = "resnet50" }}, got {value!r}')
+        if "bundle" in table:
+            table = only(table, ("bundle", "start"), where)
+            start = name_list(table.get("start", []), f"{where}: start")
+            return cls(bundle=typed(table["bundle"], (str,), f"{where}: bundle"), start=start)
+        name = typed(table.pop("backbone"), (str,), f"{where}: backbone")
+        return cls(backbone=Part(name=name, options=table))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        if self.backbone is None:
+            return {"bundle": self.bundle, "start": list(self.start)}
+        return {"backbone": self.backbone.name, **self.backbone.options}
+
+    def portable(self) -> Self:
+        """Return it without the folders that its files lie in, which mean nothing elsewhere."""
+        if self.backbone is None:
+            return replace(self, bundle=Path(self.bundle or "").name)
+        weights = self.backbone.options.get("pretrained")
+        own = {"pretrained": Path(weights).name} if isinstance(weights, str) else {}
+        return replace(self, backbone=replace(self.backbone, options={**self.backbone.options, **own}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,28 +230,25 @@ class Stage:
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
         """Read a table."""
-        table = _only(value, cls.__dataclass_fields__, where)
+        table = only(value, cls.__dataclass_fields__, where)
         found: dict[str, Any] = {}
         for key, item in table.items():
             place = f"{where}: {key}"
             if key in ("train", "freeze"):
-                names = [item] if isinstance(item, str) else item
-                if not (isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)):
-                    raise RecipeError(f"{place} must be a list of names, got {item!r}")
-                found[key] = tuple(names)
+                found[key] = name_list(item, place)
             elif key == "objectives":
-                found[key] = tuple(Part.parse(i, place) for i in _list(item))
+                found[key] = tuple(Part.parse(i, place) for i in listed(item))
             elif key in ("optimizer", "schedule"):  # a table alone changes options of the default
                 usual = cls.__dataclass_fields__[key].default.name
                 found[key] = Part.parse({"name": usual, **item} if isinstance(item, Mapping) else item, place)
             elif key in ("epochs", "batch_size"):
-                found[key] = _typed(item, (int,), place)
+                found[key] = typed(item, (int,), place)
                 if found[key] < 1:
                     raise RecipeError(f"{place} must be at least 1, got {item}")
             elif key in ("name", "precision"):
-                found[key] = _typed(item, (str,), place)
+                found[key] = typed(item, (str,), place)
             else:
-                found[key] = float(_typed(item, (int, float), place))
+                found[key] = float(typed(item, (int, float), place))
                 if not 0 <= found[key] < float("inf"):
                     raise RecipeError(f"{place} must be zero or more, got {item}")
         stage = cls(**found)
@@ -243,6 +280,7 @@ class Recipe:
     input: Input = Input()
     data: tuple[DataPart, ...] = ()
     augment: Options = field(default_factory=dict)
+    teacher: TeacherPart | None = None
     stages: tuple[Stage, ...] = ()
     seed: int = 0
     sweep: Options = field(default_factory=dict)
@@ -270,7 +308,7 @@ class Recipe:
     def from_mapping(cls, table: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         """Read the tables of a recipe; the inverse of ``to_mapping``."""
         table = apply_overrides(_spelt_out(copy.deepcopy(dict(table))), overrides)
-        table = _only(table, cls.__dataclass_fields__, "the recipe")
+        table = only(table, cls.__dataclass_fields__, "the recipe")
         for key in ("backbone", "heads"):
             if key not in table:
                 raise RecipeError(f"the recipe has no {key}; say for instance " + _EXAMPLE[key])
@@ -279,19 +317,20 @@ class Recipe:
             raise RecipeError("heads must be a list of at least one head; say for instance " + _EXAMPLE["heads"])
         data = table.get("data", [])
         stages = table.get("stages", [])
-        codec = table.get("codec")
+        codec, teacher = table.get("codec"), table.get("teacher")
         recipe = cls(
             backbone=Part.parse(table["backbone"], "backbone"),
             heads=tuple(HeadPart.parse(head, f"heads[{i}]") for i, head in enumerate(heads)),
             bottleneck=BottleneckPart.parse(table["bottleneck"], "bottleneck"),
             codec=None if codec is None else Part.parse(codec, "codec"),
-            cut=_typed(table.get("cut"), (str, type(None)), "cut"),
+            cut=typed(table.get("cut"), (str, type(None)), "cut"),
             input=Input.parse(table.get("input", {}), "input"),
-            data=tuple(DataPart.parse(d, f"data[{i}]") for i, d in enumerate(_list(data))),
-            augment=dict(_typed(table.get("augment", {}), (Mapping,), "augment")),
-            stages=tuple(Stage.parse(s, f"stages[{i}]") for i, s in enumerate(_list(stages))),
-            seed=_typed(table.get("seed", 0), (int,), "seed"),
-            sweep=_paths(_typed(table.get("sweep", {}), (Mapping,), "sweep")),
+            data=tuple(DataPart.parse(d, f"data[{i}]") for i, d in enumerate(listed(data))),
+            augment=dict(typed(table.get("augment", {}), (Mapping,), "augment")),
+            teacher=None if teacher is None else TeacherPart.parse(teacher, "teacher"),
+            stages=tuple(Stage.parse(s, f"stages[{i}]") for i, s in enumerate(listed(stages))),
+            seed=typed(table.get("seed", 0), (int,), "seed"),
+            sweep=_paths(typed(table.get("sweep", {}), (Mapping,), "sweep")),
         )  # fmt: skip
         names = [head.name for head in recipe.heads]
         for name in names:
@@ -315,6 +354,7 @@ class Recipe:
             "input": self.input.to_mapping(),
             "data": [data.to_mapping() for data in self.data],
             "augment": dict(self.augment),
+            "teacher": None if self.teacher is None else self.teacher.to_mapping(),
             "stages": [stage.to_mapping() for stage in self.stages],
             "seed": self.seed,
             "sweep": dict(self.sweep),
@@ -347,7 +387,7 @@ def _spelt_out(table: dict[str, Any]) -> dict[str, Any]:
     table = {"bottleneck": "fp", **table}
     if isinstance(table.get("heads"), str):
         table["heads"] = table["heads"].split(",")
-    return {**table, **{key: _list(table.get(key, [])) for key in ("data", "stages")}}
+    return {**table, **{key: listed(table.get(key, [])) for key in ("data", "stages")}}
 
 
 def _paths(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -357,36 +397,3 @@ def _paths(table: Mapping[str, Any]) -> dict[str, Any]:
         inner = _paths(value) if isinstance(value, Mapping) and value else {"": value}
         found.update({f"{key}.{rest}" if rest else key: item for rest, item in inner.items()})
     return found
-
-
-def _list(value: Any) -> Sequence[Any]:
-    """A table alone stands for a list of one."""
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _typed(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise RecipeError(f"{where} must be {names}, got {value!r}")
-    return value
-
-
-def _only(value: Any, keys: Iterable[str], where: str) -> dict[str, Any]:
-    keys = tuple(keys)
-    table = dict(_typed(value, (Mapping,), where))
-    for key in table:
-        if key not in keys:
-            raise RecipeError(f"{where} has no key {key!r}.{near(key, keys) or ' It knows: ' + ', '.join(keys)}")
-    return table
-
-
-def _named(value: Any, where: str) -> dict[str, Any]:
-    if isinstance(value, str) and value.strip():
-        return {"name": value.strip()}
-    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-        return dict(value)
-    raise RecipeError(f'{where} must be a name or a table with a name, as {{ name = "..." }}; got {value!r}')

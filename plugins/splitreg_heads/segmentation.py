@@ -102,6 +102,10 @@ class SegmentationHead(Head):
             parts["dice"] = self.dice * _dice(logits.softmax(dim=1), mask, known)
         return parts
 
+    def answer(self, output: SegmentationOutput) -> Tensor:
+        """Return the (B, K, H/4, W/4) logits."""
+        return output.logits
+
     def predict(self, output: SegmentationOutput) -> list[Prediction]:
         """Return the best class of every pixel."""
         # one image at a time: with many classes the full-size logits are the largest tensor of all

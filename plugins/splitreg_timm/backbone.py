@@ -24,6 +24,7 @@ class TimmBackbone(Backbone):
         image_size: (H, W) of the input. Convolutional models run on other sizes as well.
         norm: apply the model's last norm to what it returns (plain transformers have one; timm leaves it out here).
         drop_path_rate: stochastic depth in training, 0 to below 1.
+        classifier: keep the model's classifier, so that ``teach`` gives its logits.
 
     Raises:
         UnknownComponent: timm has no such model.
@@ -45,20 +46,22 @@ class TimmBackbone(Backbone):
         image_size: tuple[int, int] = (224, 224),
         norm: bool = False,
         drop_path_rate: float = 0.0,
+        classifier: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
         image_size = (image_size[0], image_size[1])
-        skeleton = loading.skeleton(name, image_size, drop_path_rate)
+        skeleton = loading.skeleton(name, image_size, drop_path_rate, classifier=classifier)
         self.mean, self.std = skeleton.mean, skeleton.std
         self._resize = _Resize(image_size, skeleton.size) if skeleton.size != image_size else nn.Identity()
         try:
-            _, taps = tracing.trace(skeleton.model, skeleton.size, norm=norm)
+            _, taps = tracing.trace(skeleton.model, skeleton.size, norm=norm, classifier=classifier)
         except Exception as cause:  # whatever a foreign model may raise
             raise RecipeError(
                 f"timm's {name} does not run on {image_size[1]}x{image_size[0]} pixels, or cannot be traced: "
                 f"{loading.first_line(cause)}; its own size is {skeleton.own_size}"
             ) from cause
+        logits = [taps.pop()] if classifier else []
         self._stages, refused = stages.find(skeleton.model, taps, skeleton.info, image_size)
         if not self._stages:
             reasons = "; ".join(sorted(set(refused.values())))
@@ -68,11 +71,17 @@ class TimmBackbone(Backbone):
         model = skeleton.model if torch.get_default_device().type == "meta" else loading.weighted(skeleton, pretrained)
         exits = _last_of_each_stride(self._stages.values())
         self._exits = _packing(exits)
-        self.net = graphs.extract(model, None, [stage.output for stage in exits.values()])
+        self.net = graphs.extract(model, None, [*(stage.output for stage in exits.values()), *logits])
 
     def forward(self, image: Tensor) -> dict[int, Tensor]:
         """(B, 3, H, W) normalised -> stride -> (B, C, H/s, W/s), the last stage of each stride."""
-        return _features(self._exits, self.net(self._resize(image)))
+        return self.teach(image)[0]
+
+    def teach(self, image: Tensor) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Return the features as ``forward`` does, and the (B, K) logits where the classifier was kept."""
+        values = self.net(self._resize(image))
+        maps = values[: len(self._exits)]
+        return _features(self._exits, maps), values[-1] if len(values) > len(maps) else None
 
     def split(self, cut: str) -> tuple[nn.Module, Body]:
         """Return what runs up to the end of a stage and what runs after it; they share this backbone's weights.

@@ -24,7 +24,7 @@ class Skeleton:
 
     Args:
         name: timm's name.
-        model: in eval mode, without classifier.
+        model: in eval mode, without classifier unless that was asked for.
         options: what it was built with.
         size: (H, W) that the model itself sees; another than was asked where its patches are not a power of two wide.
         info: timm's description of its feature maps.
@@ -53,14 +53,14 @@ class Skeleton:
         return f"{width}x{height}"
 
 
-def skeleton(name: str, image_size: tuple[int, int], drop_path_rate: float) -> Skeleton:
-    """Build a model on the meta device for an input of this (H, W).
+def skeleton(name: str, image_size: tuple[int, int], drop_path_rate: float, *, classifier: bool = False) -> Skeleton:
+    """Build a model on the meta device for an input of this (H, W), with its classifier or without.
 
     Raises:
         UnknownComponent: timm has no such model.
         RecipeError: the model does not take an option or the size.
     """
-    options: dict[str, Any] = {"num_classes": 0, "img_size": image_size}
+    options: dict[str, Any] = {"img_size": image_size} if classifier else {"num_classes": 0, "img_size": image_size}
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
     model = _on_meta(name, options)
@@ -154,7 +154,7 @@ def _read(model: nn.Module, name: str, path: Path) -> None:
         with _quiet():
             timm.models.load_pretrained(
                 model, pretrained_cfg={**model.pretrained_cfg, "file": str(path), "custom_load": False},  # type: ignore
-                num_classes=0, filter_fn=convert, strict=False,
+                num_classes=model.num_classes, filter_fn=convert, strict=False,  # type: ignore
             )  # fmt: skip
     except Exception as cause:  # not a file of tensors, or tensors of other shapes
         raise BundleError(f"{path} does not hold the weights of timm's {name}: {first_line(cause)}") from cause

@@ -23,15 +23,20 @@ BATCH = 13
 
 
 class _Features(nn.Module):
-    """``forward_intermediates`` as a ``forward``, which is what fx traces."""
+    """``forward_intermediates`` as a ``forward``, which is what fx traces; with the classifier, its logits come last."""
 
-    def __init__(self, model: nn.Module, norm: bool) -> None:
+    def __init__(self, model: nn.Module, norm: bool, classifier: bool) -> None:
         super().__init__()
         self.model = model
         self.norm = norm
+        self.classifier = classifier
 
     def forward(self, image: Tensor) -> Any:
-        return self.model.forward_intermediates(image, norm=self.norm, intermediates_only=True)  # type: ignore[operator]
+        model: Any = self.model
+        if not self.classifier:
+            return model.forward_intermediates(image, norm=self.norm, intermediates_only=True)
+        last, maps = model.forward_intermediates(image, norm=self.norm)
+        return [*maps, model.forward_head(last)]
 
 
 class _SizedProxy(fx.Proxy):
@@ -171,23 +176,27 @@ def _values(argument: Any) -> Any:
     return argument
 
 
-def trace(model: nn.Module, image_size: tuple[int, int], *, norm: bool = False) -> tuple[fx.Graph, list[fx.Node]]:
+def trace(
+    model: nn.Module, image_size: tuple[int, int], *, norm: bool = False, classifier: bool = False
+) -> tuple[fx.Graph, list[fx.Node]]:
     """Trace the feature maps of a model that was built on the meta device.
 
     Args:
         model: a timm classifier in eval mode, all of it on the meta device.
         image_size: (H, W); a model whose top-level code asks for sizes is traced for this one alone.
         norm: apply the model's last norm to what it returns.
+        classifier: trace the classifier, too.
 
     Returns:
-        The graph, whose targets are paths inside ``model``, and a node for each feature map. Each node has its value
+        The graph, whose targets are paths inside ``model``, and a node for each feature map; one for the logits comes
+        last where they were asked for. Each node has its value
         on the meta device, of batch size ``BATCH``, in ``node.meta["val"]``.
     """
     image = torch.empty((BATCH, 3, *image_size), device="meta")
     with torch.no_grad():
         tracer = _StageTracer(image)
         with _Factories(tracer):
-            graph = tracer.trace(_Features(model, norm))
+            graph = tracer.trace(_Features(model, norm, classifier))
     (output,) = (node for node in graph.nodes if node.op == "output")
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):

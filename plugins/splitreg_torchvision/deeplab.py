@@ -89,6 +89,10 @@ class DeepLabHead(Head):
             parts["auxiliary"] = self.weight * _cross_entropy(_full(*output.auxiliary, output.size), mask)
         return parts
 
+    def answer(self, output: DeepLabOutput) -> Tensor:
+        """Return the (B, K, h, w) logits at the deepest stride."""
+        return output.logits[0]
+
     def predict(self, output: DeepLabOutput) -> list[Prediction]:
         """Return the best class of every pixel."""
         logits, stride = output.logits

@@ -94,7 +94,9 @@ class SplitModel(nn.Module):
         source = images if self.prefix is None else self.prefix(images)
         restored, rate = self.bottleneck(source)
         size = (images.shape[-2], images.shape[-1])
-        features = self.body(crop(restored, self.plan.skeleton.shapes(size).feature))
+        given = self.body(crop(restored, self.plan.skeleton.shapes(size).feature))
+        # a view each: the heads' gradients for one feature are then not mixed with those that reach it through the next
+        features = {stride: feature.view_as(feature) for stride, feature in given.items()}
         return ModelOutput(features=features, rate=rate, outputs=self.run_heads(features, size, select))
 
     def run_heads(

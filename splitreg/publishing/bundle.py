@@ -191,6 +191,7 @@ def _portable(recipe: Recipe) -> Recipe:
         recipe,
         backbone=replace(recipe.backbone, options=options),
         data=tuple(replace(data, root=None) for data in recipe.data),
+        teacher=None if recipe.teacher is None else recipe.teacher.portable(),
     )
 
 

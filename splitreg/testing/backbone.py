@@ -60,6 +60,15 @@ class BackboneSuite(Suite):
                 fits, f"stage {name} returns {tuple(feature.shape)} for {self.size}, its spec says stride {spec.stride}"
             )
 
+    def test_teaching_gives_the_same_features(self) -> None:
+        """``teach`` gives what ``forward`` does, and (B, K) logits or None."""
+        backbone, image = self.make(), self.image(2)
+        with torch.no_grad():
+            features, logits = backbone.teach(image)
+            same = {s: torch.equal(f, features[s]) for s, f in backbone(image).items() if s in features}
+        expect(same.keys() == features.keys() and all(same.values()), "teach gives other features than forward")
+        expect(logits is None or (logits.ndim == 2 and len(logits) == 2), "logits must be (B, K)")
+
     def test_cuts_change_nothing(self) -> None:
         """At every cut, body(prefix(x)) equals the whole backbone bit for bit, at every stride that the body gives."""
         backbone, image = self.make(), self.image()

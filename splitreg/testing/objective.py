@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from splitreg.errors import SplitregError
-from splitreg.interfaces import Objective, StepContext
+from splitreg.interfaces import Objective, Offer, StepContext
+from splitreg.specs import FeatureSpec, TargetSpec
+from splitreg.tasks import CLASSIFICATION, SEGMENTATION
 from splitreg.testing.suite import Suite, expect
 
 _HEADS = ("cls", "seg")
@@ -36,9 +38,14 @@ class ObjectiveSuite(Suite):
         def leaf(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator).requires_grad_()
 
-        losses = {head: {"a": leaf(), "b": leaf()} for head in heads}
-        features = {4: leaf(2, 8, 16, 16), 8: leaf(2, 16, 8, 8)}
-        rate = leaf(2)
+        shared = leaf(16)
+        given = {4: leaf(2, 8, 16, 16), 8: leaf(2, 16, 8, 8)}
+        features = {4: given[4].view_as(given[4]), 8: given[8] * shared[:, None, None]}
+        parts = {head: (leaf(), leaf()) for head in heads}
+        ways = {head: torch.randn(16, 8, 8, generator=generator) for head in _HEADS}  # the heads pull in their own
+        losses = {head: {"a": a + (features[8] * ways[head]).mean().square(), "b": b} for head, (a, b) in parts.items()}
+        outputs = {"cls": leaf(2, 3), "seg": leaf(2, 5, 16, 16)}
+        latent, rate = leaf(2, 6, 8, 8), leaf(2)
         context = StepContext(
             losses=losses,
             rate=rate * 1000 + 1,
@@ -46,8 +53,21 @@ class ObjectiveSuite(Suite):
             features=features,
             teacher={s: torch.rand(f.shape, generator=generator) for s, f in features.items()} if teacher else None,
             progress=progress,
+            outputs={head: outputs[head] for head in heads},
+            teacher_outputs={h: torch.rand(outputs[h].shape, generator=generator) for h in heads if teacher},
+            latent=latent,
+            shared=[shared],
         )
-        return context, [rate, *features.values(), *(part for parts in losses.values() for part in parts.values())]
+        leaves = [rate, latent, shared, *given.values(), *(outputs[head] for head in heads)]
+        return context, [*leaves, *(part for both in parts.values() for part in both)]
+
+    def offer(self) -> Offer:
+        """Return what the student and the teacher of ``context`` have."""
+        labels = {"cls": (CLASSIFICATION, 3), "seg": (SEGMENTATION, 5)}
+        return Offer(
+            features={s: FeatureSpec(channels=c, stride=s) for s, c in ((4, 8), (8, 16))},
+            heads={h: TargetSpec(task=t, labels=tuple(f"class {i}" for i in range(n))) for h, (t, n) in labels.items()},
+        )
 
     def test_terms_are_finite_scalars(self) -> None:
         """Every term is a finite scalar, at the beginning, the middle and the end of a stage."""
@@ -80,6 +100,16 @@ class ObjectiveSuite(Suite):
         except SplitregError:
             return
         expect(all(torch.isfinite(term) for term in terms.values()), "a term is not finite without a teacher")
+
+    def test_problems_are_said_before_the_first_step(self) -> None:
+        """It has no problem with what the other checks give it, and says what it misses in sentences."""
+        expect(self.make().problems(self.offer(), self.offer()) == [], "problems() refuses what forward() takes")
+        least = Offer(features={}, heads={}, latent=False)
+        for teacher in (None, least):
+            found = self.make().problems(least, teacher)
+            expect(
+                isinstance(found, list) and all(isinstance(f, str) and f for f in found), "problems() gives sentences"
+            )
 
     def test_state_is_complete(self) -> None:
         """A fresh one with the same state gives the same terms."""

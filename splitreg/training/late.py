@@ -7,7 +7,6 @@ bitstream with heads added afterwards of Matsubara et al. (Ladon).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from splitreg.training.data import Datasets, Feeds, augmentation, open_datasets
 from splitreg.training.log import OnEvent
 from splitreg.training.loop import Options
 from splitreg.training.run import TrainResult, run_stages
+from splitreg.training.teacher import weights_digest
 
 if TYPE_CHECKING:
     from splitreg.assembly import ModelOutput, SplitModel
@@ -96,7 +96,7 @@ def train_late_head(
         on_event: called with every line of the log.
 
     Raises:
-        RecipeError: no such head in the recipe, or the model has one of that name.
+        RecipeError: no such head in the recipe, or the model has one of that name; or the recipe has a teacher.
         PlanError: the head does not fit the model.
         TrainingError: as ``train``; or a packet changed, which must never happen.
         BundleError: the model has no tables yet.
@@ -127,7 +127,7 @@ def train_late_head(
         late: Any = LateModel(grown, head)
         result = run_stages(
             late, resolved, Path(output), feeds=feeds, options=options, registry=registry, resume=resume,
-            tensorboard=tensorboard, progress=progress, on_event=on_event, base=_digest(b"", model.state_dict()),
+            tensorboard=tensorboard, progress=progress, on_event=on_event, base=weights_digest(model.state_dict()),
         )  # fmt: skip
     grown.to(home).eval()
     compared = spread(len(found.train), COMPARED)
@@ -160,8 +160,11 @@ def grow(model: SplitModel, recipe: Recipe, head: str, registry: Registry) -> tu
     if head in model.heads:
         raise RecipeError(f"the model has a head {head!r} already; give the new one another name: {{ as = ... }}")
     tables = model.edge.tables
+    if recipe.teacher is not None:
+        raise RecipeError("a late head learns from packets, which a teacher cannot read; leave teacher out")
     wanted = recipe.heads[names.index(head)]
-    alone = plan(dataclasses.replace(model.recipe, heads=(wanted,), data=recipe.data), registry=registry).recipe
+    one = dataclasses.replace(model.recipe, heads=(wanted,), data=recipe.data, stages=(), teacher=None)
+    alone = plan(one, registry=registry).recipe
     # planned without data: the old heads' targets need not be in the new head's dataset
     together = dataclasses.replace(model.recipe, heads=(*model.recipe.heads, *alone.heads), data=(), seed=recipe.seed)
     planned = plan(together, registry=registry)
@@ -234,15 +237,8 @@ def edge_digest(model: SplitModel) -> str:
     """SHA-256 of the edge half: its weights, its tables and the model id."""
     from splitreg.assembly.model import edge_state
 
-    return _digest(model.edge.tables.digest() + model.edge.model_id.to_bytes(4, "little"), edge_state(model))
-
-
-def _digest(start: bytes, state: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256(start)
-    for name, tensor in sorted(state.items()):
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+    start = model.edge.tables.digest() + model.edge.model_id.to_bytes(4, "little")
+    return weights_digest(edge_state(model), start)
 
 
 class _Packets:

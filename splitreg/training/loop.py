@@ -26,7 +26,7 @@ from splitreg.training.interrupts import Interrupts
 from splitreg.training.log import RunLog
 from splitreg.training.progress import Progress, figures
 from splitreg.training.stage import StageRun
-from splitreg.training.step import Teacher
+from splitreg.training.teacher import Teacher
 from splitreg.training.validation import Validation, validate
 
 if TYPE_CHECKING:
@@ -246,8 +246,10 @@ class Loop:
         if devices.rank() != 0:
             return
         state = {
-            "recipe": self.recipe.to_mapping(), "base": self.base, "position": dataclasses.asdict(self.position),
-            "model": dict(self.model.state_dict()), "stage": None if run is None else run.state_dict(),
+            "recipe": self.recipe.to_mapping(), "base": self.base,
+            "teacher": self.options.teacher.identity if self.options.teacher else "",
+            "position": dataclasses.asdict(self.position), "model": dict(self.model.state_dict()),
+            "stage": None if run is None else run.state_dict(),
             "history": self.history, "warnings": self.warnings, "log": self.log.position(),
         }  # fmt: skip
         self.checkpoints.save(self.position.step, state)

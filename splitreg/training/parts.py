@@ -32,7 +32,7 @@ def select(parts: Mapping[str, nn.Module], train: Iterable[str], freeze: Iterabl
     Raises:
         RecipeError: a name is neither a part nor a group, or nothing is left to learn.
     """
-    learn, frozen = set(_expand(parts, train)), set(_expand(parts, freeze))
+    learn, frozen = set(expand(parts, train)), set(expand(parts, freeze))
     left = tuple(name for name in parts if name in learn - frozen and any(True for _ in parts[name].parameters()))
     if not left:
         raise RecipeError(
@@ -78,7 +78,12 @@ class Freezer:
         self._model.eval()
 
 
-def _expand(parts: Mapping[str, nn.Module], names: Iterable[str]) -> list[str]:
+def expand(parts: Mapping[str, nn.Module], names: Iterable[str]) -> list[str]:
+    """Return the parts behind names of parts and groups.
+
+    Raises:
+        RecipeError: a name is neither.
+    """
     found: list[str] = []
     for name in names:
         if name in parts:

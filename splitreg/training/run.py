@@ -26,8 +26,9 @@ from splitreg.training.data import Datasets, Feeds, open_datasets
 from splitreg.training.interrupts import Interrupts
 from splitreg.training.log import OnEvent, RunLog
 from splitreg.training.loop import Loop, Options, Position
+from splitreg.training.objectives import check
 from splitreg.training.progress import Progress
-from splitreg.training.step import Teacher
+from splitreg.training.teacher import as_teacher, begin, offered, open_teacher
 
 if TYPE_CHECKING:
     from splitreg.assembly import SplitModel
@@ -62,7 +63,7 @@ def train(
     resume: bool = False,
     registry: Registry | None = None,
     datasets: Datasets | None = None,
-    teacher: Teacher | None = None,
+    teacher: Any = None,
     device: str = "auto",
     workers: int = 0,
     validate_every: int = 1,
@@ -84,7 +85,8 @@ def train(
         resume: continue the run in ``output`` from its newest whole checkpoint; without one, begin.
         registry: the installed plugins, by default.
         datasets: in place of the recipe's.
-        teacher: images -> features by stride, for objectives that want it.
+        teacher: in place of the recipe's: a ``SplitModel``, a ``Backbone``, or a function from images, normalised as the
+            student's are, to features by stride.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         workers: processes that load batches ahead; they change nothing but the time.
         validate_every: epochs between validations; the last epoch of a stage always has one. 0: none.
@@ -99,6 +101,7 @@ def train(
         TrainingError: a run is there already, the recipe has changed since, a loss is not finite, or the disk is full.
         TrainingInterrupted: SIGINT or SIGTERM; a checkpoint is written, ``resume`` continues.
         RecipeError: a stage that cannot be.
+        PlanError: an objective does not find what it compares, in the model or in the teacher.
         DataError: a dataset that cannot be read.
     """
     registry = registry or discover()
@@ -108,8 +111,16 @@ def train(
         model = build(recipe, registry=registry)
     # heads' targets and labels are filled in by the plan; a given model may have been built from another recipe's data
     resolved = dataclasses.replace(
-        model.recipe, data=recipe.data, augment=recipe.augment, stages=recipe.stages, seed=recipe.seed
-    )
+        model.recipe, data=recipe.data, augment=recipe.augment, stages=recipe.stages, seed=recipe.seed,
+        teacher=recipe.teacher,
+    )  # fmt: skip
+    if teacher is not None:
+        teacher = as_teacher(teacher)
+    elif recipe.teacher is not None:
+        teacher = open_teacher(recipe.teacher, model.plan.preprocess.size, registry)
+        begin(model, teacher, recipe.teacher.start)
+    if teacher is not None:
+        teacher.follow(model.plan.preprocess)
     feeds = Feeds(
         recipe=resolved, datasets=datasets or open_datasets(resolved, registry), preprocess=model.plan.preprocess,
         workers=workers,
@@ -147,6 +158,9 @@ def run_stages(
     """
     if not recipe.stages:
         raise RecipeError("the recipe has no stage to train; say for instance stages = [{ epochs = 10 }]")
+    teacher, student = options.teacher, offered(model)
+    said = None if teacher is None else teacher.offer(student, model.plan.preprocess.size)
+    check(recipe.stages, model.heads, registry, student, said)
     checkpoints = Checkpoints(folder / "checkpoints")
     first = devices.rank() == 0
     state, talk = None, Progress(progress and first)
@@ -157,6 +171,10 @@ def run_stages(
         for sentence in damaged:
             talk.say(f"{sentence}; going back to {path.name}")
         check_unchanged(state["recipe"], recipe.to_mapping(), path)
+        if state.get("teacher", "") != (teacher.identity if teacher else ""):
+            raise TrainingError(
+                f"the run in {folder} began with another teacher, or none; resume it with that, or start anew elsewhere"
+            )
         if state["base"] != base:
             raise TrainingError(
                 f"the run in {folder} began with another model; resume it with that, or start anew elsewhere"
@@ -194,7 +212,7 @@ def run_stages(
 
 
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Refuse to resume with another recipe; where the data lie may change, nothing else.
+    """Refuse to resume with another recipe; where data and teacher lie may change, nothing else.
 
     Raises:
         TrainingError: names every key that differs.
@@ -203,13 +221,17 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], path: Pat
     differing = [
         f"{key}: {old.get(key, 'nothing')!r} then, {new.get(key, 'nothing')!r} now"
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not (key.startswith("data.") and key.endswith(".root"))
+        if old.get(key) != new.get(key) and not _place(key)
     ]
     if differing:
         raise TrainingError(
             f"the recipe has changed since {path.name} was written ({'; '.join(differing)}); "
             "resume with the old one, or start anew in another folder"
         )
+
+
+def _place(key: str) -> bool:
+    return key == "teacher.bundle" or (key.startswith("data.") and key.endswith(".root"))
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, Any]:

@@ -10,14 +10,15 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from splitreg.data.loading import Batch
-from splitreg.interfaces import Objective
 from splitreg.recipe import Stage
 from splitreg.registry import Registry
 from splitreg.training import devices, optimizers, parts
 from splitreg.training.averaging import Average
 from splitreg.training.data import to_work
+from splitreg.training.objectives import objectives
 from splitreg.training.schedules import ramp, schedule
-from splitreg.training.step import Step, Teacher
+from splitreg.training.step import Step
+from splitreg.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from splitreg.assembly import SplitModel
@@ -61,7 +62,9 @@ class StageRun:
         shared = any(not name.startswith("heads.") for name in learning)
         self.live = tuple(name for name in model.heads if shared or f"heads.{name}" in learning)
         devices.seed_step(torch.device("cpu"), mixed(self._key, "objectives"))
-        step = Step(model, self._objectives(registry), self.live, teacher)
+        step = Step(model, objectives(stage, model.heads, registry), self.live, teacher)
+        if teacher is not None:
+            teacher.to(self.fabric.device)
         auxiliary = [p for p in model.bottleneck.auxiliary_parameters() if p.requires_grad]
         own = {id(parameter) for parameter in auxiliary}
         main = [p for p in step.parameters() if p.requires_grad and id(p) not in own]
@@ -145,14 +148,6 @@ class StageRun:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-
-    def _objectives(self, registry: Registry) -> dict[str, Objective]:
-        found: dict[str, Objective] = {}
-        for part in self.stage.objectives:
-            spec, _ = registry.resolve("objective", part.name)
-            name = part.name if part.name not in found else f"{part.name}-{len(found)}"
-            found[name] = registry.load(spec)(self.model.heads, **part.options)
-        return found
 
     def _step_auxiliary(self) -> None:
         assert self._auxiliary is not None

@@ -5,19 +5,18 @@ Model, losses and objectives run inside one ``forward``, so that mixed precision
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from splitreg.interfaces import Objective, StepContext
 from splitreg.tasks import Target
+from splitreg.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from splitreg.assembly import SplitModel
-
-Teacher = Callable[[Tensor], Mapping[int, Tensor]]
 
 
 class Work:
@@ -47,7 +46,7 @@ class Step(nn.Module):
         model: what is trained.
         objectives: name -> objective; the loss is the sum of all their terms, plus the rate.
         live: heads whose losses can teach something; the others are not run.
-        teacher: images -> features by stride, for objectives that want it; run without gradients.
+        teacher: for objectives that want one; run without gradients.
     """
 
     def __init__(
@@ -61,7 +60,9 @@ class Step(nn.Module):
         self.model = model
         self.objectives = nn.ModuleDict(objectives)
         self.live = tuple(live)
-        self._teacher = (teacher,)  # in a tuple: a teacher's weights are no part of this module
+        self._teacher = teacher  # no module: a teacher's weights are no part of this one
+        self._shared = tuple(_shared(model))  # in a tuple: they are registered where they belong
+        self._tasks = {name: model.head(name).task for name in self.live}
 
     def forward(self, work: Work) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its parts without gradient.
@@ -69,15 +70,19 @@ class Step(nn.Module):
         The parts are ``loss``, ``bits`` (mean an image), ``HEAD.PART``, and ``OBJECTIVE.TERM`` where there are several.
         """
         select = {name: work.select[name] for name in self.live}
-        output = self.model(work.images, select)
+        with _captured(self.model.bottleneck.encoder) as latents:
+            output = self.model(work.images, select)
         losses = self.model.loss(output.outputs, {name: work.targets[name] for name in output.outputs})
         parts = {f"{head}.{part}": value for head, found in losses.items() for part, value in found.items()}
         if work.weights is not None:
             weights = work.weights
             losses = {h: {p: value * weights[h] for p, value in found.items()} for h, found in losses.items()}
+        taught, answers = self._taught(work.images, {name: select[name] for name in output.outputs})
         context = StepContext(
-            losses=losses, rate=output.rate, images=work.images, features=output.features,
-            teacher=self._taught(work.images), progress=work.progress,
+            losses=losses, rate=output.rate, images=work.images, features=output.features, teacher=taught,
+            progress=work.progress, teacher_outputs=answers,
+            outputs={name: self.model.head(name).answer(said) for name, said in output.outputs.items()},
+            latent=latents[-1] if latents else None, shared=self._shared,
         )  # fmt: skip
         terms = [
             (f"{name}.{term}", value) for name, made in self.objectives.items() for term, value in made(context).items()
@@ -93,8 +98,29 @@ class Step(nn.Module):
             parts.update(terms)
         return total, {name: value.detach() for name, value in parts.items()}
 
-    def _taught(self, images: Tensor) -> Mapping[int, Tensor] | None:
-        if self._teacher[0] is None:
-            return None
-        with torch.no_grad():
-            return self._teacher[0](images)
+    def _taught(
+        self, images: Tensor, select: Mapping[str, Tensor | None]
+    ) -> tuple[Mapping[int, Tensor] | None, Mapping[str, Any]]:
+        """The teacher's features, and what it says in the place of the heads that ran."""
+        if self._teacher is None:
+            return None, {}
+        lesson = self._teacher(images, select)
+        return lesson.features, self._teacher.answers(lesson, {name: self._tasks[name] for name in select}, select)
+
+
+def _shared(model: SplitModel) -> Iterator[Tensor]:
+    """The weights that learn and belong to no head."""
+    for name, part in model.parts().items():
+        if not name.startswith("heads."):
+            yield from (parameter for parameter in part.parameters() if parameter.requires_grad)
+
+
+@contextmanager
+def _captured(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what a module returns while this is open."""
+    found: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _, __, given: found.append(given) if isinstance(given, Tensor) else None)
+    try:
+        yield found
+    finally:
+        hook.remove()

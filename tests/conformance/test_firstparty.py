@@ -154,6 +154,33 @@ class TestSum(ObjectiveSuite):
     component = "sum"
 
 
+class TestDistill(ObjectiveSuite):
+    component = "distill"
+    options = {"logits": {"cls": 0.5, "seg": 0.5}, "temperature": 2.0}
+
+
+class TestUncertainty(ObjectiveSuite):
+    component = "uncertainty"
+
+
+class TestCompressibility(ObjectiveSuite):
+    component = "compressibility"
+
+
+class TestTiledCompressibility(ObjectiveSuite):
+    component = "compressibility"
+    options = {"tiled": True}
+
+
+class TestSurgery(ObjectiveSuite):
+    component = "surgery"
+
+
+class TestSurgeryOnFeatures(ObjectiveSuite):
+    component = "surgery"
+    options = {"method": "mgda", "by": "features"}
+
+
 class TestScenes(DatasetSuite):
     component = "scenes"
     options = {"size": 32, "count": 6}

@@ -112,7 +112,7 @@ def default(cell):
 
 
 def test_every_key_of_a_recipe_is_documented_with_its_default():
-    from splitreg.recipe import BottleneckPart, DataPart, HeadPart, Input, Part, Recipe, Stage
+    from splitreg.recipe import BottleneckPart, DataPart, HeadPart, Input, Part, Recipe, Stage, TeacherPart
 
     tables = recipe_tables()
     assert set(tables["Recipe"]) == set(Recipe.__dataclass_fields__)
@@ -125,6 +125,11 @@ def test_every_key_of_a_recipe_is_documented_with_its_default():
     assert Stage.parse({key: default(cell) for key, cell in tables["Stage"].items()}, "") == Stage()
     assert set(tables["Input"]) == set(Input.__dataclass_fields__)
     assert Input.parse({key: default(cell) for key, cell in tables["Input"].items()}, "") == Input()
+
+    assert set(tables["Teacher"]) == set(TeacherPart.__dataclass_fields__)
+    assert TeacherPart.parse({"bundle": "x", "start": default(tables["Teacher"]["start"])}, "") == TeacherPart(
+        bundle="x"
+    )
 
     for heading, part in (("Bottleneck", BottleneckPart), ("Head", HeadPart), ("Data", DataPart)):
         # every documented key is the part's own, any other one is an option of the plugin

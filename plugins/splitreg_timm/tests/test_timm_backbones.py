@@ -347,3 +347,31 @@ def test_specs_import_neither_torch_nor_timm():
 def test_normalisation_is_the_weights_own():
     assert build("resnet18").mean == (0.485, 0.456, 0.406)
     assert build("vit_tiny_patch16_224").mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenetv3_small_050", "test_convnext", "test_vit", "deit_tiny_distilled_patch16_224"]
+)
+def test_a_kept_classifier_says_what_timms_does(name, tmp_path):
+    model = timm.create_model(name).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    size = model.pretrained_cfg["input_size"][1:]
+    weights = str(tmp_path / "weights.safetensors")
+    backbone = TimmBackbone(name, pretrained=weights, image_size=size, classifier=True).eval()
+    image = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        features, logits = backbone.teach(image)
+        assert torch.equal(logits, model(image))
+        for stride, feature in backbone(image).items():
+            assert torch.equal(feature, features[stride])
+    assert TimmBackbone(name, image_size=size).eval().teach(image)[1] is None
+
+
+def test_a_file_without_the_classifier_is_refused_where_it_is_kept(tmp_path):
+    state = {k: v for k, v in timm.create_model("resnet18").state_dict().items() if not k.startswith("fc.")}
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(BundleError, match="missing"):
+        TimmBackbone("resnet18", pretrained=str(tmp_path / "weights.safetensors"), classifier=True)

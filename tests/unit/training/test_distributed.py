@@ -18,8 +18,12 @@ KEYS = {
         {"name": "toy", "as": "colour", "target": "colour", "dropout": 0.0},
         {"name": "toy", "as": "size", "target": "size", "dropout": 0.0},
     ],
+    "teacher": {"backbone": "toy-classifier"},
     "stages": [  # SGD: Adam's first steps have the size of lr however small the gradient, rounding errors too
-        {"epochs": 3, "batch_size": 4, "rate_lambda": 0.5, "clip": 1.0, "optimizer": {"name": "sgd", "lr": 0.05}},
+        {
+            "epochs": 3, "batch_size": 4, "rate_lambda": 0.5, "clip": 1.0, "optimizer": {"name": "sgd", "lr": 0.05},
+            "objectives": ["sum", {"name": "distill", "weight": 1e-3, "logits": {"colour": 0.5}}],
+        },
         {"epochs": 1, "batch_size": 10, "train": ["heads"], "average": 0.5, "optimizer": {"name": "sgd", "lr": 0.05}},
     ],
 }  # fmt: skip

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 
 from splitreg.coding import SymbolModel
 from splitreg.evaluation.metrics import Accuracy
-from splitreg.interfaces import Backbone, Body, Bottleneck, Codec, Dataset, Head
+from splitreg.interfaces import Backbone, Body, Bottleneck, Codec, Dataset, Head, Objective
 from splitreg.predictions import Classification
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry
@@ -126,6 +126,35 @@ class ToyHead(Head):
         return Accuracy()
 
 
+class ToyClassifier(ToyBackbone):
+    """With a classifier of three classes that may be kept, for images normalised in its own way."""
+
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+
+    def __init__(self, *, image_size=(32, 32), norm: bool = True, classifier: bool = False, shift: float = 0.0):
+        super().__init__(image_size=image_size, norm=norm)
+        self.last = nn.Linear(8, 3) if classifier else None
+        self.one[0].bias.data += shift
+
+    def teach(self, image):
+        features = self(image)
+        return features, None if self.last is None else self.last(features[8].mean((2, 3)))
+
+
+class Spy(Objective):
+    """Keeps what it is shown."""
+
+    seen: ClassVar = []
+
+    def __init__(self, heads):
+        super().__init__()
+
+    def forward(self, context):
+        self.seen.append(context)
+        zero = context.rate.new_zeros(())
+        return {"all": sum((value for parts in context.losses.values() for value in parts.values()), zero)}
+
+
 class ToyDataset(Dataset):
     """Noisy pictures of one colour (their class); bright ones are "large", known for every other picture alone."""
 
@@ -165,7 +194,13 @@ def _spec(kind, name, made):
 REGISTRY = Registry.of(
     _spec("backbone", "toy", ToyBackbone), _spec("bottleneck", "toy", ToyBottleneck), _spec("codec", "toy", ToyCodec),
     _spec("head", "toy", ToyHead), _spec("dataset", "toy", ToyDataset),
+    _spec("backbone", "toy-classifier", ToyClassifier), _spec("objective", "spy", Spy),
     ComponentSpec(kind="objective", name="sum", api=1, target="splitreg_objectives.sum:Sum", summary="Sum."),
+    ComponentSpec(kind="objective", name="distill", api=1, target="splitreg_objectives.distill:Distill", summary="Toy."),
+    ComponentSpec(
+        kind="objective", name="uncertainty", api=1, target="splitreg_objectives.uncertainty:Uncertainty", summary="Toy."
+    ),
+    ComponentSpec(kind="objective", name="surgery", api=1, target="splitreg_objectives.surgery:Surgery", summary="Toy."),
 )  # fmt: skip
 
 

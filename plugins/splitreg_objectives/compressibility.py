@@ -1,0 +1,95 @@
+"""Latents that a picture codec likes: what it would be left with after prediction and transform is kept small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from splitreg.errors import RecipeError, TrainingError
+from splitreg.interfaces import Objective, Offer, StepContext
+
+
+class Compressibility(Objective):
+    """Mean of |DCT-II(0.5 (F D_w + D_h^T F))| over each channel F of the latent.
+
+    D is the identity with -1 on the first superdiagonal, so that F D_w and D_h^T F hold the differences to the left and
+    to the upper neighbour; the DCT is orthonormal, in both directions.
+
+    Args:
+        heads: names of the heads.
+        weight: of the term.
+        tiled: take the channels as one picture of 2^floor(log2(C) / 2) x 2^ceil(log2(C) / 2) tiles (for the next power
+            of two above C), as the picture codecs lay them; tiles that no channel fills are zero.
+
+    Raises:
+        RecipeError: an option that is not one.
+
+    Source: Alvar & Bajic 2019, arXiv:1902.05179.
+    """
+
+    def __init__(self, heads: Sequence[str], *, weight: float = 1.0, tiled: bool = False) -> None:
+        super().__init__()
+        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise RecipeError(f"objective compressibility: weight must be zero or more, got {weight!r}")
+        self.weight, self.tiled = float(weight), tiled
+
+    def forward(self, context: StepContext) -> dict[str, Tensor]:
+        """Return one term.
+
+        Raises:
+            TrainingError: the encoder did not run.
+        """
+        if context.latent is None:
+            raise TrainingError(f"objective compressibility: {_NONE}")
+        latent = context.latent.float()  # sums of 16-bit floats are worth little
+        with torch.autocast(latent.device.type, enabled=False):
+            pictures = tile(latent) if self.tiled else latent
+            return {"compressibility": self.weight * transform(residual(pictures)).abs().mean()}
+
+    def problems(self, student: Offer, teacher: Offer | None) -> list[str]:
+        """See that there is a latent."""
+        return [] if student.latent else [_NONE]
+
+
+_NONE = "it looks at the latent, and no bottleneck encodes in this run; leave it out when a head is trained late"
+
+
+def residual(pictures: Tensor) -> Tensor:
+    """(..., h, w) -> 0.5 (F D_w + D_h^T F): the mean of the differences to the left and to the upper neighbour.
+
+    >>> residual(torch.tensor([[1.0, 2.0], [4.0, 8.0]])).tolist()
+    [[1.0, 1.5], [3.5, 5.0]]
+    """
+    left = torch.nn.functional.pad(pictures, (1, 0))[..., :-1]
+    above = torch.nn.functional.pad(pictures, (0, 0, 1, 0))[..., :-1, :]
+    return pictures - 0.5 * (left + above)
+
+
+def transform(pictures: Tensor) -> Tensor:
+    """(..., h, w) -> orthonormal DCT-II in both directions."""
+    rows, columns = (basis(size, pictures) for size in pictures.shape[-2:])
+    return rows @ pictures @ columns.T
+
+
+def basis(size: int, like: Tensor) -> Tensor:
+    """Return the (size, size) matrix whose rows are the orthonormal DCT-II's cosines."""
+    index = torch.arange(size, device=like.device, dtype=like.dtype)
+    matrix = torch.cos(math.pi / size * (index + 0.5) * index[:, None]) * math.sqrt(2 / size)
+    return torch.cat([matrix[:1] / math.sqrt(2), matrix[1:]])
+
+
+def tile(latent: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, 1, rows * h, columns * w), row by row.
+
+    >>> tile(torch.arange(8.0).reshape(1, 8, 1, 1)).tolist()
+    [[[[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]]]
+    """
+    batch, channels, height, width = latent.shape
+    doublings = (channels - 1).bit_length()  # of the next power of two
+    rows, columns = 1 << doublings // 2, 1 << (doublings + 1) // 2
+    filled = torch.nn.functional.pad(latent, (0, 0, 0, 0, 0, rows * columns - channels))
+    tiles = filled.reshape(batch, rows, columns, height, width).transpose(2, 3)
+    return tiles.reshape(batch, 1, rows * height, columns * width)

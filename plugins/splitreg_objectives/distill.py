@@ -1,0 +1,146 @@
+"""Learning from a teacher: its features at the same strides, and its logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from splitreg.errors import RecipeError, ShapeMismatch, TrainingError, near
+from splitreg.interfaces import Objective, Offer, StepContext
+from splitreg.tasks import CLASSIFICATION, SEGMENTATION
+
+
+class Distill(Objective):
+    """Squared errors between the student's features and the teacher's, and the divergence of their classes.
+
+    Args:
+        heads: names of the heads.
+        weight: of the features; 0 leaves them out.
+        strides: at which features are compared; all that both have by default.
+        reduction: of the squared errors of an image and a stride: ``"sum"`` as published, or ``"mean"``.
+        logits: head -> weight of the divergence between its classes and the teacher's (Kullback-Leibler, times the
+            square of the temperature).
+        temperature: that divides both sides' logits.
+
+    Raises:
+        RecipeError: an option that is not one.
+
+    Source: Matsubara et al. 2022, arXiv:2108.11898 (features); Hinton et al. 2015, arXiv:1503.02531 (logits).
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[str],
+        *,
+        weight: float = 1.0,
+        strides: Sequence[int] | None = None,
+        reduction: str = "sum",
+        logits: Mapping[str, float] | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if reduction not in ("sum", "mean"):
+            raise RecipeError(f"objective distill: reduction must be 'sum' or 'mean', got {reduction!r}")
+        if not 0 < temperature < math.inf:
+            raise RecipeError(f"objective distill: temperature must be above zero, got {temperature!r}")
+        self.logits = dict(logits or {})
+        for head, share in {"features": weight, **self.logits}.items():
+            if head != "features" and head not in heads:
+                raise RecipeError(
+                    f"objective distill has logits of {head!r}, which is no head.{near(head, heads)} "
+                    f"There are: {', '.join(heads)}"
+                )
+            if not isinstance(share, int | float) or not 0 <= share < math.inf:
+                raise RecipeError(f"objective distill: the weight of {head!r} must be zero or more, got {share!r}")
+        self.weight, self.reduction, self.temperature = float(weight), reduction, float(temperature)
+        self.strides = None if strides is None else tuple(strides)
+
+    def forward(self, context: StepContext) -> dict[str, Tensor]:
+        """Return a term for each stride, ``stride-8``, and one for each head of ``logits`` that has targets here.
+
+        Raises:
+            TrainingError: there is no teacher.
+            ShapeMismatch: the teacher's features or logits are of another shape.
+        """
+        if context.teacher is None:
+            raise TrainingError("objective distill needs a teacher; " + _SAY)
+        terms = {}
+        if self.weight:
+            for stride in self._compared(context.features, context.teacher):
+                own, theirs = context.features[stride].float(), context.teacher[stride].float()
+                _same(f"features at stride {stride}", own, theirs)
+                errors = (own - theirs).square().flatten(1)  # (B, C * h * w)
+                image = errors.sum(1) if self.reduction == "sum" else errors.mean(1)
+                terms[f"stride-{stride}"] = self.weight * image.mean()
+        for head, weight in self.logits.items():
+            if head in context.outputs and head in context.teacher_outputs:
+                terms[head] = weight * self._divergence(head, context.outputs[head], context.teacher_outputs[head])
+        return terms
+
+    def problems(self, student: Offer, teacher: Offer | None) -> list[str]:
+        """See that the teacher has what is compared, with as many channels and classes."""
+        if teacher is None:
+            return ["it needs a teacher; " + _SAY]
+        found = []
+        for stride in self._compared(student.features, teacher.features) if self.weight else ():
+            own, theirs = student.features.get(stride), teacher.features.get(stride)
+            if own is None or theirs is None:
+                found.append(
+                    f"it compares features at stride {stride}; the student has them at {_list(student.features)}, the "
+                    f"teacher at {_list(teacher.features)}"
+                )
+            elif own.channels != theirs.channels:
+                found.append(
+                    f"at stride {stride} the student's feature has {own.channels} channels, the teacher's "
+                    f"{theirs.channels}; take a teacher of the same backbone, or name other strides"
+                )
+        if self.weight and not found and not self._compared(student.features, teacher.features):
+            found.append(
+                f"no stride is common: the student has features at {_list(student.features)}, the teacher at "
+                f"{_list(teacher.features)}; weight = 0 leaves features out"
+            )
+        return found + [line for head in self.logits for line in self._head(head, student, teacher)]
+
+    def _head(self, head: str, student: Offer, teacher: Offer) -> list[str]:
+        own, theirs = student.heads.get(head), teacher.heads.get(head)
+        if own is None:  # trained late, without the others
+            return []
+        if own.task not in (CLASSIFICATION, SEGMENTATION):
+            return [f"head {head!r} has no logits of exclusive classes: its task is {own.task}"]
+        if theirs is None:
+            return [f"the teacher says nothing for head {head!r}; it has: {_list(teacher.heads)}"]
+        if theirs.task != own.task or len(theirs.labels) != len(own.labels):
+            return [
+                f"head {head!r} does {own.task} with {len(own.labels)} classes, the teacher {theirs.task} with "
+                f"{len(theirs.labels)}"
+            ]
+        for index, (ours, other) in enumerate(zip(own.labels, theirs.labels, strict=True)):
+            if ours != other:
+                return [f"class {index} of head {head!r} is {ours!r} for the student and {other!r} for the teacher"]
+        return []
+
+    def _compared(self, student: Mapping[int, object], teacher: Mapping[int, object]) -> tuple[int, ...]:
+        return self.strides if self.strides is not None else tuple(sorted(student.keys() & teacher.keys()))
+
+    def _divergence(self, head: str, own: Tensor, theirs: Tensor) -> Tensor:
+        """KL(teacher || student), summed over the classes (axis 1), averaged over images and pixels."""
+        _same(f"logits of head {head!r}", own, theirs)
+        said = F.log_softmax(own.float() / self.temperature, 1)
+        taught = F.log_softmax(theirs.float() / self.temperature, 1)
+        return F.kl_div(said, taught, reduction="none", log_target=True).sum(1).mean() * self.temperature**2
+
+
+_SAY = 'say for instance teacher = { backbone = "resnet50", pretrained = true } in the recipe'
+
+
+def _same(what: str, own: object, theirs: object) -> None:
+    if not isinstance(own, Tensor) or not isinstance(theirs, Tensor) or own.shape != theirs.shape:
+        shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (own, theirs)]
+        raise ShapeMismatch(f"objective distill: the student's {what} are {shapes[0]}, the teacher's {shapes[1]}")
+
+
+def _list(names: Mapping[int, object] | Mapping[str, object]) -> str:
+    return ", ".join(map(str, names)) or "none"
