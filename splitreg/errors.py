@@ -16,10 +16,12 @@
     ├── TrainingError            a run that cannot start, go on or be resumed
     │   └── TrainingInterrupted      a run that was told to stop; it can be resumed
     ├── BundleError              a published model that is missing, altered or not one
+    ├── CheckpointError          another project's weights that cannot be read or do not fit
     └── CodingError              symbols, tables and bytes
         ├── ShapeMismatch            an array of another shape than the tables or the model want
         ├── InvalidLatent            NaN, infinite or huge values
         ├── InvalidTables            tables that are not a code
+        ├── OverBudget               a picture that no packet of so few bytes can carry
         ├── CorruptPacket            bytes that are not a whole, undamaged packet
         └── ForeignPacket            a packet that another model wrote
 
@@ -104,6 +106,10 @@ class BundleError(SplitregError):
     """A published model that is missing, altered or not one."""
 
 
+class CheckpointError(SplitregError):
+    """Another project's weights that cannot be read, or do not fit the model."""
+
+
 class CodingError(SplitregError):
     """Symbols, tables and bytes."""
 
@@ -118,6 +124,10 @@ class InvalidLatent(CodingError):
 
 class InvalidTables(CodingError):
     """Tables that are not a code."""
+
+
+class OverBudget(CodingError):
+    """A picture that no packet of so few bytes can carry."""
 
 
 class CorruptPacket(CodingError):

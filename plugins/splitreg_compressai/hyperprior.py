@@ -10,7 +10,7 @@ from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitreg.coding import HyperModel, IntegerNetwork
+from splitreg.coding import HyperModel, IntegerNetwork, VariableModel
 from splitreg.interfaces import FeatureSpec
 from splitreg_compressai.fixedpoint import FixedConv, bounded, frozen_layers, rounded
 from splitreg_compressai.layers import Pad
@@ -54,12 +54,14 @@ class ScaleHyperprior(Transforms):
         hidden: int | None = None,
         decoder_hidden: int | None = None,
         blocks: int = 2,
+        rates: int = 1,
+        rate_range: float = 16.0,
         hyper_channels: int = 16,
         hyper_hidden: int = 64,
     ) -> None:
         super().__init__(
             source, target, channels=channels, stride=stride, encoder=encoder, decoder=decoder, hidden=hidden,
-            decoder_hidden=decoder_hidden, blocks=blocks,
+            decoder_hidden=decoder_hidden, blocks=blocks, rates=rates, rate_range=rate_range,
         )  # fmt: skip
         for name, value in (("hyper_channels", hyper_channels), ("hyper_hidden", hyper_hidden)):
             self._check(1 <= value <= 1024, f"{name} must be 1 to 1024, got {value}")
@@ -84,24 +86,31 @@ class ScaleHyperprior(Transforms):
         self.prior = EntropyBottleneck(hyper_channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the restored feature and the bits an image: with noise in training, else what the codec leaves and takes."""
-        latent = self.analyse(x)
-        if not self.training:
-            return self._coded(latent)
-        with torch.autocast(latent.device.type, enabled=False):  # likelihoods of 16-bit floats are worth nothing
-            hyper = self.hyper_analysis(self._blocks(latent))
-            _, likelihood = self.prior(hyper)
-            scales, means = self._predict(rounded(hyper), latent)
-            noisy = latent + torch.empty_like(latent).uniform_(-0.5, 0.5)
-            bits = -likelihood.log2().sum((1, 2, 3)) + _normal_bits(noisy - means, scales).sum((1, 2, 3))
-        return self.synthesise(noisy), bits
+        """Return the restored feature and the bits an image: with noise in training, else what the codec leaves and takes.
 
-    def freeze(self) -> HyperModel:
+        With several rates, training draws one for each image and returns its bits times that rate's weight.
+        """
+        latent = self.analyse(x)
+        if self.gains is None:
+            received, bits = self._sent(latent)
+            return self.synthesise(received), bits
+        with torch.autocast(latent.device.type, enabled=False):
+            gains, inverses, weights = self.gains.at(len(latent))
+            received, bits = self._sent(latent * gains)
+        return self.synthesise(received * inverses), bits * weights
+
+    def freeze(self) -> HyperModel | VariableModel:
         """Return the integer tables and networks of the present weights.
+
+        With several rates the hyperprior reads the latent after its gain, so that one serves them all.
 
         Raises:
             InvalidTables: the weights are not finite.
         """
+        model = self._hyper_model()
+        return model if self.gains is None else self.gains.freeze([model])
+
+    def _hyper_model(self) -> HyperModel:
         return HyperModel(
             channels=self.latent.channels, factor=FACTOR, fraction=READS, mean_fraction=MEAN,
             hyper=density_tables(self.prior, whole=True), scales=scale_tables(),
@@ -135,12 +144,24 @@ class ScaleHyperprior(Transforms):
             return scales, 0.0
         return scales, functional.pixel_shuffle(self.means(hidden), FACTOR)[..., :height, :width]
 
+    def _sent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a receiver gets of the latent (in training, with noise), and the bits an image."""
+        if not self.training:
+            return self._coded(latent)
+        with torch.autocast(latent.device.type, enabled=False):  # likelihoods of 16-bit floats are worth nothing
+            hyper = self.hyper_analysis(self._blocks(latent))
+            _, likelihood = self.prior(hyper)
+            scales, means = self._predict(rounded(hyper), latent)
+            noisy = latent + torch.empty_like(latent).uniform_(-0.5, 0.5)
+            bits = -likelihood.log2().sum((1, 2, 3)) + _normal_bits(noisy - means, scales).sum((1, 2, 3))
+        return noisy, bits
+
     def _coded(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Restore from what a receiver gets, by the frozen model itself: an emulation could differ in one rounding."""
-        model = self.freeze()
+        """Code by the frozen model itself: an emulation could differ in one rounding."""
+        model = self._hyper_model()
         found = [model.measure(one.numpy()) for one in latent.detach().cpu()]
         received = torch.stack([torch.from_numpy(restored) for restored, _ in found])
-        return self.synthesise(received.to(latent)), torch.tensor([bits for _, bits in found]).to(latent)
+        return received.to(latent), torch.tensor([bits for _, bits in found]).to(latent)
 
 
 class MeanScaleHyperprior(ScaleHyperprior):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from compressai.entropy_models import EntropyBottleneck
+from numpy.typing import NDArray
+from torch import Tensor
 
 from splitreg.coding import SymbolModel
 from splitreg.errors import InvalidTables
@@ -52,6 +55,51 @@ def density_tables(prior: EntropyBottleneck, *, whole: bool = False) -> SymbolMo
     return SymbolModel.from_cdf(cdf, lengths, offsets, medians.numpy())
 
 
+def step_masses(prior: EntropyBottleneck, centres: Tensor, halves: Tensor) -> Tensor:
+    """Return the masses that a learned density has within ``halves`` of ``centres``.
+
+    Args:
+        prior: of C channels.
+        centres: (B, C, h, w).
+        halves: (B, C, 1, 1), positive.
+    """
+    edges = torch.stack([centres - halves, centres + halves])
+    flat = edges.transpose(1, 2).transpose(0, 1).flatten(1)[:, None]  # (C, 1, 2 B h w)
+    # The public interface of compressai knows steps of one alone.
+    logits = prior._logits_cumulative(flat, stop_gradient=False)
+    lower, upper = logits.view(edges.shape[2], 2, len(centres), *centres.shape[2:]).transpose(0, 1).transpose(1, 2)
+    # Near 1 a sigmoid has no precision left, near 0 it has.
+    sign = -torch.sign(lower + upper).detach()
+    mass: Tensor = prior.likelihood_lower_bound((torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs())
+    return mass
+
+
+@torch.no_grad()
+def step_tables(prior: EntropyBottleneck, gains: NDArray[np.float32]) -> SymbolModel:
+    """Return the integer tables of (latent - median) * gain, whose density a prior has without the gain.
+
+    Args:
+        prior: of C channels, not changed.
+        gains: (C,).
+
+    Raises:
+        InvalidTables: the prior's or the gains' parameters are not finite.
+    """
+    prior = copy.deepcopy(prior).cpu().float()
+    widths = 1 / torch.from_numpy(gains)[:, None]
+    centres = prior.quantiles[:, 0, 1, None] + torch.arange(-REACH, REACH + 1) * widths
+    masses = step_masses(prior, centres[None, :, None], widths[None, :, None] / 2)[0, :, 0].double()
+    if not torch.isfinite(masses).all():
+        raise InvalidTables("the prior or the gains have NaN or infinite parameters; training has diverged")
+    below = (masses.cumsum(1) < TAIL).sum(1).clamp(max=REACH - 1).tolist()
+    above = (masses.flip(1).cumsum(1) < TAIL).sum(1).clamp(max=REACH - 1).tolist()
+    rows = []
+    for low, high, row in zip(below, above, masses.numpy(), strict=True):
+        inner = row[low : 2 * REACH + 1 - high]
+        rows.append(np.append(inner, max(0.0, 1 - inner.sum())))  # the last: the escape
+    return _tables(rows, [low - REACH for low in below])
+
+
 def scale_tables() -> SymbolModel:
     """Return ``ROWS`` normal distributions of rising scale, each as the masses of unit intervals around whole numbers."""
     rows, offsets = [], []
@@ -60,15 +108,19 @@ def scale_tables() -> SymbolModel:
         reach = next(k for k in range(1, REACH) if _above(k + 0.5, scale) < TAIL)
         edges = [_above(k - 0.5, scale) for k in range(reach + 2)]
         half = [edges[k] - edges[k + 1] for k in range(reach + 1)]  # half[k]: mass of k
-        masses = np.array([*half[:0:-1], *half, 2 * edges[-1]])  # the last: the escape
-        frequencies = np.maximum(1, np.rint(masses * 2**16)).astype(np.int64)
-        frequencies[reach] += 2**16 - frequencies.sum()
-        rows.append(np.concatenate([[0], frequencies.cumsum()]))
+        rows.append(np.array([*half[:0:-1], *half, 2 * edges[-1]]))  # the last: the escape
         offsets.append(-reach)
-    lengths = np.array([len(row) for row in rows])
-    cdf = np.zeros((ROWS, lengths.max()), np.int64)
-    for index, entries in enumerate(rows):
-        cdf[index, : len(entries)] = entries
+    return _tables(rows, offsets)
+
+
+def _tables(rows: Sequence[NDArray[np.float64]], offsets: Sequence[int]) -> SymbolModel:
+    """Return the integer tables of masses, a row a channel; what rounding leaves goes to the most frequent symbol."""
+    lengths = np.array([len(row) + 1 for row in rows])
+    cdf = np.zeros((len(rows), lengths.max()), np.int64)
+    for index, masses in enumerate(rows):
+        frequencies = np.maximum(1, np.rint(masses * 2**16)).astype(np.int64)
+        frequencies[masses.argmax()] += 2**16 - frequencies.sum()
+        cdf[index, 1 : lengths[index]] = frequencies.cumsum()
     return SymbolModel.from_cdf(cdf, lengths, np.array(offsets))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from splitreg.errors import RecipeError
 from splitreg.interfaces import Bottleneck, FeatureSpec, SymbolSpec
+from splitreg_compressai.gains import Gains
 from splitreg_compressai.layers import gdn_decoder, gdn_encoder, light_encoder, residual_decoder, unit_gain
 
 
@@ -26,6 +27,8 @@ class Transforms(Bottleneck):
         decoder_hidden: width of the decoder; by default twice the target's, at most 512 (gdn), or the target's, 64 to
             256 (residual).
         blocks: residual blocks of the residual decoder.
+        rates: 1: one rate. Above: one model for a range of rates, with so many learned gains a channel.
+        rate_range: largest weight of the rate in training over the smallest, around the stage's own.
 
     Raises:
         RecipeError: an option out of bounds.
@@ -46,6 +49,8 @@ class Transforms(Bottleneck):
         hidden: int | None,
         decoder_hidden: int | None,
         blocks: int,
+        rates: int,
+        rate_range: float,
     ) -> None:
         super().__init__()
         kinds = {"gdn": "gdn", "light": "residual"}
@@ -60,6 +65,8 @@ class Transforms(Bottleneck):
             ("decoder_hidden", 1 if decoder_hidden is None else decoder_hidden), ("blocks", blocks + 1),
         ):  # fmt: skip
             self._check(value >= 1, f"{name} is too small: {value}")
+        self._check(1 <= rates <= 256, f"rates must be 1 to 256, got {rates}")
+        self._check(1 < rate_range <= 1e6, f"rate_range must be above 1 and at most 1e6, got {rate_range}")
         self._check(stride & (stride - 1) == 0, f"stride must be a power of two, got {stride}")
         self._check(stride >= source.stride, f"stride {stride} is finer than what it reads, which has {source.stride}")
         self.latent = FeatureSpec(channels=channels, stride=stride)
@@ -85,6 +92,7 @@ class Transforms(Bottleneck):
             self.decoder = nn.Sequential(nn.ReplicationPad2d((0, 1, 0, 1)), self.decoder)
         for part in (self.encoder, self.decoder):
             unit_gain(part)
+        self.gains = Gains(channels, rates, rate_range) if rates > 1 else None
 
     def analyse(self, x: Tensor) -> Tensor:
         """(B, C_source, H, W) -> latent (B, channels, h, w) float32, not rounded; any H, W from 1."""

@@ -33,10 +33,14 @@ def command() -> None:
 @click.option(
     "--batch", is_flag=True, help="Put all images into one packet, batch.splitreg, or as few as its limits allow."
 )
+@click.option("--rate", type=float, help="0 (fewest bytes) to 1 (most), where BUNDLE has several.  [default: middle]")
+@click.option(
+    "--budget", type=click.IntRange(min=1), metavar="BYTES", help="The largest rate that fits, for each image."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def encode(
     bundle: str, images: tuple[str, ...], output: str, runtime: str, precision: str, threads: int,
-    size: tuple[int, int] | None, batch: bool, as_json: bool,
+    size: tuple[int, int] | None, batch: bool, rate: float | None, budget: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Turn pictures into packets by BUNDLE's edge.onnx; writes what splitreg encode writes.
 
@@ -47,7 +51,7 @@ def encode(
     from splitreg.edge import EdgeEncoder
 
     encoder = EdgeEncoder.open(bundle, runtime=runtime, precision=precision, threads=threads, size=size)
-    write_packets(encoder, images, output, batch=batch, as_json=as_json)
+    write_packets(encoder, images, output, batch=batch, rate=rate, budget=budget, as_json=as_json)
 
 
 @command.command("info")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 SUFFIX = ".splitreg"
 
+_Encode = Callable[..., list[bytes]]
+
 
 @click.command("encode")
 @click.argument("bundle", type=click.Path())
@@ -24,21 +27,43 @@ SUFFIX = ".splitreg"
 @click.option(
     "--batch", is_flag=True, help="Put all images into one packet, batch.splitreg, or as few as its limits allow."
 )
+@click.option("--rate", type=float, help="0 (fewest bytes) to 1 (most), where BUNDLE has several.  [default: middle]")
+@click.option(
+    "--budget", type=click.IntRange(min=1), metavar="BYTES", help="The largest rate that fits, for each image."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(bundle: str, images: tuple[str, ...], output: str, batch: bool, as_json: bool) -> None:
+def command(
+    bundle: str,
+    images: tuple[str, ...],
+    output: str,
+    batch: bool,
+    rate: float | None,
+    budget: int | None,
+    as_json: bool,
+) -> None:
     """Turn pictures into packets; loads only the edge half of BUNDLE.
 
     \b
     splitreg encode my-bundle photo.jpg -o packets
+    splitreg encode my-bundle photo.jpg -o packets --rate 0.3
     splitreg infer my-bundle packets/photo.splitreg --json
     """
     from splitreg.assembly import EdgeModel
 
-    write_packets(EdgeModel.load(bundle), images, output, batch=batch, as_json=as_json)
+    write_packets(EdgeModel.load(bundle), images, output, batch=batch, rate=rate, budget=budget, as_json=as_json)
 
 
-def write_packets(edge: EdgeHalf, images: Sequence[str], output: str, *, batch: bool = False, as_json: bool) -> None:
-    """Encode pictures into a folder, a packet each or all in one, and print what was written.
+def write_packets(
+    edge: EdgeHalf,
+    images: Sequence[str],
+    output: str,
+    *,
+    batch: bool = False,
+    rate: float | None = None,
+    budget: int | None = None,
+    as_json: bool,
+) -> None:
+    """Encode pictures into a folder, a packet each or all in one, and print what was written; see ``EdgeHalf.encode``.
 
     Raises:
         click.UsageError: two pictures would have the same packet.
@@ -47,7 +72,8 @@ def write_packets(edge: EdgeHalf, images: Sequence[str], output: str, *, batch: 
     from splitreg.coding import Packet
 
     rows = []
-    for name, row, packet in _batches(edge, images) if batch else _singles(edge, images):
+    encode = partial(edge.encode, batch=batch, rate=rate, budget_bytes=budget)
+    for name, row, packet in _batches(encode, images) if batch else _singles(encode, images):
         path = Path(output) / name
         write_whole(path, packet)
         header = Packet.parse(packet).header_bytes
@@ -58,19 +84,19 @@ def write_packets(edge: EdgeHalf, images: Sequence[str], output: str, *, batch: 
         print_json(rows)
 
 
-def _singles(edge: EdgeHalf, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+def _singles(encode: _Encode, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
     names = [Path(image).stem + SUFFIX for image in images]
     for name in names:
         if names.count(name) > 1:
             raise click.UsageError(f"two images would be written to {name}; encode them into two folders")
     for image, name in zip(images, names, strict=True):
-        yield name, {"image": image}, edge.encode(image)[0]
+        yield name, {"image": image}, encode(image)[0]
 
 
-def _batches(edge: EdgeHalf, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+def _batches(encode: _Encode, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
     from splitreg.coding import Packet
 
-    packets, first = edge.encode(images, batch=True), 0
+    packets, first = encode(images), 0
     for i, packet in enumerate(packets):
         count = len(Packet.parse(packet).originals)
         name = "batch" if len(packets) == 1 else f"batch-{i}"

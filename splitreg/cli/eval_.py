@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
 @click.option("--heads", metavar="NAME,...", help="Only these heads.  [default: all]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many images, spread evenly.")
+@click.option("--rate", "rates", metavar="RATE,...", help="At these rates, 0 to 1, where BUNDLE has several.")
 @click.option(
     "--images", metavar="CODEC:QUALITY,...", help="Also send pictures instead of packets, e.g. png,jpeg:50,webp:20."
 )
@@ -31,12 +32,13 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def command(
     bundle: str, data: str | None, root: str | None, split: str, options: tuple[str, ...], heads: str | None,
-    limit: int | None, images: str | None, unsplit: bool, as_json: bool, quiet: bool,
+    limit: int | None, rates: str | None, images: str | None, unsplit: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure BUNDLE on a dataset: every image becomes a packet, and every packet predictions.
 
     \b
     splitreg eval my-bundle --data scenes --split val
+    splitreg eval my-bundle --data scenes --rate 0,0.25,0.5,0.75,1
     splitreg eval my-bundle --data camvid --root camvid --images jpeg:50,webp:20 --json
     """
     from splitreg.evaluation import evaluate, evaluate_image_codec, table
@@ -45,7 +47,10 @@ def command(
     model = load(bundle)
     source, name = open_data(model, data, root, split, options)
     names = None if heads is None else heads.split(",")
-    reports = [evaluate(model, source, names, dataset=name, limit=limit, progress=not quiet)]
+    reports = [
+        evaluate(model, source, names, rate=rate, dataset=name, limit=limit, progress=not quiet)
+        for rate in _rates(rates)
+    ]
     for item in images.split(",") if images else []:
         codec, _, quality = item.partition(":")
         if quality and not quality.isdigit():
@@ -57,11 +62,19 @@ def command(
             )
         )  # fmt: skip
     if as_json:
-        print_json(reports[0].to_json() if images is None else [report.to_json() for report in reports])
+        alone = images is None and rates is None
+        print_json(reports[0].to_json() if alone else [report.to_json() for report in reports])
     else:
         click.echo(str(reports[0]))
         if len(reports) > 1:
             click.echo("\n" + table(reports))
+
+
+def _rates(asked: str | None) -> list[float | None]:
+    try:
+        return [None] if asked is None else [float(item) for item in asked.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--rate reads numbers from 0 to 1, as in 0,0.5,1; got {asked!r}") from None
 
 
 def open_data(

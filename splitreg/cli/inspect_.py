@@ -90,14 +90,17 @@ def _decode(data: bytes, server: ServerModel) -> dict[str, Any]:
 
 
 def _measure(image: Packet, server: ServerModel) -> dict[str, Any]:
+    from splitreg.coding import VariableModel
     from splitreg.coding.inspection import measure
 
     latent = server.decode(image)  # checks sizes and the model before anything is measured
     channels, height, width = latent.shape
-    assert server.symbols is not None
-    found = measure(image.streams, (channels, height, width), server.symbols, server.codec)
+    model = server.symbols
+    assert model is not None
+    found = measure(image.streams, (channels, height, width), model, server.codec)
     return {
         "latent": [channels, height, width],
+        **({"rate": round(model.rate_of(image.streams), 4)} if isinstance(model, VariableModel) else {}),
         "bits": 8 * image.payload_bytes,
         "ideal_bits": round(sum(found.stream_bits), 1) if found.stream_bits else None,
         "channel_bits": [round(bits, 1) for bits in found.channel_bits],
@@ -123,7 +126,7 @@ def _text(report: dict[str, Any]) -> str:
 
 
 def _decoded_text(number: int, image: dict[str, Any]) -> str:
-    shape = "x".join(map(str, image["latent"]))
+    shape = "x".join(map(str, image["latent"])) + (f", rate {image['rate']}" if "rate" in image else "")
     if image["ideal_bits"] is None:
         return f"image {number}: latent {shape}, {image['bits']} bits; the model has no tables to compare with"
     most = sorted(enumerate(image["channel_bits"]), key=lambda item: -item[1])[:_CHANNELS]

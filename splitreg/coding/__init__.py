@@ -7,8 +7,9 @@ from splitreg.coding.latent import LatentModel, load_model
 from splitreg.coding.packet import MAX_PACKET_BYTES, Packet
 from splitreg.coding.rans import RansCodec
 from splitreg.coding.symbols import SymbolModel
+from splitreg.coding.variable import VariableModel
 
 __all__ = [
     "MAX_PACKET_BYTES", "Codec", "HyperModel", "IntegerLayer", "IntegerNetwork", "LatentModel", "Packet", "RansCodec",
-    "SymbolModel", "load_model",
+    "SymbolModel", "VariableModel", "load_model",
 ]  # fmt: skip

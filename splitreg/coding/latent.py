@@ -1,4 +1,4 @@
-"""What turns a latent into streams of bytes and back: one table a channel, or a hyperprior."""
+"""What turns a latent into streams of bytes and back: one table a channel, a hyperprior, or either at many rates."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.coding.hyper import HyperModel
-from splitreg.coding.symbols import SymbolModel
+from splitreg.coding.variable import VariableModel, fixed_model
 
 if TYPE_CHECKING:
     from splitreg.coding.codec import Codec
@@ -61,5 +60,4 @@ def load_model(arrays: Mapping[str, NDArray[np.generic]]) -> LatentModel:
     Raises:
         InvalidTables: an array is missing or wrong.
     """
-    # A hyperprior's arrays are named part.array.
-    return HyperModel.from_arrays(arrays) if "rule" in arrays else SymbolModel.from_arrays(arrays)
+    return VariableModel.from_arrays(arrays) if "gains" in arrays else fixed_model(arrays)

@@ -16,6 +16,7 @@ from splitreg.edge.half import EdgeHalf
 from splitreg.edge.runtimes import Network, load_network
 from splitreg.errors import BundleError, MissingExtra, RecipeError, RegistryError, near
 from splitreg.imaging import Preprocess
+from splitreg.zoo import find_bundle
 
 if TYPE_CHECKING:
     from splitreg.registry import Registry
@@ -77,7 +78,7 @@ class EdgeEncoder(EdgeHalf):
             raise RecipeError(
                 f"no precision {precision!r}.{near(precision, cls.FILES)} There are: {', '.join(cls.FILES)}"
             )
-        folder, name = Path(bundle), cls.FILES[precision]
+        folder, name = find_bundle(bundle), cls.FILES[precision]
         config = read_config(folder)
         hashes = config["files"]
         if name not in hashes:

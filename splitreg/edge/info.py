@@ -7,6 +7,7 @@ from typing import Any
 
 from splitreg.edge.encoder import EdgeEncoder
 from splitreg.edge.files import check_file, read_config
+from splitreg.zoo import find_bundle
 
 
 def describe(bundle: str | Path) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def describe(bundle: str | Path) -> dict[str, Any]:
     Raises:
         BundleError: the config or one of these files is missing or altered.
     """
-    folder = Path(bundle)
+    folder = find_bundle(bundle)
     config = read_config(folder)
     edge = config.get("edge")
     edge = edge if isinstance(edge, dict) else {}

@@ -27,7 +27,7 @@ Sender = Callable[[Sequence[Sample], Sequence[str]], tuple[list[int], list[int],
 class Encoder(Protocol):
     """What turns pictures into packets."""
 
-    def encode(self, images: Sequence[NDArray[np.uint8]], /) -> list[bytes]:
+    def encode(self, images: Sequence[NDArray[np.uint8]], /, *, rate: float | None = None) -> list[bytes]:
         """(H, W, 3) pictures -> one packet each."""
         ...
 
@@ -39,6 +39,7 @@ def evaluate(
     *,
     edge: Encoder | None = None,
     sent: str = "packet",
+    rate: float | None = None,
     dataset: str = "",
     limit: int | None = None,
     batch_size: int = 8,
@@ -52,6 +53,7 @@ def evaluate(
         heads: which heads; all by default.
         edge: another edge half that writes the packets, e.g. one of a device's runtimes.
         sent: what to call its packets in the report.
+        rate: for a model with several rates; 0 (fewest bytes) to 1 (most).
         dataset: what to call the images in the report.
         limit: only so many images, spread evenly over the dataset.
         batch_size: packets the server reads at once.
@@ -60,20 +62,21 @@ def evaluate(
     Raises:
         BundleError: the model has no tables yet.
         DataError: there is no image.
-        RecipeError: no such head.
+        RecipeError: no such head or rate.
     """
     encoder = model.edge if edge is None else edge
 
     def send(
         samples: Sequence[Sample], names: Sequence[str]
     ) -> tuple[list[int], list[int], list[dict[str, Prediction]]]:
-        packets = encoder.encode([sample.array() for sample in samples])
+        pictures = [sample.array() for sample in samples]
+        packets = encoder.encode(pictures) if rate is None else encoder.encode(pictures, rate=rate)
         headers = [Packet.parse(packet).header_bytes for packet in packets]
         return [len(packet) for packet in packets], headers, model.server.infer(packets, names)
 
     return measure(
-        model, source, send, sent=sent, heads=heads, dataset=dataset, limit=limit, batch_size=batch_size,
-        progress=progress,
+        model, source, send, sent=sent if rate is None else f"{sent}, rate {rate:g}", heads=heads, dataset=dataset,
+        limit=limit, batch_size=batch_size, progress=progress,
     )  # fmt: skip
 
 

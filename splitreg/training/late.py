@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from splitreg.coding import Packet
+from splitreg.coding import Packet, VariableModel
 from splitreg.data.loading import Batch, Source
 from splitreg.data.transforms import Augment
 from splitreg.errors import RecipeError, TrainingError, near
@@ -35,6 +35,8 @@ from splitreg.training.teacher import weights_digest
 if TYPE_CHECKING:
     from splitreg.assembly import ModelOutput, SplitModel
 
+#: Multiples of it, less their whole part, spread evenly over 0 to 1 wherever they end.
+_GOLDEN = (5**0.5 - 1) / 2
 #: Packets that are written again and compared after training.
 COMPARED = 32
 
@@ -107,7 +109,10 @@ def train_late_head(
     before = edge_digest(grown)
     if augmentation(recipe.augment).flip > 0:
         found = dataclasses.replace(found, train=_Mirrored(found.train))
-    cache = {True: _Packets(grown, found.train), False: _Packets(grown, found.val) if found.val is not None else None}
+    cache = {
+        True: _Packets(grown, found.train, rates=True),
+        False: _Packets(grown, found.val) if found.val is not None else None,
+    }
 
     def latents(batch: Batch, training: bool) -> Batch:
         packets = cache[training]
@@ -134,7 +139,7 @@ def train_late_head(
     cached = cache[True]
     assert cached is not None
     for index in compared:
-        if grown.edge.encode(found.train[index].array())[0] != cached.packets[index]:
+        if cached.encode(index) != cached.packets[index]:
             raise TrainingError(f"the packet of image {index} changed while head {head!r} was trained; this is a bug")
     if edge_digest(grown) != before:
         raise TrainingError(f"the edge half changed while head {head!r} was trained; this is a bug")
@@ -242,11 +247,20 @@ def edge_digest(model: SplitModel) -> str:
 
 
 class _Packets:
-    """Every image of a dataset as the packet that crosses the link, encoded once."""
+    """Every image of a dataset as the packet that crosses the link, encoded once.
 
-    def __init__(self, model: SplitModel, source: Source) -> None:
-        self._server = model.server
-        self.packets = [model.edge.encode(source[index].array())[0] for index in range(len(source))]
+    With ``rates``, those of a model with several rates are spread over them, each image at one of its own.
+    """
+
+    def __init__(self, model: SplitModel, source: Source, *, rates: bool = False) -> None:
+        self._edge, self._server, self._source = model.edge, model.server, source
+        self._rates = rates and isinstance(model.edge.tables, VariableModel)
+        self.packets = [self.encode(index) for index in range(len(source))]
+
+    def encode(self, index: int) -> bytes:
+        """Return an image's packet."""
+        rate = index * _GOLDEN % 1 if self._rates else None
+        return self._edge.encode(self._source[index].array(), rate=rate)[0]
 
     def latents(self, indexes: Sequence[int]) -> Tensor:
         """(B, C, h, w) latents, as the server decodes them."""

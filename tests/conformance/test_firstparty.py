@@ -69,6 +69,16 @@ class TestFactorizedPriorOnFeatures(BottleneckSuite):
     source = FeatureSpec(channels=12, stride=4)
 
 
+class TestVariableFactorizedPrior(BottleneckSuite):
+    component = "fp"
+    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "rates": 5}
+
+
+class TestVariableHyperprior(BottleneckSuite):
+    component = "mshp"
+    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "hyper_channels": 3, "hyper_hidden": 8, "rates": 3}
+
+
 class TestScaleHyperprior(BottleneckSuite):
     component = "shp"
     options = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "hyper_channels": 3, "hyper_hidden": 8}

@@ -1,0 +1,214 @@
+"""One bundle, many rates: a short training on the scenes, then packets, bundle, device, evaluation and command line."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import splitreg
+from splitreg.assembly import ServerModel
+from splitreg.cli.main import cli
+from splitreg.coding import Packet, VariableModel
+from splitreg.data.loading import Source
+from splitreg.edge import EdgeEncoder
+from splitreg.errors import CorruptPacket, OverBudget, RecipeError
+from splitreg.evaluation import evaluate
+from splitreg.publishing import load, load_edge, verify
+from splitreg.recipe import Recipe
+from splitreg.training import Datasets, open_split, train, train_late_head
+
+RATES = (0, 0.25, 0.5, 0.75, 1)
+
+
+def recipe(**bottleneck):
+    small = {"name": "fp", "encoder": "light", "channels": 6, "hidden": 16, "decoder_hidden": 32, "blocks": 1}
+    return Recipe.from_mapping(
+        {
+            "backbone": "test_resnet",
+            "bottleneck": {**small, **bottleneck},
+            "heads": ["seg"],
+            "data": [{"name": "scenes", "count": 96, "size": 64}],
+            "input": {"size": [64, 64]},
+            "stages": [{"epochs": 10, "batch_size": 8, "rate_lambda": 0.5, "optimizer": {"name": "adamw", "lr": 3e-3}}],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("variable")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPLITREG_CACHE", str(folder / "cache"))
+        asked = recipe(rates=5)
+        quick = {"device": "cpu", "progress": False, "tensorboard": False, "validate_every": 0}
+        model = train(asked, output=folder / "run", **quick).model.cpu()
+        data: Source = open_split(asked, "val")
+        pictures = [data[i].array() for i in range(12)]
+        bundle = splitreg.save(model, folder / "bundle", onnx=True)
+        yield model, bundle, pictures, data
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory):
+    model = splitreg.build(replace(recipe(), stages=(), data=()))
+    model.freeze_tables()
+    return splitreg.save(model, tmp_path_factory.mktemp("fixed") / "bundle", onnx=True)
+
+
+def test_bytes_and_fidelity_grow_with_the_rate(trained):
+    model, _, pictures, _ = trained
+    latents = [model.edge.latent_of(picture)[0].copy() for picture in pictures]
+    sizes, errors = [], []
+    for rate in RATES:
+        packets = model.edge.encode(pictures, rate=rate)
+        sizes.append(sum(map(len, packets)))
+        received = [model.server.decode(Packet.parse(packet)) for packet in packets]
+        errors.append(np.mean([np.abs(a - b).mean() for a, b in zip(received, latents, strict=True)]))
+    assert sizes == sorted(sizes) and sizes[-1] - sizes[0] > 20 * len(pictures)
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.7 * errors[0]
+
+
+def test_every_position_reaches_the_server(trained):
+    model, _, pictures, _ = trained
+    latent = model.edge.latent_of(pictures[0])[0].copy()
+    for position in range(256):
+        packet = Packet.parse(model.edge.encode(pictures[0], rate=position / 255)[0])
+        assert packet.streams[0][0] == position
+        np.testing.assert_array_equal(model.server.decode(packet), model.edge.tables.restore(latent, position / 255))
+
+
+def test_a_bundle_holds_all_rates(trained):
+    model, bundle, pictures, _ = trained
+    assert all(check.passed for check in verify(bundle)), [check for check in verify(bundle) if not check.passed]
+    edge, server = load_edge(bundle), ServerModel.load(bundle)
+    assert isinstance(server.symbols, VariableModel) and server.symbols.digest() == model.edge.tables.digest()
+    for rate in (None, *RATES):
+        packets = edge.encode(pictures, rate=rate)
+        assert packets == model.edge.encode(pictures, rate=rate)
+        mixed = server.infer([*packets, *model.edge.encode(pictures[:1], rate=1)])
+        np.testing.assert_array_equal(mixed[0]["seg"].mask, server.infer(packets[0])[0]["seg"].mask)
+    assert edge.encode(pictures) == edge.encode(pictures, rate=0.5)
+    again = load(bundle)
+    again.freeze_tables()
+    assert again.edge.model_id == model.edge.model_id, "gains are in the server's half: freezing again gives the same"
+
+
+def test_a_device_sends_every_rate(trained):
+    _, bundle, pictures, _ = trained
+    encoder, server = EdgeEncoder.open(bundle), ServerModel.load(bundle)
+    sizes = [len(encoder.encode(pictures, rate=rate, batch=True)[0]) for rate in RATES]
+    assert sizes == sorted(sizes)
+    packet = encoder.encode(pictures, rate=0.9, batch=True)[0]
+    assert {image.streams[0][0] for image in Packet.parse(packet).images} == {round(0.9 * 255)}
+    assert len(server.infer(packet)) == len(pictures)
+
+
+def test_a_budget_is_kept_and_used(trained):
+    model, _, pictures, _ = trained
+    all_sizes = [[len(model.edge.encode(p, rate=i / 255)[0]) for i in range(256)] for p in pictures[:3]]
+    for picture, sizes in zip(pictures, all_sizes, strict=False):
+        for budget in (sizes[0], (sizes[0] + sizes[-1]) // 2, sizes[-1], 10 * sizes[-1]):
+            packet = model.edge.encode(picture, budget_bytes=budget)[0]
+            assert len(packet) <= budget and len(packet) >= 0.85 * min(budget, sizes[-1])
+        assert packet == model.edge.encode(picture, rate=1)[0]
+        with pytest.raises(OverBudget, match=f"smallest packet has {sizes[0]} bytes, the budget is 21"):
+            model.edge.encode(picture, budget_bytes=21)
+    budget = max(sizes[0] for sizes in all_sizes) + 20
+    packets = model.edge.encode(pictures[:3], budget_bytes=budget)
+    assert all(len(packet) <= budget for packet in packets)
+
+
+def test_what_a_rate_may_be(trained):
+    edge, picture = trained[0].edge, trained[2][0]
+    for rate in (-1e-9, 1.5, float("nan")):
+        with pytest.raises(RecipeError, match="from 0"):
+            edge.encode(picture, rate=rate)
+    with pytest.raises(RecipeError, match="exclude"):
+        edge.encode(picture, rate=0.5, budget_bytes=100)
+    with pytest.raises(RecipeError, match="from 1"):
+        edge.encode(picture, budget_bytes=0)
+
+
+def test_a_model_of_one_rate_says_so(fixed, trained):
+    for edge in (load_edge(fixed), EdgeEncoder.open(fixed)):
+        for options in ({"rate": 0.5}, {"budget_bytes": 1000}):
+            with pytest.raises(RecipeError, match="has one rate.*rates = 5"):
+                edge.encode(trained[2][0], **options)
+            with pytest.raises(RecipeError, match="has one rate"):
+                edge.encode([], **options)
+    with pytest.raises(RecipeError, match="has one rate"):
+        evaluate(load(fixed), trained[3], rate=0.5)
+
+
+def test_a_late_head_learns_from_all_rates(trained, tmp_path, monkeypatch):
+    model, _, _, data = trained
+    seen = []
+    encode = type(model.edge).encode
+
+    def watched(self, images, **options):
+        packets = encode(self, images, **options)
+        seen.extend(Packet.parse(packet).streams[0][0] for packet in packets)
+        return packets
+
+    monkeypatch.setattr(type(model.edge), "encode", watched)
+    late = replace(recipe(rates=5), heads=Recipe.from_mapping({"backbone": "x", "heads": ["cls"]}).heads)
+    late = replace(late, augment={**dict(late.augment), "flip": 0.0}, stages=(replace(late.stages[0], epochs=1),))
+    result = train_late_head(
+        model, late, "cls", output=tmp_path / "late", datasets=Datasets(train=data, val=None), device="cpu",
+        progress=False, tensorboard=False,
+    )  # fmt: skip
+    assert result.packets_compared == min(32, len(data))
+    assert min(seen) < 26 and max(seen) > 229 and len(set(seen)) > min(len(data), 50) * 0.8
+
+
+def test_an_empty_stream_is_refused(trained):
+    model, _, pictures, _ = trained
+    packet = Packet.parse(model.edge.encode(pictures[0], rate=0)[0])
+    for stream in (b"", packet.streams[0][:1], b"\xff" + packet.streams[0][1:9]):
+        with pytest.raises(CorruptPacket):
+            model.server.infer(replace(packet, streams=(stream,)).to_bytes())
+
+
+def test_evaluation_takes_a_rate(trained):
+    model, _, _, data = trained
+    low, high = (evaluate(model, data, rate=rate, limit=6) for rate in (0, 1))
+    assert low.bytes.mean < high.bytes.mean and (low.sent, high.sent) == ("packet, rate 0", "packet, rate 1")
+
+
+def test_command_line(trained, fixed, tmp_path):
+    _, bundle, pictures, _ = trained
+    picture = tmp_path / "a.png"
+    Image.fromarray(pictures[0]).save(picture)
+
+    def run(*arguments):
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+    sizes = []
+    for command in (["encode"], ["edge", "encode"]):
+        for rate in (0, 1):
+            done = run(*command, bundle, picture, "-o", tmp_path / "out", "--rate", rate, "--json")
+            assert done.exit_code == 0, done.output
+            sizes.append(json.loads(done.stdout)[0]["bytes"])
+        done = run(*command, bundle, picture, "-o", tmp_path / "out", "--budget", sizes[0] + 30, "--json")
+        assert sizes[0] <= json.loads(done.stdout)[0]["bytes"] <= sizes[0] + 30
+        for wrong in (["--rate", "2"], ["--rate", "nan"], ["--budget", "21"]):
+            done = run(*command, bundle, picture, "-o", tmp_path / "out", *wrong)
+            assert isinstance(done.exception, RecipeError | OverBudget), (wrong, done.output)
+        done = run(*command, fixed, picture, "-o", tmp_path / "out", "--rate", "0.5")
+        assert isinstance(done.exception, RecipeError) and "one rate" in str(done.exception)
+    assert sizes[0] < sizes[1] and sizes[2] < sizes[3]
+
+    assert run("encode", bundle, picture, "-o", tmp_path / "out", "--rate", 0.2).exit_code == 0
+    done = run("inspect", tmp_path / "out" / "a.splitreg", "--bundle", bundle, "--json")
+    assert json.loads(done.stdout)[0]["decoded"][0]["rate"] == 0.2
+    assert "rate 0.2" in run("inspect", tmp_path / "out" / "a.splitreg", "--bundle", bundle).stdout
+
+    done = run("eval", bundle, "--limit", 4, "--rate", "0,0.5,1", "--json", "--quiet")
+    assert done.exit_code == 0, done.output
+    means = [report["bytes"]["mean"] for report in json.loads(done.stdout)]
+    assert len(means) == 3 and means == sorted(means)
+    assert "rate 0.5" in run("eval", bundle, "--limit", 4, "--rate", "0,0.5,1", "--quiet").stdout
+    assert run("eval", bundle, "--rate", "a,b").exit_code == 2
