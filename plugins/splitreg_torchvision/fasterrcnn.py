@@ -49,6 +49,8 @@ class FasterRCNNHead(Head):
         width: channels of the pyramid.
         hidden: width of the two layers that look at a region.
         anchor_scale: side of a level's anchors in cells of it; torchvision has 8, for images of 800 pixels.
+        region_scale: side of the regions that are read from a level, in cells of it; by default ``anchor_scale``.
+            torchvision's weights want 19.8.
         proposals: regions an image that are looked at, at most.
         most: objects an image, at most.
         score: objects below this score are left out.
@@ -68,6 +70,7 @@ class FasterRCNNHead(Head):
         width: int = 256,
         hidden: int = 1024,
         anchor_scale: float = 4.0,
+        region_scale: float | None = None,
         proposals: int = 1000,
         most: int = 100,
         score: float = 0.05,
@@ -75,10 +78,11 @@ class FasterRCNNHead(Head):
         super().__init__()
         if not labels:
             raise RecipeError("head det-fasterrcnn needs class names, got none; give the head labels or a dataset")
-        if min(width, hidden, anchor_scale, proposals, most) <= 0 or not 0 <= score < 1:
+        region_scale = anchor_scale if region_scale is None else region_scale
+        if min(width, hidden, anchor_scale, region_scale, proposals, most) <= 0 or not 0 <= score < 1:
             raise RecipeError(
-                "width, hidden, anchor_scale, proposals and most must be positive, score in [0, 1); "
-                f"got {width}, {hidden}, {anchor_scale}, {proposals}, {most}, {score}"
+                "width, hidden, anchor_scale, region_scale, proposals and most must be positive, score in [0, 1); "
+                f"got {width}, {hidden}, {anchor_scale}, {region_scale}, {proposals}, {most}, {score}"
             )
         self.labels = tuple(labels)
         self.needs = tuple(sorted(features))
@@ -97,7 +101,7 @@ class FasterRCNNHead(Head):
             nms_thresh=0.7,
         )
         self.regions = RoIHeads(
-            region_pool(self.needs, anchor_scale),
+            region_pool(self.needs, region_scale),
             TwoMLPHead(width * 7 * 7, hidden),
             FastRCNNPredictor(hidden, len(labels) + 1),
             fg_iou_thresh=0.5,

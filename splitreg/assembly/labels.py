@@ -25,5 +25,20 @@ def default_labels(task: str) -> tuple[str, ...] | None:
     return None
 
 
+#: Ids of COCO's categories, 1 to 90, that no object has.
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
+def class_names(task: str, count: int) -> tuple[str, ...]:
+    """Return names for the classes of another project's weights: the task's usual set of that size, else numbers.
+
+    Ninety for boxes are COCO's 80 and after them the ids that no object has, ``"no class 12"`` and on.
+    """
+    usual = default_labels(task) or ()
+    if task == DETECTION and count == 90:
+        usual += tuple(f"no class {gap}" for gap in COCO_GAPS)
+    return usual if len(usual) == count else tuple(f"class {index}" for index in range(count))
+
+
 #: Tasks whose heads cannot be built without class names.
 LABELLED = frozenset({CLASSIFICATION, MULTILABEL, DETECTION, SEGMENTATION})

@@ -27,6 +27,7 @@ from splitreg.publishing.int8 import Int8Edge
 from splitreg.publishing.onnx_export import export_edge, run_graph
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry
+from splitreg.zoo import find_bundle
 
 
 def save(
@@ -99,12 +100,12 @@ def save(
 
 
 def load(path: str | Path, *, registry: Registry | None = None) -> SplitModel:
-    """Load a whole bundle; needs no network and no dataset.
+    """Load a whole bundle, from its folder or the zoo (``"zoo:camvid-small"``); needs no network and no dataset.
 
     Raises:
         BundleError: a file is missing, altered, or does not fit; every such tensor is named.
     """
-    folder = Path(path)
+    folder = find_bundle(path)
     config, planned = _planned(folder, None, registry)
     parts = allocate(planned, weights=False)
     model = SplitModel(
@@ -126,7 +127,7 @@ def load_edge(path: str | Path, *, registry: Registry | None = None) -> EdgeMode
     Raises:
         BundleError: as ``load``.
     """
-    folder = Path(path)
+    folder = find_bundle(path)
     config, planned = _planned(folder, (), registry)
     parts = allocate(planned, weights=False)
     symbols = _load_edge(folder, config, parts.prefix, parts.bottleneck.encoder)
@@ -154,7 +155,7 @@ def load_server(
     Raises:
         BundleError: as ``load``; or no such head.
     """
-    folder = Path(path)
+    folder = find_bundle(path)
     names = (heads,) if isinstance(heads, str) else heads
     config, planned = _planned(folder, None if names is None else tuple(names), registry)
     parts = allocate(planned, weights=False)

@@ -14,6 +14,7 @@ from splitreg.publishing.bundle import load, save
 from splitreg.publishing.int8 import Int8Edge
 from splitreg.recipe import Part
 from splitreg.registry import Registry
+from splitreg.zoo import find_bundle
 
 
 def recode(model: SplitModel, codec: str, *, registry: Registry | None = None) -> SplitModel:
@@ -60,7 +61,8 @@ def publish(
         BundleError: the bundle is damaged, the 8-bit edge half is another model's, or the folder cannot be written.
     """
     model = load(bundle, registry=registry)
-    folder, config = Path(bundle), files.read_config(Path(bundle))
+    folder = find_bundle(bundle)
+    config = files.read_config(folder)
     hashes = config["files"]
     known = json.loads(files.read_checked(folder, "metrics.json", hashes))
     if codec is not None:

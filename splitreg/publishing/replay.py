@@ -16,6 +16,7 @@ from splitreg.publishing import files, testvectors
 from splitreg.publishing.bundle import load_edge, load_server
 from splitreg.publishing.testvectors import SYMBOLS_THAT_MAY_DIFFER, share_different
 from splitreg.registry import Registry
+from splitreg.zoo import find_bundle
 
 #: Share of a prediction's numbers that must agree with the recorded ones to within 1 % (or 0.01).
 NUMBERS_THAT_MUST_AGREE = 0.98
@@ -37,7 +38,7 @@ def verify(bundle: str | Path, *, registry: Registry | None = None) -> list[Chec
         bundle: the folder.
         registry: the installed plugins, by default.
     """
-    folder, checks = Path(bundle), []
+    folder, checks = find_bundle(bundle), []
 
     def attempt(name: str, run: Callable[[], str]) -> bool:
         try:

@@ -1,0 +1,74 @@
+"""``splitreg import``: another project's checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from splitreg.cli.tables import print_json, table
+
+#: Misfits that the table shows; ``--json`` has all.
+SHOWN = 40
+
+
+@click.command("import")
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to make.")
+@click.option(
+    "--recipe", type=click.Path(dir_okay=False), help="The model's recipe; what it says of training is left out."
+)
+@click.option("--backbone", metavar="NAME", help="Backbone, e.g. resnet50.")
+@click.option("--heads", metavar="NAME,...", help="Heads.  [default: those of the checkpoint]")
+@click.option("--codec", metavar="NAME", help="Codec.  [default: rans]")
+@click.option("--input", "size", metavar="HxW", help="Input size in pixels.  [default: the recipe's, or 224x224]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. bottleneck.channels=12.")
+@click.option("--strict", is_flag=True, help="Write nothing unless every tensor fits.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every tensor that does not fit.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+def command(
+    checkpoints: tuple[str, ...], output: str, recipe: str | None, backbone: str | None, heads: str | None,
+    codec: str | None, size: str | None, overrides: tuple[str, ...], strict: bool, as_json: bool, overwrite: bool,
+) -> None:  # fmt: skip
+    """Make a bundle of checkpoints of sc2bench or Ladon: a ResNet behind a factorised-prior bottleneck, and its heads.
+
+    Several checkpoints are heads on one bitstream, as Ladon trains them. Every tensor that does not fit is reported:
+    unused (the model has no place for it), missing (the model keeps its initial value), or of another shape.
+    Nothing that is in a checkpoint is run.
+
+    \b
+    splitreg import ladon.pt --backbone resnet50 --input 416x416 -o ladon
+    splitreg import classes.pt boxes.pt masks.pt --backbone resnet50 --input 416x416 -o ladon --strict
+    """
+    from splitreg.cli.build_ import read_size
+    from splitreg.publishing import import_checkpoint, save
+    from splitreg.publishing.files import refuse_taken
+    from splitreg.recipe import Recipe
+
+    if recipe is None and backbone is None:
+        raise click.UsageError("say --backbone (or --recipe), as in --backbone resnet50")
+    refuse_taken(Path(output), replace=overwrite)  # before anything is read
+    base = Recipe.read(recipe) if recipe else None
+    keys: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
+    if codec is not None:
+        keys["codec"] = codec
+    if heads is not None:
+        keys["heads"] = heads.split(",")
+    if size is not None:
+        keys["input"] = {**(base.input.to_mapping() if base else {"mode": "resize"}), "size": read_size(size)}
+    imported = import_checkpoint(checkpoints, base, overrides=overrides, **keys)
+    fit = imported.fit
+    if as_json:
+        print_json(fit.to_json())
+    elif fit.misfits:
+        click.echo(table(("misfit", "tensor", "detail"), [(m.kind, m.name, m.detail) for m in fit.misfits[:SHOWN]]))
+        if len(fit.misfits) > SHOWN:
+            click.echo(f"... and {len(fit.misfits) - SHOWN} more: --json")
+    if strict:
+        fit.check()
+    save(imported.model, output, overwrite=overwrite)
+    click.echo(
+        f"wrote {output}: {fit.used} tensors as {fit.layout} names them, {fit.derived} derived, {len(fit.misfits)} misfits",
+        err=True,
+    )
