@@ -22,6 +22,7 @@ from typing import Any, Self
 from splitreg.errors import RecipeError
 from splitreg.overrides import apply_overrides, set_path
 from splitreg.parsing import is_int, listed, name_list, named, only, typed
+from splitreg.zoo import find_recipe
 
 Options = Mapping[str, Any]
 
@@ -290,14 +291,14 @@ class Recipe:
         """Read a TOML file.
 
         Args:
-            path: the file.
+            path: the file; or a recipe of the zoo, ``zoo:recipes/camvid-small`` or by its name alone.
             overrides: ``"bottleneck.channels=24"`` and the like; values are TOML, else plain strings.
 
         Raises:
             RecipeError: no such file, not TOML, or a key or value that is not one.
         """
         try:
-            table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            table = tomllib.loads(find_recipe(path).read_text(encoding="utf-8"))
         except OSError as cause:
             raise RecipeError(f"cannot read the recipe {path}: {cause.strerror or cause}") from cause
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:

@@ -45,10 +45,7 @@ def command(
     if heads is not None:
         keys["heads"] = heads.split(",")
     if size is not None:
-        height, _, width = size.lower().partition("x")
-        if not (height.isdigit() and (width.isdigit() or not width)):
-            raise click.UsageError(f"--input reads HEIGHTxWIDTH, as in 416x416; got {size!r}")
-        keys["input"] = {**keys.get("input", {}), "size": [int(height), int(width or height)]}
+        keys["input"] = {**keys.get("input", {}), "size": read_size(size)}
     planned = plan(Recipe.from_mapping(keys, overrides))
     if as_json:
         print_json(planned.to_json())
@@ -62,6 +59,18 @@ def command(
 
         save(model, output, overwrite=overwrite)
         click.echo(f"wrote {output} (untrained; splitreg train trains)", err=True)
+
+
+def read_size(text: str) -> list[int]:
+    """Read ``416x416`` or ``416`` as height and width.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and (width.isdigit() or not width)):
+        raise click.UsageError(f"--input reads HEIGHTxWIDTH, as in 416x416; got {text!r}")
+    return [int(height), int(width or height)]
 
 
 def describe(found: dict[str, Any]) -> str:

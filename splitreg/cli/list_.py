@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from splitreg.cli.tables import print_json, table
@@ -17,10 +19,16 @@ from splitreg.specs import KINDS
 def command(kind: str | None, everything: bool, as_json: bool) -> None:
     """List the installed plugins, of one KIND or of all: backbone, bottleneck, codec, head, dataset, objective.
 
+    KIND "zoo" lists the bundles and recipes that every command takes by name.
+
     \b
     splitreg list
     splitreg list head --json
+    splitreg list zoo
     """
+    if kind == "zoo":
+        _list_zoo(as_json)
+        return
     registry = discover()
     if kind is not None and kind not in KINDS and kind.removesuffix("s") in KINDS:
         kind = kind.removesuffix("s")
@@ -44,3 +52,28 @@ def command(kind: str | None, everything: bool, as_json: bool) -> None:
         return
     header = ("kind", "name", "package", "summary")
     click.echo(table(header, [[row[key] for key in header] for row in rows]))
+
+
+def _list_zoo(as_json: bool) -> None:
+    from splitreg.zoo import catalogue
+
+    rows = catalogue()
+    if as_json:
+        print_json(rows)
+        return
+    bundles = [row for row in rows if row["kind"] == "bundle"]
+    header = ("bundle", "heads", "data", "bytes an image", "metrics", "size")
+    click.echo(table(header, map(_bundle_cells, bundles)))
+    recipes = [(row["name"], row["summary"]) for row in rows if row["kind"] == "recipe"]
+    click.echo("\n" + table(("recipe", "summary"), recipes))
+
+
+def _bundle_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    firsts = [
+        f"{head} {name} {value:.3f}" for head, found in row["metrics"].items() for name, value in [*found.items()][:1]
+    ]
+    size = row["packet_bytes"]
+    return (
+        row["name"], ",".join(row["heads"]), ",".join(row["data"]), "-" if size is None else f"{size:,.0f}",
+        ", ".join(firsts) or "-", f"{row['disk_bytes'] / 1e6:.1f} MB",
+    )  # fmt: skip

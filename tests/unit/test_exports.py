@@ -8,7 +8,15 @@ import pytest
 
 import splitreg
 
-PACKAGES = ("splitreg.assembly", "splitreg.coding", "splitreg.edge", "splitreg.publishing", "splitreg.training")
+PACKAGES = (
+    "splitreg.assembly",
+    "splitreg.bench",
+    "splitreg.coding",
+    "splitreg.sweep",
+    "splitreg.edge",
+    "splitreg.publishing",
+    "splitreg.training",
+)
 MODULES = (
     "splitreg.interfaces",
     "splitreg.predictions",
@@ -75,6 +83,9 @@ def test_every_error_is_in_the_hierarchy_that_is_drawn():
         ("splitreg.specs", ("torch", "numpy")),
         ("splitreg.recipe", ("torch", "numpy")),
         ("splitreg.registry", ("torch", "numpy")),
+        ("splitreg.zoo", ("torch", "numpy", "click")),
+        ("splitreg.bench", ("timm", "compressai", "ray", "onnxruntime")),
+        ("splitreg.sweep", ("timm", "compressai", "ray", "onnxruntime")),
         ("splitreg.cli.main", ("torch", "numpy", "PIL")),
         ("splitreg.coding", ("torch", "PIL", "timm")),
         ("splitreg.edge", ("torch", "PIL", "onnxruntime", "safetensors", "concurrent.futures")),

@@ -1,0 +1,113 @@
+"""The zoo by name: in a checkout, installed, elsewhere, and when a name is wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import splitreg
+from splitreg import zoo
+from splitreg.edge import EdgeEncoder, describe
+from splitreg.errors import BundleError, RecipeError
+from splitreg.publishing import load_edge, load_server, verify
+from splitreg.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_everything_that_takes_a_bundle_takes_a_name():
+    name = "zoo:camvid-small"
+    model_id = splitreg.load(name).edge.model_id
+    assert {load_edge(name).model_id, load_server(name, ["det"]).model_id, EdgeEncoder.open(name).model_id} == {
+        model_id
+    }
+    assert describe(name)["model_id"] == f"{model_id:08x}" and all(check.passed for check in verify(name))
+
+
+def test_a_path_is_a_path(tmp_path):
+    assert zoo.find_bundle(tmp_path / "x") == tmp_path / "x" and zoo.find_bundle("camvid-small") == Path("camvid-small")
+
+
+def test_recipes_by_name(tmp_path, monkeypatch):
+    file = ROOT / "model_zoo" / "recipes" / "scenes-small.toml"
+    assert (
+        Recipe.read("scenes-small")
+        == Recipe.read("zoo:recipes/scenes-small")
+        == Recipe.read("zoo:scenes-small")
+        == Recipe.read(file)
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scenes-small").write_text('backbone = "mine"\nheads = ["cls"]')  # a file of that name comes first
+    assert Recipe.read("scenes-small").backbone.name == "mine"
+    assert Recipe.read("zoo:recipes/scenes-small").backbone.name != "mine"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: splitreg.load("zoo:camvid-smal"), BundleError, "Did you mean 'camvid-small'"),
+        (lambda: splitreg.load("zoo:recipes/camvid-small"), BundleError, "is a recipe"),
+        (lambda: Recipe.read("scenes-smal"), RecipeError, "no file 'scenes-smal', and .*Did you mean 'scenes-small'"),
+        (lambda: Recipe.read("zoo:recipes/x"), RecipeError, "no recipe 'x'"),
+        (lambda: Recipe.read("scenes-smal.toml"), RecipeError, "cannot read the recipe scenes-smal.toml"),
+        (lambda: Recipe.read("zoo:../../etc/x"), RecipeError, "no recipe"),
+        (lambda: splitreg.load("zoo:../camvid-small"), BundleError, "no bundle"),
+    ],
+)
+def test_wrong_names(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_another_folder_and_none(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "model_zoo" / "camvid-small", tmp_path / "mine")
+    monkeypatch.setenv("SPLITREG_ZOO", str(tmp_path))
+    assert list(zoo.bundles()) == ["mine"] and zoo.recipes() == {}
+    (tmp_path / "mine" / "metrics.json").write_text("{")
+    with pytest.raises(BundleError, match="mine cannot be read"):
+        zoo.catalogue()
+    monkeypatch.setenv("SPLITREG_ZOO", str(tmp_path / "nowhere"))
+    with pytest.raises(BundleError, match="SPLITREG_ZOO is .* no folder"):
+        zoo.catalogue()
+
+
+def test_listing_names_every_bundle_and_recipe_and_is_light():
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom splitreg.cli.main import cli\n"
+        "print(CliRunner().invoke(cli, ['list', 'zoo', '--json']).output)\n"
+        "print([m for m in ('torch', 'numpy', 'safetensors') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    *lines, heavy = done.stdout.strip().splitlines()
+    rows = {row["name"]: row for row in json.loads("\n".join(lines))}
+    assert heavy == "[]"
+    assert set(rows) == {f"zoo:{n}" for n in zoo.bundles()} | {f"zoo:recipes/{n}" for n in zoo.recipes()}
+    row = rows["zoo:camvid-small"]
+    assert (
+        list(row["heads"]) == ["seg", "det", "multilabel"]
+        and row["packet_bytes"] > 0
+        and "mIoU" in row["metrics"]["seg"]
+    )
+
+
+def test_a_wheel_brings_the_zoo(tmp_path):
+    """Built as pip builds it, unpacked elsewhere, asked without the checkout."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "model_zoo", source / "model_zoo")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "splitreg", source / "splitreg", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    (source / "plugins").mkdir()
+    built = tmp_path / "built"
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", built],
+        cwd=source,
+        check=True,
+        capture_output=True,
+    )
+    code = "from splitreg import zoo; print(zoo.folder(), *zoo.bundles())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=built, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(built / "splitreg" / "model_zoo"), *zoo.bundles()]
