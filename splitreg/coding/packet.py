@@ -25,6 +25,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from splitreg.coding import leb128
 from splitreg.errors import CorruptPacket
 
 #: A packet larger than this is refused unread.
@@ -192,11 +193,7 @@ class Packet:
                 for size in self.others:
                     table += _SIZE.pack(*size)
         for stream in self.streams[:-1]:
-            rest = len(stream)
-            while rest > 0x7F:
-                table.append(rest & 0x7F | 0x80)
-                rest >>= 7
-            table.append(rest)
+            table += leb128.write(len(stream))
         return bytes(table)
 
 
@@ -220,7 +217,7 @@ def _read_streams(body: bytes, start: int, count: int) -> tuple[bytes, ...]:
     """Cut ``count`` streams out of what follows ``start``: the lengths of all but the last, then the streams."""
     lengths = []
     for _ in range(count - 1):
-        length, start = _read_length(body, start)
+        length, start = leb128.read(body, start, _LENGTH_BYTES)
         lengths.append(length)
     claimed, there = sum(lengths), len(body) - start
     if claimed > there:
@@ -230,15 +227,3 @@ def _read_streams(body: bytes, start: int, count: int) -> tuple[bytes, ...]:
         streams.append(body[start : start + length])
         start += length
     return tuple(streams)
-
-
-def _read_length(body: bytes, start: int) -> tuple[int, int]:
-    """Return a LEB128 number and where the next begins."""
-    length = 0
-    for i, byte in enumerate(body[start : start + _LENGTH_BYTES]):
-        length |= (byte & 0x7F) << 7 * i
-        if byte < 0x80:
-            if byte == 0 and i:
-                raise CorruptPacket("a stream length of the packet has needless bytes")
-            return length, start + i + 1
-    raise CorruptPacket("the packet's stream lengths are cut short or too long")

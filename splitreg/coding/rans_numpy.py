@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splitreg.coding import leb128
 from splitreg.coding.rans_tables import Tables
 from splitreg.coding.symbols import SymbolModel
 from splitreg.errors import CorruptPacket
@@ -22,6 +23,7 @@ _LOW = 1 << 32  # states are kept in [2**32, 2**48)
 _LANES, _ADAPT, _ESCAPES = 3, 4, 8  # the payload's first byte: lanes (their logarithm), flags, and above them:
 _SIXTH = 16  # one bit a lane: its state has a sixth byte
 _SAMPLED = 4
+_ESCAPE_BYTES = 5  # at most, of an escaped value and of how many bytes they have
 _THRESHOLDS = np.array([80, 200, 360, 600, 960])
 
 
@@ -37,7 +39,7 @@ def encode(values: NDArray[Any], model: SymbolModel, tables: Tables, adapt: bool
     indexes = symbols - tables.offsets[rows].astype(np.int64)
     escaped = (indexes < 0) | (indexes >= last)
     far = np.where(indexes < 0, -2 * indexes - 1, 2 * (indexes - last))
-    escapes = b"".join(_varint(value) for value in far[escaped].tolist())
+    escapes = b"".join(leb128.write(value) for value in far[escaped].tolist())
     indexes = np.where(escaped, last, indexes)
     adapt = adapt and (tables.priors is not None or model.indexes is not None)
     while True:
@@ -208,7 +210,7 @@ def _code(starts: NDArray[np.int64], frequencies: NDArray[np.int64], plain: int,
         head |= _SIXTH << lane if sixth and lanes < 8 else 0
         body += state.to_bytes(6 if sixth else 5, "little")
     if escapes:
-        body += _varint(len(escapes)) + escapes
+        body += leb128.write(len(escapes)) + escapes
     return bytes([head]) + body + np.array(words[::-1], "<u2").tobytes()
 
 
@@ -227,7 +229,7 @@ class _Reader:
 
     def __init__(self, payload: bytes) -> None:
         self.payload, self.at = payload, 0
-        self.escapes = iter(b"")
+        self.escapes, self.escapes_at = b"", 0
         self.words: Iterator[int] = iter(())
         self.left = 0
 
@@ -244,11 +246,10 @@ class _Reader:
                 raise _corrupt()
             states.append(state)
         if flags & _ESCAPES:
-            count = self._varint(iter(self.payload[self.at : self.at + 5]))
-            self.at += max(1, -(-count.bit_length() // 7))
+            count, self.at = leb128.read(self.payload, self.at, _ESCAPE_BYTES)
             if not count:
                 raise _corrupt()
-            self.escapes = iter(self._take(count))
+            self.escapes = self._take(count)
         rest = self.payload[self.at :]
         if len(rest) % 2:
             raise _corrupt()
@@ -284,7 +285,7 @@ class _Reader:
 
     def escape(self, offset: int, last: int) -> int:
         """Read the value of a symbol outside the tables."""
-        folded = self._varint(self.escapes)
+        folded, self.escapes_at = leb128.read(self.escapes, self.escapes_at, _ESCAPE_BYTES)
         value = offset - 1 - (folded >> 1) if folded & 1 else offset + last + (folded >> 1)
         if not -(2**31) <= value < 2**31:
             raise _corrupt()
@@ -292,7 +293,7 @@ class _Reader:
 
     def finish(self, states: list[int], lanes: int) -> None:
         """Everything must have been read, but words that the other lanes' first states had no use for."""
-        if states[0] != _LOW or self.left > 2 * (lanes - 1) or any(self.words) or next(self.escapes, None) is not None:
+        if states[0] != _LOW or self.left > 2 * (lanes - 1) or any(self.words) or self.escapes_at < len(self.escapes):
             raise _corrupt()
 
     def _set(self, words: list[int]) -> None:
@@ -304,19 +305,6 @@ class _Reader:
         self.at += count
         return self.payload[self.at - count : self.at]
 
-    def _varint(self, source: Iterator[int]) -> int:
-        value = 0
-        for shift in range(0, 35, 7):
-            byte = next(source, None)
-            if byte is None:
-                break
-            value |= (byte & 127) << shift
-            if byte < 128:
-                if shift and not byte:
-                    break  # needlessly long
-                return value
-        raise _corrupt()
-
 
 def _patience(seen: int, symbols: int) -> int:
     """After how many further symbols a table learns again."""
@@ -326,14 +314,6 @@ def _patience(seen: int, symbols: int) -> int:
 def _tail(rows: int, lanes: int) -> int:
     """Rows at the end that lane 0 codes alone: what it puts out fills the other lanes' first states."""
     return rows if lanes == 1 else max(1, rows // 128)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 128:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
 
 
 def _corrupt() -> CorruptPacket:
