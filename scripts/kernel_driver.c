@@ -43,7 +43,7 @@ static void *array(void) {
 
 static void load(example *e) {
     sr_tables *t = &e->tables;
-    t->rows = number(), t->contexts = number(), t->stride = number(), t->bits = number();
+    t->rows = number(), t->stride = number(), t->bits = number();
     e->plane.channels = number(), e->plane.height = number(), e->plane.width = number();
     e->adapt = number();
     number();
@@ -60,7 +60,7 @@ static void load(example *e) {
 }
 
 static int64_t encode_one(const example *e, const sr_plane *p, uint8_t **out) {
-    const int64_t room = sr_workspace(&e->tables, p);
+    const int64_t room = sr_workspace(&e->tables, p, 0);
     uint8_t *space = malloc((size_t)room);
     *out = malloc((size_t)sr_bound(p));
     const int64_t length = sr_encode(&e->tables, p, e->adapt, space, room, *out);
@@ -69,7 +69,7 @@ static int64_t encode_one(const example *e, const sr_plane *p, uint8_t **out) {
 }
 
 static int64_t decode_one(const example *e, const sr_plane *p, const uint8_t *data, int64_t length) {
-    const int64_t room = sr_workspace(&e->tables, p);
+    const int64_t room = sr_workspace(&e->tables, p, 1);
     uint8_t *space = malloc((size_t)room);
     const int64_t result = sr_decode(&e->tables, p, data, length, space, room);
     free(space);

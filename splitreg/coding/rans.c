@@ -35,7 +35,7 @@
 
 enum { COPIES = 4 };  /* of every count, so that a run of one symbol does not wait for itself */
 enum { SAMPLED = 4 }; /* without adaptation one row in so many tells the size, which the number of lanes follows */
-enum { ABI = 1, CONTEXTS = 6, MOST_LANES = 8, BUCKETS = 256, BUCKET_STEP = BUCKETS + 8 };
+enum { ABI = 2, CONTEXTS = 6, MOST_LANES = 8, BUCKETS = 256, BUCKET_STEP = BUCKETS + 8 };
 enum { CORRUPT = -1, INVALID = -2, NO_ROOM = -3 };
 enum { FLAG_ADAPT = 4, FLAG_ESCAPES = 8 };
 #define LOW (1ull << 32) /* states are kept in [2^32, 2^48) */
@@ -43,7 +43,7 @@ enum { FLAG_ADAPT = 4, FLAG_ESCAPES = 8 };
 
 /* Tables of one model. A row is a channel's, or, with `indexes`, that of every symbol which names it. */
 typedef struct {
-    int32_t rows, contexts, stride; /* contexts: CONTEXTS, or 1 where symbols name their rows */
+    int32_t rows, stride;
     int32_t bits;                   /* 0: rounded latents; else latents are scaled and clipped to [0, 2^bits) */
     const int32_t *symbols;         /* (rows) number of symbols, the escape included */
     const int32_t *offsets;         /* (rows) value of the first symbol */
@@ -51,7 +51,7 @@ typedef struct {
     const uint32_t *inverses;       /* (rows) what turns a distance from it into a magnitude, see `magnitudes` */
     const uint32_t *frequencies;    /* (rows, stride) sum to 2^16 */
     const uint32_t *costs;          /* (rows, stride) length of a symbol, in 1/256 bits */
-    const uint32_t *priors;         /* (rows, contexts, stride) sum to 2^16; NULL where the model is not adapted */
+    const uint32_t *priors;         /* (rows, CONTEXTS, stride) sum to 2^16; NULL where the model is not adapted */
     const float *shift, *scale;     /* (channels) */
 } sr_tables;
 
@@ -397,13 +397,9 @@ INLINE uint64_t put(uint64_t x, uint32_t entry, uint16_t **out) {
 
 INLINE uint16_t *put_row(uint64_t *states, const uint32_t *entries, int32_t n, uint16_t *out, const int lanes) {
     uint64_t x[MOST_LANES];
-    UNROLL for (int k = 0; k < lanes; k++) x[k] = states[k];
     int32_t i = n - n % lanes;
-    for (int32_t k = n - 1; k >= i; k--) { /* the rest of the row; lanes as an index would leave the registers */
-        uint64_t one = states[k - i];
-        one = put(one, entries[k], &out);
-        states[k - i] = one;
-    }
+    for (int32_t k = n - 1; k >= i; k--) /* the rest of the row; lanes as an index would leave the registers */
+        states[k - i] = put(states[k - i], entries[k], &out);
     UNROLL for (int k = 0; k < lanes; k++) x[k] = states[k];
     while (i) {
         i -= lanes;
@@ -500,12 +496,13 @@ CLONES("arch=x86-64-v3") static uint16_t *put_rows(const uint32_t *entries, int6
     return out;
 }
 
-/* Room that sr_encode and sr_decode need. */
-API int64_t sr_workspace(const sr_tables *t, const sr_plane *p) {
-    const int64_t n = (int64_t)p->channels * p->height * p->width, wide = (p->width + 31) & ~31;
+/* Room that sr_encode or sr_decode needs. */
+API int64_t sr_workspace(const sr_tables *t, const sr_plane *p, int32_t decode) {
+    const int64_t plane = (int64_t)p->height * p->width, wide = (p->width + 31) & ~31;
     const int64_t count = p->indexes ? t->rows : CONTEXTS;
-    return 64 * 32 + count * ((4ll + 4 * COPIES) * t->stride + 2 * BUCKET_STEP + 8) + 4ll * t->stride + 11 * n +
-           6ll * p->height * p->width + 16 * wide + p->height * wide;
+    const int64_t either = 64 * 32 + count * ((4ll + 4 * COPIES) * t->stride + 2 * BUCKET_STEP + 8) + 4ll * t->stride +
+                           16 * wide + p->height * wide;
+    return either + (decode ? 2 * p->width * tail_rows((int64_t)p->channels * p->height, MOST_LANES) : (11ll * p->channels + 6) * plane);
 }
 
 /* The largest payload. */
@@ -745,7 +742,7 @@ API int64_t sr_decode(const sr_tables *t, const sr_plane *p, const uint8_t *data
     if ((end - at) % 2) return CORRUPT;
     work w;
     arena a = {space, space + room};
-    uint8_t *tail_space = take(&a, 2 * tail_rows((int64_t)p->channels * p->height, lanes) * p->width + 64);
+    uint8_t *tail_space = take(&a, 2 * p->width * tail_rows((int64_t)p->channels * p->height, MOST_LANES) + 64);
     if (!tail_space || prepare(&w, &a, t, p, adapt, 1)) return NO_ROOM;
     reader in = {at, end};
     return decode(t, p, &w, adapt, lanes, x, in, escapes, tail_space);

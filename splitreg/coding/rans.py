@@ -29,7 +29,7 @@ from splitreg.errors import InvalidTables, RecipeError, ShapeMismatch
 _KEPT = 8
 #: Symbols that name their rows can choose among so many: contexts are bytes.
 MOST_NAMED = 256
-#: A latent has at most this many values; a decoder allocates that only when a payload can be so long.
+#: A latent has at most this many values.
 MOST_SYMBOLS = 2**28
 #: A row of it has at most so many.
 MOST_WIDTH = 2**16 - 1

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.coding.rans_tables import CONTEXTS, Tables
+from splitreg.coding.rans_tables import Tables
 from splitreg.coding.symbols import SymbolModel
 from splitreg.errors import CorruptPacket, InvalidLatent
 
-_ABI = 1
+_ABI = 2
 _CORRUPT, _INVALID = -1, -2
 
 _space = threading.local()
@@ -24,7 +24,7 @@ _space = threading.local()
 
 class _Tables(ctypes.Structure):
     _fields_ = (
-        [(name, ctypes.c_int32) for name in ("rows", "contexts", "stride", "bits")]
+        [(name, ctypes.c_int32) for name in ("rows", "stride", "bits")]
         + [(name, ctypes.c_void_p) for name in (
             "symbols", "offsets", "modes", "inverses", "frequencies", "costs", "priors", "shift", "scale",
         )]
@@ -56,7 +56,7 @@ class Kernel:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
-        self._workspace = _function(library, "sr_workspace", pointer, pointer)
+        self._workspace = _function(library, "sr_workspace", pointer, pointer, ctypes.c_int32)
         self._bound = _function(library, "sr_bound", pointer)
         self._encode = _function(library, "sr_encode", pointer, pointer, ctypes.c_int32, pointer, number, pointer)
         self._decode = _function(library, "sr_decode", pointer, pointer, pointer, number, pointer, number)
@@ -69,10 +69,10 @@ class Kernel:
             InvalidLatent: the latent is not finite, or beyond ``2**23``.
         """
         described, plane = self._describe(model, tables), _plane(values, model)
-        space, out = self._room(described, plane)
-        length = self._encode(
-            ctypes.addressof(described), ctypes.addressof(plane), adapt, _at(space), space.nbytes, _at(out)
-        )
+        tables_at, plane_at = ctypes.addressof(described), ctypes.addressof(plane)
+        space = _room("encoder", self._workspace(tables_at, plane_at, False))
+        out = _room("payload", self._bound(plane_at))
+        length = self._encode(tables_at, plane_at, adapt, _at(space), space.nbytes, _at(out))
         if length == _INVALID:
             raise InvalidLatent(
                 "the latent has NaN, infinite or huge values (beyond 2**23); the encoder's weights or its input are damaged"
@@ -88,32 +88,21 @@ class Kernel:
             CorruptPacket: the payload is not one that ``encode`` writes.
         """
         described, plane = self._describe(model, tables), _plane(out, model)
-        space, _ = self._room(described, plane)
+        tables_at, plane_at = ctypes.addressof(described), ctypes.addressof(plane)
+        space = _room("decoder", self._workspace(tables_at, plane_at, True))
         data = np.frombuffer(payload or b"\0", np.uint8)
-        result = self._decode(
-            ctypes.addressof(described), ctypes.addressof(plane), _at(data), len(payload), _at(space), space.nbytes
-        )
+        result = self._decode(tables_at, plane_at, _at(data), len(payload), _at(space), space.nbytes)
         if result == _CORRUPT:
             raise CorruptPacket("the payload is not one of this model and shape; it is damaged or of another model")
         if result < 0:
             raise MemoryError(f"the coder's workspace of {space.nbytes} bytes is too small")
-
-    def _room(self, tables: _Tables, plane: _Plane) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return workspace and output, kept for each thread: fresh memory would cost more than the coding."""
-        wanted = (
-            self._workspace(ctypes.addressof(tables), ctypes.addressof(plane)), self._bound(ctypes.addressof(plane)),
-        )  # fmt: skip
-        kept: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = getattr(_space, "arrays", None)
-        if kept is None or any(not size <= a.nbytes <= 8 * size + 2**22 for a, size in zip(kept, wanted, strict=True)):
-            kept = _space.arrays = (np.empty(wanted[0], np.uint8), np.empty(wanted[1], np.uint8))
-        return kept
 
     def _describe(self, model: SymbolModel, tables: Tables) -> _Tables:
         """Return the tables as the kernel wants them; kept for the last model."""
         kept = self._described  # read once: threads share a kernel
         if kept is None or kept[0] is not tables or kept[1] is not model.shift:
             described = _Tables(
-                rows=len(tables.symbols), contexts=CONTEXTS, stride=tables.frequencies.shape[1],
+                rows=len(tables.symbols), stride=tables.frequencies.shape[1],
                 bits=model.bits if model.mode == "uniform" else 0,
                 symbols=_at(tables.symbols), offsets=_at(tables.offsets), modes=_at(tables.modes),
                 inverses=_at(tables.inverses), frequencies=_at(tables.frequencies), costs=_at(tables.costs),
@@ -122,6 +111,15 @@ class Kernel:
             described.kept = (model, tables)  # so that the memory behind the addresses stays
             kept = self._described = (tables, model.shift, described)
         return kept[2]
+
+
+def _room(name: str, size: int) -> NDArray[np.uint8]:
+    """Return memory of at least this size, kept for each thread: fresh memory would cost more than the coding."""
+    kept: NDArray[np.uint8] | None = getattr(_space, name, None)
+    if kept is None or not size <= kept.nbytes <= 8 * size + 2**22:
+        kept = np.empty(size, np.uint8)
+        setattr(_space, name, kept)
+    return kept
 
 
 def _function(library: ctypes.CDLL, name: str, *kinds: Any) -> Callable[..., int]:
