@@ -6,7 +6,7 @@ import json
 
 import click
 
-from splitreg.cli.encode_ import write_packets
+from splitreg.cli.encode_ import packet_options, write_packets
 from splitreg.cli.tables import print_json
 
 _RUNTIMES, _PRECISIONS = ("onnxruntime", "openvino"), ("fp32", "int8")  # spelt out: --help imports no numpy
@@ -30,14 +30,7 @@ def command() -> None:
 @click.option("--precision", type=click.Choice(_PRECISIONS), default="fp32", show_default=True, help="Which graph.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads for an image.")
 @click.option("--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W", help="Another input size.")
-@click.option(
-    "--batch", is_flag=True, help="Put all images into one packet, batch.splitreg, or as few as its limits allow."
-)
-@click.option("--rate", type=float, help="0 (fewest bytes) to 1 (most), where BUNDLE has several.  [default: middle]")
-@click.option(
-    "--budget", type=click.IntRange(min=1), metavar="BYTES", help="The largest rate that fits, for each image."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@packet_options
 def encode(
     bundle: str, images: tuple[str, ...], output: str, runtime: str, precision: str, threads: int,
     size: tuple[int, int] | None, batch: bool, rate: float | None, budget: int | None, as_json: bool,

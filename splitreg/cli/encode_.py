@@ -20,18 +20,31 @@ SUFFIX = ".splitreg"
 _Encode = Callable[..., list[bytes]]
 
 
+def packet_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of ``write_packets`` that every command which encodes has."""
+    for option in (  # the last comes first on the page
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option(
+            "--budget", type=click.IntRange(min=1), metavar="BYTES", help="The largest rate that fits, for each image."
+        ),
+        click.option(
+            "--rate", type=float, help="0 (fewest bytes) to 1 (most), where BUNDLE has several.  [default: middle]"
+        ),
+        click.option(
+            "--batch",
+            is_flag=True,
+            help="Put all images into one packet, batch.splitreg, or as few as its limits allow.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command("encode")
 @click.argument("bundle", type=click.Path())
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder for the packets.")
-@click.option(
-    "--batch", is_flag=True, help="Put all images into one packet, batch.splitreg, or as few as its limits allow."
-)
-@click.option("--rate", type=float, help="0 (fewest bytes) to 1 (most), where BUNDLE has several.  [default: middle]")
-@click.option(
-    "--budget", type=click.IntRange(min=1), metavar="BYTES", help="The largest rate that fits, for each image."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@packet_options
 def command(
     bundle: str,
     images: tuple[str, ...],
