@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from splitreg.errors import BundleError, MissingExtra, RecipeError, near
 
+_AXES = ("batch", "height", "width")
 _Ends = Mapping[str, tuple[bool, list[int]]]  # name -> whether it is float32, its axes (0: not known)
 
 
@@ -54,24 +55,40 @@ def load_network(runtime: str, data: bytes, *, name: str, size: tuple[int, int],
     return _NETWORKS[runtime](data, name, size, threads)
 
 
+def onnx_session(data: bytes, name: str, *, threads: int = 0, axes: Mapping[str, int] | None = None) -> Any:
+    """Open a graph with onnxruntime on the CPU.
+
+    Args:
+        data: the file's bytes.
+        name: of the file, for messages.
+        threads: CPU threads; 0: onnxruntime's choice.
+        axes: free axis -> its length, where it shall be planned for that alone.
+
+    Raises:
+        MissingExtra: onnxruntime is not installed.
+        BundleError: it cannot run the graph.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as cause:
+        raise MissingExtra("onnxruntime is not installed; pip install 'splitreg[edge]'") from cause
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # The plan of a pattern is made in the first run and doubles the memory in the second, for no gain at one size.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3  # a graph that does not run is our error, not a remark on stderr
+    for axis, length in (axes or {}).items():
+        options.add_free_dimension_override_by_name(axis, length)
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as cause:  # onnxruntime's own exception types are private
+        raise _refused("onnxruntime", name, cause) from cause
+
+
 class _OnnxRuntime(Network):
     def __init__(self, data: bytes, name: str, size: tuple[int, int], threads: int) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as cause:
-            raise MissingExtra("onnxruntime is not installed; pip install 'splitreg[edge]'") from cause
         self.name = name
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # The plan of a pattern is made in the first run and doubles the memory in the second, for no gain at one size.
-        options.enable_mem_pattern = False
-        options.log_severity_level = 3  # a graph that does not run is our error, not a remark on stderr
-        for axis, length in zip(("batch", "height", "width"), (1, *size), strict=True):
-            options.add_free_dimension_override_by_name(axis, length)
-        try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as cause:  # onnxruntime's own exception types are private
-            raise _refused("onnxruntime", name, cause) from cause
+        self._session = onnx_session(data, name, threads=threads, axes=dict(zip(_AXES, (1, *size), strict=True)))
         ends = [
             {
                 end.name: (end.type == "tensor(float)", [i if isinstance(i, int) else 0 for i in end.shape])

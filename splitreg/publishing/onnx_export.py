@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from splitreg.assembly.edge import EdgeModel
-from splitreg.edge import EdgeEncoder, load_network
-from splitreg.errors import BundleError, MissingExtra
+from splitreg.edge import EdgeEncoder, load_network, onnx_session
+from splitreg.errors import BundleError
 from splitreg.publishing.onnx_graph import onnx_library, simplified
 
 #: Operator set: the first with every operator that the first-party encoders use.
@@ -95,19 +95,6 @@ def run_graph(edge: EdgeModel, data: bytes, name: str) -> EdgeEncoder:
     )
 
 
-def _session(data: bytes) -> Any:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as cause:
-        raise MissingExtra("writing ONNX files needs onnxruntime; pip install 'splitreg[full]'") from cause
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # a graph that does not run is our error, not a remark on stderr
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as cause:  # onnxruntime's own exception types are private
-        raise BundleError(f"onnxruntime cannot read the graph: {_brief(cause)}") from cause
-
-
 def _trace(module: nn.Module, size: tuple[int, int], axes: Mapping[int, str]) -> bytes:
     latent = {axis: name if axis == 0 else f"latent_{name}" for axis, name in axes.items()}
     try:
@@ -129,7 +116,7 @@ def _compare(module: nn.Module, data: bytes, shapes: Sequence[tuple[int, tuple[i
     Raises:
         BundleError: its latent is not torch's.
     """
-    random, session = np.random.default_rng(0), _session(data)
+    random, session = np.random.default_rng(0), onnx_session(data, "edge.onnx")
     for batch, (height, width) in shapes:
         images = random.standard_normal((batch, 3, height, width), np.float32)
         at = f"at {width}x{height} pixels, batch {batch}"
