@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import splitreg
+from splitreg.data.compressed import CODECS
 from splitreg.errors import RecipeError
 from splitreg.evaluation import evaluate, evaluate_image_codec
-from splitreg.evaluation.baselines import CODECS
 from splitreg.publishing import files, load
 from splitreg.recipe import DataPart
 from splitreg.registry import Registry

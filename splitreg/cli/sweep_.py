@@ -27,13 +27,20 @@ if TYPE_CHECKING:
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--workers", default=0, show_default=True, help="Processes a point that load batches ahead.")
+@click.option(
+    "--validate-every",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Epochs between validations; 0: none.",
+)
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Measure the finished points into DIR/bench.")
 @click.option("--limit", type=click.IntRange(min=1), help="Measure only so many images.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="No talk on stderr.")
 def command(
     recipe: str, output: str, on: str, jobs: int, retries: int, overrides: tuple[str, ...], root: str | None, device: str,
-    workers: int, bench: bool, limit: int | None, as_json: bool, quiet: bool,
+    workers: int, validate_every: int, bench: bool, limit: int | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train every point of the sweep of RECIPE, each in its own folder; then measure them as one curve.
 
@@ -67,6 +74,7 @@ def command(
         retries=retries,
         device=device,
         workers=workers,
+        validate_every=validate_every,
         on_event=None if quiet else say,
     )
     bundles = [point.bundle for point in points if point.bundle is not None]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from splitreg import imaging
 from splitreg.data.batches import Batch, Item, collate, collate_packed, unpacked
-from splitreg.data.transforms import FitInput
+from splitreg.data.transforms import Augment, FitInput
 from splitreg.errors import DataError
 from splitreg.imaging import Preprocess
 from splitreg.specs import TargetSpec
@@ -251,6 +251,8 @@ class _View:
                 sample = self.augment(sample)
             geometry = self.fit.geometry(sample)
             sample = self.fit(sample)
+            if isinstance(self.augment, Augment):
+                sample = self.augment.sent(sample)
         image = imaging.normalise(sample.array(), self.fit.preprocess)
         if self.reconstruction:
             sample = sample.with_reconstruction()

@@ -10,7 +10,7 @@ Sizes are (height, width).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from splitreg import imaging
+from splitreg.data.compressed import compress
 from splitreg.imaging import FILL, Geometry, Preprocess
 from splitreg.tasks import IGNORE, BoxTarget, MaskTarget, Sample, Target
 
@@ -77,14 +78,17 @@ class Augment:
             picture shrinks inside a grey frame. (1, 1): none.
         colour: brightness, contrast and saturation change by a factor within 1 - colour to 1 + colour; 0: none.
         hue: the hue turns by at most this part of the circle; 0: none.
+        webp: lowest and highest quality, 1 to 100, of the lossy WebP that the network sees at its input's size, for a
+            receiver of compressed pictures; (): none.
 
     Raises:
         ValueError: an option outside its range.
     """
 
     def __init__(
-        self, *, flip: float = 0.5, scale: tuple[float, float] = (0.8, 1.4), colour: float = 0.2, hue: float = 0.0
-    ) -> None:
+        self, *, flip: float = 0.5, scale: tuple[float, float] = (0.8, 1.4), colour: float = 0.2, hue: float = 0.0,
+        webp: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         low, high = scale
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is a probability, 0 to 1; got {flip}")
@@ -92,7 +96,9 @@ class Augment:
             raise ValueError(f"scale is (smallest, largest), within 0.1 to 10; got {tuple(scale)}")
         if not 0 <= colour <= 1 or not 0 <= hue <= 0.5:
             raise ValueError(f"colour is 0 to 1 and hue 0 to 0.5; got {colour} and {hue}")
-        self.flip, self.scale = flip, (low, high)
+        if webp and not (len(webp) == 2 and 1 <= webp[0] <= webp[1] <= 100):
+            raise ValueError(f"webp is (lowest, highest) quality, within 1 to 100; got {tuple(webp)}")
+        self.flip, self.scale, self.webp = flip, (low, high), tuple(webp)
         jitter = v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=hue)
         self.jitter = jitter if colour or hue else None
 
@@ -106,6 +112,14 @@ class Augment:
         if self.jitter is not None:
             sample = dataclasses.replace(sample, image=self.jitter(sample.image))
         return sample
+
+    def sent(self, sample: Sample) -> Sample:
+        """Return the sample as a receiver has it: the picture, at the network's size by now, was compressed."""
+        if not self.webp:
+            return sample
+        quality = int(torch.randint(self.webp[0], self.webp[1] + 1, ()))
+        picture = torch.from_numpy(compress(sample.array(), "webp", quality)[0].copy()).permute(2, 0, 1)
+        return dataclasses.replace(sample, image=tv_tensors.Image(picture.contiguous()))
 
 
 def _zoomed(sample: Sample, zoom: float) -> Sample:

@@ -1,6 +1,7 @@
 """Evaluation: real packets, bytes an image, metrics in original pixels, and image codecs as baselines."""
 
-from splitreg.evaluation.baselines import compress, evaluate_image_codec
+from splitreg.data.compressed import compress
+from splitreg.evaluation.baselines import evaluate_image_codec
 from splitreg.evaluation.evaluate import evaluate
 from splitreg.evaluation.report import ByteCounts, Report, table
 

@@ -64,6 +64,7 @@ def run(
     retries: int = 2,
     device: str = "auto",
     workers: int = 0,
+    validate_every: int = 1,
     on_event: OnEvent | None = None,
 ) -> tuple[SweepPoint, ...]:
     """Train every point of a sweep; called again, it goes on with what is missing.
@@ -78,6 +79,7 @@ def run(
         retries: how often a point goes on, from its last checkpoint, whose process was killed.
         device: see ``train``.
         workers: processes a point that load batches ahead.
+        validate_every: epochs between validations, each of which looks for a collapse.
         on_event: called with ``event`` ("known", "start", "retry", "end"), ``point`` and ``outcome``.
 
     Raises:
@@ -93,7 +95,7 @@ def run(
     root = Path(output).resolve()
     points = {label or "point": _absolute(point) for label, point in recipe.points()}
     folders = {label: root / _folder(label) for label in points}
-    settings = {"device": device, "workers": workers, "tensorboard": False}
+    settings = {"device": device, "workers": workers, "validate_every": validate_every, "tensorboard": False}
     with _locked(root):
         return _run(root, points, folders, settings, on, jobs, retries, on_event or (lambda event: None))
 

@@ -239,3 +239,25 @@ def test_an_empty_dataset():
 
 def test_images_are_float32():
     assert next(loader().epoch(0)).images.numpy().dtype == np.float32
+
+
+def test_a_receiver_of_compressed_pictures_learns_from_what_the_codec_gives_at_the_inputs_size():
+    from splitreg.data.compressed import compress
+
+    class Noise(Toy):
+        def __getitem__(self, index):
+            generator = torch.Generator().manual_seed(index)
+            image = torch.randint(0, 256, (3, 24, 32), generator=generator, dtype=torch.uint8)
+            return Sample(image=tv_tensors.Image(image), targets={"cls": ClassTarget(index=0)})
+
+    def first(**options):
+        augment = Augment(flip=0, scale=(1, 1), colour=0, **options)
+        loader = Loader(Noise(4), PREPROCESS, batch_size=4, shuffle=False, augment=augment)
+        return next(iter(loader.epoch(0))).images.numpy()
+
+    plain, coarse = first(), first(webp=(5, 5))
+    for one, other in zip(plain, coarse, strict=True):
+        unit = one.transpose(1, 2, 0) * PREPROCESS.std + PREPROCESS.mean
+        pixels = np.rint(unit * 255).astype(np.uint8)
+        expected = imaging.normalise(compress(pixels, "webp", 5)[0], PREPROCESS)
+        np.testing.assert_array_equal(other, expected)

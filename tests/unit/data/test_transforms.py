@@ -212,7 +212,10 @@ def test_colour_leaves_targets_alone_and_changes_the_picture():
     assert after.targets == before.targets
 
 
-@pytest.mark.parametrize("wrong", [{"flip": 2}, {"scale": (2, 1)}, {"scale": (0, 1)}, {"colour": -1}, {"hue": 0.7}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"flip": 2}, {"scale": (2, 1)}, {"scale": (0, 1)}, {"colour": -1}, {"hue": 0.7}, {"webp": (0, 5)}, {"webp": (5,)}],
+)
 def test_options_outside_their_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Augment(**wrong)
