@@ -257,7 +257,13 @@ class Offer:
 
 
 class Objective(nn.Module, abc.ABC):
-    """How losses are combined, and extra terms. The constructor is ``(heads, *, ...)`` with the heads' names."""
+    """How losses are combined, and extra terms. The constructor is ``(heads, *, ...)`` with the heads' names.
+
+    Attributes:
+        reads_heads: it looks at losses or at what heads say. In a stage where no objective does, no head is run.
+    """
+
+    reads_heads: bool = True
 
     @abc.abstractmethod
     def forward(self, context: StepContext) -> dict[str, Tensor]:

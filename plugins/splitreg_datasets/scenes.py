@@ -53,7 +53,7 @@ class Scenes(Dataset):
         mode: ``"multi"``: one to six solids and every kind of label. ``"single"``: one solid and the six factors of
             3D Shapes; its test split shows only combinations of floor and wall hue that the others never show.
         size: pixels a side; 0: 128 (multi) or 64 (single).
-        count: images; 0: 2000 (train) or 400 (val and test).
+        count: images, or split -> images as in ``{"train": 20_000}``; 0: 2000 (train) or 400 (val and test).
         seed: another seed, other images.
         noise: part of the pixels that salt-and-pepper noise replaces (MTL-Split: 0.08).
 
@@ -68,13 +68,17 @@ class Scenes(Dataset):
         *,
         mode: str = "multi",
         size: int = 0,
-        count: int = 0,
+        count: int | Mapping[str, int] = 0,
         seed: int = 0,
         noise: float = 0.0,
     ) -> None:
         self.targets = self.describe(root, mode=mode)
         if not 0 <= noise <= 1:
             raise DataError(f"noise is a part of the pixels, 0 to 1; got {noise}")
+        if isinstance(count, Mapping):
+            if wrong := [name for name in count if name not in SPLITS]:
+                raise DataError(f"scenes have no split {wrong[0]!r}.{near(wrong[0], SPLITS)} There are: {', '.join(SPLITS)}")
+            count = count.get(split, 0)
         side = size or (128 if mode == "multi" else 64)
         cache = SceneCache(
             mode=mode,

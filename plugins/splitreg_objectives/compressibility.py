@@ -30,6 +30,8 @@ class Compressibility(Objective):
     Source: Alvar & Bajic 2019, arXiv:1902.05179.
     """
 
+    reads_heads = False
+
     def __init__(self, heads: Sequence[str], *, weight: float = 1.0, tiled: bool = False) -> None:
         super().__init__()
         if not isinstance(weight, int | float) or not 0 <= weight < math.inf:

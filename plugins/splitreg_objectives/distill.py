@@ -56,6 +56,7 @@ class Distill(Objective):
             if not isinstance(share, int | float) or not 0 <= share < math.inf:
                 raise RecipeError(f"objective distill: the weight of {head!r} must be zero or more, got {share!r}")
         self.weight, self.reduction, self.temperature = float(weight), reduction, float(temperature)
+        self.reads_heads = any(self.logits.values())
         self.strides = None if strides is None else tuple(strides)
 
     def forward(self, context: StepContext) -> dict[str, Tensor]:

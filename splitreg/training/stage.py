@@ -60,10 +60,12 @@ class StageRun:
         self._freezer = parts.Freezer(model)
         learning = parts.select(model.parts(), stage.train, stage.freeze)
         self._freezer.apply(learning)
-        shared = any(not name.startswith("heads.") for name in learning)
-        self.live = tuple(name for name in model.heads if shared or f"heads.{name}" in learning)
         devices.seed_step(torch.device("cpu"), mixed(self._key, "objectives"))
-        step = Step(model, objectives(stage, model.heads, registry), self.live, teacher)
+        made = objectives(stage, model.heads, registry)
+        read = any(objective.reads_heads for objective in made.values())
+        shared = any(not name.startswith("heads.") for name in learning)
+        self.live = tuple(name for name in model.heads if read and (shared or f"heads.{name}" in learning))
+        step = Step(model, made, self.live, teacher)
         if teacher is not None:
             teacher.to(self.fabric.device)
         auxiliary = [p for p in model.bottleneck.auxiliary_parameters() if p.requires_grad]

@@ -90,3 +90,11 @@ def test_defaults_of_describe_and_options_that_make_no_sense():
 def test_a_loader_with_workers_reads_it(multi):
     batches = Loader(multi, Preprocess(size=(32, 48)), batch_size=16, workers=1)
     assert sum(len(batch) for batch in batches) == 40
+
+
+def test_every_split_may_have_its_own_count(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path))
+    options = {"size": 16, "mode": "single", "count": {"train": 3, "test": 2}}
+    assert [len(Scenes(None, split, **options)) for split in ("train", "test")] == [3, 2]
+    with pytest.raises(DataError, match="no split 'tset'.*'test'"):
+        Scenes(None, "train", size=16, count={"tset": 3})
