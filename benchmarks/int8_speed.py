@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", required=True)
     parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--bottleneck", type=json.loads, default={"name": "fp"})
+    parser.add_argument("--bottleneck", type=json.loads, default={"name": "fp", "encoder": "gdn"})
     parser.add_argument("--cut", default="layer1")
     parser.add_argument("--size", type=int, default=416)
     parser.add_argument("--pictures", type=int, default=24)

@@ -46,7 +46,7 @@ def make(folder, height, width, *pictures):
     if not pictures:  # edges, gradients and texture, as large as Kodak's
         Image.fromarray(picture(512, 768)).save(folder / "drawn.png")
     model = splitreg.build(
-        backbone="resnet50", cut="layer1", bottleneck={"name": "fp", "from": "image"}, codec="rans",
+        backbone="resnet50", cut="layer1", bottleneck={"name": "fp", "encoder": "gdn", "from": "image"}, codec="rans",
         heads=[{"name": "cls", "labels": 10}], input={"size": [int(height), int(width)], "mode": "resize"},
     )  # fmt: skip
     sources = pictures or [folder / "drawn.png"]

@@ -49,7 +49,7 @@ class ScaleHyperprior(Transforms):
         *,
         channels: int = 24,
         stride: int | None = None,
-        encoder: str = "gdn",
+        encoder: str | None = None,
         decoder: str | None = None,
         hidden: int | None = None,
         decoder_hidden: int | None = None,

@@ -21,7 +21,7 @@ class Transforms(Bottleneck):
         channels: channels of the latent.
         stride: stride of the latent, relative to the image. By default the target's or the source's, whichever is
             coarser; with the light encoder from the image at least 8.
-        encoder: ``"gdn"`` or ``"light"``.
+        encoder: ``"gdn"`` or ``"light"``; by default light where it reads the image, else gdn.
         decoder: ``"gdn"`` or ``"residual"``; by default the one that goes with the encoder.
         hidden: width of the encoder; 96 (gdn) or 64 (light) by default.
         decoder_hidden: width of the decoder; by default twice the target's, at most 512 (gdn), or the target's, 64 to
@@ -44,7 +44,7 @@ class Transforms(Bottleneck):
         *,
         channels: int,
         stride: int | None,
-        encoder: str,
+        encoder: str | None,
         decoder: str | None,
         hidden: int | None,
         decoder_hidden: int | None,
@@ -53,6 +53,8 @@ class Transforms(Bottleneck):
         rate_range: float,
     ) -> None:
         super().__init__()
+        if encoder is None:
+            encoder = "light" if source.stride == 1 else "gdn"
         kinds = {"gdn": "gdn", "light": "residual"}
         self._check(encoder in kinds, f"encoder must be {' or '.join(map(repr, kinds))}, got {encoder!r}")
         decoder = kinds[encoder] if decoder is None else decoder

@@ -151,7 +151,7 @@ def _recipe(
             for option, (name, axis) in layout.sizes.items()
             if name in shapes and len(shapes[name]) > axis
         }
-        table["bottleneck"] = {"name": "fp", "from": "image", **sizes}
+        table["bottleneck"] = {"name": "fp", "encoder": "gdn", "from": "image", **sizes}
     found = [plugin for plugin, (_, name, _) in layout.classes.items() if name in shapes]
     if "heads" not in table:
         if not found:

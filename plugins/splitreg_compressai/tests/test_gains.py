@@ -46,7 +46,7 @@ def test_one_rate_is_as_if_there_were_no_gains(cls):
 
 
 def test_unit_steps_have_the_masses_and_tables_of_the_prior_itself():
-    prior = make().prior.eval()
+    prior = make(encoder="gdn").prior.eval()
     centres, expected = prior(4 * torch.randn(2, 4, 5, 6))
     torch.testing.assert_close(
         step_masses(prior, centres, torch.full((2, 4, 1, 1), 0.5)), expected, rtol=1e-3, atol=1e-6

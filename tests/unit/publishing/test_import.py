@@ -208,7 +208,7 @@ def test_recipe_says_what_the_checkpoint_does_not(plain, tmp_path):
     boxes = write(tmp_path / "model.pt", detector("compressai", plain))
     sizes = {"channels": 4, "hidden": 16}
     recipe = splitreg.Recipe.from_mapping({
-        **KEYS, "bottleneck": {"name": "fp", "from": "image", **sizes}, "data": [{"name": "coco"}],
+        **KEYS, "bottleneck": {"name": "fp", "encoder": "gdn", "from": "image", **sizes}, "data": [{"name": "coco"}],
         "heads": [{"name": "det-fasterrcnn", "as": "boxes", "labels": ["a", "b", "c"], "score": 0.3}],
     })  # fmt: skip
     model = import_checkpoint(boxes, recipe, strict=True).model

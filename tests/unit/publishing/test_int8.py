@@ -110,7 +110,7 @@ def test_the_same_calibration_gives_the_same_bytes(ready, model):
 
 def test_magnitudes_get_an_eight_bit_kernel_and_the_last_convolution_stays():
     keys = {"backbone": "mobilenetv3_small_050", "heads": [{"name": "cls", "labels": 3}], "input": {"size": [64, 64]}}
-    gdn = splitreg.build(bottleneck={"name": "fp", "channels": 4, "hidden": 8}, **keys).eval()
+    gdn = splitreg.build(bottleneck={"name": "fp", "encoder": "gdn", "channels": 4, "hidden": 8}, **keys).eval()
     images = [np.random.default_rng(i).standard_normal((3, 64, 64), np.float32) for i in range(2)]
     nodes = onnx.load_from_string(quantised(export_edge(gdn.edge).data, images)).graph.node
     kinds = [node.op_type for node in nodes]

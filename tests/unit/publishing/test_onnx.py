@@ -19,7 +19,7 @@ from splitreg.publishing.onnx_graph import simplified
 from splitreg.specs import FeatureSpec
 
 SCENES = {
-    "gdn": {"bottleneck": {"name": "fp", "channels": 4, "hidden": 8}},
+    "gdn": {"bottleneck": {"name": "fp", "encoder": "gdn", "channels": 4, "hidden": 8}},
     "light": {"bottleneck": {"name": "fp", "channels": 4, "hidden": 8, "encoder": "light"}},
     "feature": {"bottleneck": "quantise", "cut": "blocks.1"},
 }
