@@ -13,7 +13,7 @@ from splitreg.interfaces import Objective, Offer, StepContext
 
 
 class Compressibility(Objective):
-    """Mean of |DCT-II(0.5 (F D_w + D_h^T F))| over each channel F of the latent.
+    """Mean of |DCT-II(0.5 (F D_w + D_h^T F))| over each channel F of the latent, scaled to a range of one.
 
     D is the identity with -1 on the first superdiagonal, so that F D_w and D_h^T F hold the differences to the left and
     to the upper neighbour; the DCT is orthonormal, in both directions.
@@ -21,6 +21,8 @@ class Compressibility(Objective):
     Args:
         heads: names of the heads.
         weight: of the term.
+        unit: divide by the range of the batch's latents, as a min-max quantiser does: without it the term falls when the
+            latent shrinks, which saves no bytes.
         tiled: take the channels as one picture of 2^floor(log2(C) / 2) x 2^ceil(log2(C) / 2) tiles (for the next power
             of two above C), as the picture codecs lay them; tiles that no channel fills are zero.
 
@@ -32,11 +34,11 @@ class Compressibility(Objective):
 
     reads_heads = False
 
-    def __init__(self, heads: Sequence[str], *, weight: float = 1.0, tiled: bool = False) -> None:
+    def __init__(self, heads: Sequence[str], *, weight: float = 1.0, unit: bool = True, tiled: bool = False) -> None:
         super().__init__()
         if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise RecipeError(f"objective compressibility: weight must be zero or more, got {weight!r}")
-        self.weight, self.tiled = float(weight), tiled
+        self.weight, self.unit, self.tiled = float(weight), unit, tiled
 
     def forward(self, context: StepContext) -> dict[str, Tensor]:
         """Return one term.
@@ -48,6 +50,8 @@ class Compressibility(Objective):
             raise TrainingError(f"objective compressibility: {_NONE}")
         latent = context.latent.float()  # sums of 16-bit floats are worth little
         with torch.autocast(latent.device.type, enabled=False):
+            if self.unit:
+                latent = latent / (latent.amax() - latent.amin()).clamp(min=1e-6)
             pictures = tile(latent) if self.tiled else latent
             return {"compressibility": self.weight * transform(residual(pictures)).abs().mean()}
 

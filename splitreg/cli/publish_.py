@@ -25,7 +25,9 @@ CALIBRATION_PICTURES = 64
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many images, spread evenly.")
 @click.option("--pictures", default=4, show_default=True, help="Examples in the card.")
-@click.option("--codec", metavar="NAME", help="Write packets with another codec.  [default: the bundle's]")
+@click.option(
+    "--codec", "asked", metavar="NAME", help="Write packets with another codec, or with '{name=\"jpeg\",quality=85}'."
+)
 @click.option("--int8", is_flag=True, help="Also write the edge half in 8-bit integers, where no head loses by it.")
 @click.option("--calibrate", metavar="DIR|NAME", help="Pictures for --int8: a folder, or a dataset (its train split).")
 @click.option(
@@ -36,7 +38,7 @@ CALIBRATION_PICTURES = 64
 def command(
     bundle: str, output: str, data: str | None, root: str | None, split: str, options: tuple[str, ...],
     limit: int | None, pictures: int, int8: bool, calibrate: str | None, gate: float | None, overwrite: bool, quiet: bool,
-    codec: str | None,
+    asked: str | None,
 ) -> None:  # fmt: skip
     """Publish BUNDLE: load and check it, measure it where --data says on what, write it with fresh card and test vectors.
 
@@ -51,6 +53,7 @@ def command(
     from splitreg.cli.eval_ import open_data
     from splitreg.evaluation import evaluate
     from splitreg.evaluation.pictures import examples, jpeg, sheet
+    from splitreg.overrides import parse_overrides
     from splitreg.publishing import load, publish, quantise_edge, recode
     from splitreg.publishing.files import refuse_taken
     from splitreg.publishing.int8 import GATE, summary
@@ -64,6 +67,7 @@ def command(
         raise click.UsageError(
             "--int8 needs pictures to calibrate on, --calibrate DIR|NAME, and a dataset to measure the heads on, --data NAME"
         )
+    codec = None if asked is None else parse_overrides([f"codec={asked}"])["codec"]
     if data is None:
         click.echo(str(publish(bundle, output, codec=codec, overwrite=overwrite)))
         return

@@ -17,13 +17,19 @@ from splitreg.registry import Registry
 from splitreg.zoo import find_bundle
 
 
-def recode(model: SplitModel, codec: str, *, registry: Registry | None = None) -> SplitModel:
+def recode(model: SplitModel, codec: str | Mapping[str, Any], *, registry: Registry | None = None) -> SplitModel:
     """Give a model another codec, in place: the weights stay, the packets and the model id are others.
 
+    Args:
+        model: with its bundle's weights.
+        codec: a name, or a table of name and options as in a recipe: ``{"name": "jpeg", "quality": 85}``.
+        registry: the installed plugins, by default.
+
     Raises:
+        RecipeError: neither a name nor such a table.
         PlanError: there is no such codec, or it cannot carry this model's symbols.
     """
-    recipe = replace(model.recipe, codec=Part(name=codec), data=(), stages=(), sweep={}, augment={})
+    recipe = replace(model.recipe, codec=Part.parse(codec, "codec"), data=(), stages=(), sweep={}, augment={})
     planned = plan(recipe, registry=registry)
     resolved = replace(model.recipe, codec=planned.recipe.codec)
     model.plan = replace(model.plan, recipe=resolved, make_codec=planned.make_codec)
@@ -39,7 +45,7 @@ def publish(
     metrics: Mapping[str, Any] | None = None,
     images: Mapping[str, bytes] | None = None,
     int8: Int8Edge | None = None,
-    codec: str | None = None,
+    codec: str | Mapping[str, Any] | None = None,
     overwrite: bool = False,
     registry: Registry | None = None,
 ) -> Path:
@@ -52,7 +58,7 @@ def publish(
         images: file name -> PNG or JPEG, shown in the card; the bundle's own by default.
         int8: an 8-bit edge half of this bundle, from ``quantise_edge``; the bundle's own by default. Its evaluations
             are the bundle's where ``metrics`` has none.
-        codec: another codec for the packets; what was measured with the old one is left out.
+        codec: another codec for the packets, see ``recode``; what was measured with the old one is left out.
         overwrite: replace a bundle that is there.
         registry: the installed plugins, by default.
 

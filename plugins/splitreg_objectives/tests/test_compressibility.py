@@ -23,8 +23,14 @@ def term(latent, **options):
 def test_it_is_the_published_formula_channel_by_channel():
     latent = torch.randn(2, 3, 5, 7)
     wanted = np.mean([published(channel) for image in latent.double().numpy() for channel in image])
-    assert term(latent) == pytest.approx(wanted, rel=1e-5)
-    assert term(latent, weight=3.0) == pytest.approx(3 * wanted, rel=1e-5)
+    assert term(latent, unit=False) == pytest.approx(wanted, rel=1e-5)
+    assert term(latent, unit=False, weight=3.0) == pytest.approx(3 * wanted, rel=1e-5)
+
+
+def test_a_smaller_latent_is_not_a_more_compressible_one():
+    latent = torch.randn(2, 3, 5, 7)
+    assert term(latent / 8) == pytest.approx(term(latent), rel=1e-5)
+    assert term(latent) == pytest.approx(term(latent, unit=False) / float(latent.max() - latent.min()), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +42,7 @@ def test_tiled_it_is_that_of_one_picture(channels, rows, columns):
     for index, channel in enumerate(latent[0].double().numpy()):
         row, column = divmod(index, columns)
         picture[row * 3 : row * 3 + 3, column * 5 : column * 5 + 5] = channel
-    assert term(latent, tiled=True) == pytest.approx(published(picture).mean(), rel=1e-5)
+    assert term(latent, unit=False, tiled=True) == pytest.approx(published(picture).mean(), rel=1e-5)
 
 
 def test_smooth_latents_cost_less_and_signs_do_not_cancel():
