@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,8 @@ SMALL = {
     "ladon-ilsvrc": ["backbone=resnet18", "teacher.backbone=resnet18", "teacher.pretrained=false"],
     "ladon-coco": ["backbone=resnet18"],
     "compressible-camvid": ["backbone=resnet18"],
+    "mtl-split-shapes3d": ["backbone=mobilenetv3_small_050", "cut=blocks.5"],
+    "splitreg-pets": ["backbone.pretrained=false", "teacher.pretrained=false"],
     "entropic-student-camvid": ["backbone=resnet18", "teacher.backbone=resnet18", "teacher.pretrained=false"],
 }
 
@@ -28,7 +31,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
     """Dataset -> a folder of its layout, with three pictures a split."""
-    found = {name: tmp_path_factory.mktemp(name) for name in ("camvid", "coco", "folder", "scenes")}
+    found = {name: tmp_path_factory.mktemp(name) for name in ("camvid", "coco", "folder", "scenes", "shapes3d", "voc")}
     generator = np.random.default_rng(0)
     for split in ("train", "val"):
         images = [{"id": i, "file_name": f"{i}.png", "height": 24, "width": 32} for i in range(3)]
@@ -53,7 +56,30 @@ def roots(tmp_path_factory):
             folder = found["folder"] / split / f"n{index:04}"
             folder.mkdir(parents=True)
             (folder / "a.png").hardlink_to(places[0] / "0.png")
+        write_voc(found["voc"], split, generator)
+    with h5py.File(found["shapes3d"] / "3dshapes.h5", "w") as file:  # every combination of floor and wall hue
+        file["images"] = generator.integers(0, 255, (100, 64, 64, 3), dtype=np.uint8)
+        file["labels"] = [[i // 10 / 10, i % 10 / 10, 0.0, 0.75, 0.0, -30.0] for i in range(100)]
     return found
+
+
+def write_voc(root, split, generator):
+    """Three pictures of a split in VOC's layout, each with a dog and its mask."""
+    for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    names = [f"{split}{index}" for index in range(3)]
+    for name in names:
+        Image.fromarray(generator.integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(root / f"JPEGImages/{name}.jpg")
+        Image.fromarray(np.full((24, 32), 1, np.uint8)).save(root / f"SegmentationClass/{name}.png")
+        box = "<xmin>3</xmin><ymin>4</ymin><xmax>20</xmax><ymax>18</ymax>"
+        size = "<size><width>32</width><height>24</height><depth>3</depth></size>"
+        (root / f"Annotations/{name}.xml").write_text(
+            f"<annotation>{size}<object><name>dog</name><difficult>0</difficult><bndbox>{box}</bndbox></object></annotation>"
+        )
+    for image_set in ("Main", "Segmentation"):
+        (root / f"ImageSets/{image_set}/{split}.txt").write_text("\n".join(names))
+    lines = [f"{name}.jpg,0,dog" for name in names]
+    (root / f"classes_{split}.csv").write_text("\n".join(["file_name,class_index,name", *lines]))
 
 
 def read(path, roots, *overrides):
@@ -103,10 +129,16 @@ def test_recipe_is_short_and_plans(path, roots):
         assert planned.shapes.latent[0] == planned.latent.channels
 
 
-@pytest.mark.parametrize("name", ["compressible-camvid", "entropic-student-camvid", "mtl-split-scenes"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "compressible-camvid", "compressible-camvid-small", "compressible-scenes", "entropic-student-camvid",
+        "mtl-split-scenes", "mtl-split-shapes3d", "splitreg-dense-scenes", "splitreg-pets",
+    ],
+)  # fmt: skip
 def test_recipe_trains(name, roots, tmp_path, monkeypatch):
     monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path / "cache"))
-    extra = ["data.count=3", "data.size=32"] if name == "mtl-split-scenes" else []
+    extra = ["data.count=3", "data.size=32"] if name.endswith("-scenes") else []
     result = a_few_steps(ZOO / "recipes" / f"{name}.toml", roots, tmp_path / "run", *extra)
     assert all(np.isfinite(line["train"]["loss"]) for line in result.history)
     assert [line["stage"] for line in result.history] == [stage.name for stage in result.model.recipe.stages]
@@ -117,6 +149,8 @@ def test_ladon_trains_on_one_bitstream_and_takes_a_late_head(roots, tmp_path):
     assert [line["stage"] for line in stages.history] == ["bottleneck", "server", "head"]
     late = a_few_steps(ZOO / "recipes" / "ladon-coco.toml", roots, tmp_path / "late", model=stages.model)
     assert late.model.heads == ("cls", "det") and late.packets_compared
+    third = a_few_steps(ZOO / "recipes" / "ladon-voc.toml", roots, tmp_path / "third", model=late.model)
+    assert third.model.heads == ("cls", "det", "seg") and third.packets_compared
 
 
 def test_ladon_on_camvid_starts_as_its_teacher_and_trains_stage_by_stage(roots, tmp_path):
