@@ -77,7 +77,9 @@ class Scenes(Dataset):
             raise DataError(f"noise is a part of the pixels, 0 to 1; got {noise}")
         if isinstance(count, Mapping):
             if wrong := [name for name in count if name not in SPLITS]:
-                raise DataError(f"scenes have no split {wrong[0]!r}.{near(wrong[0], SPLITS)} There are: {', '.join(SPLITS)}")
+                raise DataError(
+                    f"scenes have no split {wrong[0]!r}.{near(wrong[0], SPLITS)} There are: {', '.join(SPLITS)}"
+                )
             count = count.get(split, 0)
         side = size or (128 if mode == "multi" else 64)
         cache = SceneCache(

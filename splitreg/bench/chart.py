@@ -1,4 +1,4 @@
-"""A rate-accuracy chart as SVG: bytes on a logarithmic axis, one line and one kind of marker a series. No library."""
+"""A chart as SVG: bytes or cost on a logarithmic axis, one line and one kind of marker a series. No library."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ _NAME = 26  # letters of a name that the legend has room for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """One series: (bytes, height, label) points. Those of 0 bytes are drawn as a dashed level."""
+    """One series: (bytes or cost, height, label) points. Those of nothing are drawn as a dashed level."""
 
     name: str
     points: Sequence[tuple[float, float, str]]
 
 
-def chart(title: str, y_label: str, traces: Sequence[Trace]) -> str:
+def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "bytes") -> str:
     """Draw the chart.
 
     Args:
         title: above it.
         y_label: what the height is.
         traces: at least one with a point.
+        x_label: what is counted, for an image.
     """
     sent = [x for trace in traces for x, _, _ in trace.points if x > 0] or [1.0]
     heights = [y for trace in traces for _, y, _ in trace.points]
@@ -58,16 +59,17 @@ def chart(title: str, y_label: str, traces: Sequence[Trace]) -> str:
         y, digits = y_at(number * step), max(0, -math.floor(math.log10(step) + 1e-9))
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{_LEFT - 9}" y="{y + 4.5:.1f}" text-anchor="end">{number * step:.{digits}f}</text>')
+    below = f"{escape(x_label)} an image (logarithmic)"
     parts += [
         f'<path d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}" fill="none" stroke="#444"/>',
-        f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 44}" text-anchor="middle">bytes an image (logarithmic)</text>',
+        f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 44}" text-anchor="middle">{below}</text>',
         f'<text transform="translate(20 {(_TOP + _BOTTOM) / 2}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>',
     ]
     levels, lines, markers, legend = list[str](), list[str](), list[str](), list[str]()
     for number, trace in enumerate(traces):
         colour = _COLOURS[number % len(_COLOURS)]
         points = sorted(trace.points)
-        places = [(x_at(x), y_at(y), f"{label}: {x:,.0f} bytes, {y:.4g}") for x, y, label in points if x > 0]
+        places = [(x_at(x), y_at(y), f"{label}: {x:,.0f} {x_label}, {y:.4g}") for x, y, label in points if x > 0]
         if len(places) > 1:
             way = "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in places)
             lines.append(f'<path d="M{way}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>')

@@ -47,8 +47,9 @@ class Result:
         }  # fmt: skip
 
     def charts(self) -> dict[str, str]:
-        """Return file name -> SVG."""
+        """Return file name -> SVG: every metric against bytes, and against the device's cost where that differs."""
         found = {}
+        costs = {p.macs for line in self.lines for p in line.points if p.macs}
         for axis in (comparison.axis for comparison in self.comparisons):
             traces = [
                 Trace(
@@ -60,6 +61,21 @@ class Result:
             better = f"{axis} (lower is better)" if axis.lower_is_better else str(axis)
             title = f"{axis} on {self.images} images of {self.dataset}"
             found[f"{axis.head}-{axis.metric}.svg"] = chart(title, better, [t for t in traces if t.points])
+            if len(costs) > 1:
+                traces = [
+                    Trace(
+                        name=line.name,
+                        points=[
+                            (p.macs, y, f"{p.label}, {p.bytes:,.0f} bytes")
+                            for p in line.points
+                            if p.macs and (y := axis.value(p)) is not None
+                        ],
+                    )
+                    for line in self.lines
+                ]
+                found[f"{axis.head}-{axis.metric}-macs.svg"] = chart(
+                    title, better, [t for t in traces if t.points], "multiply-accumulates on the device"
+                )
         return found
 
     def markdown(self) -> str:

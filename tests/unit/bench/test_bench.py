@@ -62,6 +62,11 @@ def test_bundles_and_baselines_become_curves(bundles, registry, tmp_path):
     text = (tmp_path / "bench.md").read_text()
     assert "| webp " in text and "![toy-top1](toy-top1.svg)" in text and str(found) in text
     ElementTree.parse(tmp_path / "toy-top1.svg")
+    macs = (tmp_path / "toy-top1-macs.svg").read_text()
+    ElementTree.fromstring(macs)
+    assert (
+        f"{small.macs:,} multiply-accumulates" in macs and f"{local.macs:,} multiply" in macs and ">webp<" not in macs
+    )
 
 
 def test_what_was_measured_is_not_measured_again(bundles, registry, tmp_path, monkeypatch):
