@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from splitreg.coding import SymbolModel, VariableModel
 from splitreg.interfaces import FeatureSpec
+from splitreg_compressai.fixedpoint import rounded
 from splitreg_compressai.tables import density_tables, step_masses, step_tables
 from splitreg_compressai.transforms import Transforms
 
@@ -41,10 +42,11 @@ class FactorizedPrior(Transforms):
         blocks: int = 2,
         rates: int = 1,
         rate_range: float = 16.0,
+        surrogate: str = "noise",
     ) -> None:
         super().__init__(
             source, target, channels=channels, stride=stride, encoder=encoder, decoder=decoder, hidden=hidden,
-            decoder_hidden=decoder_hidden, blocks=blocks, rates=rates, rate_range=rate_range,
+            decoder_hidden=decoder_hidden, blocks=blocks, rates=rates, rate_range=rate_range, surrogate=surrogate,
         )  # fmt: skip
         self.prior = EntropyBottleneck(channels)
 
@@ -59,15 +61,19 @@ class FactorizedPrior(Transforms):
         return self.synthesise(received), bits
 
     def _sent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what a receiver gets of the latent (in training, with noise), and the bits an image."""
+        """Return what a receiver gets of the latent (in training, with noise or rounded), and the bits an image."""
+        medians = self.prior.quantiles[:, 0, 1].detach()[:, None, None]
         if self.gains is None:
             received, likelihood = self.prior(latent)
+            if self.training and self.mixed:
+                received = rounded(latent - medians) + medians
             return received, -likelihood.log2().sum((1, 2, 3))
         gains, inverses, weights = self.gains.at(len(latent))
-        medians = self.prior.quantiles[:, 0, 1].detach()[:, None, None]
         gained = (latent - medians) * gains
         coded = gained + torch.empty_like(gained).uniform_(-0.5, 0.5) if self.training else gained.round()
         bits = -step_masses(self.prior, medians + coded / gains, 0.5 / gains).log2().sum((1, 2, 3))
+        if self.training and self.mixed:
+            coded = rounded(gained)
         return coded * inverses + medians, bits * weights
 
     def freeze(self) -> SymbolModel | VariableModel:

@@ -56,12 +56,13 @@ class ScaleHyperprior(Transforms):
         blocks: int = 2,
         rates: int = 1,
         rate_range: float = 16.0,
+        surrogate: str = "noise",
         hyper_channels: int = 16,
         hyper_hidden: int = 64,
     ) -> None:
         super().__init__(
             source, target, channels=channels, stride=stride, encoder=encoder, decoder=decoder, hidden=hidden,
-            decoder_hidden=decoder_hidden, blocks=blocks, rates=rates, rate_range=rate_range,
+            decoder_hidden=decoder_hidden, blocks=blocks, rates=rates, rate_range=rate_range, surrogate=surrogate,
         )  # fmt: skip
         for name, value in (("hyper_channels", hyper_channels), ("hyper_hidden", hyper_hidden)):
             self._check(1 <= value <= 1024, f"{name} must be 1 to 1024, got {value}")
@@ -145,7 +146,7 @@ class ScaleHyperprior(Transforms):
         return scales, functional.pixel_shuffle(self.means(hidden), FACTOR)[..., :height, :width]
 
     def _sent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what a receiver gets of the latent (in training, with noise), and the bits an image."""
+        """Return what a receiver gets of the latent (in training, with noise or rounded), and the bits an image."""
         if not self.training:
             return self._coded(latent)
         with torch.autocast(latent.device.type, enabled=False):  # likelihoods of 16-bit floats are worth nothing
@@ -154,7 +155,7 @@ class ScaleHyperprior(Transforms):
             scales, means = self._predict(rounded(hyper), latent)
             noisy = latent + torch.empty_like(latent).uniform_(-0.5, 0.5)
             bits = -likelihood.log2().sum((1, 2, 3)) + _normal_bits(noisy - means, scales).sum((1, 2, 3))
-        return noisy, bits
+        return rounded(latent - means) + means if self.mixed else noisy, bits
 
     def _coded(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Code by the frozen model itself: an emulation could differ in one rounding."""

@@ -29,9 +29,14 @@ class Transforms(Bottleneck):
         blocks: residual blocks of the residual decoder.
         rates: 1: one rate. Above: one model for a range of rates, with so many learned gains a channel.
         rate_range: largest weight of the rate in training over the smallest, around the stage's own.
+        surrogate: what the decoder gets in training: ``"noise"`` (uniform, half a step either way) or ``"mixed"``
+            (rounded as the codec does, straight-through; the rate still sees noise). At few bits noise carries what
+            rounding takes away, and a decoder that averages it is lost with the codec's zeros.
 
     Raises:
         RecipeError: an option out of bounds.
+
+    Source: Minnen & Singh 2020, arXiv:2007.08739 (the mixed surrogate).
     """
 
     name: ClassVar[str]
@@ -51,6 +56,7 @@ class Transforms(Bottleneck):
         blocks: int,
         rates: int,
         rate_range: float,
+        surrogate: str,
     ) -> None:
         super().__init__()
         if encoder is None:
@@ -68,6 +74,8 @@ class Transforms(Bottleneck):
         ):  # fmt: skip
             self._check(value >= 1, f"{name} is too small: {value}")
         self._check(1 <= rates <= 256, f"rates must be 1 to 256, got {rates}")
+        self._check(surrogate in ("noise", "mixed"), f"surrogate must be 'noise' or 'mixed', got {surrogate!r}")
+        self.mixed = surrogate == "mixed"
         self._check(1 < rate_range <= 1e6, f"rate_range must be above 1 and at most 1e6, got {rate_range}")
         self._check(stride & (stride - 1) == 0, f"stride must be a power of two, got {stride}")
         self._check(stride >= source.stride, f"stride {stride} is finer than what it reads, which has {source.stride}")

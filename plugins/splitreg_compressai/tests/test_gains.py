@@ -168,3 +168,33 @@ def test_diverged_gains_do_not_freeze():
 def test_bad_options(options, words):
     with pytest.raises(RecipeError, match=words):
         make(**options)
+
+
+@pytest.mark.parametrize("rates", [1, 4])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_mixed_training_decodes_what_the_codec_leaves(cls, rates):
+    """And its gradient reaches the encoder as if nothing were rounded."""
+    bottleneck, latent = make(cls, rates=rates, surrogate="mixed"), 3 * torch.randn(2, 4, 9, 7)
+    latent.requires_grad_()
+    fixed = None if bottleneck.gains is None else bottleneck.eval().gains.at(2)
+    bottleneck.train()
+
+    def receive(x):
+        if fixed is None or cls is FactorizedPrior:
+            return bottleneck._sent(x)[0]
+        return bottleneck._sent(x * fixed[0])[0] * fixed[1]
+
+    if fixed is not None:
+        bottleneck.gains.at = lambda batch: fixed
+    trained = receive(latent)
+    (slope,) = torch.autograd.grad(trained.sum(), latent)
+    with torch.no_grad():
+        bottleneck.eval()
+        coded = receive(latent)
+    torch.testing.assert_close(trained.detach(), coded, rtol=1e-5, atol=0.07 if cls is MeanScaleHyperprior else 1e-5)
+    assert (slope != 0).all()
+
+
+def test_there_are_two_surrogates():
+    with pytest.raises(RecipeError, match="'noise' or 'mixed', got 'ste'"):
+        make(surrogate="ste")
