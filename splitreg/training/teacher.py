@@ -91,7 +91,7 @@ class Teacher:
     def to(self, device: torch.device) -> None:
         """Move it to the student."""
         if self._module is not None:
-            self._module.to(device, memory_format=torch.channels_last).eval()
+            self._module.to(device).to(memory_format=torch.channels_last).eval()
 
     @torch.no_grad()
     def __call__(self, images: Tensor, selection: Selection) -> Lesson:
