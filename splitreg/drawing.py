@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from splitreg.errors import ShapeMismatch
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 Colour = tuple[int, int, int]
 
@@ -51,6 +53,8 @@ def boxes(
     colours: Sequence[Colour] | NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
     """Draw (N, 4) x0, y0, x1, y1 boxes with a caption and a colour each; the last one lies on top."""
+    from PIL import Image, ImageDraw  # when something is drawn: answers are read without
+
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     size = _text_size(image)
@@ -102,6 +106,8 @@ def legend(
     """
     if not names:
         return image.copy()
+    from PIL import Image, ImageDraw, ImageFont
+
     size = _text_size(image)
     font = ImageFont.load_default(size)
     pad = max(2, size // 3)
@@ -137,6 +143,8 @@ def _label(
 ) -> None:
     if not text:
         return
+    from PIL import ImageFont
+
     font = ImageFont.load_default(size)
     long = font.getlength(text) + 4
     x = max(0.0, min(corner[0], width - long))

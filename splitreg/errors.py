@@ -17,6 +17,20 @@
     │   └── TrainingInterrupted      a run that was told to stop; it can be resumed
     ├── BundleError              a published model that is missing, altered or not one
     ├── CheckpointError          another project's weights that cannot be read or do not fit
+    ├── Unreachable              no connection to a server, a broken one, or silence
+    ├── OutboxError              a queue on disk that is damaged, or in use by another process
+    │   └── OutboxFull               no room for another packet
+    ├── CorruptAnswer            a server's answer that is not whole, or not one
+    ├── ServiceError             what a server would not or could not answer
+    │   ├── BadRequest               a request that is not one: its path, method, type, query or headers
+    │   ├── Unauthorized             no token, or a wrong one
+    │   ├── TooLarge                 a request beyond the server's limits
+    │   ├── KeyReused                one idempotency key with two requests
+    │   ├── SlowRequest              a request that did not arrive in time
+    │   ├── RateLimited              more requests than one client may send; later
+    │   ├── Unavailable              a full queue, a server that stops, or no worker; later
+    │   ├── DeadlinePassed           no answer in the time that the request gave
+    │   └── WorkerLost               the processes that computed the answer died of it
     └── CodingError              symbols, tables and bytes
         ├── ShapeMismatch            an array of another shape than the tables or the model want
         ├── InvalidLatent            NaN, infinite or huge values
@@ -108,6 +122,70 @@ class BundleError(SplitregError):
 
 class CheckpointError(SplitregError):
     """Another project's weights that cannot be read, or do not fit the model."""
+
+
+class CorruptAnswer(SplitregError):
+    """A server's answer that is not whole, or not one."""
+
+
+class ServiceError(SplitregError):
+    """What a server would not, or could not, answer.
+
+    Attributes:
+        retry_after_s: when it is worth another try, in seconds; None where it is not said.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class BadRequest(ServiceError):
+    """A request that is not one: its path, method, type, query or headers."""
+
+
+class Unauthorized(ServiceError):
+    """No token, or a wrong one."""
+
+
+class TooLarge(ServiceError):
+    """A request beyond the server's limits."""
+
+
+class KeyReused(ServiceError):
+    """One idempotency key with two requests."""
+
+
+class SlowRequest(ServiceError):
+    """A request that did not arrive in time."""
+
+
+class RateLimited(ServiceError):
+    """More requests than one client may send; later."""
+
+
+class Unavailable(ServiceError):
+    """A full queue, a server that stops, or no worker; later."""
+
+
+class DeadlinePassed(ServiceError):
+    """No answer in the time that the request gave."""
+
+
+class WorkerLost(ServiceError):
+    """The processes that computed the answer died of it."""
+
+
+class Unreachable(SplitregError):
+    """No connection to a server, a broken one, or silence."""
+
+
+class OutboxError(SplitregError):
+    """A queue on disk that is damaged, something else, or in use by another process."""
+
+
+class OutboxFull(OutboxError):
+    """A queue on disk that has no room for another packet."""
 
 
 class CodingError(SplitregError):

@@ -1,11 +1,14 @@
-"""The prediction types of the first-party tasks: numpy arrays with the labels' names, in the pixels they were made in.
+"""What heads say of an image: the base class, and the prediction types of the first-party tasks (no torch).
 
-``restore(geometry)`` takes them to the original image. The same types show the truth (``Head.truth``).
+They are numpy arrays with the labels' names, in the pixels they were made in; ``restore(geometry)`` takes them to the
+original image. The same types show the truth (``Head.truth``). ``meta`` and ``arrays`` are all of a prediction, and
+``splitreg.wire.from_parts`` puts it together again on the other side of a link.
 Shape letters: N objects, K classes, H x W pixels.
 """
 
 from __future__ import annotations
 
+import abc
 import itertools
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -15,20 +18,51 @@ from numpy.typing import NDArray
 
 from splitreg import drawing
 from splitreg.imaging import Geometry
-from splitreg.tasks import (
-    CLASSIFICATION,
-    DEPTH,
-    DETECTION,
-    IGNORE,
-    MULTILABEL,
-    RECONSTRUCTION,
-    SEGMENTATION,
-    Prediction,
-)
 
 __all__ = [
-    "Classification", "Depth", "Detections", "MultiLabel", "Reconstruction", "Segmentation", "decode_mask", "encode_mask",
+    "CLASSIFICATION", "DEPTH", "DETECTION", "IGNORE", "MULTILABEL", "OTHER", "RECONSTRUCTION", "SEGMENTATION",
+    "Classification", "Depth", "Detections", "MultiLabel", "Other", "Prediction", "Reconstruction", "Segmentation",
+    "decode_mask", "encode_mask",
 ]  # fmt: skip
+
+CLASSIFICATION = "classification"
+MULTILABEL = "multilabel"
+DETECTION = "detection"
+SEGMENTATION = "segmentation"
+DEPTH = "depth"
+RECONSTRUCTION = "reconstruction"
+#: What ``meta`` calls a prediction of a plugin's own type.
+OTHER = "other"
+
+#: Pixels of a segmentation target that count nowhere.
+IGNORE = 255
+
+
+class Prediction(abc.ABC):
+    """What a head says of one image."""
+
+    @abc.abstractmethod
+    def restore(self, geometry: Geometry) -> Self:
+        """Return the same prediction in the pixels of the original image."""
+
+    @abc.abstractmethod
+    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return (H, W, 3) uint8: the prediction on the (H, W, 3) original, at any size the picture needs."""
+
+    @abc.abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, numbers and strings, small enough to print (masks as run lengths)."""
+
+    @abc.abstractmethod
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the exact arrays, for test vectors and binary answers."""
+
+    def meta(self) -> dict[str, Any]:
+        """Return what is not an array, as plain data: ``kind``, the names of the classes.
+
+        A plugin's own type need not say more than this: across a link it becomes ``Other``.
+        """
+        return {"kind": OTHER, "json": self.to_json()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +100,10 @@ class Classification(Prediction):
         """Return the five best classes."""
         best = [{"label": name, "probability": _short(share)} for name, share in self.top()]
         return {"task": CLASSIFICATION, "label": self.names[self.index], "top": best}
+
+    def meta(self) -> dict[str, Any]:
+        """Return the kind and the names."""
+        return {"kind": CLASSIFICATION, "names": list(self.names)}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``probabilities``."""
@@ -106,6 +144,10 @@ class MultiLabel(Prediction):
             n: None if np.isnan(p) else _short(p) for n, p in zip(self.names, self.probabilities, strict=True)
         }  # fmt: skip
         return {"task": MULTILABEL, "labels": [name for name, _ in self.present()], "probabilities": every}
+
+    def meta(self) -> dict[str, Any]:
+        """Return the kind and the names and the threshold."""
+        return {"kind": MULTILABEL, "names": list(self.names), "threshold": self.threshold}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``probabilities``."""
@@ -152,6 +194,10 @@ class Detections(Prediction):
         ]
         return {"task": DETECTION, "objects": objects}
 
+    def meta(self) -> dict[str, Any]:
+        """Return the kind and the names and the threshold."""
+        return {"kind": DETECTION, "names": list(self.names), "threshold": self.threshold}
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``boxes``, ``scores`` and ``labels``."""
         return {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
@@ -194,6 +240,10 @@ class Segmentation(Prediction):
         ]
         return {"task": SEGMENTATION, "size": list(self.mask.shape), "classes": classes}
 
+    def meta(self) -> dict[str, Any]:
+        """Return the kind and the names."""
+        return {"kind": SEGMENTATION, "names": list(self.names)}
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``mask``."""
         return {"mask": self.mask}
@@ -223,6 +273,10 @@ class Depth(Prediction):
         """Return near, median and far; the map itself is in ``arrays``."""
         near, middle, far = (_short(v) for v in self._range())
         return {"task": DEPTH, "size": list(self.depth.shape), "near_m": near, "median_m": middle, "far_m": far}
+
+    def meta(self) -> dict[str, Any]:
+        """Return the kind."""
+        return {"kind": DEPTH}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``depth``."""
@@ -259,9 +313,42 @@ class Reconstruction(Prediction):
         colour = [_short(v) for v in self.image.reshape(-1, 3).mean(axis=0)]
         return {"task": RECONSTRUCTION, "size": list(self.image.shape[:2]), "mean_rgb": colour}
 
+    def meta(self) -> dict[str, Any]:
+        """Return the kind."""
+        return {"kind": RECONSTRUCTION}
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``image``."""
         return {"image": self.image}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other(Prediction):
+    """A prediction of a plugin's own type, as it comes across a link: what it prints, and its arrays.
+
+    Args:
+        printed: what its ``to_json`` returned.
+        found: its exact arrays.
+    """
+
+    printed: dict[str, Any]
+    found: dict[str, NDArray[Any]]
+
+    def restore(self, geometry: Geometry) -> Self:
+        """Return itself: the server has restored it."""
+        return self
+
+    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the picture: how to draw it only the plugin knows."""
+        return drawing.enlarged(image)[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the prediction printed."""
+        return self.printed
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return its arrays."""
+        return self.found
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> dict[str, list[int]]:

@@ -1,17 +1,15 @@
 """Tasks: what a dataset gives (targets) and what a head returns (predictions).
 
 A task is a name. Each first-party task has a target type (torch tensors, in the pixels of the image beside it) and a
-prediction type (numpy arrays, in the pixels of the original image after ``restore``). A plugin with a new task brings
-its own two types; nothing here is a closed list.
+prediction type (numpy arrays, in the pixels of the original image after ``restore``; ``splitreg.predictions``). A plugin
+with a new task brings its own two types; nothing here is a closed list.
 
 Shape letters: N objects, K classes, H x W pixels.
 """
 
 from __future__ import annotations
 
-import abc
 from dataclasses import dataclass, replace
-from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,17 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 
-from splitreg.imaging import Geometry
+from splitreg.predictions import (
+    CLASSIFICATION,
+    DEPTH,
+    DETECTION,
+    IGNORE,
+    MULTILABEL,
+    RECONSTRUCTION,
+    SEGMENTATION,
+    Prediction,
+)
 
-CLASSIFICATION = "classification"
-MULTILABEL = "multilabel"
-DETECTION = "detection"
-SEGMENTATION = "segmentation"
-DEPTH = "depth"
-RECONSTRUCTION = "reconstruction"
-
-#: Pixels of a segmentation target that count nowhere.
-IGNORE = 255
+__all__ = [
+    "CLASSIFICATION", "DEPTH", "DETECTION", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION", "BoxTarget",
+    "ClassTarget", "DepthTarget", "ImageTarget", "MaskTarget", "MultiLabelTarget", "Prediction", "Sample", "Target",
+]  # fmt: skip
 
 
 class Target:
@@ -86,26 +88,6 @@ class ImageTarget(Target):
     """``image`` (3, H, W) uint8: the input itself; every sample has it as ``"reconstruction"``."""
 
     image: tv_tensors.Image
-
-
-class Prediction(abc.ABC):
-    """What a head says of one image."""
-
-    @abc.abstractmethod
-    def restore(self, geometry: Geometry) -> Self:
-        """Return the same prediction in the pixels of the original image."""
-
-    @abc.abstractmethod
-    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return (H, W, 3) uint8: the prediction on the (H, W, 3) original, at any size the picture needs."""
-
-    @abc.abstractmethod
-    def to_json(self) -> dict[str, Any]:
-        """Return plain lists, numbers and strings, small enough to print (masks as run lengths)."""
-
-    @abc.abstractmethod
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the exact arrays, for test vectors and binary answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ import warnings
 import click
 
 COMMANDS = (
-    "list", "show", "build", "train", "sweep", "eval", "bench", "encode", "edge", "infer", "inspect", "import",
-    "publish", "verify", "check", "demo",
+    "list", "show", "build", "train", "sweep", "eval", "bench", "encode", "edge", "infer", "serve", "send",
+    "inspect", "import", "publish", "verify", "check", "demo",
 )  # fmt: skip
 
 

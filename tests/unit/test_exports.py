@@ -15,7 +15,9 @@ PACKAGES = (
     "splitreg.sweep",
     "splitreg.edge",
     "splitreg.publishing",
+    "splitreg.serving",
     "splitreg.training",
+    "splitreg.wire",
 )
 MODULES = (
     "splitreg.interfaces",
@@ -39,6 +41,7 @@ def test_the_top_level_says_every_lazy_name():
 @pytest.mark.parametrize("name", PACKAGES)
 def test_packages_show_what_they_say(name):
     module = importlib.import_module(name)
+    assert all(hasattr(module, key) for key in module.__all__)  # and lazy ones are there from now on
     visible = {
         key
         for key, value in vars(module).items()
@@ -88,8 +91,17 @@ def test_every_error_is_in_the_hierarchy_that_is_drawn():
         ("splitreg.sweep", ("timm", "compressai", "ray", "onnxruntime")),
         ("splitreg.cli.main", ("torch", "numpy", "PIL")),
         ("splitreg.coding", ("torch", "PIL", "timm")),
-        ("splitreg.edge", ("torch", "PIL", "onnxruntime", "safetensors", "concurrent.futures")),
+        (
+            "splitreg.edge",
+            ("torch", "PIL", "onnxruntime", "safetensors", "concurrent.futures", "http.client", "sqlite3"),
+        ),
+        ("splitreg.edge.client", ("torch", "PIL", "onnxruntime")),
+        ("splitreg.testing.link", ("torch", "numpy")),
+        ("splitreg.cli.send_", ("torch", "numpy")),
         ("splitreg.cli.edge_", ("torch", "numpy")),
+        ("splitreg.predictions", ("torch", "PIL")),
+        ("splitreg.wire", ("torch", "PIL", "starlette")),
+        ("splitreg.serving", ("torch", "PIL", "timm", "compressai", "ray", "onnxruntime")),
         ("splitreg.imaging", ("torch", "PIL", "timm")),  # pillow when a picture comes
         ("splitreg.interfaces", ("timm", "compressai", "lightning_fabric", "torchmetrics")),
         ("splitreg.assembly", ("timm", "compressai", "lightning_fabric", "torchmetrics", "onnxruntime")),

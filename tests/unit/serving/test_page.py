@@ -1,0 +1,344 @@
+"""The page without a browser: its files, its route, its limits, the comparison with files."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from page_toys import make_page_bundle, picture
+from PIL import Image
+from serving_toys import StubFleet, packet, running, stub, until
+
+from splitreg.coding import Packet
+from splitreg.edge import EdgeEncoder
+from splitreg.errors import BadRequest
+from splitreg.imaging import Preprocess
+from splitreg.serving.page import comparison, device, routes
+from splitreg.testing import PRESETS
+from splitreg.wire import protocol
+
+FILES = {name: content.decode() for name, (content, _) in routes.static_files().items()}
+SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
+
+
+def fleet_of(*folders):
+    """A stub fleet that says it serves these bundles."""
+    numbers = [json.loads((folder / "config.json").read_text())["model_id"] for folder in folders]
+
+    async def start(self):
+        await StubFleet.start(self)
+        self.models = {number: {"id": number, "name": "page", "heads": {"cls": {}}} for number in numbers}
+
+    return stub(start=start)
+
+
+@pytest.fixture(scope="module")
+def server(page_bundle):
+    limits = {"body_bytes": 200_000, "request_pixels": 300_000, "body_seconds": 1.0}
+    with running(fleet_of(page_bundle), bundles=(str(page_bundle),), page=True, **limits) as server:
+        yield server
+
+
+def encode(server, body, query="", kind="image/png", **more):
+    return server.ask(path=routes.ENCODE + query, body=body, kind=kind, **more)
+
+
+def test_the_page_and_its_files(server):
+    kinds = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+    assert {"index.html", "app.js", "style.css"} <= set(FILES)
+    for name, text in FILES.items():
+        path = "/" if name == "index.html" else f"/page/{name}"
+        for method in ("GET", "HEAD"):
+            status, headers, body = server.ask(method, path)
+            assert status == 200 and headers.get_content_type() == kinds[name.rpartition(".")[2]]
+            assert body == (text.encode() if method == "GET" else b"")
+            policy = headers["Content-Security-Policy"]
+            assert "default-src 'self'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+            assert headers["X-Content-Type-Options"] == "nosniff"
+        assert server.ask("POST", path, body=b"x")[0] == 405
+
+
+def test_nothing_else_is_given_as_a_file(server):
+    for path in ("/page/", "/page/__init__.py", "/page/../routes.py", "/page/..%2froutes.py", "/page/%2e%2e/app.py", "/index.html",
+                 "/page//app.js", "/page/app.js/", "/page/app.js%00", "//etc/passwd", "/page/" + "a" * 3000):  # fmt: skip
+        assert server.ask("GET", path)[0] == 404
+
+
+def test_without_the_option_there_is_no_page():
+    with running() as server:
+        for path in ("/", "/page/app.js", routes.ENCODE):
+            assert server.ask("GET", path)[0] == 404
+
+
+def test_with_a_token_there_is_the_page_and_nothing_more(page_bundle):
+    with running(fleet_of(page_bundle), token="right", bundles=(str(page_bundle),), page=True) as server:
+        for token in (None, "wrong"):
+            server.token = token
+            assert server.ask("GET", "/")[0] == server.ask("GET", "/page/app.js")[0] == 200
+            for method, path in [("POST", routes.ENCODE), ("GET", protocol.MODELS), ("POST", protocol.INFER), ("GET", "/page/no.js"),
+                                 ("GET", "/page"), ("POST", protocol.RELOAD), ("GET", protocol.METRICS)]:  # fmt: skip
+                body = picture() if method == "POST" else None
+                status, headers, _ = server.ask(method, path, body=body, kind="image/png")
+                assert status == 401 and headers["WWW-Authenticate"] == "Bearer"
+        server.token = "right"
+        assert encode(server, picture())[0] == 200
+    with running(token="right", page=True, rate_per_s=3.0) as server:
+        assert 429 in {server.ask("GET", "/")[0] for _ in range(40)}  # the rate counts for it
+
+
+def test_a_packet_is_the_device_s_own(server, page_bundle):
+    encoder = EdgeEncoder.open(page_bundle)
+    for kind, options in [("PNG", {}), ("JPEG", {"quality": 90}), ("WEBP", {"quality": 80})]:
+        data = picture(kind, **options)
+        status, headers, body = encode(server, data, kind=f"image/{kind.lower()}")
+        assert status == 200 and headers["Content-Type"] == protocol.PACKET and body == encoder.encode(data)[0]
+        assert float(headers[routes.ENCODE_MS]) > 0 and routes.FILES not in headers
+    sizes = []
+    for rate in (0, 0.5, 1):
+        _, _, body = encode(server, data, f"?rate={rate}&model={encoder.model_id:08x}")
+        assert body == encoder.encode(data, rate=rate)[0] and server.ask(body=body)[0] == 200
+        sizes.append(len(body))
+    assert sizes == sorted(sizes)
+
+
+def test_a_turned_picture_is_turned_back(server):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = encode(server, picture("JPEG", (40, 90), exif=exif), kind="image/jpeg")[2]
+    assert Packet.parse(body).original == (90, 40)
+
+
+def test_files_of_the_same_pixels(server):
+    data = picture(size=(120, 60))
+    status, headers, body = encode(server, data, "?files=1")
+    found = json.loads(headers[routes.FILES])
+    assert status == 200 and found["size"] == [64, 32]  # the letterbox's content
+    small = Image.open(io.BytesIO(data)).convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)
+    for kind in ("jpeg", "webp"):
+        sizes = {}
+        for quality in range(1, 96):
+            stream = io.BytesIO()
+            small.save(stream, kind, quality=quality, **comparison.FORMATS[kind])
+            sizes[quality] = stream.tell()
+        told = found[kind]
+        assert (
+            told["usual"] == {"quality": 75, "bytes": sizes[75]}
+            and sizes[told["nearest"]["quality"]] == told["nearest"]["bytes"]
+        )
+        best = min(abs(size - len(body)) for size in sizes.values())
+        assert abs(told["nearest"]["bytes"] - len(body)) <= best + 20  # bytes do not always grow with the quality
+
+
+@given(st.lists(st.integers(0, 3000), min_size=95, max_size=95), st.integers(0, 3500))
+def test_the_nearest_quality(sizes, wanted):
+    sizes.sort()
+    quality, size = comparison.nearest(lambda quality: sizes[quality - 1], wanted)
+    assert size == sizes[quality - 1] and abs(size - wanted) == min(abs(one - wanted) for one in sizes)
+
+
+def test_compare_takes_any_picture():
+    for shape in ((1, 1, 3), (1, 3000, 3), (3000, 1, 3)):
+        for mode in ("resize", "letterbox"):
+            found = comparison.compare(np.zeros(shape, np.uint8), Preprocess(size=(32, 48), mode=mode), 10)
+            assert found["jpeg"]["nearest"]["bytes"] <= found["jpeg"]["usual"]["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "request_"),
+    [
+        (400, "ImageError", {"body": picture()[:100]}),
+        (400, "ImageError", {"body": b"\xff\xd8\xff" + b"x" * 50}),
+        (400, "ImageError", {"body": picture("WEBP")[:60]}),
+        (415, "BadRequest", {"body": b""}),
+        (415, "BadRequest", {"body": b"%!PS-Adobe-3.0 EPSF-3.0\n"}),
+        (415, "BadRequest", {"body": picture("BMP")}),
+        (415, "BadRequest", {"body": picture(), "kind": "text/plain"}),
+        (415, "BadRequest", {"body": picture(), "kind": protocol.PACKET}),
+        (413, "TooLarge", {"body": picture(size=(600, 600))}),
+        (413, "TooLarge", {"body": b"x" * 200_001}),
+        (400, "RecipeError", {"body": picture(), "query": "?rate=1.5"}),
+        (400, "RecipeError", {"body": picture(), "query": "?rate=nan"}),
+        (400, "BadRequest", {"body": picture(), "query": "?rate=fast"}),
+        (400, "BadRequest", {"body": picture(), "query": "?rate="}),
+        (400, "BadRequest", {"body": picture(), "query": "?rate=0&rate=1"}),
+        (400, "BadRequest", {"body": picture(), "query": "?files=2"}),
+        (400, "BadRequest", {"body": picture(), "query": "?path=/etc/passwd"}),
+        (400, "BadRequest", {"body": picture(), "query": "?model=../../etc"}),
+        (400, "BadRequest", {"body": picture(), "query": "?model=%ff"}),
+        (400, "BadRequest", {"body": picture(), "headers": {protocol.DEADLINE: "soon"}}),
+        (504, "DeadlinePassed", {"body": picture(), "headers": {protocol.DEADLINE: "0"}}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_refused_says_why(server, status, kind, request_):
+    found, _, body = encode(server, **request_)
+    assert (found, body["error"]["type"]) == (status, kind), body
+    assert (
+        body["error"]["message"]
+        and "object at" not in body["error"]["message"]
+        and "Traceback" not in body["error"]["message"]
+    )
+    assert server.service._held == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_picture_and_query(server, data):
+    body = bytearray(picture(data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))))
+    for _ in range(data.draw(st.integers(0, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    body = bytes(body[: data.draw(st.integers(0, len(body)))])
+    query = data.draw(
+        st.sampled_from(["", "?files=1", "?rate=0"]) | st.text("ratefilsmod=&0.1?%", max_size=12).map("?".__add__)
+    )
+    status, _, found = encode(server, body, query)
+    assert status in (200, 400, 413, 415) and (status != 200 or Packet.parse(found))
+    assert status == 200 or found["error"]["type"]
+
+
+def test_a_header_that_claims_a_huge_picture_is_not_believed(server):
+    huge = bytearray(picture())
+    huge[16:24] = (60_000).to_bytes(4, "big") * 2
+    huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
+    assert encode(server, bytes(huge))[0] == 413
+
+
+def test_a_model_is_named_where_there_are_several(page_bundle, tmp_path):
+    other = make_page_bundle(tmp_path / "other", rates=0, onnx=False, channels=5)
+    folders = (page_bundle, other)
+    with running(fleet_of(*folders), bundles=tuple(map(str, folders)), page=True) as server:
+        assert encode(server, picture())[0] == 400
+        first, second = server.service.models
+        assert encode(server, picture(), f"?model={first}")[0] == 200
+        status, _, body = encode(server, picture(), f"?model={second}")
+        assert (
+            status == 400
+            and "splitreg publish" in body["error"]["message"]
+            and str(tmp_path) not in body["error"]["message"]
+        )
+        server.service._fleet.models = {"00000007": {"id": "00000007"}}
+        assert encode(server, picture(), "?model=00000007")[0] == 400  # replaced on the disk
+        assert encode(server, picture(), f"?model={first}")[0] == 400
+
+
+def test_after_a_reload_the_encoder_is_opened_anew(page_bundle, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        device.Device, "_open", lambda self, number: opened.append(number) or EdgeEncoder.open(page_bundle)
+    )
+    with running(fleet_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
+        assert {encode(server, picture())[0] for _ in range(3)} == {200} and len(opened) == 1
+        server.run(server.service.reload())
+        assert encode(server, picture())[0] == 200 and len(opened) == 2
+
+
+def test_few_pictures_wait_and_who_leaves_counts_until_it_is_done(page_bundle, monkeypatch):
+    go, begun = threading.Event(), []
+
+    def slow(self, *given_):
+        begun.append(1)
+        assert go.wait(30)
+        return device.Encoded(packet=packet(), milliseconds=1.0, files=None)
+
+    monkeypatch.setattr(device.Device, "_encode", slow)
+    with running(fleet_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
+        assert encode(server, picture(), headers={protocol.DEADLINE: "100"})[0] == 504  # its thread works on
+        found = []
+        threads = [
+            threading.Thread(target=lambda: found.append(encode(server, picture())[0]))
+            for _ in range(device.WAITING + 3)
+        ]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(found) == 4)
+        assert found == [503] * 4 and len(begun) == 1  # one thread, and what left still counts
+        error, headers = server.refused(503, "Unavailable", path=routes.ENCODE, body=picture(), kind="image/png")
+        assert "wait" in error["message"] and int(headers["Retry-After"]) >= 1
+        go.set()
+        for thread in threads:
+            thread.join()
+        assert sorted(found) == [200] * (device.WAITING - 1) + [503] * 4
+        assert encode(server, picture())[0] == 200 and server.service._held == 0
+
+
+def test_a_server_that_stops_takes_no_picture(page_bundle):
+    with running(fleet_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
+        server.service.draining = True
+        assert encode(server, picture())[0] == 503
+        assert server.ask("GET", "/")[0] == 200
+
+
+@given(st.binary(max_size=60))
+def test_any_query(query):
+    try:
+        model, rate, files = routes.read_query(query)
+    except BadRequest:
+        return
+    assert (
+        (model is None or isinstance(model, str))
+        and (rate is None or isinstance(rate, float))
+        and files in (True, False)
+    )
+
+
+def test_the_front_of_a_page_imports_no_torch():
+    code = "import sys, splitreg.serving.run, splitreg.serving.page; print([m for m in ('torch', 'timm') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+# What a reader of the scripts would check.
+
+
+def test_scripts_and_styles_are_files_and_nothing_comes_from_elsewhere():
+    html = FILES["index.html"]
+    assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", html)) and "<style" not in html
+    assert not re.search(r"\s(?:on\w+|style)\s*=", html)
+    links = re.findall(r'(?:src|href|action)="([^"]*)"', html)
+    assert links and all(link.removeprefix("page/") in FILES for link in links)
+    for name, text in FILES.items():
+        assert not re.search(r"//\w|@import|url\(", text.replace("http://www.w3.org/2000/svg", "")), name
+    for text in SCRIPTS.values():
+        for target in re.findall(r'from "([^"]+)"', text):
+            assert target.removeprefix("./") in SCRIPTS
+
+
+def test_nothing_that_is_said_becomes_markup_or_is_kept():
+    for name, text in SCRIPTS.items():
+        for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function(", "localStorage",
+                     "sessionStorage", "cookie", "DOMParser", "srcdoc"):  # fmt: skip
+            assert word not in text, f"{word} in {name}"
+
+
+def test_every_element_that_a_script_wants_is_there_and_labelled():
+    html = FILES["index.html"]
+    ids = set(re.findall(r'\bid="([^"]+)"', html))
+    assert len(ids) == len(re.findall(r'\bid="', html))
+    for text in SCRIPTS.values():
+        assert set(re.findall(r'\$\("([\w-]+)"\)', text)) <= ids
+    labelled = set(re.findall(r'<label[^>]* for="([^"]+)"', html))
+    assert set(re.findall(r'<(?:input|select)[^>]* id="([^"]+)"', html)) <= labelled
+    assert {
+        ref for refs in re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', html) for ref in refs.split()
+    } <= ids
+
+
+def test_the_links_are_those_of_the_emulator():
+    found = re.search(r"LINKS = (\[\[.*?\]\]);", SCRIPTS["show.js"])
+    links = {
+        name.lower().replace("-", "") if name == "Wi-Fi" else name.lower(): rest for name, *rest in json.loads(found[1])
+    }
+    assert links == {name: [profile.up_bps, profile.delay_s] for name, profile in PRESETS.items()}
+
+
+def test_the_scripts_say_the_server_s_names():
+    text = SCRIPTS["service.js"].lower()
+    for name in (routes.ENCODE, protocol.INFER, protocol.MODELS, routes.ENCODE_MS, routes.FILES, protocol.QUEUE_MS,
+                 protocol.COMPUTE_MS, protocol.PACKET):  # fmt: skip
+        assert name.lower().lstrip("/") in text

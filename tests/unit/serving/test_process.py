@@ -1,0 +1,113 @@
+"""The command: its line, its signals, TLS, what it does not import."""
+
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import pytest
+from serving_toys import pictures, until
+
+from splitreg.assembly import EdgeModel
+from splitreg.wire import protocol
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    try:
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+             "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    except OSError:
+        pytest.skip("openssl is not installed")
+    return folder
+
+
+def command(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "splitreg", "serve", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_a_life(bundle, certificate, tmp_path):
+    """Ready, asked over TLS with a token, told by SIGHUP to reload what is broken, drained by SIGTERM; no token in the log."""
+    place = tmp_path / "bundle"
+    shutil.copytree(bundle, place)
+    (tmp_path / "tokens").write_text("# of the devices\ns3cret-token\n\n")
+    log = tmp_path / "logs" / "serve.log"
+    process = command(
+        place, "--port", 0, "--heads", "cls", "--token-file", tmp_path / "tokens", "--log-file", log,
+        "--tls-cert", certificate / "cert.pem", "--tls-key", certificate / "key.pem", "--drain-seconds", 10,
+    )  # fmt: skip
+    try:
+        ready = json.loads(process.stdout.readline())
+        assert ready["event"] == "ready" and ready["url"].startswith("https://127.0.0.1:")
+        trust = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+        packet = EdgeModel.load(bundle).encode(pictures(1)[0])[0]
+
+        def ask(key):
+            request = urllib.request.Request(
+                ready["url"] + protocol.INFER, packet,
+                {"Content-Type": protocol.PACKET, "Authorization": "Bearer s3cret-token", protocol.IDEMPOTENCY: key},
+            )  # fmt: skip
+            with urllib.request.urlopen(request, context=trust, timeout=20) as answer:
+                return answer.status
+
+        assert ask("a") == 200
+        (place / "config.json").write_text("{}")
+        process.send_signal(signal.SIGHUP)
+        until(lambda: '"reload failed"' in log.read_text(), 120)
+        assert ask("b") == 200
+        found = []
+        threads = [threading.Thread(target=lambda i=i: found.append(ask(f"c{i}"))) for i in range(5)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(found) >= 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+        for thread in threads:
+            thread.join()
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert {"ready", "request", "reload failed", "draining", "stopped"} <= {line["event"] for line in lines}
+        assert "s3cret" not in log.read_text() and "s3cret" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("BUNDLE", "--host", "0.0.0.0"), 1, "--insecure"),
+        (("nothing", "--port", "0"), 1, "no bundle at nothing"),
+        (("BUNDLE", "--token-file", "gone"), 1, "cannot read the tokens"),
+        (("BUNDLE", "--tls-cert", "c"), 1, "TLS needs both"),
+        (("BUNDLE", "--port", "0", "--tls-cert", "c", "--tls-key", "k"), 1, "cannot use the certificate"),
+        (("BUNDLE", "--host", "203.0.113.7", "--insecure"), 1, "cannot listen"),
+        (("BUNDLE", "--workers", "0"), 2, "workers"),
+        ((), 1, "name the bundles"),
+    ],
+    ids=str,
+)
+def test_an_expected_error_is_one_line(arguments, status, says, bundle):
+    process = command(*[bundle if argument == "BUNDLE" else argument for argument in arguments])
+    out, err = process.communicate(timeout=120)
+    lines = [line for line in err.splitlines() if not line.startswith("{")]
+    assert process.returncode == status and says in err and not out
+    assert ("Traceback" not in err and len(lines) == 1) or status == 2
+
+
+def test_the_front_needs_no_torch():
+    heavy = ("torch", "torchvision", "timm", "compressai", "PIL", "ray", "onnxruntime")
+    code = f"import sys, splitreg.serving, splitreg.cli.serve_; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
