@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,23 @@ if TYPE_CHECKING:
 MAX_CODED_PIXELS = 4 * 1024 * 1024
 #: So are those of so many times the model's own pixels: a packet of a few bytes may not cost more than that.
 MAX_CODED_RATIO = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Images of one coded size behind the body.
+
+    Args:
+        images: their numbers in the request.
+        originals: sizes of the original images.
+        coded: (height, width) of the coded ones.
+        features: stride -> (B, C, H/s, W/s).
+    """
+
+    images: tuple[int, ...]
+    originals: tuple[tuple[int, int], ...]
+    coded: tuple[int, int]
+    features: Mapping[int, Tensor]
 
 
 class ServerModel:
@@ -111,19 +129,48 @@ class ServerModel:
             RecipeError: no such head.
         """
         names = self._requested(heads)
-        several = [packets] if isinstance(packets, bytes | bytearray | memoryview) else list(packets)
-        parsed = [image for data in several for image in self._images(Packet.parse(bytes(data)))]
+        several = [bytes(packets)] if isinstance(packets, bytes | bytearray | memoryview) else list(packets)
+        results: dict[int, dict[str, Prediction]] = {}
+        for block in self.blocks(several):
+            results |= self.predict(block, names)
+        return [results[i] for i in range(len(results))]
+
+    def blocks(self, packets: Iterable[bytes]) -> Iterator[Block]:
+        """Give what the heads read: the features of images of one coded size, so many as memory allows.
+
+        Raises:
+            CorruptPacket: as ``infer``.
+            ForeignPacket: as ``infer``.
+        """
+        parsed = [image for data in packets for image in self._images(Packet.parse(bytes(data)))]
         latents = [self.decode(image) for image in parsed]
-        results: list[dict[str, Prediction]] = [{} for _ in parsed]
         for coded in dict.fromkeys(image.coded for image in parsed):
             same = [i for i, image in enumerate(parsed) if image.coded == coded]
             most = max(1, MAX_CODED_PIXELS // (coded[0] * coded[1]))
             for rows in (same[i : i + most] for i in range(0, len(same), most)):
                 with self._blaming(coded):
-                    batch = self.run(np.stack([latents[i] for i in rows]), coded, names)
-                for row, found in zip(rows, batch, strict=True):
-                    geometry = Geometry(original=parsed[row].original, coded=coded, mode=self.preprocess.mode)
-                    results[row] = {name: prediction.restore(geometry) for name, prediction in found.items()}
+                    features = self.features(torch.from_numpy(np.stack([latents[i] for i in rows])), coded)
+                yield Block(
+                    images=tuple(rows),
+                    originals=tuple(parsed[i].original for i in rows),
+                    coded=coded,
+                    features=features,
+                )
+
+    def predict(self, block: Block, heads: Sequence[str]) -> dict[int, dict[str, Prediction]]:
+        """Run heads on a block: number of the image -> head -> prediction in the pixels of the original image.
+
+        Raises:
+            CorruptPacket: the model does not run on that size.
+        """
+        results: dict[int, dict[str, Prediction]] = {image: {} for image in block.images}
+        with self._blaming(block.coded), torch.inference_mode():
+            for name in heads:
+                branch = self.branches[name].eval()
+                found = branch.head.predict(branch(block.features, block.coded))
+                for image, original, prediction in zip(block.images, block.originals, found, strict=True):
+                    geometry = Geometry(original=original, coded=block.coded, mode=self.preprocess.mode)
+                    results[image][name] = prediction.restore(geometry)
         return results
 
     def decode(self, packet: Packet) -> NDArray[np.float32]:
@@ -164,19 +211,6 @@ class ServerModel:
                 f"{self.max_original_pixels} here; send fewer at once"
             )
         return packet.images
-
-    def run(
-        self, latents: NDArray[np.float32], coded: tuple[int, int], heads: Sequence[str]
-    ) -> list[dict[str, Prediction]]:
-        """Run heads on (B, C, h, w) latents: predictions in the pixels of the coded image."""
-        features = self.features(torch.from_numpy(latents), coded)
-        results: list[dict[str, Prediction]] = [{} for _ in range(len(latents))]
-        with torch.inference_mode():
-            for name in heads:
-                branch = self.branches[name].eval()
-                for result, prediction in zip(results, branch.head.predict(branch(features, coded)), strict=True):
-                    result[name] = prediction
-        return results
 
     def features(self, latents: Tensor, coded: tuple[int, int]) -> dict[int, Tensor]:
         """(B, C, h, w) latents -> stride -> (B, C, H/s, W/s), what every head reads."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
@@ -57,8 +58,10 @@ def command(
     """
     from splitreg.errors import MissingExtra, RecipeError
 
+    out = sys.stdout
+
     def ready(url: str) -> None:
-        click.echo(json.dumps({"event": "ready", "url": url}))
+        click.echo(json.dumps({"event": "ready", "url": url}), file=out)
 
     try:
         from splitreg.serving import ServeConfig, security, serve

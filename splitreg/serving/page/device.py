@@ -68,7 +68,7 @@ class Device:
         number = next(iter(models)) if model is None and len(models) == 1 else model
         if number is None or number not in models:
             raise BadRequest(f"model is one of {', '.join(models)}, got {str(number)[:40]!r}")
-        if False:
+        if self._waiting >= WAITING:
             raise Unavailable("too many pictures wait to be encoded here; come back", retry_after_s=1.0)
         if models is not self._models:  # the bundles were loaded anew
             self._models, self._encoders = models, {}

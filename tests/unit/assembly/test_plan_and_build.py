@@ -107,13 +107,13 @@ def test_a_batch_is_one_packet_with_the_same_predictions(model):
 
 
 def test_a_batch_runs_in_parts_that_fit_memory(model, monkeypatch):
-    calls, run = [], model.server.run
+    calls, features = [], model.server.features
 
-    def counted(latents, coded, heads):
+    def counted(latents, coded):
         calls.append(len(latents))
-        return run(latents, coded, heads)
+        return features(latents, coded)
 
-    monkeypatch.setattr(model.server, "run", counted)
+    monkeypatch.setattr(model.server, "features", counted)
     monkeypatch.setattr("splitreg.assembly.server.MAX_CODED_PIXELS", 2 * 64 * 64)
     assert len(model.server.infer(model.edge.encode([picture(s) for s in range(5)], batch=True))) == 5
     assert calls == [2, 2, 1]
@@ -172,10 +172,10 @@ def test_predictions_of_an_absurd_original_size_are_refused(model):
 
 
 def test_a_body_that_fails_at_another_size_is_the_packets_fault(model, monkeypatch):
-    def fails(latents, coded, heads):
+    def fails(latents, coded):
         raise RuntimeError("sizes of tensors must match")
 
-    monkeypatch.setattr(model.server, "run", fails)
+    monkeypatch.setattr(model.server, "features", fails)
     shape = model.server.shapes((32, 32)).latent
     payload = model.edge.codec.encode(np.zeros(shape, np.int32), model.edge.tables)
     data = Packet(model_id=model.edge.model_id, original=(9, 9), coded=(32, 32), streams=(payload,)).to_bytes()

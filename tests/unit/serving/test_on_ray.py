@@ -87,7 +87,7 @@ def test_what_is_wrong_in_the_file_is_said(tmp_path, text, word):
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtra, match=r"splitreg\[serve,ray\]"):
+    with pytest.raises(MissingExtra, match=r"splitreg\[ray\]"):
         serve_on_ray(ClusterConfig(ingress=ServeConfig(bundles=("a",))), print)
 
 
@@ -99,6 +99,22 @@ def test_the_command_takes_a_file_or_bundles(line):
         [sys.executable, "-m", "splitreg", "serve", *line], capture_output=True, text=True, timeout=60
     )
     assert done.returncode and "--config" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_ray_is_told(bundle):
+    config = pytest.importorskip("ray.serve.config")
+    from splitreg.serving.on_ray.deployments import _options, application
+
+    still, grows = Part(replicas=2, max_ongoing=3), Part(replicas=2, max_replicas=5, target_ongoing=0.7, memory_bytes=9)
+    assert _options(still)["num_replicas"] == 2 and "autoscaling_config" not in _options(still)
+    found = config.AutoscalingConfig(**_options(grows)["autoscaling_config"])
+    assert (found.min_replicas, found.max_replicas, found.target_ongoing_requests) == (2, 5, 0.7)
+    assert _options(grows)["ray_actor_options"] == {"num_cpus": 1.0, "num_gpus": 0.0, "memory": 9}
+    digests = set()
+    for body, heads in ((still, {}), (grows, {}), (still, {"seg": grows}), (still, {})):
+        cluster = ClusterConfig(ingress=ServeConfig(bundles=("b",)), body=body, heads=heads)
+        digests.add(application(bundle, "1234abcd", HEADS, cluster)[0])
+    assert len(digests) == 3  # the same settings have the same name, so that what runs is left alone
 
 
 @pytest.fixture(scope="module")
