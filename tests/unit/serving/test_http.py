@@ -67,7 +67,7 @@ def test_a_replayed_packet_is_a_request_like_any_other(server):
         (409, "ForeignPacket", {"body": packet(model=7)}),
         (409, "ForeignPacket", {"body": join_packets([packet(), packet(model=7)]), "kind": protocol.PACKETS}),
         (413, "TooLarge", {"body": b"x" * 5001}),
-        (413, "TooLarge", {"body": iter([b"x" * 3000, b"y" * 3000])}),
+        (413, "TooLarge", {"body": (b"x" * 3000, b"y" * 3000)}),
         (413, "TooLarge", {"body": packet(others=((1, 1),) * 4)}),
         (413, "TooLarge", {"body": join_packets([packet()] * 5), "kind": protocol.PACKETS}),
         (413, "TooLarge", {"body": packet(original=(65535, 65535))}),
@@ -140,9 +140,11 @@ def test_a_body_that_does_not_come(server):
     with server.socket() as sock:
         sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.splitreg.packet\r\n"
                      b"Content-Length: 100\r\n\r\nSR")  # fmt: skip
-        found = sock.recv(2000)
+        found = b""
+        while chunk := sock.recv(2000):  # until the server closes: head and body may come apart
+            found += chunk
         assert found.startswith(b"HTTP/1.1 408") and b"SlowRequest" in found and b"onnection: close" in found
-        assert server.service._held == 0
+    assert server.service._held == 0
 
 
 def test_a_client_that_dies_in_the_middle_of_a_packet(server):
