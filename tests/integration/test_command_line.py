@@ -115,7 +115,7 @@ def test_list_json_and_show():
 def test_build_as_the_readme_types_it():
     done = run("build", "--backbone", "resnet50", "--heads", "det,seg", "--dry-run", "--json")
     plan = json.loads(done.stdout)
-    assert plan["costs"]["edge"]["parameters"] == 138_672  # Ladon's encoder
+    assert plan["costs"]["edge"]["parameters"] == 19_576  # the light encoder
     assert plan["heads"]["det"]["classes"] == 80 and plan["heads"]["seg"]["classes"] == 21
 
 
