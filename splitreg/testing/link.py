@@ -184,8 +184,9 @@ class Link:
             function(*arguments)
             done.set()
 
-        self._loop.call_soon_threadsafe(run)
-        done.wait()
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(run)
+            done.wait()
 
     def _down(self, refuse: bool) -> None:
         self._refusing = refuse

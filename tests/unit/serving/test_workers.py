@@ -102,7 +102,7 @@ def load(server, packets, seconds, until_done=None, count=6):
     found, stop = [], time.monotonic() + seconds
 
     def send(number):
-        connection = server.connection()
+        connection = server.connection(timeout=90)
         while time.monotonic() < stop or (until_done and not until_done.is_set()):
             found.append(server.ask(body=packets[number % len(packets)], connection=connection)[0])
             time.sleep(0.005)
@@ -173,6 +173,7 @@ def test_a_bundle_is_replaced_while_it_serves(server, packets, place, tmp_path):
     assert status == 200 and server.ask(body=second)[0] == 200
     error, _ = server.refused(409, "ForeignPacket", body=first)
     assert [model["id"] for model in body["models"]] == [model["id"] for model in error["served"]]
+    until(lambda: 409 in found)  # whoever asked in between has its answer still to come
     done.set()
     for thread in threads:
         thread.join()
