@@ -96,8 +96,9 @@ class Augment:
             raise ValueError(f"scale is (smallest, largest), within 0.1 to 10; got {tuple(scale)}")
         if not 0 <= colour <= 1 or not 0 <= hue <= 0.5:
             raise ValueError(f"colour is 0 to 1 and hue 0 to 0.5; got {colour} and {hue}")
-        if webp and not (len(webp) == 2 and 1 <= webp[0] <= webp[1] <= 100):
-            raise ValueError(f"webp is (lowest, highest) quality, within 1 to 100; got {tuple(webp)}")
+        whole = isinstance(webp, Sequence) and all(type(quality) is int for quality in webp)
+        if not whole or (webp and not (len(webp) == 2 and 1 <= webp[0] <= webp[1] <= 100)):
+            raise ValueError(f"webp is (lowest, highest) quality, whole numbers within 1 to 100; got {webp!r}")
         self.flip, self.scale, self.webp = flip, (low, high), tuple(webp)
         jitter = v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=hue)
         self.jitter = jitter if colour or hue else None

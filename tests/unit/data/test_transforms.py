@@ -214,7 +214,17 @@ def test_colour_leaves_targets_alone_and_changes_the_picture():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"flip": 2}, {"scale": (2, 1)}, {"scale": (0, 1)}, {"colour": -1}, {"hue": 0.7}, {"webp": (0, 5)}, {"webp": (5,)}],
+    [
+        {"flip": 2},
+        {"scale": (2, 1)},
+        {"scale": (0, 1)},
+        {"colour": -1},
+        {"hue": 0.7},
+        {"webp": (0, 5)},
+        {"webp": (5,)},
+        {"webp": 0},
+        {"webp": (1.5, 3)},
+    ],
 )
 def test_options_outside_their_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
