@@ -22,7 +22,7 @@ _WHEN_FULL = ("refuse", "drop-oldest")
 @click.command("send")
 @click.argument("bundle", type=click.Path())
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
-@click.option("--to", "url", required=True, metavar="URL", help="The service, as https://server:8000.")
+@click.option("--to", "url", required=True, metavar="URL", help="The service, as https://server:8080.")
 @click.option("--heads", metavar="NAME,...", help="Ask only these heads.  [default: all]")
 @click.option("--rate", type=float, help="0 (fewest bytes) to 1 (most), where BUNDLE has several.  [default: middle]")
 @click.option("--budget-bytes", type=click.IntRange(min=1), help="The largest rate that fits so many bytes an image.")
@@ -48,8 +48,8 @@ def command(
     in a file while the link is down and are sent in order; without IMAGE, what waits there is sent.
 
     \b
-    splitreg send my-bundle photo.jpg --to http://localhost:8000
-    splitreg send my-bundle pictures --to http://localhost:8000 --heads seg --draw drawn --outbox waiting.db
+    splitreg send my-bundle photo.jpg --to http://localhost:8080
+    splitreg send my-bundle pictures --to http://localhost:8080 --heads seg --draw drawn --outbox waiting.db
     """
     from splitreg.edge import Client, EdgeEncoder, Outbox
     from splitreg.edge.transport import read_token

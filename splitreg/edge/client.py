@@ -67,7 +67,7 @@ class Client:
 
     ::
 
-        with Client("https://server:8000", "my-bundle", heads=["det"]) as client:
+        with Client("https://server:8080", "my-bundle", heads=["det"]) as client:
             answer = client.send("photo.jpg")
             print(answer.predictions["det"].to_json(), answer.times)
 

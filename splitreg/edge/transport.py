@@ -72,7 +72,7 @@ class Transport:
         except ValueError as cause:
             raise RecipeError(f"{url!r} is not the address of a server: {cause}") from cause
         if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or parts.username:
-            raise RecipeError(f"{url!r} is not the address of a server; one is https://host:8000")
+            raise RecipeError(f"{url!r} is not the address of a server; one is https://host:8080")
         self._host, self._port = host, port or (443 if parts.scheme == "https" else 80)
         self._path = parts.path
         self._tls = _trust(ca, insecure) if parts.scheme == "https" else None
