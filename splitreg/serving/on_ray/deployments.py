@@ -77,7 +77,7 @@ def head_class() -> type:
 
             super().__init__(threads, seconds)
             self._head = HeadReplica(bundle, model_id, name, device, batch_images)
-            self._together.set_max_batch_size(calls)  # type: ignore[attr-defined]
+            self._together.set_max_batch_size(calls)
 
         async def __call__(self, embedded: Any, asks: Sequence[Ask], alone: bool) -> list[Piece]:
             """Return this head's pieces of answers; calls that wait at the same time run together."""

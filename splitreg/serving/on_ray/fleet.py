@@ -254,7 +254,8 @@ def _why(name: str) -> str:
     for deployment in there.deployments.values() if there is not None else ():
         found = [line.strip() for line in deployment.message.splitlines() if _ERROR.match(line.strip())]
         if found:
-            return found[-1].partition(": ")[2][:500]
+            why: str = found[-1].partition(": ")[2][:500]
+            return why
     return ""
 
 
