@@ -7,7 +7,8 @@ One model (resnet50 cut at layer1, the peer's bottleneck, classification, Faster
 packet in a process, without HTTP. The peer is sc2bench's bottleneck with torchvision's layer2 to 4 and the same three
 heads of torchvision, batch 1, always all three, without HTTP. Every contestant is a process that lives through all rounds;
 in a round each answers the same number of packets, in an order that turns. Figures are images a second, medians of the
-rounds, and ratios within a round. ``--small`` has a small model (no peer), where calls weigh more than sums.
+rounds, and ratios within a round. The peer computes in single precision, ours also with ``--precision bf16-mixed``.
+``--small`` has a small model (no peer), where calls weigh more than sums.
 """
 
 import argparse
@@ -149,9 +150,9 @@ class Process:
 class Served:
     """A server, asked by several connections at once."""
 
-    def __init__(self, folder, clients, batch):
+    def __init__(self, folder, clients, batch, precision="32-true"):
         arguments = ["serve", folder / "bundle", "--port", 0, "--threads", 1, "--batch", batch, "--rate", 0,
-                     "--deadline", 3600, "--log-file", folder / "serve.log"]  # fmt: skip
+                     "--deadline", 3600, "--precision", precision, "--log-file", folder / "serve.log"]  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-m", "splitreg", *map(str, arguments)], stdout=subprocess.PIPE, text=True,
             stderr=subprocess.DEVNULL, env={**os.environ, **ONE},
@@ -208,8 +209,9 @@ def main():
             "all heads, --batch 1": single.answer, "loop": loop.answer,
         }  # fmt: skip
         if not asked.small:
-            ends.append(peer := Process("peer", folder, *asked.size))
-            contestants["peer"] = peer.answer
+            half, peer = Served(folder, asked.clients, asked.batch, "bf16-mixed"), Process("peer", folder, *asked.size)
+            ends += [half, peer]
+            contestants |= {"all heads, bf16": half.answer, "peer": peer.answer}
         for each in ends:
             stack.callback(each.end)
         rates = {who: [] for who in contestants}
@@ -222,6 +224,7 @@ def main():
     ratios = {
         "heads=cls / all heads": ("heads=cls", "all heads"), "all heads / loop": ("all heads", "loop"),
         "all heads / --batch 1": ("all heads", "all heads, --batch 1"), "all heads / peer": ("all heads", "peer"),
+        "bf16 / all heads": ("all heads, bf16", "all heads"), "bf16 / peer": ("all heads, bf16", "peer"),
     }  # fmt: skip
     print(json.dumps({
         "size": asked.size, "images": asked.images, "rounds": asked.rounds, "clients": asked.clients, "batch": asked.batch,

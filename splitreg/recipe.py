@@ -25,6 +25,8 @@ from splitreg.parsing import is_int, listed, name_list, named, only, typed
 from splitreg.zoo import find_recipe
 
 Options = Mapping[str, Any]
+#: Of sums and products, in training and in serving; the first is single precision.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,8 +255,8 @@ class Stage:
                 if not 0 <= found[key] < float("inf"):
                     raise RecipeError(f"{place} must be zero or more, got {item}")
         stage = cls(**found)
-        if stage.precision not in ("32-true", "bf16-mixed", "16-mixed"):
-            raise RecipeError(f"{where}: precision must be 32-true, bf16-mixed or 16-mixed, got {stage.precision!r}")
+        if stage.precision not in PRECISIONS:
+            raise RecipeError(f"{where}: precision must be one of {', '.join(PRECISIONS)}; got {stage.precision!r}")
         if stage.average >= 1:
             raise RecipeError(f"{where}: average must be below 1, got {stage.average}")
         return stage

@@ -149,8 +149,8 @@ class FasterRCNNHead(Head):
             found, _ = self.regions(output.levels, proposals, images.image_sizes)
         return [
             Detections(
-                boxes=one["boxes"].cpu().numpy(),
-                scores=one["scores"].cpu().numpy(),
+                boxes=one["boxes"].float().cpu().numpy(),
+                scores=one["scores"].float().cpu().numpy(),
                 labels=(one["labels"] - 1).cpu().numpy(),  # 0 is torchvision's background
                 names=self.labels,
             )

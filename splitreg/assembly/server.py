@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from splitreg.errors import (
 )
 from splitreg.imaging import MAX_PIXELS, Geometry, Preprocess
 from splitreg.interfaces import Body, Bottleneck
+from splitreg.recipe import PRECISIONS
 from splitreg.tasks import Prediction
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 MAX_CODED_PIXELS = 4 * 1024 * 1024
 #: So are those of so many times the model's own pixels: a packet of a few bytes may not cost more than that.
 MAX_CODED_RATIO = 4
+_HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,8 @@ class ServerModel:
     Attributes:
         max_coded_pixels: packets whose coded image has more are refused.
         max_original_pixels: packets whose original image has more are refused: predictions are as large as that.
+        device: where it computes.
+        precision: in what arithmetic, one of ``splitreg.recipe.PRECISIONS``.
     """
 
     def __init__(
@@ -97,6 +101,8 @@ class ServerModel:
         own = preprocess.size[0] * preprocess.size[1]
         self.max_coded_pixels = max(own, min(MAX_CODED_PIXELS, MAX_CODED_RATIO * own))
         self.max_original_pixels = MAX_PIXELS
+        self.device = torch.device("cpu")
+        self.precision = PRECISIONS[0]
 
     @classmethod
     def load(cls, bundle: str | Path, heads: Iterable[str] | None = None) -> ServerModel:
@@ -104,6 +110,25 @@ class ServerModel:
         from splitreg.publishing import load_server
 
         return load_server(bundle, heads)
+
+    def place(self, device: str = "cpu", precision: str = PRECISIONS[0]) -> ServerModel:
+        """Choose where this computes, and in what arithmetic; return it.
+
+        Args:
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+            precision: ``"32-true"``; ``"bf16-mixed"`` or ``"16-mixed"``: layers that bear it in 16 bits, with other last
+                digits. Packets are decoded in integers whatever it is.
+
+        Raises:
+            RecipeError: no such device here, or no such precision.
+        """
+        if precision not in PRECISIONS:
+            raise RecipeError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+        check_device(device)
+        self.device, self.precision = torch.device(device), precision
+        for module in (self.bottleneck, *self.modules().values()):
+            module.to(self.device)
+        return self
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -164,7 +189,7 @@ class ServerModel:
             CorruptPacket: the model does not run on that size.
         """
         results: dict[int, dict[str, Prediction]] = {image: {} for image in block.images}
-        with self._blaming(block.coded), torch.inference_mode():
+        with self._blaming(block.coded), torch.inference_mode(), self._arithmetic():
             for name in heads:
                 branch = self.branches[name].eval()
                 found = branch.head.predict(branch(block.features, block.coded))
@@ -216,10 +241,10 @@ class ServerModel:
         """(B, C, h, w) latents -> stride -> (B, C, H/s, W/s), what every head reads."""
         weight = next(self._parameters(), None)
         decoder, body = self.bottleneck.eval(), self.body.eval()
-        with torch.no_grad():  # not inference mode: late heads train on these features
+        with torch.no_grad(), self._arithmetic():  # not inference mode: late heads train on these features
             restored = decoder.synthesise(latents if weight is None else latents.to(weight.device))
             features: dict[int, Tensor] = body(crop(restored, self.shapes(coded).feature))
-        return features
+        return {stride: feature.float() for stride, feature in features.items()}
 
     def modules(self) -> dict[str, nn.Module]:
         """What holds the server's weights, by name."""
@@ -238,6 +263,10 @@ class ServerModel:
                 raise RecipeError(f"no head {name!r} here.{near(name, self.heads)} There are: {', '.join(self.heads)}")
         return names
 
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        half = _HALVES.get(self.precision)
+        return nullcontext() if half is None else torch.autocast(self.device.type, half)
+
     @contextmanager
     def _blaming(self, coded: tuple[int, int]) -> Iterator[None]:
         """Say that it is the packet's doing where the model does not run on a size that is not its own."""
@@ -249,6 +278,18 @@ class ServerModel:
             if coded == self.preprocess.size:
                 raise
             raise CorruptPacket(f"this model does not run on a coded image of {coded[1]}x{coded[0]} pixels") from cause
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        RecipeError: there is no such device.
+    """
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    there = ["cpu", *(["cuda"] if gpus else []), *gpus]
+    if device not in there:
+        raise RecipeError(f"there is no device {device!r} to serve on; here are: {', '.join(there)}")
 
 
 def crop(feature: Tensor, size: tuple[int, int]) -> Tensor:

@@ -13,6 +13,7 @@ import click
 import numpy as np
 
 from splitreg.cli.writing import write_whole
+from splitreg.recipe import PRECISIONS
 
 if TYPE_CHECKING:
     from splitreg.tasks import Prediction
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
 @click.option("--heads", metavar="NAME,...", help="Run only these heads.  [default: all]")
 @click.option("--draw", type=click.Path(file_okay=False), help="Write a picture of every prediction into this folder.")
 @click.option("--over", type=click.Path(file_okay=False), help="Draw over the original pictures of this folder.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=PRECISIONS[0], show_default=True,
+              help="Mixed: layers that bear it in 16 bits.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an image, a line each.")
 def command(
-    bundle: str, packets: tuple[str, ...], heads: str | None, draw: str | None, over: str | None, as_json: bool
-) -> None:
+    bundle: str, packets: tuple[str, ...], heads: str | None, draw: str | None, over: str | None, device: str,
+    precision: str, as_json: bool,
+) -> None:  # fmt: skip
     """Turn packets into predictions; loads only the server half of BUNDLE.
 
     PACKET "-" reads a stream from stdin: each packet after its length (4 bytes, little-endian); answers come as they
@@ -41,7 +46,7 @@ def command(
     from splitreg.coding import Packet
 
     names = None if heads is None else heads.split(",")
-    server = ServerModel.load(bundle, names)
+    server = ServerModel.load(bundle, names).place(device, precision)
     for name, data in _read(packets):
         results, sizes = server.infer(data), Packet.parse(data).originals
         for i, (predictions, size) in enumerate(zip(results, sizes, strict=True)):

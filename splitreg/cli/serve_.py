@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from splitreg.recipe import PRECISIONS
+
 _POSITIVE, _SECONDS = click.IntRange(min=1), click.FloatRange(min=0, min_open=True)
 
 
@@ -17,6 +19,9 @@ _POSITIVE, _SECONDS = click.IntRange(min=1), click.FloatRange(min=0, min_open=Tr
 @click.option("--heads", metavar="NAME,...", help="Load only these heads.  [default: all]")
 @click.option("--workers", type=_POSITIVE, default=1, show_default=True, help="Processes that compute.")
 @click.option("--threads", type=_POSITIVE, help="CPU threads a worker.  [default: the cores shared]")
+@click.option("--device", default="cpu", show_default=True, help="Where workers compute: cpu, cuda, cuda:1.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=PRECISIONS[0], show_default=True,
+              help="Of what workers compute; mixed: layers that bear it in 16 bits.")  # fmt: skip
 @click.option("--batch", type=_POSITIVE, default=8, show_default=True, help="Images that run together.")
 @click.option("--queue", type=_POSITIVE, default=256, show_default=True, help="Images that may wait.")
 @click.option("--deadline", type=_SECONDS, default=30.0, show_default=True, help="Seconds to an answer, at most.")
@@ -41,10 +46,10 @@ _POSITIVE, _SECONDS = click.IntRange(min=1), click.FloatRange(min=0, min_open=Tr
 @click.pass_context
 def command(
     context: click.Context,
-    bundles: tuple[str, ...], host: str, port: int, heads: str | None, workers: int, threads: int | None, batch: int,
-    queue: int, deadline: float, rate: float, max_body: int, max_images: int, connections: int, token_file: str | None,
-    tls_cert: str | None, tls_key: str | None, insecure: bool, page: bool, drain_seconds: float, log_file: str | None,
-    on: str, config: str | None,
+    bundles: tuple[str, ...], host: str, port: int, heads: str | None, workers: int, threads: int | None, device: str,
+    precision: str, batch: int, queue: int, deadline: float, rate: float, max_body: int, max_images: int,
+    connections: int, token_file: str | None, tls_cert: str | None, tls_key: str | None, insecure: bool, page: bool,
+    drain_seconds: float, log_file: str | None, on: str, config: str | None,
 ) -> None:  # fmt: skip
     """Answer packets over HTTP and WebSocket with the server halves of BUNDLEs.
 
@@ -82,8 +87,9 @@ def command(
     serve(
         ServeConfig(
             bundles=bundles, heads=None if heads is None else tuple(heads.split(",")), host=host, port=port,
-            workers=workers, threads=threads or 0, batch_images=batch, queue_images=queue, deadline_seconds=deadline,
-            rate_per_s=rate, body_bytes=max_body, request_images=max_images, connections=connections,
+            workers=workers, threads=threads or 0, device=device, precision=precision, batch_images=batch,
+            queue_images=queue, deadline_seconds=deadline, rate_per_s=rate, body_bytes=max_body,
+            request_images=max_images, connections=connections,
             tokens=() if token_file is None else security.read_tokens(token_file), insecure=insecure, tls_cert=tls_cert,
             tls_key=tls_key, page=page, drain_seconds=drain_seconds, log_file=log_file,
         ),

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field, fields
 
 from splitreg.errors import RecipeError
+from splitreg.recipe import PRECISIONS
 
 MEBIBYTE = 1 << 20
 
@@ -22,6 +23,8 @@ class ServeConfig:
         port: 0 takes any that is free.
         workers: processes that compute.
         threads: CPU threads a worker; 0 shares the cores.
+        device: where workers compute: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+        precision: in what arithmetic: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
         batch_images: images that run together.
         tokens: any of these is let in; without one, everybody is.
         insecure: listen beyond this machine without token or TLS.
@@ -63,6 +66,8 @@ class ServeConfig:
     port: int = 8080
     workers: int = 1
     threads: int = 0
+    device: str = "cpu"
+    precision: str = PRECISIONS[0]
     batch_images: int = 8
     tokens: tuple[str, ...] = field(default=(), repr=False)
     insecure: bool = False
@@ -104,6 +109,8 @@ class ServeConfig:
                 continue
             if value < 0 or (value == 0 and item.name not in may_be_zero):
                 raise RecipeError(f"{item.name} must be above zero, got {value}")
+        if self.precision not in PRECISIONS:
+            raise RecipeError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
         if self.port > 65535:
             raise RecipeError(f"port must be 0 to 65535, got {self.port}")
         if any(not token or not token.isascii() or token.split() != [token] for token in self.tokens):

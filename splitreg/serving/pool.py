@@ -106,13 +106,15 @@ class Fleet:
                 sys.executable, "-W", "ignore::FutureWarning", "-m", "splitreg.serving.worker", str(theirs.fileno()),
                 pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the front, which drains
-                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1",
+                     "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},  # looking for CUDA must not start it before workers are forked
             )  # fmt: skip
         self._control = ours.dup()  # asyncio has no call that sends a socket
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self.nursed = True
         table = {
             "bundles": self._config.bundles, "heads": self._config.heads, "threads": self._config.threads_each,
+            "device": self._config.device, "precision": self._config.precision,
         }  # fmt: skip
         try:
             self._writer.write(frames.write(table))

@@ -22,6 +22,7 @@ from splitreg.coding.variable import VariableModel
 from splitreg.edge.files import read_checked, read_config
 from splitreg.errors import BundleError, RecipeError, ServiceError, SplitregError
 from splitreg.predictions import Prediction
+from splitreg.recipe import PRECISIONS
 from splitreg.serving import frames
 from splitreg.wire import dump_json, error_body, pack, to_json
 from splitreg.wire.protocol import ANSWERS
@@ -37,7 +38,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the workers
     table, _ = asked
     try:
-        servers, models = load(table["bundles"], table["heads"])
+        servers, models = load(table["bundles"], table["heads"], table["device"])
     except SplitregError as error:
         front.sendall(frames.write({"op": "failed", **error_body(error)}))
         return
@@ -56,7 +57,7 @@ def main() -> None:
             front.close()
             status = 1
             try:
-                work(socket.socket(fileno=fds[0]), servers, table["threads"])
+                work(socket.socket(fileno=fds[0]), servers, table["threads"], table["device"], table["precision"])
                 status = 0
             except (ConnectionError, KeyboardInterrupt):
                 status = 0  # the front is gone
@@ -67,22 +68,26 @@ def main() -> None:
         os.close(fds[0])
 
 
-def load(bundles: Sequence[str], heads: Sequence[str] | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Load the server halves.
+def load(
+    bundles: Sequence[str], heads: Sequence[str] | None, device: str = "cpu"
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Load the server halves, into memory: a worker takes them to the device, which cannot be shared by a fork.
 
     Returns:
         Model id -> its server and a packet of its own to begin with; and what ``/v1/models`` says of them.
 
     Raises:
         BundleError: one cannot be loaded, or two are one model.
-        RecipeError: a head that none of them has, or a bundle that has none of them.
+        RecipeError: a head that none of them has, a bundle that has none of them, or no such device.
     """
     chosen = choose(bundles, heads)  # before torch: what is wrong shows at once
 
     import torch
 
     from splitreg.assembly import ServerModel
+    from splitreg.assembly.server import check_device
 
+    check_device(device)
     torch.set_num_threads(1)  # threads of a process that forks are not there in its children
     servers: dict[str, Any] = {}
     models: list[dict[str, Any]] = []
@@ -140,13 +145,16 @@ def describe(server: Any, number: str, name: str, config: Mapping[str, Any]) -> 
     }
 
 
-def work(front: socket.socket, servers: Mapping[str, Any], threads: int) -> None:
+def work(
+    front: socket.socket, servers: Mapping[str, Any], threads: int, device: str = "cpu", precision: str = PRECISIONS[0]
+) -> None:
     """Answer batches until the front is gone."""
     import torch
 
     torch.set_num_threads(threads)
     each = {}
     for number, (server, packet) in servers.items():
+        server.place(device, precision)
         server.infer(packet)  # the first run is the slowest, and shows whether it runs at all
         begun = time.perf_counter()
         server.infer(packet)

@@ -150,6 +150,16 @@ class HeadSuite(Suite):
             if np.issubdtype(array.dtype, np.floating):
                 expect(np.allclose(array, other, rtol=1e-3, atol=1e-3), f"{name} depends on the rest of the batch")
 
+    def test_half_precision(self) -> None:
+        """Under autocast to bfloat16 it predicts plain floats, about the same."""
+        head = self.make().eval()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            found = head.predict(head(self.features(head), self.size))
+        for one in found:
+            for name, array in one.arrays().items():
+                fine = not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
+                expect(fine, f"{name} is not finite in half precision")
+
     def test_predictions_can_be_used(self) -> None:
         """They map back to the original image, draw on it, become JSON, and give exact arrays."""
         original = (100, 75)

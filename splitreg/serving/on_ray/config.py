@@ -10,12 +10,13 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from splitreg.errors import RecipeError, near
+from splitreg.recipe import PRECISIONS
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.security import read_tokens
 
 T = TypeVar("T")
 #: Not of a file: tokens are in a file of their own, and a cluster has replicas instead of workers.
-_NOT_IN_INGRESS = ("bundles", "heads", "tokens", "workers", "threads", "batch_images")
+_NOT_IN_INGRESS = ("bundles", "heads", "tokens", "workers", "threads", "device", "precision", "batch_images")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Part:
         batch_images: images that run together.
         cpus: that a replica reserves; also its threads.
         gpus: accelerators that a replica reserves; parts of one are shared.
+        precision: of its arithmetic, one of ``splitreg.recipe.PRECISIONS``.
         memory_bytes: that a replica reserves; 0 reserves none.
 
     Raises:
@@ -49,13 +51,18 @@ class Part:
     batch_images: int = 8
     cpus: float = 1.0
     gpus: float = 0.0
+    precision: str = PRECISIONS[0]
     memory_bytes: int = 0
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
+            if item.name == "precision":
+                continue
             if value < 0 or (value == 0 and item.name not in ("max_replicas", "cpus", "gpus", "memory_bytes")):
                 raise RecipeError(f"{item.name} must be above zero, got {value}")
+        if self.precision not in PRECISIONS:
+            raise RecipeError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
         if 0 < self.max_replicas < self.replicas:
             raise RecipeError(
                 f"max_replicas is {self.max_replicas}, fewer than the {self.replicas} that there are always"

@@ -44,14 +44,14 @@ class Body(_Replica):
     """A bundle's body; its heads' handles make them one application, and are not used."""
 
     def __init__(
-        self, bundle: str, model_id: str, names: Sequence[str], heads: Any, settings: str, device: str, threads: int,
-        seconds: float,
+        self, bundle: str, model_id: str, names: Sequence[str], heads: Any, settings: str, device: str, precision: str,
+        threads: int, seconds: float,
     ) -> None:  # fmt: skip
         from splitreg.serving.on_ray.replicas import BodyReplica
 
         super().__init__(threads, seconds)
         self._settings = settings
-        self._body = BodyReplica(bundle, model_id, names, device)
+        self._body = BodyReplica(bundle, model_id, names, device, precision)
 
     async def describe(self) -> tuple[str, dict[str, Any]]:
         """Return the settings that this was deployed with, and what ``/v1/models`` says."""
@@ -70,13 +70,13 @@ def head_class() -> type:
         """A head."""
 
         def __init__(
-            self, bundle: str, model_id: str, name: str, device: str, batch_images: int, calls: int, threads: int,
-            seconds: float,
+            self, bundle: str, model_id: str, name: str, device: str, precision: str, batch_images: int, calls: int,
+            threads: int, seconds: float,
         ) -> None:  # fmt: skip
             from splitreg.serving.on_ray.replicas import HeadReplica
 
             super().__init__(threads, seconds)
-            self._head = HeadReplica(bundle, model_id, name, device, batch_images)
+            self._head = HeadReplica(bundle, model_id, name, device, batch_images, precision)
             self._together.set_max_batch_size(calls)
 
         async def __call__(self, embedded: Any, asks: Sequence[Ask], alone: bool) -> list[Piece]:
@@ -110,10 +110,18 @@ def application(folder: Path, model_id: str, names: Sequence[str], cluster: Clus
         part = cluster.part(name)
         made = deployment(head_class()).options(name=deployment_of(name), **_options(part))
         heads[name] = made.bind(
-            bundle, model_id, name, _device(part), part.batch_images, part.max_ongoing, _threads(part), seconds
+            bundle,
+            model_id,
+            name,
+            _device(part),
+            part.precision,
+            part.batch_images,
+            part.max_ongoing,
+            _threads(part),
+            seconds,
         )
     body = deployment(Body).options(name=BODY, **_options(cluster.body))
-    own = _device(cluster.body), _threads(cluster.body), seconds
+    own = _device(cluster.body), cluster.body.precision, _threads(cluster.body), seconds
     return digest, body.bind(bundle, model_id, tuple(names), heads, digest, *own)
 
 

@@ -19,6 +19,7 @@ from splitreg.assembly.server import Block, ServerModel
 from splitreg.edge.files import read_checked, read_config
 from splitreg.errors import BundleError, ServiceError, SplitregError
 from splitreg.predictions import Prediction
+from splitreg.recipe import PRECISIONS
 from splitreg.serving.on_ray.asks import Ask, Piece
 from splitreg.serving.on_ray.tensors import Stored, restore, store
 from splitreg.serving.worker import describe
@@ -46,13 +47,16 @@ class BodyReplica:
         bundle: its folder.
         model_id: that it must have; a folder may have got another bundle since the cluster was told of it.
         device: ``"cpu"`` or ``"cuda"``.
+        precision: one of ``splitreg.recipe.PRECISIONS``.
 
     Raises:
         BundleError: it cannot be loaded, or is another model.
     """
 
-    def __init__(self, bundle: str, model_id: str, heads: Sequence[str], device: str) -> None:
-        self._server = _load(bundle, model_id, heads, device)
+    def __init__(
+        self, bundle: str, model_id: str, heads: Sequence[str], device: str, precision: str = PRECISIONS[0]
+    ) -> None:
+        self._server = _load(bundle, model_id, heads, device, precision)
         config = read_config(Path(bundle))
         self.description = describe(self._server, model_id, Path(bundle).resolve().name, config)
         self._reads = {name: strides_of(branch) for name, branch in self._server.branches.items()}
@@ -93,13 +97,18 @@ class HeadReplica:
         head: its name.
         device: ``"cpu"`` or ``"cuda"``.
         batch_images: that run together.
+        precision: one of ``splitreg.recipe.PRECISIONS``.
 
     Raises:
         BundleError: it cannot be loaded, or is another model.
     """
 
-    def __init__(self, bundle: str, model_id: str, head: str, device: str, batch_images: int) -> None:
-        self._server = _load(bundle, model_id, (head,), device)  # with its body for once: the first run is the slowest
+    def __init__(
+        self, bundle: str, model_id: str, head: str, device: str, batch_images: int, precision: str = PRECISIONS[0]
+    ) -> None:
+        self._server = _load(
+            bundle, model_id, (head,), device, precision
+        )  # with its body for once: the first run is the slowest
         self._server.bottleneck.decoder, self._server.body = nn.Identity(), nn.Identity()  # type: ignore[assignment]
         self._server.symbols = None
         self._head, self._device, self._most = head, torch.device(device), batch_images
@@ -176,16 +185,14 @@ def watchdog(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _load(bundle: str, model_id: str, heads: Sequence[str], device: str) -> ServerModel:
+def _load(bundle: str, model_id: str, heads: Sequence[str], device: str, precision: str) -> ServerModel:
     server = ServerModel.load(bundle, heads)
     if f"{server.model_id:08x}" != model_id:
         raise BundleError(
             f"{bundle} is model {server.model_id:08x} by now, {model_id} is to be served; put each bundle in a folder of "
             "its own"
         )
-    server.bottleneck.to(device)
-    for module in server.modules().values():
-        module.to(device)
+    server.place(device, precision)
     packet = read_checked(Path(bundle), "testvectors/packet.bin", read_config(Path(bundle))["files"])
     for _ in range(2):
         server.infer(packet)

@@ -72,6 +72,7 @@ def test_the_file(tmp_path):
         ("bundles = ['a']\n[body]\nreplicas = true", "body.replicas must be int"),
         ("bundles = ['a']\n[body]\nreplicas = 3\nmax_replicas = 2", "fewer than"),
         ("bundles = ['a']\n[body]\ncpus = 0", "cpus or gpus"),
+        ("bundles = ['a']\n[head]\nprecision = 'half'", "bf16-mixed"),
         ("bundles = ['a']\n[ingress]\nworkers = 2", "no 'workers'"),
         ("bundles = ['a']\n[ingress]\nhost = '0.0.0.0'", "no token"),
         ("bundles = ['a']\nheads = ['cls']\n[parts.seg]", "no head that is served"),

@@ -68,6 +68,16 @@ def test_answers_equal_those_in_this_process(server, local, packets, heads):
         assert pack(unpack(blob)) == pack([{head: mine[0][head] for head in unpack(blob)[0]}])
 
 
+def test_half_precision_is_that_of_this_process(bundle, local, packets):
+    half = ServerModel.load(bundle).place(precision="bf16-mixed")
+    with running(Fleet, bundles=(str(bundle),), precision="bf16-mixed", deadline_seconds=600.0) as server:
+        blob = server.ask(body=packets[0], headers={"Accept": protocol.ANSWERS})[2]
+    assert blob == pack(half.infer(packets[0])) != pack(local.infer(packets[0]))
+    mixed = half.infer(packets[0])[0]["cls"].probabilities
+    single, again = (model.infer(packets[0])[0]["cls"].probabilities for model in (local, half.place()))
+    assert mixed == pytest.approx(single, abs=0.02) and again.tolist() == single.tolist()
+
+
 def test_several_packets_equal_several_in_this_process(server, local, packets):
     batch = Packet.join([Packet.parse(packet) for packet in packets[:3]])[0].to_bytes()
     for several in (packets[:4], [batch, packets[5]]):
@@ -187,6 +197,9 @@ def test_what_cannot_be_served(tmp_path, bundle):
         (BundleError, {"bundles": (str(tmp_path / "none"),)}),
         (BundleError, {"bundles": (str(bundle), str(bundle))}),
         (RecipeError, {"bundles": (str(bundle),), "heads": ("dog",)}),
+        (RecipeError, {"bundles": (str(bundle),), "device": "cuda:99"}),
+        (RecipeError, {"bundles": (str(bundle),), "device": "gpu"}),
+        (RecipeError, {"bundles": (str(bundle),), "precision": "8-bit"}),
     ):  # fmt: skip
         with pytest.raises(error), running(Fleet, **given):
             pass
