@@ -23,6 +23,12 @@ from splitreg.wire import error_from
 _GONE = (OSError, EOFError, TimeoutError)
 #: Seconds between attempts to start a worker: doubled from the first to the last.
 _PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+#: Of the process that forks the workers. Looking for CUDA must not start it before the fork; glibc keeps large blocks for
+#: the next batch instead of asking for new pages.
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+}  # fmt: skip
 
 
 class Fleet:
@@ -106,8 +112,7 @@ class Fleet:
                 sys.executable, "-W", "ignore::FutureWarning", "-m", "splitreg.serving.worker", str(theirs.fileno()),
                 pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the front, which drains
-                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1",
-                     "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},  # looking for CUDA must not start it before workers are forked
+                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_ENVIRONMENT},
             )  # fmt: skip
         self._control = ours.dup()  # asyncio has no call that sends a socket
         reader, self._writer = await asyncio.open_connection(sock=ours)
