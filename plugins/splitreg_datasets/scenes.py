@@ -81,6 +81,8 @@ class Scenes(Dataset):
                     f"scenes have no split {wrong[0]!r}.{near(wrong[0], SPLITS)} There are: {', '.join(SPLITS)}"
                 )
             count = count.get(split, 0)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise DataError(f"count is a number of images, or one a split; got {count!r} for {split}")
         side = size or (128 if mode == "multi" else 64)
         cache = SceneCache(
             mode=mode,
