@@ -98,3 +98,6 @@ def test_every_split_may_have_its_own_count(tmp_path, monkeypatch):
     assert [len(Scenes(None, split, **options)) for split in ("train", "test")] == [3, 2]
     with pytest.raises(DataError, match="no split 'tset'.*'test'"):
         Scenes(None, "train", size=16, count={"tset": 3})
+    for wrong in ("x", 2.5, -1, True, {"train": "x"}):
+        with pytest.raises(DataError, match="number of images"):
+            Scenes(None, "train", size=16, count=wrong)
