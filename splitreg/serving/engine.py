@@ -17,8 +17,9 @@ Group = tuple[str, tuple[str, ...]]
 
 #: A request is accepted where the wait that is expected, so many times, is within its deadline.
 _CAUTION = 1.25
-#: How much the newest batch counts for the seconds an image.
-_NEWEST = 0.3
+#: How much the newest batch counts for the seconds an image, and how many mean deviations are added to be on the safe side
+#: (as TCP does for its time-out, RFC 6298).
+_NEWEST, _DEVIATIONS = 0.25, 2.0
 #: Choices of heads whose cost is remembered.
 _KNOWN = 256
 
@@ -67,6 +68,22 @@ class Job:
         return self.model, self.heads
 
 
+@dataclass(slots=True)
+class _Cost:
+    """Seconds an image, from the batches so far."""
+
+    mean: float
+    deviation: float = 0.0
+
+    def learn(self, seconds: float) -> None:
+        self.deviation += _NEWEST * (abs(seconds - self.mean) - self.deviation)
+        self.mean += _NEWEST * (seconds - self.mean)
+
+    @property
+    def safe(self) -> float:
+        return self.mean + _DEVIATIONS * self.deviation
+
+
 class Engine:
     """Jobs that wait, jobs that run.
 
@@ -81,7 +98,7 @@ class Engine:
         self._groups: dict[tuple[Group, int], dict[Job, asyncio.TimerHandle]] = {}
         self._running: set[Job] = set()
         self._waiters: list[asyncio.Future[None]] = []
-        self._cost: dict[Group, float] = {}
+        self._costs: dict[Group, _Cost] = {}
         self._queued = 0
 
     @property
@@ -114,13 +131,11 @@ class Engine:
 
     def expected_seconds(self, job: Job) -> float:
         """Estimate how long a job that comes now would take, from what the last batches took."""
-        unknown = max(self._cost.values(), default=0.0)
         load = sum(
-            self._cost.get(group, unknown) * sum(waiting.images for waiting in jobs)
-            for (group, _), jobs in self._groups.items()
+            self._cost(group) * sum(waiting.images for waiting in jobs) for (group, _), jobs in self._groups.items()
         )
-        load += sum(self._cost.get(running.group, unknown) * running.images for running in self._running)
-        return load / self._config.workers + self._cost.get(job.group, unknown) * job.images
+        load += sum(self._cost(running.group) * running.images for running in self._running)
+        return load / self._config.workers + self._cost(job.group) * job.images
 
     async def take(self) -> list[Job]:
         """Wait for jobs and take what runs together: the longest waiting and those of its group, at most a batch."""
@@ -156,15 +171,16 @@ class Engine:
     def learn(self, group: Group, images: int, seconds: float) -> None:
         """Note what a batch took."""
         each = seconds / images
-        old = self._cost.pop(group, each)
-        self._cost[group] = old + _NEWEST * (each - old)
-        if len(self._cost) > _KNOWN:
-            del self._cost[next(iter(self._cost))]
+        cost = self._costs.pop(group, _Cost(each))
+        cost.learn(each)
+        self._costs[group] = cost
+        if len(self._costs) > _KNOWN:
+            del self._costs[next(iter(self._costs))]
         self._metrics.batches.labels(group[0]).observe(images)
 
     def guess(self, group: Group, seconds: float) -> None:
         """Note what an image took before the first request, so that the first ones are not accepted blindly."""
-        self._cost.setdefault(group, seconds)
+        self._costs.setdefault(group, _Cost(seconds))
 
     def lost(self, batch: list[Job]) -> None:
         """Give the jobs of a dead worker to another one, each alone: the one that kills workers kills no other's answer."""
@@ -220,14 +236,15 @@ class Engine:
         if not self._groups:
             return []
         first = min((next(iter(jobs)) for jobs in self._groups.values()), key=lambda job: (-job.attempts, job.arrived))
+        now = asyncio.get_running_loop().time()
         batch: list[Job] = []
-        images = pixels = 0
+        images, pixels, soonest = 0, 0, float("inf")
         for job in self._groups[_place(first)]:
-            images, pixels = images + job.images, pixels + job.pixels
-            if batch and (images > self._config.batch_images or pixels > self._config.request_pixels):
+            images, pixels, soonest = images + job.images, pixels + job.pixels, min(soonest, job.deadline)
+            late = now + images * self._cost(job.group) > soonest  # all of a batch are answered when the last one is
+            if batch and (late or images > self._config.batch_images or pixels > self._config.request_pixels):
                 break
             batch.append(job)
-        now = asyncio.get_running_loop().time()
         for job in batch:
             self._remove(job)
             self._running.add(job)
@@ -235,6 +252,11 @@ class Engine:
         if self._groups:
             self._wake()
         return batch
+
+    def _cost(self, group: Group) -> float:
+        """Seconds an image, rather too many; of a group that never ran those of the dearest one."""
+        cost = self._costs.get(group)
+        return cost.safe if cost else max((other.safe for other in self._costs.values()), default=0.0)
 
     def _count(self, images: int) -> None:
         self._queued += images

@@ -195,6 +195,7 @@ class Fleet:
                     self.engine.adopt(await taking)
                 return pause
             batch = taking.result()
+            begun = asyncio.get_running_loop().time()
             try:
                 seconds, results, blobs = await worker.run(batch, self._config.batch_seconds)
             except asyncio.CancelledError:
@@ -206,7 +207,8 @@ class Fleet:
                 await asyncio.sleep(pause)
                 return min(2 * pause, _LONGEST_PAUSE)
             pause = _PAUSE
-            self.engine.learn(batch[0].group, sum(job.images for job in batch), seconds)
+            taken = asyncio.get_running_loop().time() - begun  # with the way to the worker and back
+            self.engine.learn(batch[0].group, sum(job.images for job in batch), taken)
             for job, result, blob in zip(batch, results, blobs, strict=True):
                 if result:
                     self.engine.fail(job, error_from(None, result))

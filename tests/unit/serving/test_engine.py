@@ -84,6 +84,34 @@ def test_what_cannot_be_answered_in_time_is_not_accepted():
     run(test())
 
 
+def test_a_batch_is_not_so_long_that_its_first_one_is_late():
+    async def test():
+        queue = engine()
+        queue.learn(("m", ("a",)), 1, 1.0)
+        jobs = [job(seconds=seconds) for seconds in (3.5, 9, 9, 9, 1.5)]
+        queue.adopt(jobs)
+        assert [len(await queue.take()) for _ in range(3)] == [
+            3,
+            1,
+            1,
+        ]  # 3 s; 2 s would be in time, but not 2 for the last
+
+    run(test())
+
+
+def test_costs_that_vary_are_counted_with_their_deviation():
+    async def test():
+        queue = engine()
+        for seconds in [0.5, 1.5] * 20:
+            queue.learn(("m", ("a",)), 1, seconds)
+        assert 1.7 < queue.expected_seconds(job()) < 2.4
+        for _ in range(40):
+            queue.learn(("m", ("a",)), 1, 1.0)
+        assert queue.expected_seconds(job()) == pytest.approx(1.0, abs=0.01)
+
+    run(test())
+
+
 def test_a_deadline_passes_in_the_queue():
     async def test():
         queue = engine()
