@@ -35,7 +35,7 @@ def measure_parts(folder, image, batch, rounds, device):
     from splitreg.publishing import load_edge, testvectors
     from splitreg.serving.on_ray.asks import Ask, join
     from splitreg.serving.on_ray.replicas import BodyReplica, HeadReplica
-    from splitreg.wire.protocol import JSON
+    from splitreg.wire import Form
 
     torch.set_num_threads(1)
     config = read_config(folder)
@@ -43,7 +43,7 @@ def measure_parts(folder, image, batch, rounds, device):
     packet = load_edge(folder).encode(image or testvectors.picture())[0]
     body = BodyReplica(str(folder), config["model_id"], names, device)
     heads = {name: HeadReplica(str(folder), config["model_id"], name, device, batch) for name in names}
-    asks = [Ask(images=1, form=JSON, masks="rle", packets=(packet,))] * batch
+    asks = [Ask(images=1, form=Form(), packets=(packet,))] * batch
     embedded = {name: body.embed(asks, [name]) for name in names}
     every = body.embed(asks, names)
     # CPU seconds: what else the machine does costs them little
@@ -61,7 +61,7 @@ def measure_parts(folder, image, batch, rounds, device):
     stored = {name: sum(array.nbytes for b in found.blocks for _, array in b.features.values())
               for name, found in {"all": every, **embedded}.items()}  # fmt: skip
     return {
-        "packet_bytes": len(packet), "answer_json_bytes": len(join(JSON, row)),
+        "packet_bytes": len(packet), "answer_json_bytes": len(join(Form(), row)),
         "feature_bytes": {name: size // batch for name, size in stored.items()},
         "images_per_s": {name: round(batch / statistics.median(took), 2) for name, took in seconds.items()},
     }, names, packet  # fmt: skip

@@ -57,6 +57,10 @@ class Prediction(abc.ABC):
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the exact arrays, for test vectors and binary answers."""
 
+    def above(self, score: float) -> Self:
+        """Return the same prediction without objects that score less; by default itself."""
+        return self
+
     def meta(self) -> dict[str, Any]:
         """Return what is not an array, as plain data: ``kind``, the names of the classes.
 
@@ -175,8 +179,14 @@ class Detections(Prediction):
     def restore(self, geometry: Geometry) -> Self:
         """Map the boxes, clip them to the picture and leave out those that lie in the letterbox's border."""
         boxes = geometry.boxes(self.boxes)
-        kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        return replace(self, boxes=boxes[kept], scores=self.scores[kept], labels=self.labels[kept])
+        return replace(self, boxes=boxes)._only((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+
+    def above(self, score: float) -> Self:
+        """Leave out the objects that score less."""
+        return self._only(self.scores >= score) if score > 0 else self
+
+    def _only(self, kept: NDArray[np.bool_]) -> Self:
+        return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept])
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Draw the boxes whose score reaches the threshold, with name and score."""

@@ -24,6 +24,8 @@ _WHEN_FULL = ("refuse", "drop-oldest")
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
 @click.option("--to", "url", required=True, metavar="URL", help="The service, as https://server:8080.")
 @click.option("--heads", metavar="NAME,...", help="Ask only these heads.  [default: all]")
+@click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+              help="Fetch only objects from this score on.")  # fmt: skip
 @click.option("--rate", type=float, help="0 (fewest bytes) to 1 (most), where BUNDLE has several.  [default: middle]")
 @click.option("--budget-bytes", type=click.IntRange(min=1), help="The largest rate that fits so many bytes an image.")
 @click.option("--budget-ms", type=float, help="The rate that meets so many milliseconds, by what the link shows.")
@@ -38,9 +40,10 @@ _WHEN_FULL = ("refuse", "drop-oldest")
 @click.option("--insecure", is_flag=True, help="Allow a token without TLS, and any certificate.")
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="N", help="One frame of N of videos, cameras.")
 def command(
-    bundle: str, images: tuple[str, ...], url: str, heads: str | None, rate: float | None, budget_bytes: int | None,
-    budget_ms: float | None, draw: str | None, answers: str | None, as_json: bool, outbox: str | None, when_full: str,
-    deadline_s: float, token_file: str | None, ca: str | None, insecure: bool, every: int,
+    bundle: str, images: tuple[str, ...], url: str, heads: str | None, min_score: float, rate: float | None,
+    budget_bytes: int | None, budget_ms: float | None, draw: str | None, answers: str | None, as_json: bool,
+    outbox: str | None, when_full: str, deadline_s: float, token_file: str | None, ca: str | None, insecure: bool,
+    every: int,
 ) -> None:  # fmt: skip
     """Send pictures to a service and print what its heads say; loads only the edge half of BUNDLE.
 
@@ -60,6 +63,7 @@ def command(
     options: dict[str, Any] = {
         "token": None if token_file is None else read_token(token_file), "ca": ca, "insecure": insecure,
         "deadline_s": deadline_s, "heads": None if heads is None else heads.split(","),
+        "min_score": min_score,
     }  # fmt: skip
     chosen = {"rate": rate, "budget_bytes": budget_bytes, "budget_ms": budget_ms}
     show = _Showing(as_json, None if draw is None else Path(draw), None if answers is None else Path(answers))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from splitreg.edge.answer import Answer, Drained
 from splitreg.edge.encoder import EdgeEncoder
@@ -79,6 +79,7 @@ class Client:
         url: ``https://host:port``, or ``http://``.
         bundle: a bundle's folder, or an edge half that is open; None for a client that only drains its outbox.
         heads: which heads shall answer; None: all.
+        min_score: objects that score less stay at the server; 0 fetches all. They are most of an answer's bytes.
         token: what the server asks for; None: the variable SPLITREG_TOKEN, if there is one.
         ca: PEM file of the authorities to trust; the system's by default.
         insecure: allow a token without TLS to another machine, and any certificate.
@@ -99,6 +100,7 @@ class Client:
         bundle: str | Path | EdgeHalf | None = None,
         *,
         heads: Iterable[str] | str | None = None,
+        min_score: float = 0.0,
         token: str | None = None,
         ca: str | Path | None = None,
         insecure: bool = False,
@@ -115,6 +117,11 @@ class Client:
         self.heads = None if heads is None else tuple([heads] if isinstance(heads, str) else heads)
         if self.heads is not None and not all(self.heads):
             raise RecipeError("heads are names; leave them out for all of them")
+        if not 0 <= min_score <= 1:
+            raise RecipeError(f"min_score must be 0 to 1, got {min_score}")
+        wanted = {} if self.heads is None else {"heads": ",".join(self.heads)}
+        wanted |= {"min_score": str(min_score)} if min_score else {}
+        self._query = urlencode(wanted, safe=",", quote_via=quote)
         self.deadline_s = deadline_s
         self.attempt_s = deadline_s / 2 if attempt_s is None else attempt_s
         self.outbox = Outbox(outbox) if isinstance(outbox, str | Path) else outbox
@@ -172,7 +179,7 @@ class Client:
         packet = self._encode(image, rate, budget_bytes, budget_ms)
         encode_s = time.monotonic() - began
         key = secrets.token_urlsafe(12)
-        reply, attempts = self._ask(packet, key, self.heads, until)
+        reply, attempts = self._ask(packet, key, self._query, until)
         if reply.status != 200:
             raise _error(reply)
         facts = self._facts(reply, len(packet), attempts, encode_s)
@@ -211,7 +218,7 @@ class Client:
         packet = self._encode(image, rate, budget_bytes, budget_ms, probe=False)
         self._encoding.append(time.monotonic() - began)
         expires = None if expires_s is None else time.time() + expires_s
-        return outbox.put(packet, name=name, heads=self.heads, expires=expires).key
+        return outbox.put(packet, name=name, query=self._query, expires=expires).key
 
     def drain(self, on_answer: Callable[[Answer], None], *, patience_s: float | None = None) -> Drained:
         """Send what waits in the outbox, in order, and hand every answer over.
@@ -248,7 +255,7 @@ class Client:
         if waiting.expires is not None:
             until = min(until, began + waiting.expires - time.time())
         try:
-            reply, attempts = self._ask(waiting.packet, waiting.key, waiting.heads, until)
+            reply, attempts = self._ask(waiting.packet, waiting.key, waiting.query, until)
         except DeadlinePassed as error:
             if not expired(waiting):
                 return False
@@ -264,9 +271,9 @@ class Client:
         outbox.record(waiting, {**facts, "total_s": time.monotonic() - began}, reply.body)
         return True
 
-    def _ask(self, packet: bytes, key: str, heads: tuple[str, ...] | None, until: float) -> tuple[Reply, int]:
+    def _ask(self, packet: bytes, key: str, query: str, until: float) -> tuple[Reply, int]:
         """Send a packet until there is a reply that is worth no other attempt; return it and the number of attempts."""
-        path = INFER if heads is None else f"{INFER}?heads={quote(','.join(heads), safe=',')}"
+        path = f"{INFER}?{query}" if query else INFER
         began, attempt, patience = time.monotonic(), 0, self.attempt_s
         while True:
             left = until - time.monotonic()

@@ -19,10 +19,10 @@ from typing import Any, Self
 
 from splitreg.errors import OutboxError, OutboxFull, RecipeError
 
-_APPLICATION, _VERSION = 0x5352_4F42, 1  # "SROB"
+_APPLICATION, _VERSION = 0x5352_4F42, 2  # "SROB"
 _TABLES = """
 CREATE TABLE waiting (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, name TEXT NOT NULL, heads TEXT,
+    number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, name TEXT NOT NULL, query TEXT NOT NULL,
     packet BLOB NOT NULL, bytes INTEGER NOT NULL, expires REAL
 );
 CREATE TABLE answered (
@@ -43,7 +43,7 @@ class Waiting:
         key: its idempotency key, the same in every attempt.
         name: what it is of, e.g. a file name.
         packet: what is sent.
-        heads: which heads are asked for; None: all.
+        query: what is asked for, as ``heads=seg,det``; all where it is empty.
         expires: seconds since the epoch after which nobody wants the answer; None: never.
     """
 
@@ -51,7 +51,7 @@ class Waiting:
     key: str
     name: str
     packet: bytes
-    heads: tuple[str, ...] | None
+    query: str
     expires: float | None
 
 
@@ -128,9 +128,7 @@ class Outbox:
             (count,) = self._base.execute("SELECT value FROM counts WHERE name = 'dropped'").fetchone()
         return int(count)
 
-    def put(
-        self, packet: bytes, *, name: str = "", heads: tuple[str, ...] | None = None, expires: float | None = None
-    ) -> Waiting:
+    def put(self, packet: bytes, *, name: str = "", query: str = "", expires: float | None = None) -> Waiting:
         """Append a packet; when this returns, it is on the disk.
 
         Raises:
@@ -145,23 +143,22 @@ class Outbox:
         with self._transaction():
             self._make_room(len(packet))
             row = self._base.execute(
-                "INSERT INTO waiting (key, name, heads, packet, bytes, expires) VALUES (?, ?, ?, ?, ?, ?)",
-                (key, name, None if heads is None else json.dumps(heads), packet, len(packet), expires),
+                "INSERT INTO waiting (key, name, query, packet, bytes, expires) VALUES (?, ?, ?, ?, ?, ?)",
+                (key, name, query, packet, len(packet), expires),
             )
             number = row.lastrowid or 0
-        return Waiting(number=number, key=key, name=name, packet=packet, heads=heads, expires=expires)
+        return Waiting(number=number, key=key, name=name, packet=packet, query=query, expires=expires)
 
     def first(self) -> Waiting | None:
         """Return the oldest packet that waits; it stays."""
         with self._blaming():
             row = self._base.execute(
-                "SELECT number, key, name, packet, heads, expires FROM waiting ORDER BY number LIMIT 1"
+                "SELECT number, key, name, packet, query, expires FROM waiting ORDER BY number LIMIT 1"
             ).fetchone()
         if row is None:
             return None
-        number, key, name, packet, heads, expires = row
-        wanted = None if heads is None else tuple(json.loads(heads))
-        return Waiting(number=number, key=key, name=name, packet=packet, heads=wanted, expires=expires)
+        number, key, name, packet, query, expires = row
+        return Waiting(number=number, key=key, name=name, packet=packet, query=query, expires=expires)
 
     def record(self, waiting: Waiting, facts: Mapping[str, Any], blob: bytes | None) -> bool:
         """Take a packet away and record its answer, both or neither.

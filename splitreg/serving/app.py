@@ -112,7 +112,7 @@ class App:
                 raise _NotFound(f"streams are at {protocol.STREAM}")
             security.check_origin(socket.headers)
             self.service.refuse_if_draining()
-            options = read_options(socket.scope["query_string"], ("heads", "masks", "answers"))
+            options = read_options(socket.scope["query_string"], ("heads", "masks", "min_score", "answers"))
             self.service.deadline(socket.headers.get(protocol.DEADLINE), 0.0)
         except SplitregError as error:
             await socket.send_denial_response(self._refusal(error))
@@ -155,7 +155,7 @@ async def infer(service: Service, request: Request) -> Response:
     key = headers.get(protocol.IDEMPOTENCY)
     key = None if key is None else protocol.check_key(key)
     form = protocol.ANSWERS if protocol.ANSWERS in headers.get("accept", "") else protocol.JSON
-    options = read_options(request.scope["query_string"], ("heads", "masks"), form)
+    options = read_options(request.scope["query_string"], ("heads", "masks", "min_score"), form)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (protocol.PACKET, protocol.PACKETS):
         raise WrongType(f"Content-Type must be {protocol.PACKET} or {protocol.PACKETS}, got {kind[:60]!r}")

@@ -12,6 +12,7 @@ from splitreg.errors import DeadlinePassed, SplitregError, Unavailable, WorkerLo
 if TYPE_CHECKING:
     from splitreg.serving.config import ServeConfig
     from splitreg.serving.metrics import Metrics
+    from splitreg.wire import Form
 
 Group = tuple[str, tuple[str, ...]]
 
@@ -43,8 +44,7 @@ class Job:
         packets: as they came.
         images: in them.
         pixels: of the original images.
-        form: media type of the answer.
-        masks: how JSON shows masks.
+        form: of the answer.
         arrived: of the loop's clock, seconds.
         deadline: of the loop's clock, seconds.
     """
@@ -54,8 +54,7 @@ class Job:
     packets: tuple[bytes, ...]
     images: int
     pixels: int
-    form: str
-    masks: str
+    form: Form
     arrived: float
     deadline: float
     attempts: int = 0

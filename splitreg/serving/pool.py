@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from splitreg.errors import BundleError, ServiceError, Unavailable
@@ -232,9 +233,7 @@ class _Worker:
 
     async def run(self, batch: list[Job], seconds: float) -> tuple[float, list[dict[str, Any]], list[bytes]]:
         """Have a batch computed."""
-        jobs = [
-            {"packets": len(job.packets), "images": job.images, "form": job.form, "masks": job.masks} for job in batch
-        ]
+        jobs = [{"packets": len(job.packets), "images": job.images, "form": asdict(job.form)} for job in batch]
         table = {"op": "infer", "model": batch[0].model, "heads": batch[0].heads, "jobs": jobs}
         self._writer.write(frames.write(table, [packet for job in batch for packet in job.packets]))
         try:

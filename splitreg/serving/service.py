@@ -29,8 +29,7 @@ from splitreg.serving.memory import Memory
 from splitreg.serving.metrics import Metrics
 from splitreg.serving.pool import Fleet
 from splitreg.serving.security import RateLimit
-from splitreg.wire import error_body
-from splitreg.wire.answers import MASKS
+from splitreg.wire import Form, error_body
 from splitreg.wire.protocol import ANSWERS, DEADLINE, JSON
 
 MakeFleet = Callable[[ServeConfig, Metrics, Callable[[], None]], Fleet]
@@ -41,23 +40,22 @@ _RELOAD_PAUSE = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a request wants its answer: heads (None for all), how masks are shown, and the media type."""
+    """What a request wants: heads (None for all), and the form of the answer."""
 
     heads: tuple[str, ...] | None
-    masks: str
-    form: str
+    form: Form
 
 
-def read_options(query: bytes, known: Sequence[str], form: str = JSON) -> Options:
+def read_options(query: bytes, known: Sequence[str], media: str = JSON) -> Options:
     """Read a query.
 
     Args:
         query: as it came.
         known: the keys that this route has.
-        form: media type of the answers, where ``answers`` does not say it.
+        media: type of the answers, where ``answers`` does not say it.
 
     Raises:
-        BadRequest: a key that is unknown, twice or without a value, or no such masks or answers.
+        BadRequest: a key that is unknown, twice or without a value, or no such masks, score or answers.
     """
     found: dict[str, str] = {}
     try:
@@ -68,14 +66,17 @@ def read_options(query: bytes, known: Sequence[str], form: str = JSON) -> Option
         if key not in known or key in found or not value:
             raise BadRequest(f"the query has {key[:40]!r} twice, without a value, or it is unknown; {', '.join(known)}")
         found[key] = value
-    masks, answers = found.get("masks", "rle"), found.get("answers")
-    if masks not in MASKS:
-        raise BadRequest(f"masks must be one of {', '.join(MASKS)}, got {masks[:40]!r}")
+    answers, score = found.get("answers"), found.get("min_score", "0")
     if answers not in (None, "json", "binary"):
         raise BadRequest(f"answers must be json or binary, got {answers[:40]!r}")
     if answers is not None:
-        form = JSON if answers == "json" else ANSWERS
-    return Options(heads=tuple(found["heads"].split(",")) if "heads" in found else None, masks=masks, form=form)
+        media = JSON if answers == "json" else ANSWERS
+    try:
+        least = float(score)
+    except ValueError as cause:
+        raise BadRequest(f"min_score must be 0 to 1, got {score[:40]!r}") from cause
+    form = Form(media=media, masks=found.get("masks", "rle"), min_score=least)
+    return Options(heads=tuple(found["heads"].split(",")) if "heads" in found else None, form=form)
 
 
 class Service:
@@ -267,7 +268,7 @@ class Service:
         heads = there if options.heads is None else tuple(head for head in there if head in options.heads)
         return Job(
             model=model["id"], heads=heads, packets=tuple(packets), images=len(sizes), pixels=pixels,
-            form=options.form, masks=options.masks if options.form == JSON else "", arrived=arrived, deadline=deadline,
+            form=options.form, arrived=arrived, deadline=deadline,
         )  # fmt: skip
 
     async def _retire(self, old: Fleet) -> None:
@@ -291,7 +292,7 @@ class Service:
 
 
 def _digest(packets: Sequence[bytes], options: Options) -> bytes:
-    digest = hashlib.sha256(repr((options.heads, options.masks, options.form, list(map(len, packets)))).encode())
+    digest = hashlib.sha256(repr((options, list(map(len, packets)))).encode())
     for packet in packets:
         digest.update(packet)
     return digest.digest()

@@ -83,7 +83,7 @@ class _Stream:
             self.close_when_empty()
 
     async def _answer(self, number: int, packet: bytes) -> None:
-        arrived, binary = asyncio.get_running_loop().time(), self._options.form == ANSWERS
+        arrived, binary = asyncio.get_running_loop().time(), self._options.form.media == ANSWERS
         status, body, error = 200, b"", b""
         try:
             self._service.rate.take(self._client, arrived)

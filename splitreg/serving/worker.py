@@ -21,11 +21,9 @@ from typing import Any
 from splitreg.coding.variable import VariableModel
 from splitreg.edge.files import read_checked, read_config
 from splitreg.errors import BundleError, RecipeError, ServiceError, SplitregError
-from splitreg.predictions import Prediction
 from splitreg.recipe import PRECISIONS
 from splitreg.serving import frames
-from splitreg.wire import dump_json, error_body, pack, to_json
-from splitreg.wire.protocol import ANSWERS
+from splitreg.wire import Form, error_body
 from splitreg.zoo import find_bundle
 
 
@@ -176,7 +174,7 @@ def answer(
     Args:
         server: the model.
         heads: the same for all.
-        jobs: of each ``packets`` and ``images``, how many; ``form`` and ``masks``, how it wants its answer.
+        jobs: of each ``packets`` and ``images``, how many; ``form``, the fields of ``Form``.
         packets: of all jobs, in order.
 
     Returns:
@@ -188,7 +186,7 @@ def answer(
         blobs: list[bytes] = []
         for job in jobs:
             mine, answers = answers[: job["images"]], answers[job["images"] :]
-            blobs.append(_form(mine, job["form"], job["masks"]))
+            blobs.append(Form(**job["form"]).write(mine))
             results.append({})
         return results, blobs
     except Exception as error:
@@ -206,10 +204,6 @@ def answer(
                 f"the model failed on this packet ({type(error).__name__}); the server's log says more"
             )
         return [error_body(error)], [b""]
-
-
-def _form(answers: list[dict[str, Prediction]], form: str, masks: str) -> bytes:
-    return pack(answers) if form == ANSWERS else dump_json(to_json(answers, masks))
 
 
 if __name__ == "__main__":

@@ -149,3 +149,12 @@ def test_a_legend_takes_the_lines_that_it_needs():
     few, many = (drawing.legend(PICTURE, ["a class name"] * n, drawing.palette(n)) for n in (2, 40))
     assert 300 < few.shape[0] < many.shape[0]
     assert drawing.legend(PICTURE, []).shape == PICTURE.shape
+
+
+def test_above_leaves_out_what_scores_less():
+    found = detections([[0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 7, 7]], [0.5, 0.75, 0.25], [0, 1, 2])
+    least = 0.75
+    best = found.above(least)
+    assert best.scores.tolist() == [least] and best.boxes.shape == (1, 4) and best.labels.shape == (1,)
+    assert best.boxes.tolist() == found.boxes[found.scores >= least].tolist() and best.names == found.names
+    assert found.above(0.0) is found and len(found.above(1.0).scores) == 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from splitreg.predictions import Prediction
-from splitreg.wire import pack, unpack
+from splitreg.wire import Form, pack, unpack
 from splitreg.wire.protocol import ANSWERS
 
 
@@ -18,14 +18,12 @@ class Ask:
 
     Args:
         images: in its packets.
-        form: media type of the answer.
-        masks: how JSON shows masks.
+        form: of the answer.
         packets: as they came; none for a head.
     """
 
     images: int
-    form: str
-    masks: str
+    form: Form
     packets: tuple[bytes, ...] = ()
 
 
@@ -42,14 +40,14 @@ class Piece:
     error: Mapping[str, Any] | None = None
 
 
-def join(form: str, pieces: Mapping[str, Piece]) -> bytes:
+def join(form: Form, pieces: Mapping[str, Piece]) -> bytes:
     """Return the answer that a server alone gives: the same bytes.
 
     Args:
-        form: media type of the answer.
+        form: of the answer.
         pieces: head -> its piece, in the order of heads; none is an error.
     """
-    if form == ANSWERS:
+    if form.media == ANSWERS:
         found = [unpack(piece.blobs[0]) for piece in pieces.values()]
         return pack([_merge(image) for image in zip(*found, strict=True)])
     keys = [json.dumps(head).encode() + b":" for head in pieces]

@@ -27,8 +27,7 @@ from splitreg.serving.on_ray.config import ClusterConfig
 from splitreg.serving.on_ray.deployments import BODY, application, deployment_of
 from splitreg.serving.pool import Fleet
 from splitreg.serving.worker import choose
-from splitreg.wire import error_from
-from splitreg.wire.protocol import JSON
+from splitreg.wire import Form, error_from
 
 #: Seconds between attempts while replicas are busy or being replaced: doubled from the first to the last.
 _PAUSE, _LONGEST_PAUSE = 0.05, 1.0
@@ -146,8 +145,8 @@ class RayFleet(Fleet):
         """Send a packet of the bundle's own through all of it."""
         loop = asyncio.get_running_loop()
         job = Job(
-            model=number, heads=tuple(self.models[number]["heads"]), packets=(packet,), images=1, pixels=1, form=JSON,
-            masks="rle", arrived=loop.time(), deadline=loop.time() + self._config.load_seconds,
+            model=number, heads=tuple(self.models[number]["heads"]), packets=(packet,), images=1, pixels=1, form=Form(),
+            arrived=loop.time(), deadline=loop.time() + self._config.load_seconds,
         )  # fmt: skip
         begun = loop.time()
         (found,) = await self._call([job])
@@ -203,8 +202,8 @@ class RayFleet(Fleet):
     async def _call(self, batch: list[Job]) -> list[bytes | SplitregError]:
         """Run a batch: the body's features go to the heads through Ray's store, and not through here."""
         model, heads = self._served[batch[0].model], batch[0].heads
-        asks = [Ask(images=job.images, form=job.form, masks=job.masks) for job in batch]
-        full = [Ask(images=j.images, form=j.form, masks=j.masks, packets=j.packets) for j in batch]
+        asks = [Ask(images=job.images, form=job.form) for job in batch]
+        full = [Ask(images=j.images, form=j.form, packets=j.packets) for j in batch]
         embedded = model.body.remote(full, heads)
         calls = [model.heads[head].remote(embedded, asks, batch[0].attempts > 0) for head in heads]
         try:

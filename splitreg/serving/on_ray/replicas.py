@@ -23,8 +23,7 @@ from splitreg.recipe import PRECISIONS
 from splitreg.serving.on_ray.asks import Ask, Piece
 from splitreg.serving.on_ray.tensors import Stored, restore, store
 from splitreg.serving.worker import describe
-from splitreg.wire import dump_json, error_body, pack, to_json
-from splitreg.wire.protocol import ANSWERS
+from splitreg.wire import error_body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,15 +157,11 @@ class HeadReplica:
                     error = error_body(one)
                     break
                 predictions.append(one)
-            pieces.append(Piece(error=error) if error is not None else self._form(ask, predictions))
+            pieces.append(
+                Piece(error=error) if error is not None else Piece(blobs=ask.form.pieces(self._head, predictions))
+            )
             start += ask.images
         return pieces
-
-    def _form(self, ask: Ask, predictions: Sequence[Prediction]) -> Piece:
-        answers = [{self._head: prediction} for prediction in predictions]
-        if ask.form == ANSWERS:
-            return Piece(blobs=(pack(answers),))
-        return Piece(blobs=tuple(dump_json(shown[self._head]) for shown in to_json(answers, ask.masks)))
 
 
 def strides_of(branch: Branch) -> set[int]:

@@ -71,7 +71,9 @@ def test_one_connection_serves_many(service, client):
 def test_heads_are_asked_for(service):
     with Client(service.url + "/", FakeEncoder(), heads=["cls", "a b"]) as client:
         client.send(b"x")
-    assert service.requests[0][0] == "/v1/infer?heads=cls,a%20b"
+    with Client(service.url, FakeEncoder(), min_score=0.25) as client:
+        client.send(b"x")
+    assert [request[0] for request in service.requests] == ["/v1/infer?heads=cls,a%20b", "/v1/infer?min_score=0.25"]
 
 
 @pytest.mark.parametrize("failure", [(503, {"Retry-After": "0"}), (429, {}), (408, {}), (504, {}), (502, {}, b"<p>gateway"),
@@ -193,7 +195,7 @@ def test_options_that_are_none():
     for wrong in ("ftp://x", "http://", "localhost:8000", "http://u@x", "http://x?y=1", "http://x:99999", ""):
         with pytest.raises(errors.RecipeError):
             Client(wrong, FakeEncoder())
-    for options in ({"deadline_s": 0}, {"deadline_s": float("nan")}, {"attempt_s": 0}, {"heads": [""]}, {"token": "a b"},
+    for options in ({"deadline_s": 0}, {"deadline_s": float("nan")}, {"attempt_s": 0}, {"heads": [""]}, {"min_score": 1.5}, {"token": "a b"},
                     {"token": ""}, {"token": "x\r\nY: 1"}, {"ca": "ca.pem"}):  # fmt: skip
         with pytest.raises(errors.RecipeError):
             Client("http://localhost:1", FakeEncoder(), **options)

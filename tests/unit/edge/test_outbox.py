@@ -25,12 +25,12 @@ def test_it_is_a_queue(tmp_path_factory, steps):
     waiting, answered, box = [], [], Outbox(path)
     for step in steps:
         if step[0] == "put":
-            entry = box.put(step[1], name=step[1].hex(), heads=("a", "b"), expires=2.5)
+            entry = box.put(step[1], name=step[1].hex(), query="heads=a,b", expires=2.5)
             waiting.append((step[1], entry.key))
         elif step == "record" and waiting:
             packet, key = waiting.pop(0)
             first = box.first()
-            assert first.expires == 2.5 and first.heads == ("a", "b") and first.name == packet.hex()
+            assert first.expires == 2.5 and first.query == "heads=a,b" and first.name == packet.hex()
             assert box.record(first, {"n": len(answered)}, packet) and not box.record(first, {}, None)
             answered.append((packet, key))
         elif step == "forget" and answered:

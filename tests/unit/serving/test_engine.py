@@ -10,6 +10,7 @@ from splitreg.errors import DeadlinePassed, Unavailable, WorkerLost
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.engine import Engine, Job
 from splitreg.serving.metrics import Metrics
+from splitreg.wire import Form
 
 
 def run(test):
@@ -23,7 +24,7 @@ def engine(**limits):
 def job(heads=("a",), images=1, seconds=60.0, pixels=100, model="m"):
     now = asyncio.get_running_loop().time()
     return Job(
-        model=model, heads=heads, packets=(b"p",) * images, images=images, pixels=pixels * images, form="", masks="",
+        model=model, heads=heads, packets=(b"p",) * images, images=images, pixels=pixels * images, form=Form(),
         arrived=now, deadline=now + seconds,
     )  # fmt: skip
 

@@ -56,6 +56,8 @@ def test_a_replayed_packet_is_a_request_like_any_other(server):
         (400, "BadRequest", {"body": packet(), "path": "/v1/infer?heads="}),
         (400, "BadRequest", {"body": packet(), "path": "/v1/infer?head=cls"}),
         (400, "BadRequest", {"body": packet(), "path": "/v1/infer?masks=jpeg"}),
+        (400, "BadRequest", {"body": packet(), "path": "/v1/infer?min_score=much"}),
+        (400, "BadRequest", {"body": packet(), "path": "/v1/infer?min_score=nan"}),
         (400, "BadRequest", {"body": packet(), "path": "/v1/infer?masks=rle&masks=png"}),
         (400, "BadRequest", {"body": packet(), "path": "/v1/infer?heads=%ff"}),
         (400, "BadRequest", {"body": packet(), "headers": {protocol.DEADLINE: "soon"}}),

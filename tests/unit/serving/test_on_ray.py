@@ -18,7 +18,7 @@ from splitreg.serving.on_ray import ClusterConfig, read_cluster, serve_on_ray
 from splitreg.serving.on_ray.asks import Ask, join
 from splitreg.serving.on_ray.config import Part
 from splitreg.serving.on_ray.replicas import BodyReplica, HeadReplica, store
-from splitreg.wire import dump_json, pack, protocol, to_json, unpack
+from splitreg.wire import Form, dump_json, pack, protocol, to_json, unpack
 
 HEADS = ("cls", "seg", "depth", "det")
 
@@ -136,8 +136,8 @@ def replicas(bundle, local):
     return body, {name: HeadReplica(str(bundle), number, name, "cpu", 8) for name in HEADS}
 
 
-def asks(jobs, form=protocol.ANSWERS, masks="rle"):
-    return [Ask(images=len(job), form=form, masks=masks, packets=tuple(job)) for job in jobs]
+def asks(jobs, media=protocol.ANSWERS, **form):
+    return [Ask(images=len(job), form=Form(media=media, **form), packets=tuple(job)) for job in jobs]
 
 
 def answered(replicas, jobs, heads=HEADS, **how):
@@ -160,8 +160,10 @@ def test_answers_are_those_of_the_whole_model_to_the_byte(replicas, local, packe
         wanted = [together[:1], together[1:4], together[4:]]
         assert answered(replicas, jobs, heads) == [pack(mine) for mine in wanted]
         for masks in ("rle", "png", "none"):
-            found = answered(replicas, jobs, heads, form=protocol.JSON, masks=masks)
+            found = answered(replicas, jobs, heads, media=protocol.JSON, masks=masks)
             assert found == [dump_json(to_json(mine, masks)) for mine in wanted]
+    above = [{name: one.above(0.2) for name, one in image.items()} for image in local.infer(packets[:1])]
+    assert answered(replicas, [packets[:1]], min_score=0.2) == [pack(above)] != [pack(local.infer(packets[:1]))]
 
 
 def test_a_head_reads_only_what_it_needs_and_holds_only_itself(replicas, packets):

@@ -94,6 +94,15 @@ def test_masks_in_json(server, packets):
     assert "png" not in shown["none"]["seg"] and "mask" not in json.dumps(shown["none"])
 
 
+def test_only_objects_that_score_enough_are_sent(server, local, packets):
+    whole = local.infer(packets[0], ["det"])[0]["det"]
+    for least, count in ((float(whole.scores.min()), len(whole.scores)), (0.99, 0)):
+        path = f"{protocol.INFER}?heads=det&min_score={least!r}"
+        found = unpack(server.ask(body=packets[0], path=path, headers={"Accept": protocol.ANSWERS})[2])[0]["det"]
+        assert len(found.scores) == len(found.boxes) == len(found.labels) == count
+        assert len(server.ask(body=packets[0], path=path)[2]["answers"][0]["det"]["objects"]) == count
+
+
 def test_a_bad_packet_spoils_nobody_elses_batch(server, packets):
     """The payload is wrong, the checksum fits: only the worker can tell."""
     good = Packet.parse(packets[0])
