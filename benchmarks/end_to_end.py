@@ -11,7 +11,7 @@ Connections are kept, answers come back exact and compressed to all of them. The
 this machine are longer where it computes: ``--device-slower 10`` multiplies what the device does (encoding, JPEG, the local
 network) in the totals.
 
-    python benchmarks/end_to_end.py --rate 0.25 --root camvid/val --images 8 --unsplit camvid-unsplit --chart end_to_end.svg > result.json
+    python benchmarks/end_to_end.py --rate 0.25 --root camvid/val --unsplit camvid-unsplit --chart end_to_end.svg > result.json
 
 The qualities are for ``zoo:splitreg-camvid``: masks of mIoU .543, boxes of mAP .178 in packets of rate 0.25, .537 and .161 by
 WebP 80, .537 and .166 by JPEG 80. Objects that score less than ``--min-score`` are sent back to none of them.
