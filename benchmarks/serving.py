@@ -232,7 +232,7 @@ def main():
         "images_per_s": {who: round(statistics.median(found), 3) for who, found in rates.items()},
         "ratios": {
             what: round(statistics.median(x / y for x, y in zip(rates[a], rates[b], strict=True)), 3)
-            for what, (a, b) in ratios.items() if b in rates
+            for what, (a, b) in ratios.items() if a in rates and b in rates
         },
     }, indent=1))  # fmt: skip
 
