@@ -168,7 +168,7 @@ class Head(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def predict(self, output: Any) -> list[Prediction]:
-        """Return one prediction an image, in the pixels of the network's input."""
+        """Return one prediction an image, in the pixels of the network's input; autocast may be on, arrays are plain floats."""
 
     @abc.abstractmethod
     def truth(self, target: Target) -> Prediction:

@@ -111,10 +111,9 @@ class KeypointHead(Head):
         """Return the points of every image, in pixels of the network's input."""
         shares, best = output.shares().max(dim=2)
         points = _mean_place(output) if self.decode == "soft" else output.centres()[best]
-        return [
-            Keypoints(points=p, scores=s, names=self.labels)
-            for p, s in zip(points.detach().cpu().numpy(), shares.detach().cpu().numpy(), strict=True)
-        ]
+        # under autocast they are 16 bits wide
+        arrays = (values.detach().float().cpu().numpy() for values in (points, shares))
+        return [Keypoints(points=p, scores=s, names=self.labels) for p, s in zip(*arrays, strict=True)]
 
     def truth(self, target: KeypointTarget) -> Keypoints:
         """Return the target as a prediction."""
