@@ -29,6 +29,16 @@ Options = Mapping[str, Any]
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
+def check_precision(value: str, where: str = "") -> None:
+    """Refuse what is none of ``PRECISIONS``.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    if value not in PRECISIONS:
+        raise RecipeError(f"{where}precision must be one of {', '.join(PRECISIONS)}; got {value!r}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """A plugin by name, with its options: ``"fp"`` or ``{ name = "fp", channels = 24 }``."""
@@ -255,8 +265,7 @@ class Stage:
                 if not 0 <= found[key] < float("inf"):
                     raise RecipeError(f"{place} must be zero or more, got {item}")
         stage = cls(**found)
-        if stage.precision not in PRECISIONS:
-            raise RecipeError(f"{where}: precision must be one of {', '.join(PRECISIONS)}; got {stage.precision!r}")
+        check_precision(stage.precision, f"{where}: ")
         if stage.average >= 1:
             raise RecipeError(f"{where}: average must be below 1, got {stage.average}")
         return stage

@@ -25,7 +25,7 @@ from splitreg.errors import (
 )
 from splitreg.imaging import MAX_PIXELS, Geometry, Preprocess
 from splitreg.interfaces import Body, Bottleneck
-from splitreg.recipe import PRECISIONS
+from splitreg.recipe import PRECISIONS, check_precision
 from splitreg.tasks import Prediction
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ class ServerModel:
         Raises:
             RecipeError: no such device here, or no such precision.
         """
-        if precision not in PRECISIONS:
-            raise RecipeError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+        check_precision(precision)
         check_device(device)
         self.device, self.precision = torch.device(device), precision
         for module in (self.bottleneck, *self.modules().values()):

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field, fields
 
 from splitreg.errors import RecipeError
-from splitreg.recipe import PRECISIONS
+from splitreg.recipe import PRECISIONS, check_precision
 
 MEBIBYTE = 1 << 20
 
@@ -109,8 +109,7 @@ class ServeConfig:
                 continue
             if value < 0 or (value == 0 and item.name not in may_be_zero):
                 raise RecipeError(f"{item.name} must be above zero, got {value}")
-        if self.precision not in PRECISIONS:
-            raise RecipeError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        check_precision(self.precision)
         if self.port > 65535:
             raise RecipeError(f"port must be 0 to 65535, got {self.port}")
         if any(not token or not token.isascii() or token.split() != [token] for token in self.tokens):

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from splitreg.errors import RecipeError, near
-from splitreg.recipe import PRECISIONS
+from splitreg.recipe import PRECISIONS, check_precision
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.security import read_tokens
 
@@ -61,8 +61,7 @@ class Part:
                 continue
             if value < 0 or (value == 0 and item.name not in ("max_replicas", "cpus", "gpus", "memory_bytes")):
                 raise RecipeError(f"{item.name} must be above zero, got {value}")
-        if self.precision not in PRECISIONS:
-            raise RecipeError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        check_precision(self.precision)
         if 0 < self.max_replicas < self.replicas:
             raise RecipeError(
                 f"max_replicas is {self.max_replicas}, fewer than the {self.replicas} that there are always"
