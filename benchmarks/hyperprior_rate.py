@@ -30,7 +30,7 @@ from splitreg_compressai.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from splitreg.specs import FeatureSpec
 
 IMAGE = FeatureSpec(channels=3, stride=1)
-OPTIONS = {"channels": 24, "encoder": "light", "hidden": 64, "decoder_hidden": 64, "blocks": 2}
+OPTIONS = {"channels": 24, "encoder": "light", "hidden": 64, "decoder_hidden": 64, "blocks": 2, "surrogate": "noise"}
 KINDS = {"fp": FactorizedPrior, "shp": ScaleHyperprior, "mshp": MeanScaleHyperprior}
 
 

@@ -42,7 +42,7 @@ class FactorizedPrior(Transforms):
         blocks: int = 2,
         rates: int = 1,
         rate_range: float = 16.0,
-        surrogate: str = "noise",
+        surrogate: str = "mixed",
     ) -> None:
         super().__init__(
             source, target, channels=channels, stride=stride, encoder=encoder, decoder=decoder, hidden=hidden,
@@ -51,7 +51,7 @@ class FactorizedPrior(Transforms):
         self.prior = EntropyBottleneck(channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the restored feature and the bits an image: with noise in training, else as the codec leaves the latent.
+        """Return the restored feature and the bits an image: as training sees it, or as the codec leaves it.
 
         With several rates, training draws one for each image and returns its bits times that rate's weight.
         """

@@ -56,7 +56,7 @@ class ScaleHyperprior(Transforms):
         blocks: int = 2,
         rates: int = 1,
         rate_range: float = 16.0,
-        surrogate: str = "noise",
+        surrogate: str = "mixed",
         hyper_channels: int = 16,
         hyper_hidden: int = 64,
     ) -> None:
@@ -87,7 +87,7 @@ class ScaleHyperprior(Transforms):
         self.prior = EntropyBottleneck(hyper_channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the restored feature and the bits an image: with noise in training, else what the codec leaves and takes.
+        """Return the restored feature and the bits an image: as training sees it, or as the codec leaves it.
 
         With several rates, training draws one for each image and returns its bits times that rate's weight.
         """

@@ -29,9 +29,9 @@ class Transforms(Bottleneck):
         blocks: residual blocks of the residual decoder.
         rates: 1: one rate. Above: one model for a range of rates, with so many learned gains a channel.
         rate_range: largest weight of the rate in training over the smallest, around the stage's own.
-        surrogate: what the decoder gets in training: ``"noise"`` (uniform, half a step either way) or ``"mixed"``
-            (rounded as the codec does, straight-through; the rate still sees noise). At few bits noise carries what
-            rounding takes away, and a decoder that averages it is lost with the codec's zeros.
+        surrogate: what the decoder gets in training: ``"mixed"`` (rounded as the codec does, straight-through; the rate
+            sees noise) or ``"noise"`` (uniform, half a step either way, as the papers have it). At few bits noise carries
+            what rounding takes away, and a decoder that averages it is lost with the codec's zeros.
 
     Raises:
         RecipeError: an option out of bounds.
