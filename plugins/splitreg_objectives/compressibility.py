@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from splitreg.interfaces import Objective, Offer, StepContext
 
 
 class Compressibility(Objective):
-    """Mean of |DCT-II(0.5 (F D_w + D_h^T F))| over each channel F of the latent, scaled to a range of one.
+    """Mean of |DCT-II(0.5 (F D_w + D_h^T F))| over each channel F of the latent, which is scaled first.
 
     D is the identity with -1 on the first superdiagonal, so that F D_w and D_h^T F hold the differences to the left and
     to the upper neighbour; the DCT is orthonormal, in both directions.
@@ -21,8 +21,9 @@ class Compressibility(Objective):
     Args:
         heads: names of the heads.
         weight: of the term.
-        unit: divide by the range of the batch's latents, as a min-max quantiser does: without it the term falls when the
-            latent shrinks, which saves no bytes.
+        scale: what the latents are divided by: ``"deviation"``, the standard deviation of the batch's; ``"range"``, from
+            their least to their greatest, as a min-max quantiser does it, which a few outliers enlarge for all;
+            ``"none"``: with it the term falls when the latent shrinks, which saves no bytes.
         tiled: take the channels as one picture of 2^floor(log2(C) / 2) x 2^ceil(log2(C) / 2) tiles (for the next power
             of two above C), as the picture codecs lay them; tiles that no channel fills are zero.
 
@@ -34,11 +35,15 @@ class Compressibility(Objective):
 
     reads_heads = False
 
-    def __init__(self, heads: Sequence[str], *, weight: float = 1.0, unit: bool = True, tiled: bool = False) -> None:
+    def __init__(
+        self, heads: Sequence[str], *, weight: float = 1.0, scale: str = "deviation", tiled: bool = False
+    ) -> None:
         super().__init__()
         if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise RecipeError(f"objective compressibility: weight must be zero or more, got {weight!r}")
-        self.weight, self.unit, self.tiled = float(weight), unit, tiled
+        if scale not in _SCALES:
+            raise RecipeError(f"objective compressibility: scale must be {', '.join(_SCALES)}; got {scale!r}")
+        self.weight, self.scale, self.tiled = float(weight), scale, tiled
 
     def forward(self, context: StepContext) -> dict[str, Tensor]:
         """Return one term.
@@ -50,8 +55,7 @@ class Compressibility(Objective):
             raise TrainingError(f"objective compressibility: {_NONE}")
         latent = context.latent.float()  # sums of 16-bit floats are worth little
         with torch.autocast(latent.device.type, enabled=False):
-            if self.unit:
-                latent = latent / (latent.amax() - latent.amin()).clamp(min=1e-6)
+            latent = latent / _SCALES[self.scale](latent).clamp(min=1e-6)
             pictures = tile(latent) if self.tiled else latent
             return {"compressibility": self.weight * transform(residual(pictures)).abs().mean()}
 
@@ -59,6 +63,12 @@ class Compressibility(Objective):
         """See that there is a latent."""
         return [] if student.latent else [_NONE]
 
+
+_SCALES: dict[str, Callable[[Tensor], Tensor]] = {
+    "deviation": lambda latent: latent.std(correction=0),
+    "range": lambda latent: latent.amax() - latent.amin(),
+    "none": lambda latent: latent.new_ones(()),
+}
 
 _NONE = "it looks at the latent, and no bottleneck encodes in this run; leave it out when a head is trained late"
 

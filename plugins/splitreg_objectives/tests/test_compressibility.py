@@ -23,14 +23,23 @@ def term(latent, **options):
 def test_it_is_the_published_formula_channel_by_channel():
     latent = torch.randn(2, 3, 5, 7)
     wanted = np.mean([published(channel) for image in latent.double().numpy() for channel in image])
-    assert term(latent, unit=False) == pytest.approx(wanted, rel=1e-5)
-    assert term(latent, unit=False, weight=3.0) == pytest.approx(3 * wanted, rel=1e-5)
+    assert term(latent, scale="none") == pytest.approx(wanted, rel=1e-5)
+    assert term(latent, scale="none", weight=3.0) == pytest.approx(3 * wanted, rel=1e-5)
 
 
 def test_a_smaller_latent_is_not_a_more_compressible_one():
     latent = torch.randn(2, 3, 5, 7)
-    assert term(latent / 8) == pytest.approx(term(latent), rel=1e-5)
-    assert term(latent) == pytest.approx(term(latent, unit=False) / float(latent.max() - latent.min()), rel=1e-5)
+    for scale, size in (("deviation", latent.numpy().std()), ("range", float(latent.max() - latent.min()))):
+        assert term(latent / 8, scale=scale) == pytest.approx(term(latent, scale=scale), rel=1e-5)
+        assert term(latent, scale=scale) == pytest.approx(term(latent, scale="none") / size, rel=1e-5)
+
+
+def test_an_outlier_makes_nothing_compressible():
+    latent = torch.randn(2, 3, 16, 16)
+    spiked = latent.clone()
+    spiked[0, 0, 3, 3] = 40.0
+    assert term(spiked, scale="range") < 0.3 * term(latent, scale="range")
+    assert term(spiked) > 0.6 * term(latent)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +51,7 @@ def test_tiled_it_is_that_of_one_picture(channels, rows, columns):
     for index, channel in enumerate(latent[0].double().numpy()):
         row, column = divmod(index, columns)
         picture[row * 3 : row * 3 + 3, column * 5 : column * 5 + 5] = channel
-    assert term(latent, unit=False, tiled=True) == pytest.approx(published(picture).mean(), rel=1e-5)
+    assert term(latent, scale="none", tiled=True) == pytest.approx(published(picture).mean(), rel=1e-5)
 
 
 def test_smooth_latents_cost_less_and_signs_do_not_cancel():
@@ -64,3 +73,5 @@ def test_there_must_be_a_latent():
     assert "no bottleneck" in objective("compressibility").problems(Offer(features={}, heads={}, latent=False), None)[0]
     with pytest.raises(RecipeError, match="zero or more"):
         objective("compressibility", weight=-1)
+    with pytest.raises(RecipeError, match="deviation, range, none; got 'unit'"):
+        objective("compressibility", scale="unit")
