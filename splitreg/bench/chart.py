@@ -53,7 +53,7 @@ def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "byt
     for value in _log_ticks(x_low, x_high):
         x = x_at(value)
         parts.append(f'<path d="M{x:.1f} {_TOP}V{_BOTTOM}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{x:.1f}" y="{_BOTTOM + 19}" text-anchor="middle">{value:,.0f}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{_BOTTOM + 19}" text-anchor="middle">{_short(value)}</text>')
     step = _nice_step(y_high - y_low)
     for number in range(math.ceil(y_low / step - 1e-9), math.floor(y_high / step + 1e-9) + 1):
         y, digits = y_at(number * step), max(0, -math.floor(math.log10(step) + 1e-9))
@@ -117,6 +117,11 @@ def _nice_step(span: float, ticks: int = 8) -> float:
     """Return 1, 2 or 5 times a power of ten, so that about ``ticks`` of them fill the span."""
     power = 10.0 ** math.floor(math.log10(span / ticks))
     return next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= ticks)
+
+
+def _short(value: float) -> str:
+    """Return 20,000 or 20 M: what fits under a tick."""
+    return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.15g} M"
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

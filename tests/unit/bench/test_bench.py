@@ -1,5 +1,6 @@
 """Curves of toy bundles and their baselines: measured once, compared, written."""
 
+import itertools
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -164,3 +165,12 @@ def test_charts_are_whole_whatever_is_in_them():
         root = ElementTree.fromstring(chart("t <", "y", some))
         texts = [e for e in root.iter() if e.tag.endswith("text")]
         assert all(0 <= float(e.get("y", 0)) <= float(root.get("height")) for e in texts)
+
+
+def test_numbers_under_an_axis_do_not_run_into_each_other():
+    trace = Trace(name="a", points=[(8e6, 0.1, "p"), (576e6, 0.2, "q")])
+    texts = [e for e in ElementTree.fromstring(chart("t", "y", [trace])).iter() if e.tag.endswith("text")]
+    numbers = [e for e in texts if e.get("y") == "439"]
+    assert [e.text for e in numbers] == ["10 M", "20 M", "50 M", "100 M", "200 M", "500 M"]
+    for one, other in itertools.pairwise(numbers):
+        assert float(other.get("x")) - float(one.get("x")) > 8 * max(len(one.text), len(other.text))
