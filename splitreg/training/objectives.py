@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from splitreg.errors import PlanError
+from splitreg.errors import PlanError, RecipeError, SplitregError
 from splitreg.interfaces import Objective, Offer
 from splitreg.recipe import Stage
 from splitreg.registry import Registry
@@ -16,13 +16,18 @@ def objectives(stage: Stage, heads: Sequence[str], registry: Registry) -> dict[s
     """Build a stage's objectives: name -> objective, numbered where a name comes twice.
 
     Raises:
-        RecipeError: a value that an objective refuses.
+        RecipeError: a value that an objective refuses, or fails at.
     """
     found: dict[str, Objective] = {}
     for part in stage.objectives:
         spec, _ = registry.resolve("objective", part.name)
         name = part.name if part.name not in found else f"{part.name}-{len(found)}"
-        found[name] = registry.load(spec)(heads, **part.options)
+        try:
+            found[name] = registry.load(spec)(heads, **part.options)
+        except SplitregError:
+            raise
+        except Exception as error:  # plugins may raise anything when they are built
+            raise RecipeError(f"objective {part.name} cannot be built: {type(error).__name__}: {error}") from error
     return found
 
 

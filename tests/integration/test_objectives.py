@@ -7,9 +7,11 @@ import torch
 
 from splitreg.assembly import build
 from splitreg.data.loading import Mixture
+from splitreg.errors import RecipeError
 from splitreg.recipe import Recipe
 from splitreg.registry import discover
 from splitreg.training import Datasets, open_split, train
+from splitreg.training.objectives import objectives
 
 HEADS = {"cls": "classification", "det": "detection", "seg": "segmentation"}
 OBJECTIVES = {
@@ -75,3 +77,10 @@ def test_labels_of_three_datasets_train_together(name, precision, scenes, tmp_pa
         moved = [key for key in after if key.startswith(part) and not torch.equal(after[key], before[key])]
         assert any("weight" in key for key in moved), f"{part} did not learn"
     assert all(bool(tensor.isfinite().all()) for tensor in after.values())
+
+
+def test_an_objective_that_fails_when_it_is_built_is_named():
+    wrong = {"objectives": [{"name": "compressibility", "scale": ["range"]}]}
+    (stage,) = Recipe.from_mapping({**KEYS, "stages": [wrong]}).stages
+    with pytest.raises(RecipeError, match="objective compressibility cannot be built: TypeError: unhashable"):
+        objectives(stage, ["cls"], discover())
