@@ -31,8 +31,8 @@ def measure_parts(folder, image, batch, rounds, device):
     """Return images a second of body and heads, and the bytes between them."""
     import torch
 
-    from splitreg.edge.files import read_config
-    from splitreg.publishing import load_edge, testvectors
+    from splitreg.assembly import load_edge, testvectors
+    from splitreg.bundle import read_config
     from splitreg.serving.on_ray.asks import Ask, join
     from splitreg.serving.on_ray.replicas import BodyReplica, HeadReplica
     from splitreg.wire import Form
@@ -40,7 +40,7 @@ def measure_parts(folder, image, batch, rounds, device):
     torch.set_num_threads(1)
     config = read_config(folder)
     names = [head["as"] for head in config["recipe"]["heads"]]
-    packet = load_edge(folder).encode(image or testvectors.picture())[0]
+    packet = load_edge(folder).encode(image or testvectors.image())[0]
     body = BodyReplica(str(folder), config["model_id"], names, device)
     heads = {name: HeadReplica(str(folder), config["model_id"], name, device, batch) for name in names}
     asks = [Ask(images=1, form=Form(), packets=(packet,))] * batch

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 import splitreg
+from splitreg.assembly import load, save
 from splitreg.data.loading import Loader
 from splitreg.errors import PlanError
-from splitreg.publishing import load, save
 
 #: Small members of twelve families: convolutional, mobile, hybrid, hierarchical and plain transformers.
 BACKBONES = (

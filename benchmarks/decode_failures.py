@@ -136,17 +136,20 @@ class Ours:
         self.network = Network(model.encoder, pixels, *runtime)
 
     def encode(self):
+        from splitreg.coding import encode_streams
+
         for latent in self.network(self.pixels).numpy():
-            streams = self.tables.encode(latent, self.codec)
+            streams = encode_streams(self.tables, latent, self.codec)
             yield latent.shape, streams, digest(self.tables.restore(latent))
 
     def decode(self, shapes, streams):
+        from splitreg.coding import decode_streams
         from splitreg.errors import CodingError
 
         found = []
         for shape, one in zip(shapes, streams, strict=True):
             try:
-                found.append(digest(self.tables.decode(one, shape, self.codec)))
+                found.append(digest(decode_streams(self.tables, one, shape, self.codec)))
             except CodingError as error:
                 found.append(str(error))
         return found

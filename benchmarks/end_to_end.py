@@ -42,7 +42,7 @@ import splitreg
 from splitreg import imaging
 from splitreg.edge import Client, EdgeEncoder
 from splitreg.edge.transport import Transport
-from splitreg.testing import PRESETS, Link
+from splitreg.link_emulator import PRESETS, Link
 from splitreg.wire import pack, unpack
 from splitreg.wire.protocol import ANSWERS, COMPUTE_MS, INFER
 

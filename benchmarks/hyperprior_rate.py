@@ -27,6 +27,7 @@ from splitreg_compressai.factorized import FactorizedPrior
 from splitreg_compressai.fixedpoint import FixedConv
 from splitreg_compressai.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 
+from splitreg.coding import decode_streams, encode_streams
 from splitreg.specs import FeatureSpec
 
 IMAGE = FeatureSpec(channels=3, stride=1)
@@ -102,9 +103,9 @@ def measure(model, images: torch.Tensor) -> dict:
         with torch.no_grad():
             latent = model.analyse(image[None])[0].numpy()
         start = time.perf_counter()
-        streams = tables.encode(latent, codec)
+        streams = encode_streams(tables, latent, codec)
         middle = time.perf_counter()
-        received = tables.decode(streams, latent.shape, codec)
+        received = decode_streams(tables, streams, latent.shape, codec)
         decode.append(time.perf_counter() - middle)
         encode.append(middle - start)
         if not np.array_equal(received, tables.restore(latent)):

@@ -45,7 +45,7 @@ def main() -> None:
             if name.endswith("gamma"):
                 weight += 0.1 * torch.rand_like(weight)
     files = pictures_in(given.root)[: given.pictures]
-    images = [imaging.prepare(imaging.read(file), model.edge.preprocess)[0] for file in files]
+    images = [imaging.prepare(imaging.read(file), model.edge.coding.preprocess)[0] for file in files]
     half = len(images) // 2
     graph = export_edge(model.edge).data
     graphs = {"float32": graph, "int8": quantised(graph, images[:half])}

@@ -37,10 +37,11 @@ def make(folder, height, width, *pictures):
 
     import splitreg
     from splitreg import imaging
-    from splitreg.publishing import Int8Edge, save
+    from splitreg.assembly import save
+    from splitreg.assembly.testvectors import image as picture
+    from splitreg.publishing import Int8Edge
     from splitreg.publishing.int8 import quantised
     from splitreg.publishing.onnx_export import export_edge
-    from splitreg.publishing.testvectors import picture
 
     folder = Path(folder)
     if not pictures:  # edges, gradients and texture, as large as Kodak's
@@ -50,10 +51,12 @@ def make(folder, height, width, *pictures):
         heads=[{"name": "cls", "labels": 10}], input={"size": [int(height), int(width)], "mode": "resize"},
     )  # fmt: skip
     sources = pictures or [folder / "drawn.png"]
-    inputs = [imaging.prepare(imaging.read(source), model.edge.preprocess)[0] for source in sources]
+    inputs = [imaging.prepare(imaging.read(source), model.edge.coding.preprocess)[0] for source in sources]
     fit(model, inputs)
     model.freeze_tables()
-    int8 = Int8Edge(data=quantised(export_edge(model.edge).data, inputs), model_id=model.edge.model_id, figures={})
+    int8 = Int8Edge(
+        data=quantised(export_edge(model.edge).data, inputs), model_id=model.edge.coding.model_id, figures={}
+    )
     save(model, folder / "bundle", onnx=True, int8=int8)
     arrays = {f"prior.{name}": value for name, value in model.bottleneck.prior.state_dict().items() if name[0] != "_"}
     for index, module in enumerate(module for module in model.bottleneck.encoder if [*module.parameters()]):

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from splitreg.data.cache import SHARD, SceneCache
+from splitreg_scenes.cache import SHARD, SceneCache
 
 SIZE = (128, 128)
 

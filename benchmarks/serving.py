@@ -39,8 +39,8 @@ def make(folder, height, width, small):
     import torch
 
     import splitreg
-    from splitreg.publishing import save
-    from splitreg.publishing.testvectors import picture
+    from splitreg.assembly import save
+    from splitreg.assembly.testvectors import image as picture
 
     torch.manual_seed(0)
     large = {

@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from golden.corpus import Case, make_codec, names, read  # noqa: E402
 
-from splitreg.coding import Codec, Packet, RansCodec, SymbolModel  # noqa: E402
+from splitreg.coding import Codec, Packet, RansCodec, SymbolModel, decode_streams  # noqa: E402
 from splitreg.errors import CorruptPacket  # noqa: E402
 
 #: What a worker may take beyond what it has when it begins.
@@ -126,7 +126,7 @@ class Fuzzer:
             tally.counts[f"{label}: parsed"] += 1
             if packet.to_bytes() != data:
                 tally.fail("packets with two spellings", case.name, data)
-            latents = [case.model.decode(image.streams, case.latent.shape, spy) for image in packet.images]
+            latents = [decode_streams(case.model, image.streams, case.latent.shape, spy) for image in packet.images]
         except CorruptPacket:
             tally.counts[f"{label}: refused"] += 1
             return

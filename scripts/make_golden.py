@@ -22,7 +22,16 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from golden.corpus import FOLDER, OTHERS, OURS, Case, arrays_of, make_codec, names, read  # noqa: E402
 
-from splitreg.coding import HyperModel, IntegerLayer, IntegerNetwork, LatentModel, Packet, SymbolModel  # noqa: E402
+from splitreg.coding import (  # noqa: E402
+    HyperModel,
+    IntegerLayer,
+    IntegerNetwork,
+    LatentModel,
+    Packet,
+    SymbolModel,
+    decode_streams,
+    encode_streams,
+)
 from splitreg.errors import CodingError  # noqa: E402
 
 SEED = 20240
@@ -143,11 +152,11 @@ def coded(name: str, model: LatentModel, latent: np.ndarray) -> Case:
     for codec_name in ("rans", "rans-static") if name.endswith("lanes") else (*OURS, *OTHERS):
         codec = make_codec(codec_name)
         try:
-            streams = model.encode(latent, codec)
+            streams = encode_streams(model, latent, codec)
         except CodingError:  # no tables, too many bits, too far outside
             continue
         case.streams[codec_name] = streams
-        case.restored[codec_name] = model.decode(streams, latent.shape, codec)
+        case.restored[codec_name] = decode_streams(model, streams, latent.shape, codec)
     return case
 
 
@@ -159,7 +168,7 @@ def merged(old: Case, new: Case) -> Case:
     """
     for codec, streams in old.streams.items():
         if codec in OTHERS:
-            again = old.model.decode(streams, old.latent.shape, make_codec(codec))
+            again = decode_streams(old.model, streams, old.latent.shape, make_codec(codec))
             same = np.array_equal(again, old.restored[codec])
             new.streams[codec], new.restored[codec] = streams, old.restored[codec]
         else:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The bad links of splitreg.testing.link with the kernel's own queues: two network namespaces, joined by a veth pair with
+# The bad links of splitreg.link_emulator with the kernel's own queues: two network namespaces, joined by a veth pair with
 # tc netem and a rate at both ends. Needs root, iproute2, and the kernel's sch_netem.
 #
 #   scripts/netem.sh up lora               # or lte-m, 4g, wifi; server at 10.77.0.1, device at 10.77.0.2

@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "unit" / "serving"))
+sys.path.insert(0, str(ROOT / "tests"))
 
-from chromium import Browser  # noqa: E402
+from support.chromium import Browser  # noqa: E402
 
 
 def main() -> None:

@@ -1,41 +1,34 @@
-"""splitreg: assemble, train, publish and run models that are cut between a device and a server.
+"""splitreg: assemble, train, publish and run models that are split between a device and a server.
 
-Names below are imported on first use, so that ``import splitreg`` costs nothing.
+The names below are imported on first use, so that ``import splitreg`` costs nothing.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from splitreg.lazy import lazy_exports
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from splitreg import errors
-    from splitreg.assembly import build, plan
-    from splitreg.publishing import load, save
+    from splitreg.assembly import EdgeModel, ServerModel, SplitModel, build, load, plan, save
+    from splitreg.edge import Client, EdgeEncoder
+    from splitreg.evaluation import evaluate
+    from splitreg.publishing import publish, verify
     from splitreg.recipe import Recipe
     from splitreg.registry import discover
+    from splitreg.training import TrainOptions, train
 
-_HOMES = {
-    "Recipe": "splitreg.recipe",
-    "build": "splitreg.assembly",
-    "discover": "splitreg.registry",
-    "load": "splitreg.publishing",
-    "plan": "splitreg.assembly",
-    "save": "splitreg.publishing",
-}
+__all__ = [
+    "Client", "EdgeEncoder", "EdgeModel", "Recipe", "ServerModel", "SplitModel", "TrainOptions", "__version__", "build",
+    "discover", "errors", "evaluate", "load", "plan", "publish", "save", "train", "verify",
+]  # fmt: skip
 
-__all__ = ["Recipe", "__version__", "build", "discover", "errors", "load", "plan", "save"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return importlib.import_module("splitreg.errors")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'splitreg' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_exports(__name__, {
+    "Client": "splitreg.edge", "EdgeEncoder": "splitreg.edge", "EdgeModel": "splitreg.assembly",
+    "Recipe": "splitreg.recipe", "ServerModel": "splitreg.assembly", "SplitModel": "splitreg.assembly",
+    "TrainOptions": "splitreg.training", "build": "splitreg.assembly", "discover": "splitreg.registry",
+    "errors": "splitreg.errors", "evaluate": "splitreg.evaluation", "load": "splitreg.assembly",
+    "plan": "splitreg.assembly", "publish": "splitreg.publishing", "save": "splitreg.assembly",
+    "train": "splitreg.training", "verify": "splitreg.publishing",
+})  # fmt: skip

@@ -216,10 +216,10 @@ class ForeignPacket(CodingError):
     """A packet that another model wrote."""
 
 
-def near(name: str, names: Iterable[str]) -> str:
+def suggest(name: str, names: Iterable[str]) -> str:
     """Suggest near names: ``" Did you mean 'det'?"``, or an empty string.
 
-    >>> near("dte", ["det", "seg"])
+    >>> suggest("dte", ["det", "seg"])
     " Did you mean 'det'?"
     """
     import difflib  # imported here, as in the registry: `splitreg list` is measured in milliseconds

@@ -21,8 +21,18 @@ from splitreg.specs import FeatureSpec, SymbolSpec, TargetSpec
 from splitreg.tasks import Prediction, Sample, Target
 
 __all__ = [
-    "Backbone", "Body", "Bottleneck", "Codec", "Dataset", "FeatureSpec", "Head", "Objective", "Offer", "StepContext",
-    "SymbolSpec", "TargetSpec",
+    "Backbone",
+    "Body",
+    "Bottleneck",
+    "Codec",
+    "Dataset",
+    "FeatureSpec",
+    "Head",
+    "Objective",
+    "StepContext",
+    "SymbolSpec",
+    "TargetSpec",
+    "TeacherCapabilities",
 ]  # fmt: skip
 
 
@@ -88,14 +98,14 @@ class Bottleneck(nn.Module, abc.ABC):
         encoder: everything that ``analyse`` needs.
         decoder: everything that ``synthesise`` needs.
         latent: channels and stride (relative to the image) of the latent.
-        symbols: what the symbols will be.
+        symbol_spec: what the symbols will be.
     """
 
     source_default: ClassVar[str] = "feature"
     encoder: nn.Module
     decoder: nn.Module
     latent: FeatureSpec
-    symbols: SymbolSpec
+    symbol_spec: SymbolSpec
 
     @abc.abstractmethod
     def analyse(self, x: Tensor) -> Tensor:
@@ -159,7 +169,7 @@ class Head(nn.Module, abc.ABC):
     def loss(self, output: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Return scalar parts of the loss, averaged over the images; every image has a target (the caller sees to it)."""
 
-    def answer(self, output: Any) -> Any:
+    def distillation_output(self, output: Any) -> Any:
         """Return what objectives compare with a teacher's answer: (B, K, ...) logits where classes exclude each other.
 
         By default the raw output.
@@ -221,7 +231,7 @@ class StepContext:
             loss for one is what that head alone sends there.
         teacher: stride -> feature of the teacher, None without one.
         progress: 0 at the beginning of the stage, 1 at its end.
-        outputs: head -> its answer (``Head.answer``) for the images of this batch that have its target.
+        outputs: head -> its answer (``Head.distillation_output``) for the images of this batch that have its target.
         teacher_outputs: head -> what the teacher says in its place, for the same images: the answer of the teacher's
             head of that name or, for a classification head, the logits of the teacher's own classifier.
         latent: (B, C, h, w) as ``Bottleneck.encoder`` returned it, before it is quantised; None where the encoder did
@@ -242,7 +252,7 @@ class StepContext:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class TeacherCapabilities:
     """What a student or a teacher has that an objective may look at, known before the first step.
 
     Args:
@@ -269,7 +279,7 @@ class Objective(nn.Module, abc.ABC):
     def forward(self, context: StepContext) -> dict[str, Tensor]:
         """Return scalar terms by name; the training loss is the sum over all objectives of a stage, plus the rate."""
 
-    def problems(self, student: Offer, teacher: Offer | None) -> list[str]:
+    def problems(self, student: TeacherCapabilities, teacher: TeacherCapabilities | None) -> list[str]:
         """Return a sentence for everything that it needs and these do not have; asked before the first step.
 
         ``teacher`` is None without one. Each sentence names both sides where they do not fit.

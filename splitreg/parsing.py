@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from splitreg.errors import RecipeError, near
+from splitreg.errors import RecipeError, suggest
 
 
 def listed(value: Any) -> Sequence[Any]:
@@ -40,7 +40,7 @@ def only(value: Any, keys: Iterable[str], where: str) -> dict[str, Any]:
     table = dict(typed(value, (Mapping,), where))
     for key in table:
         if key not in keys:
-            raise RecipeError(f"{where} has no key {key!r}.{near(key, keys) or ' It knows: ' + ', '.join(keys)}")
+            raise RecipeError(f"{where} has no key {key!r}.{suggest(key, keys) or ' It knows: ' + ', '.join(keys)}")
     return table
 
 

@@ -28,9 +28,11 @@ from splitreg.errors import (
     BrokenComponent,
     DuplicateComponent,
     MissingExtra,
+    RecipeError,
     RegistryError,
+    SplitregError,
     UnknownComponent,
-    near,
+    suggest,
 )
 from splitreg.specs import API, KINDS, ComponentSpec
 
@@ -67,6 +69,75 @@ class Entry:
         return spec
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A plugin's class, ready to be instantiated.
+
+    Args:
+        kind: kind of plugin.
+        name: as it was asked for, e.g. ``"resnet50"``.
+        cls: the class.
+        member: the member's name where the class is a family's; it is the first argument.
+    """
+
+    kind: str
+    name: str
+    cls: type[Any]
+    member: str | None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the constructor's parameters."""
+        import inspect  # imported here: `splitreg list` is measured in milliseconds
+
+        return tuple(inspect.signature(self.cls).parameters)
+
+    def check_options(self, options: Iterable[str], *, positional: int = 0, reserved: Sequence[str] = ()) -> None:
+        """Refuse names that are not options of the class.
+
+        Args:
+            options: names that were given.
+            positional: number of leading parameters that are not options (a family member's name not counted).
+            reserved: parameters that only the core sets.
+
+        Raises:
+            RecipeError: names every unknown option, with near names.
+        """
+        first = positional + (self.member is not None)
+        known = [name for name in self.parameters[first:] if name not in reserved]
+        available = f"Available: {', '.join(known)}" if known else "It has no options"
+        unknown = [
+            f"invalid option {key!r} for {self.kind} {self.name!r}.{suggest(key, known)} {available}"
+            for key in options
+            if key not in known
+        ]
+        if unknown:
+            raise RecipeError("; ".join(unknown))
+
+    def create(self, *args: Any, options: Mapping[str, Any], reserved: Mapping[str, Any] | None = None) -> Any:
+        """Check the options and instantiate the class.
+
+        Args:
+            args: positional arguments of this kind of plugin.
+            options: from the recipe.
+            reserved: parameters that only the core sets.
+
+        Raises:
+            RecipeError: an unknown option, or the class refuses a value.
+        """
+        reserved = reserved or {}
+        self.check_options(options, positional=len(args), reserved=tuple(reserved))
+        first = () if self.member is None else (self.member,)
+        try:
+            return self.cls(*first, *args, **options, **reserved)
+        except SplitregError:
+            raise
+        except Exception as cause:  # a plugin may raise anything
+            raise RecipeError(
+                f"{self.kind} {self.name!r} cannot be created: {type(cause).__name__}: {cause}"
+            ) from cause
+
+
 class Registry(Mapping[str, Mapping[str, Entry]]):
     """Kind -> name -> entry; immutable."""
 
@@ -100,7 +171,7 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
             return self._table[kind]
         except KeyError:
             raise RegistryError(
-                f"no kind of plugin named {kind!r}.{near(kind, KINDS)} There are: {', '.join(KINDS)}"
+                f"no kind of plugin named {kind!r}.{suggest(kind, KINDS)} There are: {', '.join(KINDS)}"
             ) from None
 
     def __iter__(self) -> Iterator[str]:
@@ -123,7 +194,7 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
             return self._given[kind, name]
         if name not in names:
             raise UnknownComponent(
-                f"no {kind} named {name!r}.{near(name, names)} {len(names)} installed: splitreg list {kind}"
+                f"no {kind} named {name!r}.{suggest(name, names)} {len(names)} installed: splitreg list {kind}"
             )
         if (kind, name) in self._duplicates:
             first, *others = self._duplicates[kind, name]
@@ -178,7 +249,7 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
         if silent is not None:
             raise silent
         raise UnknownComponent(
-            f"no {kind} named {name!r}.{near(name, known)} {len(known)} known: splitreg list {kind} --all"
+            f"no {kind} named {name!r}.{suggest(name, known)} {len(known)} known: splitreg list {kind} --all"
         )
 
     def members(self, kind: str, family: str) -> tuple[str, ...]:
@@ -195,6 +266,33 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
         loaded: type[Any] = _load(spec.target, spec.key)
         return loaded
 
+    def component(self, kind: str, name: str) -> Component:
+        """Import the class that a name stands for.
+
+        Raises:
+            RegistryError: as ``resolve``.
+            MissingExtra: a library that it needs is not installed.
+            BrokenComponent: anything else goes wrong on import.
+        """
+        spec, member = self.resolve(kind, name)
+        return Component(kind=kind, name=name, cls=self.load(spec), member=member)
+
+    def create(self, kind: str, name: str, *args: Any, options: Mapping[str, Any]) -> Any:
+        """Look a plugin up, check its options and instantiate it: the only place where plugins are created.
+
+        Args:
+            kind: kind of plugin.
+            name: see ``resolve``.
+            args: positional arguments of this kind of plugin.
+            options: from the recipe.
+
+        Raises:
+            RegistryError: no such plugin, or it cannot be loaded.
+            MissingExtra: a library that it needs is not installed.
+            RecipeError: an unknown option, or the class refuses a value.
+        """
+        return self.component(kind, name).create(*args, options=options)
+
     def _families(self, kind: str) -> list[ComponentSpec]:
         found = []
         for name in self[kind]:
@@ -210,7 +308,7 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
         members = _members(spec)
         if member.partition(".")[0] not in members:
             raise UnknownComponent(
-                f"no {kind} named {member!r} in {spec.name}.{near(member, members)} "
+                f"no {kind} named {member!r} in {spec.name}.{suggest(member, members)} "
                 f"{len(members)} known: splitreg list {kind} --all"
             )
 
@@ -262,29 +360,10 @@ def _normalise(package: str) -> str:
     return package.strip().lower().replace("_", "-").replace(".", "-")
 
 
-def unknown_options(
-    what: str, made: type[Any], options: Iterable[str], *, positional: int, given: Sequence[str] = ()
-) -> list[str]:
-    """Return a sentence for each option that a plugin's class does not have.
-
-    Args:
-        what: kind and name, for the sentences.
-        made: the class.
-        options: names that somebody asks for.
-        positional: so many parameters come first and are no options.
-        given: options that only the core sets.
-    """
-    import inspect  # imported here: `splitreg list` is measured in milliseconds
-
-    known = [name for name in list(inspect.signature(made).parameters)[positional:] if name not in given]
-    has = f"It has: {', '.join(known)}" if known else "It has none"
-    return [f"{what} has no option {key!r}.{near(key, known)} {has}" for key in options if key not in known]
-
-
 @functools.cache
 def _members(spec: ComponentSpec) -> tuple[str, ...]:
     listing = _load(spec.members, spec.key)
-    with _blaming(spec.key, spec.members):
+    with error_context(spec.key, spec.members):
         return tuple(listing())
 
 
@@ -295,12 +374,12 @@ def _example(spec: ComponentSpec) -> str:
 
 def _load(dotted: str, key: str) -> Any:
     module, _, attribute = dotted.partition(":")
-    with _blaming(key, dotted):
+    with error_context(key, dotted):
         return getattr(importlib.import_module(module), attribute)
 
 
 @contextmanager
-def _blaming(key: str, dotted: str) -> Iterator[None]:
+def error_context(key: str, dotted: str) -> Iterator[None]:
     """Turn what a plugin's code raises into an error that names the plugin."""
     try:
         yield

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from splitreg.errors import BundleError, RecipeError, near
+from splitreg.errors import BundleError, RecipeError, suggest
 
 #: What the name of something in the zoo begins with.
 PREFIX = "zoo:"
@@ -59,7 +59,9 @@ def find_bundle(place: str | Path) -> Path:
         return known[name]
     if name.startswith(_RECIPES + "/"):
         raise BundleError(f"{place} is a recipe, and a bundle is wanted; splitreg train {place} makes one")
-    raise BundleError(f"the zoo has no bundle {name!r}.{near(name, known)} It has {_listed(known)}: splitreg list zoo")
+    raise BundleError(
+        f"the zoo has no bundle {name!r}.{suggest(name, known)} It has {_listed(known)}: splitreg list zoo"
+    )
 
 
 def find_recipe(place: str | Path) -> Path:
@@ -77,7 +79,7 @@ def find_recipe(place: str | Path) -> Path:
         return known[name]
     no_file = "" if _is_name(place) else f"there is no file {text!r}, and "
     raise RecipeError(
-        f"{no_file}the zoo has no recipe {name!r}.{near(name, known)} It has {_listed(known)}: splitreg list zoo"
+        f"{no_file}the zoo has no recipe {name!r}.{suggest(name, known)} It has {_listed(known)}: splitreg list zoo"
     )
 
 

@@ -67,11 +67,11 @@ class Quantise(Bottleneck):
         self.bits, self.per_channel, self.percentile = bits, per_channel, percentile
         self.momentum, self.surrogate = momentum, surrogate
         self.latent = source
-        self.symbols = SymbolSpec(bits=bits, tables=bits <= TABLE_BITS, exact=False)
+        self.symbol_spec = SymbolSpec(bits=bits, tables=bits <= TABLE_BITS, exact=False)
         self.encoder, self.decoder = nn.Identity(), nn.Identity()
         self.register_buffer("low", torch.full((source.channels,), FIRST_RANGE[0]))
         self.register_buffer("high", torch.full((source.channels,), FIRST_RANGE[1]))
-        levels = 2**bits if self.symbols.tables else 0
+        levels = 2**bits if self.symbol_spec.tables else 0
         self.register_buffer("counts", torch.zeros(source.channels, levels))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
@@ -108,7 +108,7 @@ class Quantise(Bottleneck):
     def freeze(self) -> SymbolModel:
         """Return range and tables; flat tables before any calibration."""
         shift, scale = self.low.cpu().numpy(), self._scale().cpu().numpy()
-        if not self.symbols.tables:
+        if not self.symbol_spec.tables:
             return SymbolModel.plain("uniform", self.latent.channels, self.bits, shift, scale)
         return SymbolModel.uniform(self.bits, shift, scale, self.counts.double().cpu().numpy())
 
@@ -135,7 +135,7 @@ class Quantise(Bottleneck):
         self.batches += 1
 
     def _count(self, symbols: Tensor) -> None:
-        if not self.symbols.tables or not torch.isfinite(symbols).all():
+        if not self.symbol_spec.tables or not torch.isfinite(symbols).all():
             return
         channels, levels = self.counts.shape
         rows = symbols.transpose(0, 1).flatten(1).long()
@@ -144,7 +144,7 @@ class Quantise(Bottleneck):
         self.counts.lerp_(found.to(self.counts), 1.0 if self.batches.item() <= 1 else self.momentum)
 
     def _rate(self, symbols: Tensor) -> Tensor:
-        if not self.symbols.tables or not torch.isfinite(symbols).all():
+        if not self.symbol_spec.tables or not torch.isfinite(symbols).all():
             return symbols.new_full((len(symbols),), float(self.bits * symbols[0].numel()))
         # The frequencies that the tables will have: one each, the rest by the histogram.
         counts = torch.where(self.counts.sum(1, keepdim=True) > 0, self.counts, 1.0)
@@ -168,7 +168,7 @@ class RawFeature(Bottleneck):
         super().__init__()
         _same("raw", source, target)
         self.latent = source
-        self.symbols = SymbolSpec(bits=0, tables=False, exact=True)
+        self.symbol_spec = SymbolSpec(bits=0, tables=False, exact=True)
         self.encoder, self.decoder = nn.Identity(), nn.Identity()
 
     def analyse(self, x: Tensor) -> Tensor:

@@ -14,12 +14,6 @@ RAW_BOTTLENECK = ComponentSpec(
     source="Capogrosso et al. 2024, arXiv:2407.05982",
 )  # fmt: skip
 
-RANS = ComponentSpec(
-    kind="codec", name="rans", api=1, target="splitreg.coding.rans:RansCodec",
-    summary="Interleaved rANS over frozen tables that adapt to the image; needs tables.",
-    source="Duda 2013, arXiv:1311.2540; Giesen 2014, arXiv:1402.3392",
-)  # fmt: skip
-
 ZSTD = ComponentSpec(
     kind="codec", name="zstd", api=1, target="splitreg_classic.packed:Zstd",
     summary="General-purpose compression of packed symbols; needs no tables.", source="RFC 8878",

@@ -80,7 +80,7 @@ class Transforms(Bottleneck):
         self._check(stride & (stride - 1) == 0, f"stride must be a power of two, got {stride}")
         self._check(stride >= source.stride, f"stride {stride} is finer than what it reads, which has {source.stride}")
         self.latent = FeatureSpec(channels=channels, stride=stride)
-        self.symbols = SymbolSpec(bits=0, tables=True, exact=True)
+        self.symbol_spec = SymbolSpec(bits=0, tables=True, exact=True)
         halvings = (stride // source.stride).bit_length() - 1
         doublings = stride.bit_length() - target.stride.bit_length()
         self.encoder: nn.Module

@@ -1,1 +1,1 @@
-"""Readers of the usual dataset layouts, and procedural scenes that need no files."""
+"""Readers of the usual dataset layouts."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from splitreg import imaging
-from splitreg.errors import DataError, ImageError, near
+from splitreg.errors import DataError, ImageError, suggest
 from splitreg.tasks import IGNORE
 
 #: Endings of files that are taken for pictures.
@@ -43,7 +43,7 @@ def find_root(root: str | os.PathLike[str] | None, dataset: str) -> Path:
     path = Path(root).expanduser()
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"no folder {path}.{near(path.name, siblings)} {dataset} needs one: pass --root FOLDER")
+        raise DataError(f"no folder {path}.{suggest(path.name, siblings)} {dataset} needs one: pass --root FOLDER")
     return path
 
 
@@ -98,7 +98,7 @@ def no_split(dataset: str, root: Path, split: str, splits: Iterable[str]) -> Dat
     """Return the error for a split that a dataset does not have."""
     there = sorted(set(splits))
     return DataError(
-        f"{root} has no split {split!r} for {dataset}.{near(split, there)} There are: {', '.join(there) or 'none'}"
+        f"{root} has no split {split!r} for {dataset}.{suggest(split, there)} There are: {', '.join(there) or 'none'}"
     )
 
 

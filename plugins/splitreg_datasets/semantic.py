@@ -12,7 +12,7 @@ import torch
 from torchvision import tv_tensors
 
 from splitreg import imaging
-from splitreg.errors import DataError, ImageError, near
+from splitreg.errors import DataError, ImageError, suggest
 from splitreg.tasks import IGNORE, MaskTarget
 from splitreg_datasets.files import map_indexes, read_indexes, read_json
 from splitreg_datasets.instances import Record, inside, read_categories
@@ -46,7 +46,7 @@ def resolve(annotations: Path, kind: str) -> str:
         DataError: no such kind, or nothing of the one that was asked for.
     """
     if kind not in KINDS:
-        raise DataError(f"no semantic {kind!r}.{near(kind, KINDS)} There are: {', '.join(KINDS)}")
+        raise DataError(f"no semantic {kind!r}.{suggest(kind, KINDS)} There are: {', '.join(KINDS)}")
     there = {
         "png": any(path.is_dir() for path in annotations.glob("semantic_*")),
         "panoptic": any(annotations.glob("panoptic_*.json")),

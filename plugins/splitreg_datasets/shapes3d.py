@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from splitreg_scenes.dataset import FACTOR_TARGETS, salt_and_pepper
+from splitreg_scenes.rendering import FACTORS, SPLITS, partition
 
-from splitreg.data.scenes import FACTORS, SPLITS, partition
 from splitreg.errors import DataError, MissingExtra
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import ClassTarget, Sample
 from splitreg_datasets.files import as_image, find_root, no_split, not_a
-from splitreg_datasets.scenes import FACTOR_TARGETS, salt_and_pepper
 
 FILE = "3dshapes.h5"
 #: Factor -> smallest and largest value in the file.

@@ -11,12 +11,6 @@ def _dataset(name: str, target: str, summary: str, source: str = "") -> Componen
     )
 
 
-SCENES = _dataset(
-    "scenes",
-    "scenes:Scenes",
-    "Procedural rooms with solids: class, kinds, boxes, masks, semantic labels and depth; needs no files.",
-    "ours; factors of mode=single after Burgess and Kim 2018",
-)
 SHAPES3D = _dataset(
     "shapes3d",
     "shapes3d:Shapes3D",

@@ -102,7 +102,7 @@ class SegmentationHead(Head):
             parts["dice"] = self.dice * _dice(logits.softmax(dim=1), mask, known)
         return parts
 
-    def answer(self, output: SegmentationOutput) -> Tensor:
+    def distillation_output(self, output: SegmentationOutput) -> Tensor:
         """Return the (B, K, H/4, W/4) logits."""
         return output.logits
 

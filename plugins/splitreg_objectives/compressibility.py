@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from splitreg.errors import RecipeError, TrainingError
-from splitreg.interfaces import Objective, Offer, StepContext
+from splitreg.interfaces import Objective, StepContext, TeacherCapabilities
 
 
 class Compressibility(Objective):
@@ -59,7 +59,7 @@ class Compressibility(Objective):
             pictures = tile(latent) if self.tiled else latent
             return {"compressibility": self.weight * transform(residual(pictures)).abs().mean()}
 
-    def problems(self, student: Offer, teacher: Offer | None) -> list[str]:
+    def problems(self, student: TeacherCapabilities, teacher: TeacherCapabilities | None) -> list[str]:
         """See that there is a latent."""
         return [] if student.latent else [_NONE]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from splitreg.errors import RecipeError, ShapeMismatch, TrainingError, near
-from splitreg.interfaces import Objective, Offer, StepContext
+from splitreg.errors import RecipeError, ShapeMismatch, TrainingError, suggest
+from splitreg.interfaces import Objective, StepContext, TeacherCapabilities
 from splitreg.tasks import CLASSIFICATION, SEGMENTATION
 
 
@@ -50,7 +50,7 @@ class Distill(Objective):
         for head, share in {"features": weight, **self.logits}.items():
             if head != "features" and head not in heads:
                 raise RecipeError(
-                    f"objective distill has logits of {head!r}, which is no head.{near(head, heads)} "
+                    f"objective distill has logits of {head!r}, which is no head.{suggest(head, heads)} "
                     f"There are: {', '.join(heads)}"
                 )
             if not isinstance(share, int | float) or not 0 <= share < math.inf:
@@ -81,7 +81,7 @@ class Distill(Objective):
                 terms[head] = weight * self._divergence(head, context.outputs[head], context.teacher_outputs[head])
         return terms
 
-    def problems(self, student: Offer, teacher: Offer | None) -> list[str]:
+    def problems(self, student: TeacherCapabilities, teacher: TeacherCapabilities | None) -> list[str]:
         """See that the teacher has what is compared, with as many channels and classes."""
         if teacher is None:
             return ["it needs a teacher; " + _SAY]
@@ -105,7 +105,7 @@ class Distill(Objective):
             )
         return found + [line for head in self.logits for line in self._head(head, student, teacher)]
 
-    def _head(self, head: str, student: Offer, teacher: Offer) -> list[str]:
+    def _head(self, head: str, student: TeacherCapabilities, teacher: TeacherCapabilities) -> list[str]:
         own, theirs = student.heads.get(head), teacher.heads.get(head)
         if own is None:  # trained late, without the others
             return []

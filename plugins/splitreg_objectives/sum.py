@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from splitreg.errors import RecipeError, near
+from splitreg.errors import RecipeError, suggest
 from splitreg.interfaces import Objective, StepContext
 
 
@@ -28,7 +28,7 @@ class Sum(Objective):
         for head, weight in (weights or {}).items():
             if head not in self.weights:
                 raise RecipeError(
-                    f"objective sum has a weight for {head!r}, which is no head.{near(head, heads)} "
+                    f"objective sum has a weight for {head!r}, which is no head.{suggest(head, heads)} "
                     f"There are: {', '.join(heads)}"
                 )
             if not isinstance(weight, int | float) or not 0 <= weight < math.inf:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchjd import aggregation
 
-from splitreg.errors import MissingExtra, RecipeError, near
+from splitreg.errors import MissingExtra, RecipeError, suggest
 from splitreg.interfaces import Objective, StepContext
 
 #: Name -> torchjd's weighting, and whether its weights sum to the number of heads where nothing conflicts (else to 1).
@@ -47,7 +47,7 @@ class Surgery(Objective):
         super().__init__()
         if method not in METHODS:
             raise RecipeError(
-                f"objective surgery has no method {method!r}.{near(method, METHODS)} It has: {', '.join(METHODS)}"
+                f"objective surgery has no method {method!r}.{suggest(method, METHODS)} It has: {', '.join(METHODS)}"
             )
         if by not in ("weights", "features"):
             raise RecipeError(f"objective surgery: by must be 'weights' or 'features', got {by!r}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitreg.errors import BrokenComponent, RecipeError, near
+from splitreg.errors import BrokenComponent, RecipeError, suggest
 from splitreg.interfaces import Backbone, Body
 from splitreg_timm import graphs, loading, stages, tracing
 from splitreg_timm.crossing import Layout
@@ -90,7 +90,7 @@ class TimmBackbone(Backbone):
             RecipeError: there is no such stage, or it cannot be cut after it.
         """
         if cut not in self._stages:
-            why = f" ({self.refused[cut]})" if cut in self.refused else near(cut, self._stages)
+            why = f" ({self.refused[cut]})" if cut in self.refused else suggest(cut, self._stages)
             raise RecipeError(f"{self.name} cannot be cut after {cut!r}{why}; choose from: {', '.join(self._stages)}")
         names = list(self._stages)
         later = [self._stages[name] for name in names[names.index(cut) :]]

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import nn
 
-from splitreg.errors import BundleError, MissingExtra, RecipeError, UnknownComponent, near
+from splitreg.errors import BundleError, MissingExtra, RecipeError, UnknownComponent, suggest
 from splitreg_timm.stages import power_of_two
 
 
@@ -113,10 +113,10 @@ def _on_meta(name: str, options: dict[str, Any]) -> nn.Module:
     except Exception as cause:
         known = timm.list_models()
         if name.partition(".")[0] not in known:
-            raise UnknownComponent(f"timm has no model {name!r}.{near(name, known)} It has {len(known)}") from cause
+            raise UnknownComponent(f"timm has no model {name!r}.{suggest(name, known)} It has {len(known)}") from cause
         tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         if "." in name and name not in tags:
-            raise UnknownComponent(f"timm has no weights {name!r}.{near(name, tags)}") from cause
+            raise UnknownComponent(f"timm has no weights {name!r}.{suggest(name, tags)}") from cause
         size = options.get("img_size")
         asked = f" for {size[1]}x{size[0]} pixels" if size else ""
         raise RecipeError(f"timm's {name} cannot be built{asked}: {first_line(cause)}") from cause

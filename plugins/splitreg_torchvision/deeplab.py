@@ -89,7 +89,7 @@ class DeepLabHead(Head):
             parts["auxiliary"] = self.weight * _cross_entropy(_full(*output.auxiliary, output.size), mask)
         return parts
 
-    def answer(self, output: DeepLabOutput) -> Tensor:
+    def distillation_output(self, output: DeepLabOutput) -> Tensor:
         """Return the (B, K, h, w) logits at the deepest stride."""
         return output.logits[0]
 

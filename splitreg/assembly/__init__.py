@@ -1,10 +1,15 @@
-"""From a recipe to a model: ``plan`` finds every mismatch, ``build`` allocates weights, the two halves run apart."""
+"""From a recipe to a model: ``plan`` checks, ``build`` allocates, ``load`` and ``save`` are the bundle's two ends."""
 
 from splitreg.assembly.building import build
 from splitreg.assembly.edge import EdgeModel
+from splitreg.assembly.loading import load, load_edge, load_server
 from splitreg.assembly.model import ModelOutput, SplitModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.planning import plan
+from splitreg.assembly.saving import ExportedEdge, save
 from splitreg.assembly.server import ServerModel
 
-__all__ = ["EdgeModel", "ModelOutput", "Plan", "ServerModel", "SplitModel", "build", "plan"]
+__all__ = [
+    "EdgeModel", "ExportedEdge", "ModelOutput", "Plan", "ServerModel", "SplitModel", "build", "load", "load_edge",
+    "load_server", "plan", "save",
+]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from splitreg.assembly.branch import Branch
+from splitreg.assembly.adapter import Branch
 from splitreg.assembly.model import SplitModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.planning import plan
@@ -39,22 +39,26 @@ def build(recipe: Plan | Recipe | None = None, *, registry: Registry | None = No
         PlanError: the parts do not fit; lists every mismatch.
     """
     planned = recipe if isinstance(recipe, Plan) else plan(recipe, registry=registry, **keys)
-    parts = allocate(planned, weights=True)
-    model = SplitModel(
+    return assemble(planned, weights=True)
+
+
+def assemble(planned: Plan, *, weights: bool) -> SplitModel:
+    """Allocate the weights of a plan; ``weights``: load pretrained ones where the recipe asks for them."""
+    parts = allocate(planned, weights=weights)
+    return SplitModel(
         planned, prefix=parts.prefix, bottleneck=parts.bottleneck, body=parts.body, branches=parts.branches
     )
-    return model
 
 
 def allocate(planned: Plan, *, weights: bool) -> Parts:
     """Build the modules of a plan, seeded by the recipe; ``weights``: load pretrained ones where the recipe asks."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(planned.recipe.seed)
-        backbone = planned.make_backbone(weights)
+        backbone = planned.backbone.create(weights=weights)
         prefix, body = backbone.split(planned.recipe.cut or "")
         return Parts(
             prefix=None if planned.recipe.bottleneck.source == "image" else prefix,
-            bottleneck=planned.make_bottleneck(),
+            bottleneck=planned.bottleneck.create(),
             body=body,
-            branches={head.name: head.build() for head in planned.heads},
+            branches={head.name: head.create() for head in planned.heads},
         )

@@ -1,4 +1,4 @@
-"""The edge half in torch: a picture in, a packet out."""
+"""The edge half in torch: an image in, a packet out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from splitreg.coding import Codec, LatentModel
+from splitreg.coding import LatentCoding
 from splitreg.edge.half import EdgeHalf
-from splitreg.imaging import Preprocess
 from splitreg.interfaces import Bottleneck
 
 if TYPE_CHECKING:
@@ -19,41 +18,29 @@ if TYPE_CHECKING:
 
 
 class EdgeModel(EdgeHalf):
-    """Prefix and encoder, tables, codec.
+    """Prefix, encoder and coding.
 
     Args:
         prefix: backbone stages that run on the device; None where the bottleneck reads the image.
         bottleneck: only its ``encoder`` is used.
-        codec: symbols to bytes.
-        preprocess: picture to network input.
-        symbols: frozen tables; None until the model is frozen.
-        model_id: what packets carry.
+        coding: what the packets are; the server half holds the same.
     """
 
-    def __init__(
-        self,
-        *,
-        prefix: nn.Module | None,
-        bottleneck: Bottleneck,
-        codec: Codec,
-        preprocess: Preprocess,
-        symbols: LatentModel | None = None,
-        model_id: int = 0,
-    ) -> None:
-        super().__init__(codec=codec, preprocess=preprocess, symbols=symbols, model_id=model_id)
+    def __init__(self, prefix: nn.Module | None, bottleneck: Bottleneck, coding: LatentCoding) -> None:
+        super().__init__(coding)
         self.prefix = prefix
         self.bottleneck = bottleneck
 
     @classmethod
     def load(cls, bundle: str | Path) -> EdgeModel:
         """Load the edge half of a bundle; touches ``config.json`` and ``edge.safetensors`` alone."""
-        from splitreg.publishing import load_edge
+        from splitreg.assembly.loading import load_edge
 
         return load_edge(bundle)
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
-        """What holds the device's weights."""
+        """The modules that hold the device's weights."""
         return (self.bottleneck.encoder,) if self.prefix is None else (self.prefix, self.bottleneck.encoder)
 
     def latent(self, image: Tensor) -> Tensor:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from splitreg.assembly.branch import Branch, select_images
+from splitreg.assembly.adapter import Branch, select_images
 from splitreg.assembly.edge import EdgeModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.server import ServerModel, crop
+from splitreg.coding import LatentCoding
 from splitreg.interfaces import Body, Bottleneck, Head
 from splitreg.recipe import Recipe
 from splitreg.tasks import Target
@@ -61,12 +62,18 @@ class SplitModel(nn.Module):
         self.body = body
         self.branches = nn.ModuleDict(branches)
         self.trained = False
-        codec = plan.make_codec()
-        self.edge = EdgeModel(prefix=prefix, bottleneck=bottleneck, codec=codec, preprocess=plan.preprocess)
-        self.server = ServerModel(
-            bottleneck=bottleneck, body=body, branches=dict(branches), codec=codec, preprocess=plan.preprocess,
-            shapes=plan.skeleton.shapes,
-        )  # fmt: skip
+        coding = plan.coding()
+        self.edge = EdgeModel(prefix, bottleneck, coding)
+        self.server = ServerModel(bottleneck, body, dict(branches), coding, plan.skeleton.shapes)
+
+    @property
+    def coding(self) -> LatentCoding:
+        """What the packets are; both halves hold it."""
+        return self.edge.coding
+
+    @coding.setter
+    def coding(self, coding: LatentCoding) -> None:
+        self.edge.coding = self.server.coding = coding
 
     @property
     def recipe(self) -> Recipe:
@@ -94,9 +101,9 @@ class SplitModel(nn.Module):
         source = images if self.prefix is None else self.prefix(images)
         restored, rate = self.bottleneck(source)
         size = (images.shape[-2], images.shape[-1])
-        given = self.body(crop(restored, self.plan.skeleton.shapes(size).feature))
-        # a view each: the heads' gradients for one feature are then not mixed with those that reach it through the next
-        features = {stride: feature.view_as(feature) for stride, feature in given.items()}
+        shared = self.body(crop(restored, self.plan.skeleton.shapes(size).feature))
+        # A view of each: the heads' gradients for one feature are then not mixed with those that reach it through the next.
+        features = {stride: feature.view_as(feature) for stride, feature in shared.items()}
         return ModelOutput(features=features, rate=rate, outputs=self.run_heads(features, size, select))
 
     def run_heads(
@@ -117,38 +124,24 @@ class SplitModel(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         """What can be trained or frozen, by name; together they hold every weight once."""
         others = [child for name, child in self.bottleneck.named_children() if name not in ("encoder", "decoder")]
-        found: dict[str, nn.Module] = {"encoder": self.bottleneck.encoder, "decoder": self.bottleneck.decoder}
-        if self.prefix is not None:
-            found = {"prefix": self.prefix, **found}
+        prefix: dict[str, nn.Module] = {} if self.prefix is None else {"prefix": self.prefix}
         return {
-            **found, "prior": nn.ModuleList(others), "body": self.body,
+            **prefix, "encoder": self.bottleneck.encoder, "decoder": self.bottleneck.decoder,
+            "prior": nn.ModuleList(others), "body": self.body,
             **{f"heads.{name}": branch for name, branch in self.branches.items()},
         }  # fmt: skip
 
-    def group(self, name: str) -> dict[str, nn.Module]:
-        """Return the parts behind a name: ``all``, ``edge``, ``server``, ``heads`` or a part's own."""
-        parts = self.parts()
-        if name == "all":
-            return parts
-        if name == "heads":
-            return {key: part for key, part in parts.items() if key.startswith("heads.")}
-        if name in ("edge", "server"):
-            on_edge = ("prefix", "encoder")
-            return {key: part for key, part in parts.items() if (key in on_edge) == (name == "edge")}
-        return {name: parts[name]} if name in parts else {}
-
     def freeze_tables(self) -> None:
         """Freeze the integer tables of the present weights on both halves, and name the model after them."""
-        symbols = self.bottleneck.freeze()
-        model_id = wire_id(self.recipe, symbols.digest(), edge_state(self))
-        for half in (self.edge, self.server):
-            half.symbols, half.model_id = symbols, model_id
+        tables = self.bottleneck.freeze()
+        model_id = wire_id(self.recipe, tables.digest(), edge_state(self))
+        self.coding = replace(self.coding, frozen=tables, model_id=model_id)
 
 
 def edge_state(model: SplitModel) -> dict[str, Tensor]:
     """Return the device's weights: ``prefix.*`` and ``encoder.*``."""
-    found = {} if model.prefix is None else _state(model.prefix, "prefix")
-    return {**found, **_state(model.bottleneck.encoder, "encoder")}
+    prefix = {} if model.prefix is None else state_of(model.prefix, "prefix")
+    return {**prefix, **state_of(model.bottleneck.encoder, "encoder")}
 
 
 def server_state(model: SplitModel) -> dict[str, Tensor]:
@@ -158,10 +151,11 @@ def server_state(model: SplitModel) -> dict[str, Tensor]:
         for key, value in model.bottleneck.state_dict().items()
         if not key.startswith("encoder.")
     }
-    return {**bottleneck, **_state(model.body, "body")}
+    return {**bottleneck, **state_of(model.body, "body")}
 
 
-def _state(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+def state_of(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Return a module's weights as ``prefix.*``."""
     return {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
 
 

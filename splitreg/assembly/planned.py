@@ -2,18 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from splitreg.assembly.branch import Branch, Pyramid
+from splitreg.assembly.adapter import Branch, StrideAdapter
 from splitreg.assembly.shapes import Cost, Shapes, Skeleton
-from splitreg.coding import Codec
+from splitreg.coding import Codec, LatentCoding
 from splitreg.imaging import Preprocess
 from splitreg.interfaces import Backbone, Bottleneck, Head
-from splitreg.recipe import Recipe
-from splitreg.registry import Registry
-from splitreg.specs import FeatureSpec, SymbolSpec
+from splitreg.recipe import Part, Recipe
+from splitreg.registry import Component, Registry
+from splitreg.specs import FeatureSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackbonePlan:
+    """A backbone that can be built.
+
+    Args:
+        component: its class.
+        options: from the recipe.
+        reserved: what the core sets: ``image_size``, where the class has it.
+        meta: the backbone on the meta device.
+        cut: stage after which the server takes over.
+    """
+
+    component: Component
+    options: Mapping[str, Any]
+    reserved: Mapping[str, Any]
+    meta: Backbone
+    cut: str
+
+    @property
+    def target(self) -> FeatureSpec:
+        """The feature at the cut."""
+        return self.meta.stages[self.cut]
+
+    @property
+    def available(self) -> dict[int, FeatureSpec]:
+        """Stride -> spec of what the body returns for this cut."""
+        names = list(self.meta.stages)
+        stages = [self.meta.stages[name] for name in names[names.index(self.cut) :]]
+        return {stage.stride: stage for stage in stages}
+
+    def create(self, *, weights: bool) -> Backbone:
+        """Build the backbone; ``weights``: load pretrained ones where the recipe asks for them."""
+        options = self.options if weights else {k: v for k, v in self.options.items() if k != "pretrained"}
+        backbone: Backbone = self.component.create(options=options, reserved=self.reserved)
+        return backbone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BottleneckPlan:
+    """A bottleneck that can be built.
+
+    Args:
+        component: its class.
+        options: from the recipe.
+        reads: ``"image"`` or ``"feature"``.
+        source: spec of what it reads.
+        target: the feature that it must restore.
+        meta: the bottleneck on the meta device.
+    """
+
+    component: Component
+    options: Mapping[str, Any]
+    reads: str
+    source: FeatureSpec
+    target: FeatureSpec
+    meta: Bottleneck
+
+    def create(self) -> Bottleneck:
+        """Build the bottleneck."""
+        bottleneck: Bottleneck = self.component.create(self.source, self.target, options=self.options)
+        return bottleneck
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecPlan:
+    """A codec that carries the bottleneck's symbols: the recipe's ``part``, and its class."""
+
+    component: Component
+    part: Part
+
+    def create(self) -> Codec:
+        """Create the codec."""
+        codec: Codec = self.component.create(options=self.part.options)
+        return codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,16 +98,18 @@ class HeadPlan:
 
     Args:
         name: its own name.
-        make: class, to be called with (features, labels, **options).
+        component: its class.
+        options: from the recipe.
         target: name of the dataset's target that trains it.
-        task: what it does.
+        task: what it predicts.
         labels: class names.
-        features: stride -> what it reads.
-        adapted: missing stride -> stride from which the adapter makes it.
+        available: stride -> spec of what the body returns.
+        needs: strides that it reads.
+        adapted: missing stride -> stride from which the adapter computes it.
     """
 
     name: str
-    make: type[Head]
+    component: Component
     options: Mapping[str, Any]
     target: str
     task: str
@@ -40,11 +118,11 @@ class HeadPlan:
     needs: tuple[int, ...]
     adapted: Mapping[int, int]
 
-    def build(self) -> Branch:
-        """Allocate the head and its adapter."""
-        adapter = Pyramid(self.available, self.needs) if self.adapted else None
+    def create(self) -> Branch:
+        """Build the head; where the body lacks a stride that it reads, put an adapter in front of it."""
+        adapter = StrideAdapter(self.available, self.needs) if self.adapted else None
         specs = adapter.specs if adapter else {stride: self.available[stride] for stride in self.needs}
-        head = self.make(specs, self.labels, **self.options)
+        head: Head = self.component.create(specs, self.labels, options=self.options)
         head.needs = self.needs
         return Branch(head, adapter)
 
@@ -55,12 +133,11 @@ class Plan:
 
     Args:
         recipe: the resolved recipe: cut, codec, what the bottleneck reads, targets and labels are filled in.
-        preprocess: picture to network input.
-        stages: the backbone's stages.
-        source: what the bottleneck reads.
-        target: the feature at the cut.
-        latent: channels and stride of the latent.
-        symbols: what the symbols are.
+        registry: where the plugins came from.
+        preprocess: image to network input.
+        backbone: the backbone and its cut.
+        bottleneck: the bottleneck.
+        codec: the codec.
         heads: the heads, in the recipe's order.
         skeleton: the model on the meta device.
     """
@@ -68,21 +145,20 @@ class Plan:
     recipe: Recipe
     registry: Registry
     preprocess: Preprocess
-    stages: Mapping[str, FeatureSpec]
-    source: FeatureSpec
-    target: FeatureSpec
-    latent: FeatureSpec
-    symbols: SymbolSpec
+    backbone: BackbonePlan
+    bottleneck: BottleneckPlan
+    codec: CodecPlan
     heads: tuple[HeadPlan, ...]
     skeleton: Skeleton
-    make_backbone: Callable[[bool], Backbone]
-    make_bottleneck: Callable[[], Bottleneck]
-    make_codec: Callable[[], Codec]
 
     @property
     def shapes(self) -> Shapes:
         """Latent and feature sizes at the recipe's input size."""
         return self.skeleton.shapes(self.recipe.input.size)
+
+    def coding(self) -> LatentCoding:
+        """Return the coding of a model that is not frozen yet."""
+        return LatentCoding(codec=self.codec.create(), preprocess=self.preprocess)
 
     def costs(self) -> dict[str, Cost]:
         """Parameters, MACs and memory of each part at the recipe's input size."""
@@ -90,16 +166,16 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan and its size table as plain data."""
-        shapes, codec = self.shapes, self.recipe.codec
+        shapes, stages = self.shapes, self.backbone.meta.stages
         return {
             "backbone": self.recipe.backbone.name,
             "cut": self.recipe.cut,
-            "stages": {name: {"channels": s.channels, "stride": s.stride} for name, s in self.stages.items()},
+            "stages": {name: {"channels": s.channels, "stride": s.stride} for name, s in stages.items()},
             "bottleneck": self.recipe.bottleneck.to_mapping(),
-            "codec": codec.name if codec else None,
+            "codec": self.codec.part.name,
             "input": list(self.recipe.input.size),
             "latent": list(shapes.latent),
-            "feature": [self.target.channels, *shapes.feature],
+            "feature": [self.backbone.target.channels, *shapes.feature],
             "heads": {
                 head.name: {
                     "plugin": part.plugin, "task": head.task, "target": head.target, "classes": len(head.labels),

@@ -12,18 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from splitreg.assembly.branch import Branch
-from splitreg.coding import Codec, LatentModel, Packet
+from splitreg.assembly.adapter import Branch
+from splitreg.coding import LatentCoding, Packet
 from splitreg.errors import (
-    BundleError,
     CorruptPacket,
     ForeignPacket,
     RecipeError,
     ShapeMismatch,
     SplitregError,
-    near,
+    suggest,
 )
-from splitreg.imaging import MAX_PIXELS, Geometry, Preprocess
+from splitreg.imaging import MAX_PIXELS, Geometry
 from splitreg.interfaces import Body, Bottleneck
 from splitreg.recipe import PRECISIONS, check_precision
 from splitreg.tasks import Prediction
@@ -59,17 +58,14 @@ class Block:
 
 
 class ServerModel:
-    """Decoder, body and heads, tables, codec.
+    """Coding, decoder, body and heads.
 
     Args:
         bottleneck: only its ``decoder`` (and what else ``synthesise`` uses) is needed.
         body: the backbone after the cut.
         branches: heads by name.
-        codec: bytes to symbols.
-        preprocess: what the edge does, so that predictions find back.
+        coding: what the packets are; the edge half holds the same.
         shapes: coded size -> shapes of the latent and of the feature at the cut.
-        symbols: frozen tables; None until the model is frozen.
-        model_id: packets of another id are refused.
 
     Attributes:
         max_coded_pixels: packets whose coded image has more are refused.
@@ -80,25 +76,18 @@ class ServerModel:
 
     def __init__(
         self,
-        *,
         bottleneck: Bottleneck,
         body: Body,
         branches: Mapping[str, Branch],
-        codec: Codec,
-        preprocess: Preprocess,
+        coding: LatentCoding,
         shapes: Callable[[tuple[int, int]], Shapes],
-        symbols: LatentModel | None = None,
-        model_id: int = 0,
     ) -> None:
         self.bottleneck = bottleneck
         self.body = body
         self.branches = branches
-        self.codec = codec
-        self.preprocess = preprocess
+        self.coding = coding
         self.shapes = shapes
-        self.symbols = symbols
-        self.model_id = model_id
-        own = preprocess.size[0] * preprocess.size[1]
+        own = coding.preprocess.size[0] * coding.preprocess.size[1]
         self.max_coded_pixels = max(own, min(MAX_CODED_PIXELS, MAX_CODED_RATIO * own))
         self.max_original_pixels = MAX_PIXELS
         self.device = torch.device("cpu")
@@ -107,7 +96,7 @@ class ServerModel:
     @classmethod
     def load(cls, bundle: str | Path, heads: Iterable[str] | None = None) -> ServerModel:
         """Load the server half of a bundle (without ``edge.safetensors``), with these heads or all."""
-        from splitreg.publishing import load_server
+        from splitreg.assembly.loading import load_server
 
         return load_server(bundle, heads)
 
@@ -172,7 +161,7 @@ class ServerModel:
             same = [i for i, image in enumerate(parsed) if image.coded == coded]
             most = max(1, MAX_CODED_PIXELS // (coded[0] * coded[1]))
             for rows in (same[i : i + most] for i in range(0, len(same), most)):
-                with self._blaming(coded):
+                with self._error_context(coded):
                     features = self.features(torch.from_numpy(np.stack([latents[i] for i in rows])), coded)
                 yield Block(
                     images=tuple(rows),
@@ -188,12 +177,12 @@ class ServerModel:
             CorruptPacket: the model does not run on that size.
         """
         results: dict[int, dict[str, Prediction]] = {image: {} for image in block.images}
-        with self._blaming(block.coded), torch.inference_mode(), self._arithmetic():
+        with self._error_context(block.coded), torch.inference_mode(), self._arithmetic():
             for name in heads:
                 branch = self.branches[name].eval()
                 found = branch.head.predict(branch(block.features, block.coded))
                 for image, original, prediction in zip(block.images, block.originals, found, strict=True):
-                    geometry = Geometry(original=original, coded=block.coded, mode=self.preprocess.mode)
+                    geometry = Geometry(original=original, coded=block.coded, mode=self.coding.preprocess.mode)
                     results[image][name] = prediction.restore(geometry)
         return results
 
@@ -205,23 +194,23 @@ class ServerModel:
             ForeignPacket: another model wrote the packet.
             BundleError: the model has no tables yet.
         """
-        if self.symbols is None:
-            raise BundleError("this model has no integer tables yet; call model.freeze_tables() after training")
-        if packet.model_id != self.model_id:
+        coding = self.coding
+        if coding.frozen is not None and packet.model_id != coding.model_id:
             raise ForeignPacket(
-                f"the packet is for model {packet.model_id:08x}, this is {self.model_id:08x}; load the bundle that wrote it"
+                f"the packet is for model {packet.model_id:08x}, this is {coding.model_id:08x}; load the bundle that "
+                "wrote it"
             )
-        for what, (height, width), most in (
+        for what, (height, width), limit in (
             ("coded", packet.coded, self.max_coded_pixels),
             ("original", packet.original, self.max_original_pixels),
         ):
-            if height * width > most:
+            if height * width > limit:
                 raise CorruptPacket(
-                    f"the packet's {what} image has {width}x{height} pixels, beyond the limit of {most} here"
+                    f"the packet's {what} image has {width}x{height} pixels, beyond this server's limit of {limit}"
                 )
-        with self._blaming(packet.coded):
+        with self._error_context(packet.coded):
             shape = self.shapes(packet.coded).latent
-        latent = self.symbols.decode(packet.streams, shape, self.codec)
+        latent = coding.decode(packet.streams, shape)
         if not np.isfinite(latent).all():
             raise CorruptPacket("the packet decodes to values that are not finite; it was not written by this model")
         return latent
@@ -259,7 +248,9 @@ class ServerModel:
         names = self.heads if heads is None else tuple([heads] if isinstance(heads, str) else heads)
         for name in names:
             if name not in self.branches:
-                raise RecipeError(f"no head {name!r} here.{near(name, self.heads)} There are: {', '.join(self.heads)}")
+                raise RecipeError(
+                    f"no head {name!r} here.{suggest(name, self.heads)} There are: {', '.join(self.heads)}"
+                )
         return names
 
     def _arithmetic(self) -> AbstractContextManager[object]:
@@ -267,14 +258,14 @@ class ServerModel:
         return nullcontext() if half is None else torch.autocast(self.device.type, half)
 
     @contextmanager
-    def _blaming(self, coded: tuple[int, int]) -> Iterator[None]:
+    def _error_context(self, coded: tuple[int, int]) -> Iterator[None]:
         """Say that it is the packet's doing where the model does not run on a size that is not its own."""
         try:
             yield
         except SplitregError:
             raise
         except Exception as cause:  # a backbone may raise anything at a size that it was not made for
-            if coded == self.preprocess.size:
+            if coded == self.coding.preprocess.size:
                 raise
             raise CorruptPacket(f"this model does not run on a coded image of {coded[1]}x{coded[0]} pixels") from cause
 

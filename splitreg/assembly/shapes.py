@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from splitreg.assembly.branch import Branch
+from splitreg.assembly.adapter import Branch
 from splitreg.interfaces import Body, Bottleneck
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import splitreg
+from splitreg.assembly import load
+from splitreg.bundle import Bundle
 from splitreg.data.compressed import CODECS
 from splitreg.errors import RecipeError
 from splitreg.evaluation import evaluate, evaluate_image_codec
-from splitreg.publishing import files, load
 from splitreg.recipe import DataPart
 from splitreg.registry import Registry
 from splitreg.training.checkpoint import write_atomically
@@ -50,9 +51,9 @@ class Sent:
     def __post_init__(self) -> None:
         ways = (PACKET, LOCAL, *CODECS)
         if self.how not in ways:
-            from splitreg.errors import near
+            from splitreg.errors import suggest
 
-            raise RecipeError(f"nothing is sent as {self.how!r}.{near(self.how, ways)} There are: {', '.join(ways)}")
+            raise RecipeError(f"nothing is sent as {self.how!r}.{suggest(self.how, ways)} There are: {', '.join(ways)}")
 
     @property
     def label(self) -> str:
@@ -148,12 +149,11 @@ class Points:
         )  # fmt: skip
 
     def _key(self, sent: Sent) -> dict[str, Any]:
-        digest = files.read_config(sent.bundle)  # its own digest is checked there and taken off
-        way = (
-            PACKET if sent.how == LOCAL else sent.how
-        )  # the same predictions: packets lose nothing but what rounding does
+        # The same predictions: packets lose only what rounding does.
+        way = PACKET if sent.how == LOCAL else sent.how
         return {
-            "bundle": files.digest(digest), "sent": way, "quality": sent.quality, "rate": sent.rate, **self._setting.to_json(),
+            "bundle": Bundle.open(sent.bundle).config.digest, "sent": way, "quality": sent.quality, "rate": sent.rate,
+            **self._setting.to_json(),
             "splitreg": splitreg.__version__,
         }  # fmt: skip
 
@@ -185,9 +185,8 @@ def packets(bundle: Path, rates: Sequence[float] = ()) -> tuple[Sent, ...]:
     Raises:
         BundleError: there is no bundle.
     """
-    bottleneck = files.read_config(bundle)["recipe"]["bottleneck"]
-    several = isinstance(bottleneck, dict) and bottleneck.get("rates", 1) != 1
-    return tuple(Sent(bundle=bundle, rate=rate) for rate in rates) if several and rates else (Sent(bundle=bundle),)
+    several = bool(rates) and Bundle.open(bundle).config.variable_rate
+    return tuple(Sent(bundle=bundle, rate=rate) for rate in rates) if several else (Sent(bundle=bundle),)
 
 
 def bundle_name(bundle: Path) -> str:

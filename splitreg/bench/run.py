@@ -18,7 +18,7 @@ from pathlib import Path
 from splitreg.bench.curves import Line, axes, compare, usual_anchor
 from splitreg.bench.points import Point, Points, Sent, Setting
 from splitreg.bench.report import Result
-from splitreg.errors import DataError, RecipeError, near
+from splitreg.errors import DataError, RecipeError, suggest
 from splitreg.recipe import DataPart
 from splitreg.registry import Registry
 from splitreg.training.checkpoint import write_atomically
@@ -60,7 +60,7 @@ def run(
         raise RecipeError("a bench needs series of at least one point each; name a bundle")
     if anchor is not None and anchor not in series:
         raise RecipeError(
-            f"no series {anchor!r} to hold the others against.{near(anchor, series)} There are: {', '.join(series)}"
+            f"no series {anchor!r} to hold the others against.{suggest(anchor, series)} There are: {', '.join(series)}"
         )
     folder = Path(output)
     setting = Setting(data=(data,) if isinstance(data, DataPart) else tuple(data), limit=limit)

@@ -55,7 +55,7 @@ def command(
         return
     model = build(planned)
     if output is not None:
-        from splitreg.publishing import save
+        from splitreg.assembly import save
 
         save(model, output, overwrite=overwrite)
         click.echo(f"wrote {output} (untrained; splitreg train trains)", err=True)

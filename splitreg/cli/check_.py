@@ -20,7 +20,7 @@ def command(what: str, options: tuple[str, ...], as_json: bool) -> None:
     splitreg check codec:zstd
     splitreg check splitreg-plugin-keypoints
     """
-    from splitreg.errors import SplitregError, UnknownComponent, near
+    from splitreg.errors import SplitregError, UnknownComponent, suggest
     from splitreg.overrides import parse_overrides
     from splitreg.registry import discover
     from splitreg.testing import run
@@ -34,7 +34,7 @@ def command(what: str, options: tuple[str, ...], as_json: bool) -> None:
         keys = [(k, e.name) for k, names in registry.items() for e in names.values() if e.package == what]
         if not keys:
             raise UnknownComponent(
-                f"no package {what!r} has plugins.{near(what, packages)} There are: {', '.join(sorted(packages))}"
+                f"no package {what!r} has plugins.{suggest(what, packages)} There are: {', '.join(sorted(packages))}"
             )
     rows = []
     for kind, name in keys:

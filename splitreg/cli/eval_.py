@@ -41,8 +41,8 @@ def command(
     splitreg eval my-bundle --data scenes --rate 0,0.25,0.5,0.75,1
     splitreg eval my-bundle --data camvid --root camvid --images jpeg:50,webp:20 --json
     """
+    from splitreg.assembly import load
     from splitreg.evaluation import evaluate, evaluate_image_codec, table
-    from splitreg.publishing import load
 
     model = load(bundle)
     source, name = open_data(model, data, root, split, options)

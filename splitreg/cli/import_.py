@@ -41,14 +41,15 @@ def command(
     splitreg import ladon.pt --backbone resnet50 --input 416x416 -o ladon
     splitreg import classes.pt boxes.pt masks.pt --backbone resnet50 --input 416x416 -o ladon --strict
     """
+    from splitreg.assembly import save
+    from splitreg.bundle import check_free
     from splitreg.cli.build_ import read_size
-    from splitreg.publishing import import_checkpoint, save
-    from splitreg.publishing.files import refuse_taken
+    from splitreg.interop import import_checkpoint
     from splitreg.recipe import Recipe
 
     if recipe is None and backbone is None:
         raise click.UsageError("say --backbone (or --recipe), as in --backbone resnet50")
-    refuse_taken(Path(output), replace=overwrite)  # before anything is read
+    check_free(Path(output), overwrite=overwrite)  # before anything is read
     base = Recipe.read(recipe) if recipe else None
     keys: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
     if codec is not None:

@@ -95,9 +95,9 @@ def _measure(image: Packet, server: ServerModel) -> dict[str, Any]:
 
     latent = server.decode(image)  # checks sizes and the model before anything is measured
     channels, height, width = latent.shape
-    model = server.symbols
+    model = server.coding.frozen
     assert model is not None
-    found = measure(image.streams, (channels, height, width), model, server.codec)
+    found = measure(image.streams, (channels, height, width), model, server.coding.codec)
     return {
         "latent": [channels, height, width],
         **({"rate": round(model.rate_of(image.streams), 4)} if isinstance(model, VariableModel) else {}),

@@ -36,12 +36,12 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Suggest near names for an unknown subcommand."""
-        from splitreg.errors import near
+        from splitreg.errors import suggest
 
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            hint = near(args[0], COMMANDS) if args else ""
+            hint = suggest(args[0], COMMANDS) if args else ""
             raise click.UsageError(error.message + hint, ctx) from error
 
 

@@ -50,15 +50,16 @@ def command(
     splitreg publish my-bundle -o published --data scenes --int8 --calibrate scenes
     splitreg verify published
     """
+    from splitreg.assembly import load
+    from splitreg.bundle import check_free
     from splitreg.cli.eval_ import open_data
     from splitreg.evaluation import evaluate
     from splitreg.evaluation.pictures import examples, jpeg, sheet
     from splitreg.overrides import parse_overrides
-    from splitreg.publishing import load, publish, quantise_edge, recode
-    from splitreg.publishing.files import refuse_taken
+    from splitreg.publishing import PublishOptions, publish, quantise_edge, recode
     from splitreg.publishing.int8 import GATE, summary
 
-    refuse_taken(Path(output), replace=overwrite)  # before anything is measured
+    check_free(Path(output), overwrite=overwrite)  # before anything is measured
     if data is None and (root is not None or limit is not None or options):
         raise click.UsageError("--root, --set and --limit say how to measure; say --data NAME too")
     if not int8 and (calibrate is not None or gate is not None):
@@ -69,7 +70,7 @@ def command(
         )
     codec = None if asked is None else parse_overrides([f"codec={asked}"])["codec"]
     if data is None:
-        click.echo(str(publish(bundle, output, codec=codec, overwrite=overwrite)))
+        click.echo(str(publish(bundle, output, PublishOptions(codec=codec, overwrite=overwrite))))
         return
     model = load(bundle) if codec is None else recode(load(bundle), codec)
     source, name = open_data(model, data, root, split, options)
@@ -86,9 +87,8 @@ def command(
         metrics = {"evaluations": [evaluate(model, source, dataset=name, limit=limit, progress=not quiet).to_json()]}
     shown = [source[index * len(source) // max(1, pictures)] for index in range(pictures)]
     images = {"examples.jpg": jpeg(sheet(examples(model, shown)))} if shown else {}
-    click.echo(
-        str(publish(bundle, output, metrics=metrics, images=images, int8=ready, codec=codec, overwrite=overwrite))
-    )
+    changes = PublishOptions(metrics=metrics, images=images, int8=ready, codec=codec, overwrite=overwrite)
+    click.echo(str(publish(bundle, output, changes)))
 
 
 def _calibration(model: SplitModel, name: str, root: str | None, options: tuple[str, ...]) -> Iterator[ImageLike]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -47,11 +47,11 @@ def command(
     splitreg train model_zoo/recipes/scenes-small.toml -o my-bundle
     splitreg train model_zoo/recipes/scenes-depth.toml --add-head depth --from my-bundle -o bigger-bundle
     """
+    from splitreg.assembly import load, save
+    from splitreg.bundle import check_free, is_bundle
     from splitreg.errors import RecipeError
-    from splitreg.publishing import load, save
-    from splitreg.publishing.files import is_bundle, refuse_taken
     from splitreg.recipe import Recipe
-    from splitreg.training import train, train_late_head
+    from splitreg.training import TrainOptions, train, train_late_head
     from splitreg.training.devices import rank
 
     if root is not None:
@@ -69,22 +69,19 @@ def command(
         if label and resume and not overwrite and is_bundle(target):
             click.echo(f"point {label} is done: {target}", err=True)
             continue
-        refuse_taken(target, replace=overwrite)
+        check_free(target, overwrite=overwrite)
         if target.resolve() == place.resolve():
             raise click.UsageError(
                 f"{target} is to be the bundle and the run's folder; -o or --run must be another one"
             )
         if label:
             click.echo(f"point {label}", err=True)
-        settings: dict[str, Any] = {
-            "output": place, "resume": resume, "device": device, "workers": workers, "validate_every": every,
-            "progress": not quiet,
-        }  # fmt: skip
+        options = TrainOptions(resume=resume, device=device, workers=workers, validate_every=every, progress=not quiet)
         model = load(source) if source else None
         result: TrainResult = (
-            train(point, model=model, **settings)
+            train(point, place, model=model, options=options)
             if added is None or model is None
-            else train_late_head(model, point, added, **settings)
+            else train_late_head(model, point, added, place, options=options)
         )
         if rank() == 0:
             save(result.model, target, metrics={"training": result.history[-1:]}, overwrite=overwrite)

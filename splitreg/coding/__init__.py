@@ -1,15 +1,31 @@
-"""Bytes: integer tables, packets and what codecs share. numpy only."""
+"""Bytes: integer tables, packets, codecs and the rANS kernel. numpy only."""
 
-from splitreg.coding.codec import Codec
-from splitreg.coding.hyper import HyperModel
-from splitreg.coding.integer import IntegerLayer, IntegerNetwork
-from splitreg.coding.latent import LatentModel, load_model
-from splitreg.coding.packet import MAX_PACKET_BYTES, Packet
-from splitreg.coding.rans import RansCodec
-from splitreg.coding.symbols import SymbolModel
-from splitreg.coding.variable import VariableModel
+from typing import TYPE_CHECKING
+
+from splitreg.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from splitreg.coding.codec import Codec
+    from splitreg.coding.hyper import HyperModel
+    from splitreg.coding.integer import IntegerLayer, IntegerNetwork
+    from splitreg.coding.latent_coding import LatentCoding
+    from splitreg.coding.packet import MAX_PACKET_BYTES, Packet
+    from splitreg.coding.rans import RansCodec
+    from splitreg.coding.streams import LatentModel, decode_streams, encode_streams, load_model
+    from splitreg.coding.symbols import SymbolModel
+    from splitreg.coding.variable import VariableModel
 
 __all__ = [
-    "MAX_PACKET_BYTES", "Codec", "HyperModel", "IntegerLayer", "IntegerNetwork", "LatentModel", "Packet", "RansCodec",
-    "SymbolModel", "VariableModel", "load_model",
+    "MAX_PACKET_BYTES", "Codec", "HyperModel", "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel", "Packet",
+    "RansCodec", "SymbolModel", "VariableModel", "decode_streams", "encode_streams", "load_model",
 ]  # fmt: skip
+
+__getattr__, __dir__ = lazy_exports(__name__, {
+    "MAX_PACKET_BYTES": "splitreg.coding.packet", "Codec": "splitreg.coding.codec",
+    "HyperModel": "splitreg.coding.hyper", "IntegerLayer": "splitreg.coding.integer",
+    "IntegerNetwork": "splitreg.coding.integer", "LatentCoding": "splitreg.coding.latent_coding",
+    "LatentModel": "splitreg.coding.streams", "Packet": "splitreg.coding.packet", "RansCodec": "splitreg.coding.rans",
+    "SymbolModel": "splitreg.coding.symbols", "VariableModel": "splitreg.coding.variable",
+    "decode_streams": "splitreg.coding.streams", "encode_streams": "splitreg.coding.streams",
+    "load_model": "splitreg.coding.streams",
+})  # fmt: skip

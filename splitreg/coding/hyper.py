@@ -9,19 +9,16 @@ Source: Ballé et al. 2018, arXiv:1802.01436 (scales); Minnen et al. 2018, arXiv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.coding.integer import MOST_CHANNELS, IntegerNetwork, depth_to_space, integers, space_to_depth
 from splitreg.coding.symbols import LARGEST, SymbolModel, digest_of
-from splitreg.errors import CorruptPacket, InvalidLatent, InvalidTables, ShapeMismatch
-
-if TYPE_CHECKING:
-    from splitreg.coding.codec import Codec
+from splitreg.errors import InvalidLatent, InvalidTables, ShapeMismatch
 
 #: Entries of the rectangle that a file's tables unfold to; a crafted file may not ask for more.
 MOST_ENTRIES = 2**24
@@ -100,31 +97,6 @@ class HyperModel:
         """True."""
         return True
 
-    def encode(self, latent: NDArray[np.float32], codec: Codec) -> tuple[bytes, ...]:
-        """(C, h, w) float32 -> the streams of hyper-latent and latent.
-
-        Raises:
-            ShapeMismatch: the latent has other channels, or no element.
-            InvalidLatent: NaN, infinite or huge values.
-        """
-        hyper, rows, means = self._analyse(latent)
-        return codec.encode(hyper, self.hyper), codec.encode_latent(latent - means, rows)
-
-    def decode(self, streams: Sequence[bytes], shape: tuple[int, int, int], codec: Codec) -> NDArray[np.float32]:
-        """Streams -> (C, h, w) float32, exactly what ``restore`` gives on the other side.
-
-        Raises:
-            CorruptPacket: not two streams, or not ones of this shape.
-            ShapeMismatch: the shape does not fit the model.
-        """
-        if len(streams) != 2:
-            raise CorruptPacket(f"this model's packets have two streams an image, this one has {len(streams)}")
-        self._check_shape(shape)
-        size = (-(-shape[1] // self.factor), -(-shape[2] // self.factor))
-        hyper = codec.decode(streams[0], (self.hyper.channels, *size), self.hyper)
-        rows, means = self._predict(hyper, (shape[1], shape[2]))
-        return codec.decode_latent(streams[1], shape, rows) + means
-
     def restore(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what a receiver gets of a (C, h, w) latent, when the codec is lossless."""
         return self.measure(latent)[0]
@@ -136,7 +108,7 @@ class HyperModel:
             ShapeMismatch: the latent has other channels, or no element.
             InvalidLatent: NaN, infinite or huge values.
         """
-        hyper, rows, means = self._analyse(latent)
+        hyper, rows, means = self.analyse(latent)
         symbols = rows.quantise(latent - means)
         return rows.dequantise(symbols) + means, self.hyper.ideal_bits(hyper) + rows.ideal_bits(symbols)
 
@@ -176,27 +148,49 @@ class HyperModel:
         """SHA-256 over all arrays, the same on every machine."""
         return digest_of(self.to_arrays())
 
-    def _check_shape(self, shape: tuple[int, ...]) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse a shape that is not (C, h, w) of this model, or has no element.
+
+        Raises:
+            ShapeMismatch: it is not.
+        """
         if len(shape) != 3 or shape[0] != self.channels or min(shape) < 1:
             raise ShapeMismatch(f"the tables are for latents ({self.channels}, h, w), got {shape}")
 
-    def _analyse(self, latent: NDArray[np.float32]) -> tuple[NDArray[np.int32], SymbolModel, NDArray[np.float32]]:
-        """Return the hyper-latent, and what ``_predict`` gives of it."""
-        self._check_shape(latent.shape)
+    def hyper_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the (N, h', w') of the hyper-latent of a (C, h, w) latent."""
+        return self.hyper.channels, -(-shape[1] // self.factor), -(-shape[2] // self.factor)
+
+    def analyse(self, latent: NDArray[np.float32]) -> tuple[NDArray[np.int32], SymbolModel, NDArray[np.float32]]:
+        """Return the (N, h', w') hyper-latent of a (C, h, w) latent, and what ``predict`` makes of it.
+
+        Raises:
+            ShapeMismatch: the latent has other channels, or no element.
+            InvalidLatent: NaN, infinite or huge values.
+        """
+        self.check_shape(latent.shape)
         latent = np.asarray(latent, np.float32)
-        # Not only for the codec's sake: what NaN would be as an integer depends on the CPU.
+        # Not only for the codec: what NaN becomes as an integer depends on the CPU.
         if not np.isfinite(latent).all() or max(float(latent.max()), -float(latent.min())) > LARGEST:
             raise InvalidLatent(
-                f"the latent has NaN, infinite values or ones beyond {LARGEST:.0f}; the encoder's weights or its input "
+                f"the latent has NaN, infinite values or values beyond {LARGEST:.0f}; the encoder's weights or its input "
                 "are damaged"
             )
         fixed = np.rint(latent * np.float32(2**self.fraction))
         fixed = np.concatenate([fixed, np.abs(fixed)]) if self.means else np.abs(fixed)
         hyper = self.analysis(space_to_depth(fixed, self.factor)).astype(np.int32)
-        return hyper, *self._predict(hyper, (latent.shape[1], latent.shape[2]))
+        return hyper, *self.predict(hyper, (latent.shape[1], latent.shape[2]))
 
-    def _predict(self, hyper: NDArray[np.int32], size: tuple[int, int]) -> tuple[SymbolModel, NDArray[np.float32]]:
-        """(N, h', w') hyper-latent of any integers -> tables by element, and (C, h, w) means (or a zero)."""
+    def predict(self, hyper: NDArray[np.int32], size: tuple[int, int]) -> tuple[SymbolModel, NDArray[np.float32]]:
+        """Run the integer networks on a hyper-latent.
+
+        Args:
+            hyper: (N, h', w') of any integers.
+            size: (h, w) of the latent.
+
+        Returns:
+            The tables of every element of the latent, and its (C, h, w) means (or a zero).
+        """
         hidden = self.synthesis(hyper)
         rows = self.scales.at(depth_to_space(self.rows(hidden).astype(np.int32), self.factor, size))
         if self.means is None:

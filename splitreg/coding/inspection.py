@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.coding.codec import Codec
-from splitreg.coding.latent import LatentModel
 from splitreg.coding.packet import Packet
+from splitreg.coding.streams import LatentModel, decode_streams
 from splitreg.coding.symbols import SymbolModel
 from splitreg.errors import CorruptPacket
 
@@ -31,7 +31,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Anatomy:
+class PacketBreakdown:
     """What ``dissect`` found.
 
     Args:
@@ -62,10 +62,10 @@ class Measured:
     channel_bits: tuple[float, ...]
 
 
-def dissect(data: bytes) -> Anatomy:
+def dissect(data: bytes) -> PacketBreakdown:
     """Read a packet field by field, and go on after damage as far as there are bytes.
 
-    Any bytes have an anatomy: it raises nothing.
+    Raises nothing, whatever the bytes are.
     """
     try:
         packet, problem = Packet.parse(data), ""
@@ -74,7 +74,7 @@ def dissect(data: bytes) -> Anatomy:
     fits = len(data) >= 4 and zlib.crc32(memoryview(data)[:-4]) == int.from_bytes(data[-4:], "little")
     reader = _Reader(data)
     reader.read_all()
-    return Anatomy(packet=packet, problem=problem, crc_fits=fits, fields=tuple(reader.fields))
+    return PacketBreakdown(packet=packet, problem=problem, crc_fits=fits, fields=tuple(reader.fields))
 
 
 def measure(streams: Sequence[bytes], shape: tuple[int, int, int], model: LatentModel, codec: Codec) -> Measured:
@@ -91,7 +91,7 @@ def measure(streams: Sequence[bytes], shape: tuple[int, int, int], model: Latent
         ShapeMismatch: the shape does not fit the model.
     """
     listener = _Listener(codec)
-    latent = model.decode(streams, shape, listener)
+    latent = decode_streams(model, streams, shape, listener)
     heard = [bits.sum(axis=(1, 2)) for bits in listener.bits]
     return Measured(
         latent=latent,

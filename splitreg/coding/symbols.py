@@ -7,17 +7,14 @@ Nothing in it is ever recomputed from floating-point parameters.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.errors import CorruptPacket, InvalidLatent, InvalidTables, ShapeMismatch
-
-if TYPE_CHECKING:
-    from splitreg.coding.codec import Codec
 
 #: Frequencies of a row sum to ``2**PRECISION`` (the layout of compressai's tables).
 PRECISION = 16
@@ -207,25 +204,6 @@ class SymbolModel:
         if self.indexes is not None:
             return self.indexes
         return np.ascontiguousarray(np.broadcast_to(np.arange(shape[0], dtype=np.int32)[:, None, None], shape))
-
-    def encode(self, latent: NDArray[np.float32], codec: Codec) -> tuple[bytes, ...]:
-        """Quantise and code a (C, h, w) float32 latent: one stream.
-
-        Raises:
-            ShapeMismatch: the latent has other channels than the tables, or no element.
-            InvalidLatent: NaN, infinite or huge values.
-        """
-        return (codec.encode_latent(latent, self),)
-
-    def decode(self, streams: Sequence[bytes], shape: tuple[int, int, int], codec: Codec) -> NDArray[np.float32]:
-        """Decode and dequantise: (C, h, w) float32.
-
-        Raises:
-            CorruptPacket: more than one stream, or one that does not fit.
-        """
-        if len(streams) != 1:
-            raise CorruptPacket(f"this model's packets have one stream an image, this one has {len(streams)}")
-        return codec.decode_latent(streams[0], shape, self)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse a shape that is not (C, h, w) of this model, or has no element.

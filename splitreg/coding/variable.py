@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 from splitreg.coding.hyper import HyperModel
 from splitreg.coding.symbols import SymbolModel, digest_of
 from splitreg.errors import CorruptPacket, InvalidTables, RecipeError, ShapeMismatch
-
-if TYPE_CHECKING:
-    from splitreg.coding.codec import Codec
 
 #: Rates that a packet can name, in a byte.
 POSITIONS = 256
@@ -120,39 +117,12 @@ class VariableModel:
         Raises:
             CorruptPacket: there is no first byte.
         """
-        return _first(streams) / (POSITIONS - 1)
-
-    def encode(self, latent: NDArray[np.float32], codec: Codec, rate: float | None = None) -> tuple[bytes, ...]:
-        """(C, h, w) float32 -> the streams of a packet.
-
-        Args:
-            latent: (C, h, w) float32.
-            codec: what writes the streams.
-            rate: 0 (fewest bytes) to 1 (most); None: the default.
-
-        Raises:
-            RecipeError: the rate is not one.
-            ShapeMismatch: the latent has other channels, or no element.
-            InvalidLatent: NaN, infinite or huge values.
-        """
-        at = self.position(rate)
-        first, *rest = self._model(at).encode(self._gained(latent, at), codec)
-        return bytes([at]) + first, *rest
-
-    def decode(self, streams: Sequence[bytes], shape: tuple[int, int, int], codec: Codec) -> NDArray[np.float32]:
-        """Streams -> (C, h, w) float32, exactly what ``restore`` gives at their rate.
-
-        Raises:
-            CorruptPacket: not streams that ``encode`` writes for this shape.
-            ShapeMismatch: the shape does not fit the model.
-        """
-        at = _first(streams)
-        return self._restored(self._model(at).decode((streams[0][1:], *streams[1:]), shape, codec), at)
+        return position_of(streams) / (POSITIONS - 1)
 
     def restore(self, latent: NDArray[np.float32], rate: float | None = None) -> NDArray[np.float32]:
         """Return what a receiver gets of a (C, h, w) latent at a rate, when the codec is lossless."""
         at = self.position(rate)
-        return self._restored(self._model(at).restore(self._gained(latent, at)), at)
+        return self.unscaled(self.model_at(at).restore(self.scaled(latent, at)), at)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays that define this model; the inverse of ``from_arrays``."""
@@ -189,18 +159,25 @@ class VariableModel:
         """SHA-256 over all arrays, the same on every machine."""
         return digest_of(self.to_arrays())
 
-    def _model(self, position: int) -> SymbolModel | HyperModel:
+    def model_at(self, position: int) -> SymbolModel | HyperModel:
+        """Return the model that codes at a position."""
         return self.models[int(self.chosen[position])]
 
-    def _gained(self, latent: NDArray[np.float32], position: int) -> NDArray[np.float32]:
+    def scaled(self, latent: NDArray[np.float32], position: int) -> NDArray[np.float32]:
+        """Return what the model of a position codes: (latent - shift) * gains, (C, h, w) float32.
+
+        Raises:
+            ShapeMismatch: the latent has other channels, or no element.
+        """
         latent = np.asarray(latent, np.float32)
         if latent.ndim != 3 or latent.shape[0] != self.channels or latent.size == 0:
             raise ShapeMismatch(f"the tables are for latents ({self.channels}, h, w), got {latent.shape}")
-        with np.errstate(over="ignore", invalid="ignore"):  # the model refuses what comes of that
+        with np.errstate(over="ignore", invalid="ignore"):  # the model refuses the result
             return np.asarray((latent - self.shift[:, None, None]) * self.gains[position][:, None, None], np.float32)
 
-    def _restored(self, gained: NDArray[np.float32], position: int) -> NDArray[np.float32]:
-        return np.asarray(gained * self.inverses[position][:, None, None] + self.shift[:, None, None], np.float32)
+    def unscaled(self, scaled: NDArray[np.float32], position: int) -> NDArray[np.float32]:
+        """Return the latent of what the model of a position decoded: scaled * inverses + shift."""
+        return np.asarray(scaled * self.inverses[position][:, None, None] + self.shift[:, None, None], np.float32)
 
 
 def fixed_model(arrays: Mapping[str, NDArray[np.generic]]) -> SymbolModel | HyperModel:
@@ -212,7 +189,12 @@ def fixed_model(arrays: Mapping[str, NDArray[np.generic]]) -> SymbolModel | Hype
     return HyperModel.from_arrays(arrays) if "rule" in arrays else SymbolModel.from_arrays(arrays)
 
 
-def _first(streams: Sequence[bytes]) -> int:
+def position_of(streams: Sequence[bytes]) -> int:
+    """Return the position that the first byte of one image's streams names.
+
+    Raises:
+        CorruptPacket: there is no first byte.
+    """
     if not streams or not streams[0]:
         raise CorruptPacket(
             "the first stream is empty; in this model's packets it begins with a byte that tells the rate"

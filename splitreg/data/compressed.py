@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from splitreg.errors import RecipeError, near
+from splitreg.errors import RecipeError, suggest
 
 #: Codec -> what pillow calls it, and its options beside the quality.
 CODECS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -35,7 +35,7 @@ def compress(image: NDArray[np.uint8], codec: str, quality: int = 75) -> tuple[N
         RecipeError: no such codec or quality.
     """
     if codec not in CODECS:
-        raise RecipeError(f"no image codec named {codec!r}.{near(codec, CODECS)} There are: {', '.join(CODECS)}")
+        raise RecipeError(f"no image codec named {codec!r}.{suggest(codec, CODECS)} There are: {', '.join(CODECS)}")
     if not 1 <= quality <= 100:
         raise RecipeError(f"quality is 1 to 100, got {quality}")
     kind, options = CODECS[codec]

@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from splitreg.assembly import EdgeModel, SplitModel
+from splitreg.assembly import EdgeModel, SplitModel, load, save
 from splitreg.demo.report import page
 from splitreg.errors import TrainingError
 from splitreg.evaluation import evaluate
 from splitreg.evaluation.pictures import Example, example, jpeg, sheet
-from splitreg.publishing import load, save, verify
+from splitreg.publishing import verify
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry
-from splitreg.training import train
+from splitreg.training import TrainOptions, train
 from splitreg.training.checkpoint import write_atomically
 from splitreg.training.data import open_split
 
@@ -84,7 +84,8 @@ def demo(
     start, folder = time.monotonic(), Path(folder)
     asked = recipe(overrides)
     say(f"1/4 training {', '.join(h.name for h in asked.heads)} on {asked.backbone.name}, on images drawn here")
-    result = train(asked, output=folder / "run", resume=True, validate_every=4, registry=registry, progress=progress)
+    options = TrainOptions(resume=True, validate_every=4, progress=progress)
+    result = train(asked, folder / "run", options=options, registry=registry)
     trained = time.monotonic()
     say("2/4 measuring with real packets")
     held_out = open_split(result.model.recipe, "val", registry)

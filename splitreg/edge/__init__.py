@@ -1,46 +1,30 @@
-"""The device's runtime: pictures to packets with numpy and an ONNX runtime, and to a service and back; no torch."""
+"""The device's runtime: images to packets with numpy and an ONNX runtime, and the client of a server; no torch."""
 
-import importlib
-import typing
+from typing import TYPE_CHECKING
 
-from splitreg.edge.encoder import EdgeEncoder
-from splitreg.edge.half import EdgeHalf
-from splitreg.edge.info import describe
-from splitreg.edge.runtimes import RUNTIMES, Network, load_network, onnx_session
+from splitreg.lazy import lazy_exports
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     from splitreg.edge.answer import Answer, Drained, Times
     from splitreg.edge.client import Client
+    from splitreg.edge.encoder import EdgeEncoder
+    from splitreg.edge.half import EdgeHalf
+    from splitreg.edge.info import describe
     from splitreg.edge.link import LinkEstimate
     from splitreg.edge.outbox import Outbox
+    from splitreg.edge.runtimes import RUNTIMES, Network, load_network, onnx_session
     from splitreg.edge.sources import frames
 
-# Encoding alone needs neither HTTP nor a database, and a device that starts for one picture pays for each import.
-_HOMES = {
-    "Answer": "answer", "Client": "client", "Drained": "answer", "LinkEstimate": "link", "Outbox": "outbox",
-    "Times": "answer", "frames": "sources",
-}  # fmt: skip
-
 __all__ = [
-    "RUNTIMES",
-    "Answer",
-    "Client",
-    "Drained",
-    "EdgeEncoder",
-    "EdgeHalf",
-    "LinkEstimate",
-    "Network",
-    "Outbox",
-    "Times",
-    "describe",
-    "frames",
-    "load_network",
-    "onnx_session",
-]
+    "RUNTIMES", "Answer", "Client", "Drained", "EdgeEncoder", "EdgeHalf", "LinkEstimate", "Network", "Outbox", "Times",
+    "describe", "frames", "load_network", "onnx_session",
+]  # fmt: skip
 
-
-def __getattr__(name: str) -> typing.Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f"splitreg.edge.{_HOMES[name]}"), name)
-    return found
+# Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
+__getattr__, __dir__ = lazy_exports(__name__, {
+    "RUNTIMES": "splitreg.edge.runtimes", "Answer": "splitreg.edge.answer", "Client": "splitreg.edge.client",
+    "Drained": "splitreg.edge.answer", "EdgeEncoder": "splitreg.edge.encoder", "EdgeHalf": "splitreg.edge.half",
+    "LinkEstimate": "splitreg.edge.link", "Network": "splitreg.edge.runtimes", "Outbox": "splitreg.edge.outbox",
+    "Times": "splitreg.edge.answer", "describe": "splitreg.edge.info", "frames": "splitreg.edge.sources",
+    "load_network": "splitreg.edge.runtimes", "onnx_session": "splitreg.edge.runtimes",
+})  # fmt: skip

@@ -1,16 +1,15 @@
-"""What a bundle asks of a device."""
+"""What a bundle needs from a device."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from splitreg.bundle import Bundle
 from splitreg.edge.encoder import EdgeEncoder
-from splitreg.edge.files import check_file, read_config
-from splitreg.zoo import find_bundle
 
 
-def describe(bundle: str | Path) -> dict[str, Any]:
+def describe(place: str | Path) -> dict[str, Any]:
     """Return what the edge half of a bundle is, as plain data; loads no graph.
 
     Returns:
@@ -21,18 +20,15 @@ def describe(bundle: str | Path) -> dict[str, Any]:
     Raises:
         BundleError: the config or one of these files is missing or altered.
     """
-    folder = find_bundle(bundle)
-    config = read_config(folder)
-    edge = config.get("edge")
-    edge = edge if isinstance(edge, dict) else {}
-    names = [name for name in ("edge.safetensors", *EdgeEncoder.FILES.values()) if name in config["files"]]
-    codec = config["recipe"].get("codec")
+    bundle = Bundle.open(place)
+    config, graph = bundle.config, bundle.config.graph
+    names = [name for name in ("edge.safetensors", *EdgeEncoder.FILES.values()) if name in bundle]
     return {
-        "model_id": config["model_id"],
-        "input": config["preprocess"].get("size"),
-        "mode": config["preprocess"].get("mode"),
-        "any_size": edge.get("dynamic") is True,
-        "codec": codec.get("name") if isinstance(codec, dict) else None,
-        "bytes": {name: check_file(folder, name, config["files"]).stat().st_size for name in names},
-        **({"int8": edge["int8"]} if "int8" in edge else {}),
+        "model_id": config.id,
+        "input": list(config.preprocess.size),
+        "mode": config.preprocess.mode,
+        "any_size": graph is not None and graph.dynamic,
+        "codec": config.codec.name,
+        "bytes": {name: bundle.check(name).stat().st_size for name in names},
+        **({"int8": dict(graph.int8)} if graph and graph.int8 is not None else {}),
     }

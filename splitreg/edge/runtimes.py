@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.errors import BundleError, MissingExtra, RecipeError, near
+from splitreg.errors import BundleError, MissingExtra, RecipeError, suggest
 
 _AXES = ("batch", "height", "width")
 _Ends = Mapping[str, tuple[bool, list[int]]]  # name -> whether it is float32, its axes (0: not known)
@@ -49,7 +49,7 @@ def load_network(runtime: str, data: bytes, *, name: str, size: tuple[int, int],
         BundleError: not a graph, or one with another interface or for another size.
     """
     if runtime not in _NETWORKS:
-        raise RecipeError(f"no runtime named {runtime!r}.{near(runtime, RUNTIMES)} There are: {', '.join(RUNTIMES)}")
+        raise RecipeError(f"no runtime named {runtime!r}.{suggest(runtime, RUNTIMES)} There are: {', '.join(RUNTIMES)}")
     if threads < 1:
         raise RecipeError(f"threads must be at least 1, got {threads}")
     return _NETWORKS[runtime](data, name, size, threads)

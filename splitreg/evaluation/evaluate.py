@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from splitreg.coding import Packet
 from splitreg.data.loading import Source
-from splitreg.errors import DataError, RecipeError, near
+from splitreg.errors import DataError, RecipeError, suggest
 from splitreg.evaluation.report import ByteCounts, Report
 from splitreg.tasks import Prediction, Sample
 
@@ -97,7 +97,7 @@ def measure(
     names = list(targets) if heads is None else list(heads)
     for name in names:
         if name not in targets:
-            raise RecipeError(f"no head {name!r} here.{near(name, targets)} There are: {', '.join(targets)}")
+            raise RecipeError(f"no head {name!r} here.{suggest(name, targets)} There are: {', '.join(targets)}")
     chosen = spread(len(source), limit)
     if not chosen:
         raise DataError("there is no image to evaluate: the dataset is empty, or limit is 0")

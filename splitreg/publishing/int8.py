@@ -13,24 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg import imaging
+from splitreg.assembly import testvectors
 from splitreg.assembly.model import SplitModel
+from splitreg.assembly.testvectors import SYMBOLS_THAT_MAY_DIFFER, share_different
 from splitreg.data.loading import Source
 from splitreg.edge import EdgeHalf
 from splitreg.errors import BundleError, DataError, MissingExtra, SplitregError
 from splitreg.evaluation.evaluate import evaluate, spread
 from splitreg.evaluation.report import Report
+from splitreg.files import IMAGE_SUFFIXES, is_image
 from splitreg.imaging import ImageLike
-from splitreg.publishing import testvectors
 from splitreg.publishing.onnx_export import export_edge, run_graph
 from splitreg.publishing.onnx_graph import onnx_library
-from splitreg.publishing.testvectors import SYMBOLS_THAT_MAY_DIFFER, share_different
 
 #: A head's primary metric may get worse by this share of its value.
 GATE = 0.01
 #: Pictures that symbols are compared on.
 COMPARED = 32
-#: What a picture's file is called.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 #: Operators with 8-bit kernels in onnxruntime; all others stay in float32.
 OPERATORS = ("Conv", "Gemm", "MatMul", "Add", "Relu", "LeakyRelu", "MaxPool")
 
@@ -81,7 +80,7 @@ def quantise_edge(
     pictures = list(pictures)
     if not pictures:
         raise DataError("there is no picture to calibrate the 8-bit edge half on")
-    inputs = (imaging.prepare(imaging.read(picture), model.edge.preprocess)[0] for picture in pictures)
+    inputs = (imaging.prepare(imaging.read(picture), model.coding.preprocess)[0] for picture in pictures)
     data = quantised(export_edge(model.edge).data, inputs)
     edge = run_graph(model.edge, data, "edge.int8.onnx")
     run = functools.partial(evaluate, model, source, dataset=dataset, limit=limit, progress=progress)
@@ -97,7 +96,7 @@ def quantise_edge(
         "bytes": {"float32": before.bytes.mean, "int8": after.bytes.mean},
         "symbols_changed": float(np.mean([_changed(model.edge, edge, picture) for picture in compared])),
         # For `verify`: another processor may round 8 bits otherwise, but not half as far as float32 is from them.
-        "symbols_limit": SYMBOLS_THAT_MAY_DIFFER + _changed(model.edge, edge, testvectors.picture()) / 2,
+        "symbols_limit": SYMBOLS_THAT_MAY_DIFFER + _changed(model.edge, edge, testvectors.image()) / 2,
     }  # fmt: skip
     worse = [name for name, found in heads.items() if not found["loss"] <= gate]
     if worse:
@@ -105,7 +104,7 @@ def quantise_edge(
             f"the 8-bit edge half is refused, {', '.join(worse)} beyond the gate of {gate:.2%}: {summary(figures)}; "
             "calibrate on more or other pictures, raise --gate, or publish without --int8"
         )
-    return Int8Edge(data=data, model_id=model.edge.model_id, figures=figures, reports=(before, after))
+    return Int8Edge(data=data, model_id=model.coding.model_id, figures=figures, reports=(before, after))
 
 
 def summary(figures: Mapping[str, Any]) -> str:
@@ -127,10 +126,10 @@ def pictures_in(folder: str | Path) -> list[Path]:
     Raises:
         DataError: there is none.
     """
-    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
-        raise DataError(f"no picture in {folder}: none of its files ends in {', '.join(SUFFIXES)}")
-    return found
+    images = sorted(path for path in Path(folder).rglob("*") if is_image(path) and path.is_file())
+    if not images:
+        raise DataError(f"no image in {folder}: none of its files ends in {', '.join(IMAGE_SUFFIXES)}")
+    return images
 
 
 def quantised(graph: bytes, inputs: Iterable[NDArray[np.float32]]) -> bytes:
@@ -201,5 +200,5 @@ def _losses(model: SplitModel, before: Report, after: Report) -> dict[str, dict[
 
 
 def _changed(edge: EdgeHalf, other: EdgeHalf, picture: ImageLike) -> float:
-    mine, theirs = (half.tables.restore(half.latent_of(picture)[0]) for half in (edge, other))
+    mine, theirs = (half.coding.tables.restore(half.latent_of(picture)[0]) for half in (edge, other))
     return share_different(mine, theirs)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from splitreg.assembly.edge import EdgeModel
+from splitreg.bundle import GraphEntry
 from splitreg.edge import EdgeEncoder, load_network, onnx_session
 from splitreg.errors import BundleError
 from splitreg.publishing.onnx_graph import onnx_library, simplified
@@ -41,10 +42,11 @@ class EdgeGraph:
     sizes: tuple[tuple[int, int], ...]
     fixed_because: str = ""
 
-    def to_config(self) -> dict[str, Any]:
-        """Return what ``config.json`` says of it."""
-        found: dict[str, Any] = {"dynamic": not self.fixed_because, "compared_at": [list(size) for size in self.sizes]}
-        return {**found, "fixed_because": self.fixed_because} if self.fixed_because else found
+    def entry(self, int8: Mapping[str, Any] | None = None) -> GraphEntry:
+        """Return what ``config.json`` says of it; ``int8``: what the 8-bit edge half costs."""
+        return GraphEntry(
+            dynamic=not self.fixed_because, compared_at=self.sizes, fixed_because=self.fixed_because, int8=int8
+        )
 
 
 class _Edge(nn.Module):
@@ -68,7 +70,7 @@ def export_edge(edge: EdgeModel) -> EdgeGraph:
         MissingExtra: onnx or onnxruntime is not installed.
     """
     onnx_library()
-    module, (height, width) = _Edge(edge).eval(), edge.preprocess.size
+    module, (height, width) = _Edge(edge).eval(), edge.coding.preprocess.size
     own, odd, even = (height, width), ((height // 2 + 16) | 1, (width + 21) | 1), (height + 32, width // 2 + 32)
     because = ""
     for axes, shapes in ((_DYNAMIC, ((1, own), (3, own), (1, odd), (3, even))), (_FIXED, ((1, own), (3, own)))):
@@ -89,10 +91,8 @@ def run_graph(edge: EdgeModel, data: bytes, name: str) -> EdgeEncoder:
         MissingExtra: onnxruntime is not installed.
         BundleError: it is not a graph that onnxruntime can run.
     """
-    network = load_network("onnxruntime", data, name=name, size=edge.preprocess.size)
-    return EdgeEncoder(
-        network=network, codec=edge.codec, preprocess=edge.preprocess, symbols=edge.tables, model_id=edge.model_id
-    )
+    network = load_network("onnxruntime", data, name=name, size=edge.coding.preprocess.size)
+    return EdgeEncoder(network, edge.coding)
 
 
 def _trace(module: nn.Module, size: tuple[int, int], axes: Mapping[int, str]) -> bytes:

@@ -20,7 +20,7 @@ from splitreg.errors import (
     SplitregError,
     TooLarge,
     Unavailable,
-    near,
+    suggest,
 )
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.engine import Answer, Job
@@ -264,7 +264,9 @@ class Service:
         there = tuple(model["heads"])
         for name in options.heads or ():
             if name not in there:
-                raise RecipeError(f"no head {name[:40]!r} here.{near(name[:40], there)} There are: {', '.join(there)}")
+                raise RecipeError(
+                    f"no head {name[:40]!r} here.{suggest(name[:40], there)} There are: {', '.join(there)}"
+                )
         heads = there if options.heads is None else tuple(head for head in there if head in options.heads)
         return Job(
             model=model["id"], heads=heads, packets=tuple(packets), images=len(sizes), pixels=pixels,

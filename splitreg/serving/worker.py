@@ -15,16 +15,14 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from splitreg.bundle import Bundle, BundleConfig
 from splitreg.coding.variable import VariableModel
-from splitreg.edge.files import read_checked, read_config
 from splitreg.errors import BundleError, RecipeError, ServiceError, SplitregError
 from splitreg.recipe import PRECISIONS
 from splitreg.serving import frames
 from splitreg.wire import Form, error_body
-from splitreg.zoo import find_bundle
 
 
 def main() -> None:
@@ -89,35 +87,32 @@ def load(
     torch.set_num_threads(1)  # threads of a process that forks are not there in its children
     servers: dict[str, Any] = {}
     models: list[dict[str, Any]] = []
-    for folder, config, wanted in chosen:
-        server = ServerModel.load(folder, wanted)
-        number = f"{server.model_id:08x}"
-        servers[number] = (server, read_checked(folder, "testvectors/packet.bin", config["files"]))
-        models.append(describe(server, number, folder.resolve().name, config))
+    for bundle, wanted in chosen:
+        server = ServerModel.load(bundle.folder, wanted)
+        number = f"{server.coding.model_id:08x}"
+        servers[number] = (server, bundle.read("testvectors/packet.bin"))
+        models.append(describe(server, bundle.folder.resolve().name, bundle.config))
     return servers, models
 
 
-def choose(bundles: Sequence[str], heads: Sequence[str] | None) -> list[tuple[Path, dict[str, Any], list[str]]]:
-    """Return folder, config and heads to load of each bundle.
+def choose(bundles: Sequence[str], heads: Sequence[str] | None) -> list[tuple[Bundle, list[str]]]:
+    """Return each bundle and the heads to load of it.
 
     Raises:
         BundleError: as ``load``.
         RecipeError: as ``load``.
     """
-    chosen: dict[str, tuple[Path, dict[str, Any], list[str]]] = {}
+    chosen: dict[int, tuple[Bundle, list[str]]] = {}
     known: set[str] = set()
-    for bundle in bundles:
-        folder = find_bundle(bundle)
-        config = read_config(folder)
-        there = [head["as"] for head in config["recipe"]["heads"]]
+    for place in bundles:
+        bundle = Bundle.open(place)
+        there = [head.name for head in bundle.config.heads]
         wanted = [head for head in there if heads is None or head in heads]
         if not wanted:
-            raise RecipeError(f"{bundle} has none of the heads {', '.join(heads or ())}; it has {', '.join(there)}")
-        if config["model_id"] in chosen:
-            raise BundleError(
-                f"{bundle} is model {config['model_id']}, which another bundle here is; serve one of them"
-            )
-        chosen[config["model_id"]] = folder, config, wanted
+            raise RecipeError(f"{place} has none of the heads {', '.join(heads or ())}; it has {', '.join(there)}")
+        if bundle.config.model_id in chosen:
+            raise BundleError(f"{place} is model {bundle.config.id}, which another bundle here is; serve one of them")
+        chosen[bundle.config.model_id] = bundle, wanted
         known |= set(there)
     for head in heads or ():
         if head not in known:
@@ -125,21 +120,17 @@ def choose(bundles: Sequence[str], heads: Sequence[str] | None) -> list[tuple[Pa
     return list(chosen.values())
 
 
-def describe(server: Any, number: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def describe(server: Any, name: str, config: BundleConfig) -> dict[str, Any]:
     """Return what ``/v1/models`` says of a model."""
-    codec = config["recipe"].get("codec")
-    labels = {head["as"]: head.get("labels") for head in config["recipe"]["heads"]}
+    labels = {head.name: list(head.labels) for head in config.heads}
     return {
-        "id": number,
+        "id": config.id,
         "name": name,
-        "heads": {
-            head: {"task": branch.head.task, "labels": labels[head] if isinstance(labels[head], list) else []}
-            for head, branch in server.branches.items()
-        },
-        "size": list(server.preprocess.size),
-        "mode": server.preprocess.mode,
-        "codec": codec.get("name") if isinstance(codec, dict) else None,
-        "rates": isinstance(server.symbols, VariableModel),
+        "heads": {head: {"task": branch.head.task, "labels": labels[head]} for head, branch in server.branches.items()},
+        "size": list(server.coding.preprocess.size),
+        "mode": server.coding.preprocess.mode,
+        "codec": config.codec.name,
+        "rates": isinstance(server.coding.tables, VariableModel),
     }
 
 

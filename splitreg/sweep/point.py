@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from splitreg.assembly import save
 from splitreg.errors import SplitregError, TrainingError, TrainingInterrupted
-from splitreg.publishing import save
 from splitreg.recipe import Recipe, Stage
 from splitreg.sweep.locking import alone
-from splitreg.training import train
+from splitreg.training import TrainOptions, train
 from splitreg.training.checkpoint import write_atomically
 from splitreg.training.collapse import rate_collapse
 
@@ -117,7 +117,8 @@ def train_point(folder: Path) -> Outcome:
     warnings: tuple[str, ...] = ()
     with alone(folder, wait_s=LINGER):
         try:
-            result = train(recipe, output=folder / "run", resume=True, on_event=watch, **table["settings"])
+            options = TrainOptions(resume=True, on_event=watch, **table["settings"])
+            result = train(recipe, folder / "run", options=options)
             warnings, watch.step = tuple(result.warnings), result.steps
             last = result.history[-1:]
             save(result.model, folder / "bundle", metrics={"training": last}, overwrite=True)

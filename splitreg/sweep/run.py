@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from splitreg.errors import RecipeError, TrainingError, near
-from splitreg.publishing.files import is_bundle
+from splitreg.bundle import is_bundle
+from splitreg.errors import RecipeError, TrainingError, suggest
 from splitreg.recipe import Recipe
 from splitreg.sweep.local import run_local
 from splitreg.sweep.locking import alone
@@ -89,7 +89,7 @@ def run(
         TrainingError: the folder cannot be written, or another process sweeps in it.
     """
     if on not in PLACES:
-        raise RecipeError(f"points are trained on {' or '.join(PLACES)}, got {on!r}.{near(on, PLACES)}")
+        raise RecipeError(f"points are trained on {' or '.join(PLACES)}, got {on!r}.{suggest(on, PLACES)}")
     if jobs < 1 or retries < 0:
         raise RecipeError(f"jobs must be at least 1 and retries 0, got {jobs} and {retries}")
     root = Path(output).resolve()

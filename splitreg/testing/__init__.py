@@ -1,4 +1,4 @@
-"""The conformance suites: what every plugin of a kind must do, as tests that anybody can inherit.
+"""Conformance suites: what every plugin of a kind must do, as tests that plugin authors inherit.
 
 In a plugin's own tests::
 
@@ -8,13 +8,13 @@ In a plugin's own tests::
         component = "my-codec"
         options = {"level": 1}
 
-pytest finds one test a check. Without pytest: ``run("codec", "my-codec")``, or ``splitreg check codec:my-codec``.
-
-Beside them ``Link``: a bad link between a client and a server (no torch).
+pytest collects one test per check. Without pytest: ``run("codec", "my-codec")``, or
+``splitreg check codec:my-codec``.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from splitreg.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from splitreg.testing.backbone import BackboneSuite
@@ -22,34 +22,18 @@ if TYPE_CHECKING:
     from splitreg.testing.codec import CodecSuite
     from splitreg.testing.dataset import DatasetSuite
     from splitreg.testing.head import HeadSuite
-    from splitreg.testing.link import PRESETS, Link, Profile
     from splitreg.testing.objective import ObjectiveSuite
-    from splitreg.testing.runner import Result, run
+    from splitreg.testing.runner import CheckResult, run
     from splitreg.testing.suite import Suite
 
-_HOMES = {
-    "BackboneSuite": "backbone", "BottleneckSuite": "bottleneck", "CodecSuite": "codec", "DatasetSuite": "dataset",
-    "HeadSuite": "head", "Link": "link", "ObjectiveSuite": "objective", "PRESETS": "link", "Profile": "link",
-    "Result": "runner", "Suite": "suite", "run": "runner",
-}  # fmt: skip
-
 __all__ = [
-    "PRESETS",
-    "BackboneSuite",
-    "BottleneckSuite",
-    "CodecSuite",
-    "DatasetSuite",
-    "HeadSuite",
-    "Link",
-    "ObjectiveSuite",
-    "Profile",
-    "Result",
-    "Suite",
-    "run",
-]
+    "BackboneSuite", "BottleneckSuite", "CheckResult", "CodecSuite", "DatasetSuite", "HeadSuite", "ObjectiveSuite",
+    "Suite", "run",
+]  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"splitreg.testing.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy_exports(__name__, {
+    "BackboneSuite": "splitreg.testing.backbone", "BottleneckSuite": "splitreg.testing.bottleneck",
+    "CheckResult": "splitreg.testing.runner", "CodecSuite": "splitreg.testing.codec",
+    "DatasetSuite": "splitreg.testing.dataset", "HeadSuite": "splitreg.testing.head",
+    "ObjectiveSuite": "splitreg.testing.objective", "Suite": "splitreg.testing.suite", "run": "splitreg.testing.runner",
+})  # fmt: skip

@@ -148,10 +148,10 @@ class BottleneckSuite(Suite):
         expect(same, "freeze changes the state dict")
         expect(tables.channels == bottleneck.latent.channels, "the tables have other channels than the latent")
         expect(
-            tables.bits == bottleneck.symbols.bits,
-            f"symbols says {bottleneck.symbols.bits} bits, the tables {tables.bits}",
+            tables.bits == bottleneck.symbol_spec.bits,
+            f"symbols says {bottleneck.symbol_spec.bits} bits, the tables {tables.bits}",
         )
-        expect(tables.has_tables or not bottleneck.symbols.tables, "symbols promises tables, and there are none")
+        expect(tables.has_tables or not bottleneck.symbol_spec.tables, "symbols promises tables, and there are none")
         expect(self.make().freeze() is not None, "an untrained one must freeze too")
 
     def test_state_is_complete(self) -> None:

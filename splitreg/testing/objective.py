@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from splitreg.errors import SplitregError
-from splitreg.interfaces import Objective, Offer, StepContext
+from splitreg.interfaces import Objective, StepContext, TeacherCapabilities
 from splitreg.specs import FeatureSpec, TargetSpec
 from splitreg.tasks import CLASSIFICATION, SEGMENTATION
 from splitreg.testing.suite import Suite, expect
@@ -61,10 +61,10 @@ class ObjectiveSuite(Suite):
         leaves = [rate, latent, shared, *given.values(), *(outputs[head] for head in heads)]
         return context, [*leaves, *(part for both in parts.values() for part in both)]
 
-    def offer(self) -> Offer:
+    def offer(self) -> TeacherCapabilities:
         """Return what the student and the teacher of ``context`` have."""
         labels = {"cls": (CLASSIFICATION, 3), "seg": (SEGMENTATION, 5)}
-        return Offer(
+        return TeacherCapabilities(
             features={s: FeatureSpec(channels=c, stride=s) for s, c in ((4, 8), (8, 16))},
             heads={h: TargetSpec(task=t, labels=tuple(f"class {i}" for i in range(n))) for h, (t, n) in labels.items()},
         )
@@ -104,7 +104,7 @@ class ObjectiveSuite(Suite):
     def test_problems_are_said_before_the_first_step(self) -> None:
         """It has no problem with what the other checks give it, and says what it misses in sentences."""
         expect(self.make().problems(self.offer(), self.offer()) == [], "problems() refuses what forward() takes")
-        least = Offer(features={}, heads={}, latent=False)
+        least = TeacherCapabilities(features={}, heads={}, latent=False)
         for teacher in (None, least):
             found = self.make().problems(least, teacher)
             expect(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import SkipTest
 
-from splitreg.errors import RegistryError, near
+from splitreg.errors import RegistryError, suggest
 from splitreg.registry import Registry, discover
 from splitreg.testing.backbone import BackboneSuite
 from splitreg.testing.bottleneck import BottleneckSuite
@@ -24,7 +24,7 @@ SUITES: Mapping[str, type[Suite]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class CheckResult:
     """Outcome of one check.
 
     Args:
@@ -46,7 +46,7 @@ def run(
     *,
     registry: Registry | None = None,
     options: Mapping[str, Any] | None = None,
-) -> list[Result]:
+) -> list[CheckResult]:
     """Run the conformance suite of a kind on a plugin.
 
     Args:
@@ -59,7 +59,7 @@ def run(
         RegistryError: no such kind or plugin, or it cannot be loaded.
     """
     if kind not in SUITES:
-        raise RegistryError(f"no kind of plugin named {kind!r}.{near(kind, SUITES)} There are: {', '.join(SUITES)}")
+        raise RegistryError(f"no kind of plugin named {kind!r}.{suggest(kind, SUITES)} There are: {', '.join(SUITES)}")
     registry = registry or discover()
     suite = SUITES[kind]
     chosen = type(
@@ -70,7 +70,7 @@ def run(
     return [_checked(chosen(), check) for check in dict.fromkeys(checks)]
 
 
-def _checked(suite: Suite, check: str) -> Result:
+def _checked(suite: Suite, check: str) -> CheckResult:
     start, passed, reason = time.perf_counter(), True, ""
     try:
         getattr(suite, check)()
@@ -82,4 +82,4 @@ def _checked(suite: Suite, check: str) -> Result:
         passed, reason = False, f"{type(error).__name__}: {error}"
     lines = reason.splitlines()
     name = check.removeprefix("test_").replace("_", " ")
-    return Result(name=name, passed=passed, reason=lines[0] if lines else "", seconds=time.perf_counter() - start)
+    return CheckResult(name=name, passed=passed, reason=lines[0] if lines else "", seconds=time.perf_counter() - start)

@@ -2,6 +2,9 @@
 
 from splitreg.training.data import Datasets, open_datasets, open_split
 from splitreg.training.late import LateResult, train_late_head
+from splitreg.training.options import TrainOptions
 from splitreg.training.run import TrainResult, train
 
-__all__ = ["Datasets", "LateResult", "TrainResult", "open_datasets", "open_split", "train", "train_late_head"]
+__all__ = [
+    "Datasets", "LateResult", "TrainOptions", "TrainResult", "open_datasets", "open_split", "train", "train_late_head",
+]  # fmt: skip

@@ -11,10 +11,10 @@ import torch
 
 from splitreg.data.loading import Batch, Loader, Mixture, Source
 from splitreg.data.transforms import Augment
-from splitreg.errors import RecipeError, TrainingError, near
+from splitreg.errors import RecipeError, TrainingError, suggest
 from splitreg.imaging import Preprocess
 from splitreg.recipe import Recipe
-from splitreg.registry import Registry, discover, unknown_options
+from splitreg.registry import Registry, discover
 from splitreg.tasks import Target
 from splitreg.training import devices
 from splitreg.training.step import Work
@@ -50,15 +50,7 @@ def open_split(recipe: Recipe, split: str, registry: Registry | None = None) -> 
     registry = registry or discover()
     found: list[Source] = []
     for part in recipe.data:
-        spec, _ = registry.resolve("dataset", part.name)
-        made = registry.load(spec)
-        wrong = unknown_options(f"dataset {part.name}", made, part.options, positional=2)
-        if wrong:
-            raise RecipeError("; ".join(wrong))
-        try:
-            found.append(made(part.root, getattr(part, split), **part.options))
-        except (TypeError, ValueError) as cause:  # an option of another type
-            raise RecipeError(f"dataset {part.name} cannot be opened: {type(cause).__name__}: {cause}") from cause
+        found.append(registry.create("dataset", part.name, part.root, getattr(part, split), options=part.options))
     return found[0] if len(found) == 1 else Mixture(found)
 
 
@@ -73,7 +65,7 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Feeds:
+class DataLoaders:
     """A recipe's datasets as batches.
 
     Args:
@@ -142,7 +134,7 @@ def augmentation(options: Mapping[str, Any]) -> Augment:
     known = list(inspect.signature(Augment).parameters)
     for option in options:
         if option not in known:
-            raise RecipeError(f"augment has no option {option!r}.{near(option, known)} It has: {', '.join(known)}")
+            raise RecipeError(f"augment has no option {option!r}.{suggest(option, known)} It has: {', '.join(known)}")
     try:
         return Augment(**options)
     except (TypeError, ValueError) as cause:

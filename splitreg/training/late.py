@@ -20,16 +20,15 @@ from torch import Tensor, nn
 from splitreg.coding import Packet, VariableModel
 from splitreg.data.loading import Batch, Source
 from splitreg.data.transforms import Augment
-from splitreg.errors import RecipeError, TrainingError, near
+from splitreg.errors import RecipeError, TrainingError, suggest
 from splitreg.evaluation.evaluate import spread
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
 from splitreg.specs import TargetSpec
 from splitreg.tasks import Sample, Target
-from splitreg.training.data import Datasets, Feeds, augmentation, open_datasets
-from splitreg.training.log import OnEvent
-from splitreg.training.loop import Options
-from splitreg.training.run import TrainResult, run_stages
+from splitreg.training.data import DataLoaders, augmentation, open_datasets
+from splitreg.training.options import TrainOptions
+from splitreg.training.run import Run, TrainResult
 from splitreg.training.teacher import weights_digest
 
 if TYPE_CHECKING:
@@ -58,24 +57,14 @@ def train_late_head(
     model: SplitModel,
     recipe: Recipe,
     head: str,
-    *,
     output: str | Path,
-    resume: bool = False,
+    *,
+    options: TrainOptions | None = None,
     registry: Registry | None = None,
-    datasets: Datasets | None = None,
-    device: str = "auto",
-    workers: int = 0,
-    validate_every: int = 1,
-    checkpoint_seconds: float = 300.0,
-    checkpoint_steps: int = 0,
-    log_every: int = 50,
-    tensorboard: bool = True,
-    progress: bool = True,
-    on_event: OnEvent | None = None,
 ) -> LateResult:
     """Train one more head on a finished model. Nothing else of the model changes.
 
-    Images are not augmented, but for flips where the recipe's ``augment`` has them: pictures and mirrored pictures are
+    Images are not augmented, except for flips where the recipe's ``augment`` has them: images and mirrored images are
     encoded once each.
 
     Args:
@@ -84,18 +73,8 @@ def train_late_head(
             and so is the rate.
         head: name of the head in the recipe.
         output: the run's folder.
-        resume: see ``train``, as for all that follows.
+        options: see ``train``.
         registry: the installed plugins, by default.
-        datasets: in place of the recipe's.
-        device: where to train.
-        workers: processes that load batches ahead.
-        validate_every: epochs between validations.
-        checkpoint_seconds: seconds between checkpoints.
-        checkpoint_steps: the same in steps.
-        log_every: steps between lines in the log.
-        tensorboard: write event files too.
-        progress: show progress on stderr.
-        on_event: called with every line of the log.
 
     Raises:
         RecipeError: no such head in the recipe, or the model has one of that name; or the recipe has a teacher.
@@ -103,43 +82,35 @@ def train_late_head(
         TrainingError: as ``train``; or a packet changed, which must never happen.
         BundleError: the model has no tables yet.
     """
-    registry = registry or discover()
+    options, registry = options or TrainOptions(), registry or discover()
     grown, resolved = grow(model, recipe, head, registry)
-    found = datasets or open_datasets(resolved, registry)
+    datasets = options.datasets or open_datasets(resolved, registry)
     before = edge_digest(grown)
     if augmentation(recipe.augment).flip > 0:
-        found = dataclasses.replace(found, train=_Mirrored(found.train))
-    cache = {
-        True: _Packets(grown, found.train, rates=True),
-        False: _Packets(grown, found.val) if found.val is not None else None,
-    }
+        datasets = dataclasses.replace(datasets, train=_Mirrored(datasets.train))
+    training = _Packets(grown, datasets.train, rates=True)
+    validation = None if datasets.val is None else _Packets(grown, datasets.val)
 
-    def latents(batch: Batch, training: bool) -> Batch:
-        packets = cache[training]
-        assert packets is not None  # there is no batch without its dataset
+    def latents(batch: Batch, is_training: bool) -> Batch:
+        packets = training if is_training or validation is None else validation
         return dataclasses.replace(batch, images=packets.latents(batch.indexes))
 
-    feeds = Feeds(
-        recipe=resolved, datasets=found, preprocess=grown.plan.preprocess, workers=workers, augmented=False,
-        change=latents,
-    )  # fmt: skip
-    options = Options(
-        device=device, validate_every=validate_every, checkpoint_seconds=checkpoint_seconds,
-        checkpoint_steps=checkpoint_steps, log_every=log_every,
+    loaders = DataLoaders(
+        recipe=resolved, datasets=datasets, preprocess=grown.plan.preprocess, workers=options.workers,
+        augmented=False, change=latents,
     )  # fmt: skip
     home = next((parameter.device for parameter in model.parameters()), None)
     with _frozen(model):
         late: Any = LateModel(grown, head)
-        result = run_stages(
-            late, resolved, Path(output), feeds=feeds, options=options, registry=registry, resume=resume,
-            tensorboard=tensorboard, progress=progress, on_event=on_event, base=weights_digest(model.state_dict()),
+        run = Run(
+            model=late, recipe=resolved, folder=Path(output), loaders=loaders, registry=registry,
+            base=weights_digest(model.state_dict()),
         )  # fmt: skip
+        result = run.execute(options)
     grown.to(home).eval()
-    compared = spread(len(found.train), COMPARED)
-    cached = cache[True]
-    assert cached is not None
+    compared = spread(len(datasets.train), COMPARED)
     for index in compared:
-        if cached.encode(index) != cached.packets[index]:
+        if training.encode(index) != training.packets[index]:
             raise TrainingError(f"the packet of image {index} changed while head {head!r} was trained; this is a bug")
     if edge_digest(grown) != before:
         raise TrainingError(f"the edge half changed while head {head!r} was trained; this is a bug")
@@ -161,10 +132,10 @@ def grow(model: SplitModel, recipe: Recipe, head: str, registry: Registry) -> tu
 
     names = [part.name for part in recipe.heads]
     if head not in names:
-        raise RecipeError(f"the recipe has no head {head!r}.{near(head, names)} It has: {', '.join(names)}")
+        raise RecipeError(f"the recipe has no head {head!r}.{suggest(head, names)} It has: {', '.join(names)}")
     if head in model.heads:
         raise RecipeError(f"the model has a head {head!r} already; give the new one another name: {{ as = ... }}")
-    tables = model.edge.tables
+    model.coding.tables  # noqa: B018  (raises BundleError where there are none)
     if recipe.teacher is not None:
         raise RecipeError("a late head learns from packets, which a teacher cannot read; leave teacher out")
     wanted = recipe.heads[names.index(head)]
@@ -175,15 +146,14 @@ def grow(model: SplitModel, recipe: Recipe, head: str, registry: Registry) -> tu
     planned = plan(together, registry=registry)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        branch = planned.heads[-1].build()
+        branch = planned.heads[-1].create()
     kept = dataclasses.replace(planned.recipe, data=model.recipe.data, seed=model.recipe.seed)
     grown = SplitModel(
         dataclasses.replace(planned, recipe=kept), prefix=model.prefix, bottleneck=model.bottleneck, body=model.body,
         branches={**dict(model.branches.items()), head: branch},  # type: ignore[arg-type]
     )  # fmt: skip
     grown.trained = model.trained
-    for half in (grown.edge, grown.server):
-        half.symbols, half.model_id = tables, model.edge.model_id
+    grown.coding = model.coding
     stages = tuple(
         dataclasses.replace(stage, train=(f"heads.{head}",), freeze=(), rate_lambda=0.0) for stage in recipe.stages
     )
@@ -242,7 +212,7 @@ def edge_digest(model: SplitModel) -> str:
     """SHA-256 of the edge half: its weights, its tables and the model id."""
     from splitreg.assembly.model import edge_state
 
-    start = model.edge.tables.digest() + model.edge.model_id.to_bytes(4, "little")
+    start = model.coding.tables.digest() + model.coding.model_id.to_bytes(4, "little")
     return weights_digest(edge_state(model), start)
 
 
@@ -254,7 +224,7 @@ class _Packets:
 
     def __init__(self, model: SplitModel, source: Source, *, rates: bool = False) -> None:
         self._edge, self._server, self._source = model.edge, model.server, source
-        self._rates = rates and isinstance(model.edge.tables, VariableModel)
+        self._rates = rates and isinstance(model.coding.tables, VariableModel)
         self.packets = [self.encode(index) for index in range(len(source))]
 
     def encode(self, index: int) -> bytes:

@@ -6,13 +6,12 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from splitreg.errors import TrainingError
-
-OnEvent = Callable[[Mapping[str, Any]], None]
+from splitreg.training.options import OnEvent
 
 
 class RunLog:

@@ -16,36 +16,22 @@ from torch import Tensor
 
 from splitreg.data.loading import Batch
 from splitreg.errors import TrainingError, TrainingInterrupted
-from splitreg.recipe import Recipe
-from splitreg.registry import Registry
 from splitreg.training import devices
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.collapse import head_collapse, rate_collapse
-from splitreg.training.data import Batches, Feeds, to_work
+from splitreg.training.data import Batches, to_work
 from splitreg.training.interrupts import Interrupts
 from splitreg.training.log import RunLog
+from splitreg.training.options import TrainOptions
 from splitreg.training.progress import Progress, figures
 from splitreg.training.stage import StageRun
-from splitreg.training.teacher import Teacher
 from splitreg.training.validation import Validation, validate
 
 if TYPE_CHECKING:
-    from splitreg.assembly import SplitModel
+    from splitreg.training.run import Run
 
 #: Steps between looks at the losses on an accelerator, where each look waits for it; on the CPU every step is looked at.
 LOOK_EVERY = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a run may be told beside its recipe; see ``train``."""
-
-    device: str = "auto"
-    validate_every: int = 1
-    checkpoint_seconds: float = 300.0
-    checkpoint_steps: int = 0
-    log_every: int = 50
-    teacher: Teacher | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,28 +51,25 @@ class Position:
 
 @dataclass(kw_only=True)
 class Loop:
-    """One call of ``train``."""
+    """The stages, epochs and steps of one call of ``train``."""
 
-    model: SplitModel
-    recipe: Recipe
-    registry: Registry
-    feeds: Feeds
-    options: Options
+    run: Run
+    options: TrainOptions
     checkpoints: Checkpoints
     log: RunLog
     progress: Progress
     interrupts: Interrupts
     position: Position
-    base: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.model, self.recipe = self.run.model, self.run.recipe
         self.targets = {head.name: head.target or "" for head in self.recipe.heads}
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._written = time.monotonic()
 
-    def run(self, state: Mapping[str, Any] | None) -> None:
+    def run_stages(self, state: Mapping[str, Any] | None) -> None:
         """Run what is left of the recipe, from a checkpoint's state on."""
         at, stages = self.position, self.recipe.stages
         if state is None:
@@ -104,10 +87,10 @@ class Loop:
 
     def _stage(self, state: Mapping[str, Any] | None) -> None:
         at, stage = self.position, self.recipe.stages[self.position.stage]
-        loader = self.feeds.train(stage.batch_size)
-        self._run = run = StageRun(
+        loader = self.run.loaders.train(stage.batch_size)
+        self._stage_run = run = StageRun(
             self.model, stage, number=at.stage, seed=self.recipe.seed, per_epoch=len(loader), targets=self.targets,
-            registry=self.registry, device=self.options.device, teacher=self.options.teacher,
+            registry=self.run.registry, device=self.options.device, teacher=self.run.teacher,
         )  # fmt: skip
         if state is not None:
             run.load_state_dict(state)
@@ -126,7 +109,7 @@ class Loop:
             self._write(run=None if last else run)
 
     def _epoch(self, loader: Batches, number: int) -> None:
-        at, run = self.position, self._run
+        at, run = self.position, self._stage_run
         run.train_mode()
         begun = time.monotonic() - at.seconds
         look = 1 if run.device.type == "cpu" else LOOK_EVERY
@@ -167,7 +150,7 @@ class Loop:
     @property
     def _speed(self) -> float:
         """Images a second in this epoch."""
-        return round(self.position.batch * self._run.stage.batch_size / max(self.position.seconds, 1e-9), 2)
+        return round(self.position.batch * self._stage_run.stage.batch_size / max(self.position.seconds, 1e-9), 2)
 
     def _look(self) -> dict[str, float]:
         """Fetch the losses of the steps since the last look, check them and add them up; returns the newest."""
@@ -187,11 +170,11 @@ class Loop:
 
     def _close_epoch(self, last: bool) -> dict[str, Any]:
         """Validate where it is due, and write the epoch down."""
-        at, run = self.position, self._run
+        at, run = self.position, self._stage_run
         found = None
         every = self.options.validate_every
         due = every and (last or (at.epoch + 1) % every == 0)
-        if due and (batches := self.feeds.val(run.stage.batch_size)) is not None:
+        if due and (batches := self.run.loaders.val(run.stage.batch_size)) is not None:
             with run.average.in_place() if run.average else contextlib.nullcontext():
                 found = self._validate(batches, last)
         line = {
@@ -211,21 +194,21 @@ class Loop:
         return line
 
     def _validate(self, batches: Batches, probe: bool) -> Validation:
-        run = self._run
+        run = self._stage_run
         works = (to_work(batch, self.targets, run.device) for batch in batches.epoch(0))
         images = len(batches) * run.stage.batch_size
         with run.fabric.autocast():
             return validate(self.model, works, images=images, probe=probe)
 
     def _told_to_stop(self) -> bool:
-        run = self._run
+        run = self._stage_run
         if run.fabric.world_size == 1:
             return bool(self.interrupts.received)
         told = torch.tensor(float(self.interrupts.received), device=run.device)
         return bool(run.fabric.all_reduce(told, reduce_op="max"))  # all stop after the same step
 
     def _stop(self) -> None:
-        self._write(run=self._run)
+        self._write(run=self._stage_run)
         number = self.interrupts.received or int(signal.SIGTERM)
         raise TrainingInterrupted(
             f"stopped by {signal.Signals(number).name} after step {self.position.step}; all of it is in "
@@ -246,8 +229,8 @@ class Loop:
         if devices.rank() != 0:
             return
         state = {
-            "recipe": self.recipe.to_mapping(), "base": self.base,
-            "teacher": self.options.teacher.identity if self.options.teacher else "",
+            "recipe": self.recipe.to_mapping(), "base": self.run.base,
+            "teacher": self.run.teacher.identity if self.run.teacher else "",
             "position": dataclasses.asdict(self.position), "model": dict(self.model.state_dict()),
             "stage": None if run is None else run.state_dict(),
             "history": self.history, "warnings": self.warnings, "log": self.log.position(),
@@ -257,7 +240,7 @@ class Loop:
     def _fail(self, what: str) -> None:
         at, paths = self.position, self.checkpoints.paths()
         raise TrainingError(
-            f"{what} (stage {self._run.stage.name}, epoch {at.epoch + 1}); last good checkpoint: "
+            f"{what} (stage {self._stage_run.stage.name}, epoch {at.epoch + 1}); last good checkpoint: "
             f"{paths[-1] if paths else 'none yet'}; try a lower lr, clip = 1.0, a longer warm-up, or precision 32-true"
         )
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from splitreg.errors import PlanError, RecipeError, SplitregError
-from splitreg.interfaces import Objective, Offer
+from splitreg.errors import PlanError
+from splitreg.interfaces import Objective, TeacherCapabilities
 from splitreg.recipe import Stage
 from splitreg.registry import Registry
 
@@ -20,19 +20,17 @@ def objectives(stage: Stage, heads: Sequence[str], registry: Registry) -> dict[s
     """
     found: dict[str, Objective] = {}
     for part in stage.objectives:
-        spec, _ = registry.resolve("objective", part.name)
         name = part.name if part.name not in found else f"{part.name}-{len(found)}"
-        try:
-            found[name] = registry.load(spec)(heads, **part.options)
-        except SplitregError:
-            raise
-        except Exception as error:  # plugins may raise anything when they are built
-            raise RecipeError(f"objective {part.name} cannot be built: {type(error).__name__}: {error}") from error
+        found[name] = registry.create("objective", part.name, heads, options=part.options)
     return found
 
 
 def check(
-    stages: Iterable[Stage], heads: Sequence[str], registry: Registry, student: Offer, teacher: Offer | None
+    stages: Iterable[Stage],
+    heads: Sequence[str],
+    registry: Registry,
+    student: TeacherCapabilities,
+    teacher: TeacherCapabilities | None,
 ) -> None:
     """Refuse a run in which an objective would not find what it compares.
 

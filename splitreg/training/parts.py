@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from splitreg.errors import RecipeError, near
+from splitreg.errors import RecipeError, suggest
 
 if TYPE_CHECKING:
     from splitreg.assembly import SplitModel
@@ -92,5 +92,5 @@ def expand(parts: Mapping[str, nn.Module], names: Iterable[str]) -> list[str]:
             found += [part for part in parts if part in GROUPS[name] or part.partition(".")[0] in GROUPS[name]]
         elif name not in GROUPS["all"]:  # a model may lack a prefix or a prior; naming it is no mistake
             known = [*GROUPS, *parts]
-            raise RecipeError(f"the model has no part {name!r}.{near(name, known)} There are: {', '.join(known)}")
+            raise RecipeError(f"the model has no part {name!r}.{suggest(name, known)} There are: {', '.join(known)}")
     return found

@@ -22,13 +22,14 @@ from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
 from splitreg.training import devices
 from splitreg.training.checkpoint import Checkpoints, write_atomically
-from splitreg.training.data import Datasets, Feeds, open_datasets
+from splitreg.training.data import DataLoaders, open_datasets
 from splitreg.training.interrupts import Interrupts
-from splitreg.training.log import OnEvent, RunLog
-from splitreg.training.loop import Loop, Options, Position
+from splitreg.training.log import RunLog
+from splitreg.training.loop import Loop, Position
 from splitreg.training.objectives import check
+from splitreg.training.options import TrainOptions
 from splitreg.training.progress import Progress
-from splitreg.training.teacher import as_teacher, begin, offered, open_teacher
+from splitreg.training.teacher import Teacher, as_teacher, begin, open_teacher, student_capabilities
 
 if TYPE_CHECKING:
     from splitreg.assembly import SplitModel
@@ -57,22 +58,12 @@ class TrainResult:
 
 def train(
     recipe: Recipe,
-    *,
     output: str | Path,
+    *,
     model: SplitModel | None = None,
-    resume: bool = False,
-    registry: Registry | None = None,
-    datasets: Datasets | None = None,
     teacher: Any = None,
-    device: str = "auto",
-    workers: int = 0,
-    validate_every: int = 1,
-    checkpoint_seconds: float = 300.0,
-    checkpoint_steps: int = 0,
-    log_every: int = 50,
-    tensorboard: bool = True,
-    progress: bool = True,
-    on_event: OnEvent | None = None,
+    options: TrainOptions | None = None,
+    registry: Registry | None = None,
 ) -> TrainResult:
     """Train a model through all stages of a recipe. Under ``torchrun``, every process calls this alike.
 
@@ -82,34 +73,24 @@ def train(
         recipe: what is trained, on which data, in which stages.
         output: the run's folder.
         model: weights to start from; built from the recipe by default.
-        resume: continue the run in ``output`` from its newest whole checkpoint; without one, begin.
-        registry: the installed plugins, by default.
-        datasets: in place of the recipe's.
         teacher: in place of the recipe's: a ``SplitModel``, a ``Backbone``, or a function from images, normalised as the
             student's are, to features by stride.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        workers: processes that load batches ahead; they change nothing but the time.
-        validate_every: epochs between validations; the last epoch of a stage always has one. 0: none.
-        checkpoint_seconds: seconds between checkpoints, beside those at the end of every epoch. 0: none.
-        checkpoint_steps: the same in steps.
-        log_every: steps between lines in the log.
-        tensorboard: write event files too, where tensorboard is installed.
-        progress: show progress on stderr.
-        on_event: called with every line of the log.
+        options: how to run it.
+        registry: the installed plugins, by default.
 
     Raises:
         TrainingError: a run is there already, the recipe has changed since, a loss is not finite, or the disk is full.
         TrainingInterrupted: SIGINT or SIGTERM; a checkpoint is written, ``resume`` continues.
-        RecipeError: a stage that cannot be.
-        PlanError: an objective does not find what it compares, in the model or in the teacher.
+        RecipeError: a stage that is not valid.
+        PlanError: an objective lacks what it compares, in the model or in the teacher.
         DataError: a dataset that cannot be read.
     """
-    registry = registry or discover()
+    options, registry = options or TrainOptions(), registry or discover()
     if model is None:
         from splitreg.assembly import build
 
         model = build(recipe, registry=registry)
-    # heads' targets and labels are filled in by the plan; a given model may have been built from another recipe's data
+    # The plan fills in the heads' targets and labels; a given model may have been built from another recipe's data.
     resolved = dataclasses.replace(
         model.recipe, data=recipe.data, augment=recipe.augment, stages=recipe.stages, seed=recipe.seed,
         teacher=recipe.teacher,
@@ -121,94 +102,103 @@ def train(
         begin(model, teacher, recipe.teacher.start)
     if teacher is not None:
         teacher.follow(model.plan.preprocess)
-    feeds = Feeds(
-        recipe=resolved, datasets=datasets or open_datasets(resolved, registry), preprocess=model.plan.preprocess,
-        workers=workers,
+    loaders = DataLoaders(
+        recipe=resolved, datasets=options.datasets or open_datasets(resolved, registry),
+        preprocess=model.plan.preprocess, workers=options.workers,
     )  # fmt: skip
-    options = Options(
-        device=device, validate_every=validate_every, checkpoint_seconds=checkpoint_seconds,
-        checkpoint_steps=checkpoint_steps, log_every=log_every, teacher=teacher,
-    )  # fmt: skip
-    result = run_stages(
-        model, resolved, Path(output), feeds=feeds, options=options, registry=registry, resume=resume,
-        tensorboard=tensorboard, progress=progress, on_event=on_event,
-    )  # fmt: skip
+    run = Run(model=model, recipe=resolved, folder=Path(output), loaders=loaders, registry=registry, teacher=teacher)
+    result = run.execute(options)
     model.trained = True
     model.freeze_tables()
     return result
 
 
-def run_stages(
-    model: SplitModel,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    feeds: Feeds,
-    options: Options,
-    registry: Registry,
-    resume: bool,
-    tensorboard: bool,
-    progress: bool,
-    on_event: OnEvent | None,
-    base: str = "",
-) -> TrainResult:
-    """Run a resolved recipe's stages on anything that has a model's ways; see ``train``.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A resolved recipe's stages on one model.
 
-    ``base`` names what lies under it and is in no checkpoint: a run is resumed on the same alone.
+    Args:
+        model: what learns; a ``SplitModel``, or one late head with the same interface.
+        recipe: resolved.
+        folder: of the run.
+        loaders: batches to train and validate on.
+        registry: for the objectives.
+        teacher: for objectives that want one.
+        base: digest of what lies under the model and is in no checkpoint: a run is resumed only on the same.
     """
-    if not recipe.stages:
-        raise RecipeError("the recipe has no stage to train; say for instance stages = [{ epochs = 10 }]")
-    teacher, student = options.teacher, offered(model)
-    said = None if teacher is None else teacher.offer(student, model.plan.preprocess.size)
-    check(recipe.stages, model.heads, registry, student, said)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    first = devices.rank() == 0
-    state, talk = None, Progress(progress and first)
-    if checkpoints.paths():
+
+    model: SplitModel
+    recipe: Recipe
+    folder: Path
+    loaders: DataLoaders
+    registry: Registry
+    teacher: Teacher | None = None
+    base: str = ""
+
+    def execute(self, options: TrainOptions) -> TrainResult:
+        """Run what is left of the stages; see ``train``."""
+        self._check()
+        first = devices.rank() == 0
+        checkpoints, progress = Checkpoints(self.folder / "checkpoints"), Progress(options.progress and first)
+        state = self._restore(checkpoints, progress, options.resume)
+        if state is None and first:
+            recipe = json.dumps(self.recipe.to_mapping(), indent=1).encode() + b"\n"
+            write_atomically(self.folder / "recipe.json", recipe)
+        position = Position() if state is None else Position(**state["position"])
+        resumed = position.step
+        log = RunLog(
+            self.folder, position=0 if state is None else state["log"], step=resumed, tensorboard=options.tensorboard,
+            on_event=options.on_event, silent=not first,
+        )  # fmt: skip
+        home = next((parameter.device for parameter in self.model.parameters()), None)
+        with Interrupts() as interrupts:
+            loop = Loop(
+                run=self, options=options, checkpoints=checkpoints, log=log, progress=progress,
+                interrupts=interrupts, position=position,
+            )  # fmt: skip
+            try:
+                loop.run_stages(state)
+            finally:
+                progress.close()
+                log.close()
+        if devices.world_size() > 1:
+            devices.leave()
+        self.model.to(home).eval()
+        return TrainResult(
+            model=self.model, output=self.folder, history=loop.history, warnings=loop.warnings, steps=position.step,
+            resumed_from=resumed,
+        )  # fmt: skip
+
+    def _check(self) -> None:
+        """Check the stages and their objectives before the first step."""
+        if not self.recipe.stages:
+            raise RecipeError("the recipe has no stage to train; add for instance stages = [{ epochs = 10 }]")
+        student = student_capabilities(self.model)
+        size = self.model.plan.preprocess.size
+        teacher = None if self.teacher is None else self.teacher.capabilities(student, size)
+        check(self.recipe.stages, self.model.heads, self.registry, student, teacher)
+
+    def _restore(self, checkpoints: Checkpoints, progress: Progress, resume: bool) -> dict[str, Any] | None:
+        """Return the newest complete checkpoint's state; None where the run begins."""
+        if not checkpoints.paths():
+            return None
         if not resume:
-            raise TrainingError(f"{folder} holds a run already; resume it, or choose another folder")
+            raise TrainingError(f"{self.folder} holds a run already; resume it, or choose another folder")
         state, path, damaged = checkpoints.load()
         for sentence in damaged:
-            talk.say(f"{sentence}; going back to {path.name}")
-        check_unchanged(state["recipe"], recipe.to_mapping(), path)
-        if state.get("teacher", "") != (teacher.identity if teacher else ""):
-            raise TrainingError(
-                f"the run in {folder} began with another teacher, or none; resume it with that, or start anew elsewhere"
-            )
-        if state["base"] != base:
-            raise TrainingError(
-                f"the run in {folder} began with another model; resume it with that, or start anew elsewhere"
-            )
-    elif first:
-        write_atomically(folder / "recipe.json", json.dumps(recipe.to_mapping(), indent=1).encode() + b"\n")
-    position = Position() if state is None else Position(**state["position"])
-    resumed = position.step
-    log = RunLog(
-        folder, position=0 if state is None else state["log"], step=resumed, tensorboard=tensorboard,
-        on_event=on_event, silent=not first,
-    )  # fmt: skip
-    home = next((parameter.device for parameter in model.parameters()), None)
-    with Interrupts() as interrupts:
-        loop = Loop(
-            model=model, recipe=recipe, registry=registry, feeds=feeds, options=options, checkpoints=checkpoints,
-            log=log, progress=talk, interrupts=interrupts, position=position, base=base,
-        )  # fmt: skip
-        try:
-            loop.run(state)
-        finally:
-            talk.close()
-            log.close()
-    if devices.world_size() > 1:
-        devices.leave()
-    model.to(home).eval()
-    return TrainResult(
-        model=model,
-        output=folder,
-        history=loop.history,
-        warnings=loop.warnings,
-        steps=position.step,
-        resumed_from=resumed,
-    )
+            progress.say(f"{sentence}; going back to {path.name}")
+        check_unchanged(state["recipe"], self.recipe.to_mapping(), path)
+        for what, before, now in (
+            ("teacher", state.get("teacher", ""), self.teacher.identity if self.teacher else ""),
+            ("model", state["base"], self.base),
+        ):
+            if before != now:
+                raise TrainingError(
+                    f"the run in {self.folder} began with another {what}, or none; resume it with that one, or start a new "
+                    "run in another folder"
+                )
+        restored: dict[str, Any] = state
+        return restored
 
 
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

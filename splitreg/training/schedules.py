@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from splitreg.errors import RecipeError, near
+from splitreg.errors import RecipeError, suggest
 
 Schedule = Callable[[int], float]
 
@@ -85,13 +85,13 @@ def chosen(what: str, table: Mapping[str, Any], name: str, options: Mapping[str,
         RecipeError: it is not there, or has no such option.
     """
     if name not in table:
-        raise RecipeError(f"no {what} named {name!r}.{near(name, table)} There are: {', '.join(table)}")
+        raise RecipeError(f"no {what} named {name!r}.{suggest(name, table)} There are: {', '.join(table)}")
     parameters = inspect.signature(table[name]).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for option in options:
         if option not in known:
             raise RecipeError(
-                f"{what} {name} has no option {option!r}.{near(option, known)} It has: {', '.join(known)}"
+                f"{what} {name} has no option {option!r}.{suggest(option, known)} It has: {', '.join(known)}"
             )
     return table[name]
 

@@ -81,7 +81,7 @@ class Step(nn.Module):
         context = StepContext(
             losses=losses, rate=output.rate, images=work.images, features=output.features, teacher=taught,
             progress=work.progress, teacher_outputs=answers,
-            outputs={name: self.model.head(name).answer(said) for name, said in output.outputs.items()},
+            outputs={name: self.model.head(name).distillation_output(said) for name, said in output.outputs.items()},
             latent=latents[-1] if latents else None, shared=self._shared,
         )  # fmt: skip
         terms = [

@@ -7,7 +7,6 @@ and deviation. Its weights are in no checkpoint; a resumed run must have the sam
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 
 from splitreg.errors import PlanError, RecipeError, SplitregError
 from splitreg.imaging import Preprocess
-from splitreg.interfaces import Backbone, Offer
+from splitreg.interfaces import Backbone, TeacherCapabilities
 from splitreg.recipe import TeacherPart
-from splitreg.registry import Registry, unknown_options
+from splitreg.registry import Registry
 from splitreg.specs import FeatureSpec, TargetSpec
 from splitreg.tasks import CLASSIFICATION
 from splitreg.training.parts import expand
@@ -32,7 +31,7 @@ Selection = Mapping[str, Tensor | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class TeacherOutput:
     """What a teacher says of a batch.
 
     Args:
@@ -61,7 +60,7 @@ class Teacher:
 
     def __init__(
         self,
-        run: Callable[[Tensor, Selection], Lesson],
+        run: Callable[[Tensor, Selection], TeacherOutput],
         *,
         name: str,
         module: nn.Module | None = None,
@@ -94,13 +93,13 @@ class Teacher:
             self._module.to(device).to(memory_format=torch.channels_last).eval()
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, selection: Selection) -> Lesson:
+    def __call__(self, images: Tensor, selection: Selection) -> TeacherOutput:
         """Return what it says of (B, 3, H, W) images that are normalised for the student."""
         if self._scale is not None and self._shift is not None:
             images = images * self._scale.to(images.device) + self._shift.to(images.device)
         return self._run(images, {name: rows for name, rows in selection.items() if name in self.heads})
 
-    def answers(self, lesson: Lesson, tasks: Mapping[str, str], selection: Selection) -> dict[str, Any]:
+    def answers(self, lesson: TeacherOutput, tasks: Mapping[str, str], selection: Selection) -> dict[str, Any]:
         """Return head -> what the teacher says in the place of the student's head, for the images selected for that.
 
         Args:
@@ -115,7 +114,7 @@ class Teacher:
                 found[name] = lesson.logits if rows is None else lesson.logits.index_select(0, rows)
         return found
 
-    def offer(self, student: Offer, size: tuple[int, int]) -> Offer:
+    def capabilities(self, student: TeacherCapabilities, size: tuple[int, int]) -> TeacherCapabilities:
         """Return what it has for this student: it is run on one grey image of (H, W).
 
         Raises:
@@ -139,11 +138,11 @@ class Teacher:
                     known = spec.labels if len(spec.labels) == len(nameless) else nameless
                     said[name] = TargetSpec(task=CLASSIFICATION, labels=known)
         features = {s: FeatureSpec(channels=f.shape[1], stride=s) for s, f in lesson.features.items()}
-        return Offer(features=features, heads=said)
+        return TeacherCapabilities(features=features, heads=said)
 
 
 def as_teacher(value: Any) -> Teacher:
-    """Make a teacher of a ``SplitModel``, a ``Backbone``, or any callable images -> features by stride (or ``Lesson``).
+    """Make a teacher of a ``SplitModel``, a ``Backbone``, or any callable images -> features by stride (or ``TeacherOutput``).
 
     Raises:
         RecipeError: it is none of these.
@@ -161,9 +160,9 @@ def as_teacher(value: Any) -> Teacher:
             f"a teacher is a model, a backbone, or a function from images to features by stride; got {value!r}"
         )
 
-    def run(images: Tensor, _: Selection) -> Lesson:
+    def run(images: Tensor, _: Selection) -> TeacherOutput:
         said = value(images)
-        return said if isinstance(said, Lesson) else Lesson(features=said)
+        return said if isinstance(said, TeacherOutput) else TeacherOutput(features=said)
 
     name = getattr(value, "__qualname__", type(value).__qualname__)
     return Teacher(run, name=name, module=value if isinstance(value, nn.Module) else None)
@@ -178,27 +177,16 @@ def open_teacher(part: TeacherPart, size: tuple[int, int], registry: Registry) -
         RecipeError: an option that it does not have.
     """
     if part.bundle is not None:
-        from splitreg.publishing import load
+        from splitreg.assembly import load
 
         return _of_model(load(part.bundle, registry=registry), f"bundle {part.bundle}")
     assert part.backbone is not None
-    spec, member = registry.resolve("backbone", part.backbone.name)
-    made = registry.load(spec)
-    names, asked = (member,) if member else (), part.backbone.options
-    wrong = unknown_options(
-        f"teacher {part.backbone.name}", made, asked, positional=len(names), given=("image_size", "classifier")
-    )
-    if wrong:
-        raise RecipeError("; ".join(wrong))
-    has = inspect.signature(made).parameters
-    usual = {"image_size": size, "classifier": True}
-    options = {**{key: value for key, value in usual.items() if key in has}, **asked}
+    component = registry.component("backbone", part.backbone.name)
+    reserved = {"image_size": size, "classifier": True}
+    reserved = {key: value for key, value in reserved.items() if key in component.parameters}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a teacher without weights teaches the same nonsense when the run is resumed
-        try:
-            backbone: Backbone = made(*names, **options)
-        except (TypeError, ValueError) as cause:  # an option of another type
-            raise RecipeError(f"teacher {part.backbone.name} cannot be built: {cause}") from cause
+        torch.manual_seed(0)  # a teacher without weights is the same when the run is resumed
+        backbone: Backbone = component.create(options=part.backbone.options, reserved=reserved)
     return _of_backbone(backbone, f"backbone {part.backbone.name}")
 
 
@@ -227,10 +215,10 @@ def begin(model: SplitModel, teacher: Teacher, names: Iterable[str]) -> None:
         raise PlanError(problems)
 
 
-def offered(model: SplitModel) -> Offer:
+def student_capabilities(model: SplitModel) -> TeacherCapabilities:
     """Return what a student has for objectives to look at."""
     heads = [head for head in model.plan.heads if head.name in model.heads]
-    return Offer(
+    return TeacherCapabilities(
         features=dict(heads[0].available),
         heads={head.name: TargetSpec(task=head.task, labels=head.labels) for head in heads},
         latent="encoder" in model.parts(),
@@ -247,10 +235,11 @@ def weights_digest(state: Mapping[str, Tensor], start: bytes = b"") -> str:
 
 
 def _of_model(model: SplitModel, name: str = "model") -> Teacher:
-    def run(images: Tensor, selection: Selection) -> Lesson:
+    def run(images: Tensor, selection: Selection) -> TeacherOutput:
         said = model(images, selection)
-        return Lesson(
-            features=said.features, outputs={name: model.head(name).answer(x) for name, x in said.outputs.items()}
+        return TeacherOutput(
+            features=said.features,
+            outputs={name: model.head(name).distillation_output(x) for name, x in said.outputs.items()},
         )
 
     heads = {head.name: TargetSpec(task=head.task, labels=head.labels) for head in model.plan.heads}
@@ -261,8 +250,8 @@ def _of_model(model: SplitModel, name: str = "model") -> Teacher:
 
 
 def _of_backbone(backbone: Backbone, name: str = "backbone") -> Teacher:
-    def run(images: Tensor, _: Selection) -> Lesson:
+    def run(images: Tensor, _: Selection) -> TeacherOutput:
         features, logits = backbone.teach(images)
-        return Lesson(features=features, logits=logits)
+        return TeacherOutput(features=features, logits=logits)
 
     return Teacher(run, name=name, module=backbone, mean=backbone.mean, std=backbone.std)

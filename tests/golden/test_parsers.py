@@ -11,10 +11,11 @@ import pytest
 from golden.corpus import make_codec, names, read
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.bundles import write_raw
 
-from splitreg.coding import Packet, load_model
+from splitreg.bundle import BundleConfig
+from splitreg.coding import Packet, decode_streams, encode_streams, load_model
 from splitreg.errors import BundleError, CodingError, CorruptPacket, InvalidLatent, InvalidTables
-from splitreg.publishing import files
 
 CASES = {name: read(name) for name in names() if not name.endswith("lanes")}
 CODECS = sorted({codec for case in CASES.values() for codec in case.streams})
@@ -50,7 +51,7 @@ def test_any_streams_give_a_latent_or_corrupt_packet(codec, data):
     case = CASES[data.draw(st.sampled_from([name for name, case in CASES.items() if codec in case.streams]))]
     streams = tuple(data.draw(damaged(stream)) for stream in case.streams[codec])
     try:
-        latent = case.model.decode(streams, case.latent.shape, MADE[codec])
+        latent = decode_streams(case.model, streams, case.latent.shape, MADE[codec])
     except CorruptPacket:
         return
     assert latent.shape == case.latent.shape and latent.dtype == np.float32
@@ -61,7 +62,7 @@ def test_any_streams_give_a_latent_or_corrupt_packet(codec, data):
 def test_another_number_of_streams_is_corrupt(name, streams):
     case = CASES[name]
     with pytest.raises(CorruptPacket):
-        case.model.decode(streams, case.latent.shape, MADE["rans"])
+        decode_streams(case.model, streams, case.latent.shape, MADE["rans"])
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -71,7 +72,7 @@ def test_a_payload_of_another_shape_is_refused_or_has_that_shape(codec):
         for shape in ((channels, height + 1, width), (channels, width, height), (channels, 1, 1), (channels, 200, 200)):
             if codec in case.streams and shape != case.latent.shape:
                 try:
-                    latent = case.model.decode(case.streams[codec], shape, MADE[codec])
+                    latent = decode_streams(case.model, case.streams[codec], shape, MADE[codec])
                 except CorruptPacket:
                     continue
                 assert latent.shape == shape
@@ -82,10 +83,10 @@ def test_shapes_that_no_latent_of_the_model_has(shape):
     model = CASES["fp"].model
     for codec in ("rans", "compressai", "zstd", "raw"):
         with pytest.raises(CodingError):
-            model.decode((b"\0" * 30,), shape, MADE[codec])
+            decode_streams(model, (b"\0" * 30,), shape, MADE[codec])
         if min(shape) >= 0:
             with pytest.raises(CodingError):
-                model.encode(np.zeros(shape, np.float32), MADE[codec])
+                encode_streams(model, np.zeros(shape, np.float32), MADE[codec])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -130,16 +131,19 @@ def test_any_arrays_are_a_model_or_invalid_tables(name, data):
         latent = np.zeros((model.channels, 2, 2), np.float32)
         codec = MADE["rans" if model.has_tables else "zstd"]
         try:
-            streams = model.encode(latent, codec)
+            streams = encode_streams(model, latent, codec)
         except CodingError:
             return
-        found = model.decode(streams, latent.shape, codec)
+        found = decode_streams(model, streams, latent.shape, codec)
         assert np.array_equal(found, model.restore(latent), equal_nan=True)
 
 
 CONFIG = {
-    "model_id": "00c0ffee", "trained": True, "recipe": {"backbone": "x"}, "preprocess": {"size": [1, 2]},
-    "plugins": {"codec:rans": "splitreg"},
+    "model_id": "00c0ffee", "trained": True, "plugins": {"codec:rans": "splitreg"},
+    "recipe": {
+        "backbone": {"name": "x"}, "codec": {"name": "rans"}, "heads": [{"as": "a", "name": "seg", "labels": ["x"]}],
+    },
+    "preprocess": {"size": [1, 2], "mode": "resize", "mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]},
 }  # fmt: skip
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -158,24 +162,30 @@ def test_any_config_is_refused(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "config.json").write_bytes(data)
     with pytest.raises(BundleError):
-        files.read_config(folder)
+        BundleConfig.read(folder)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from([*CONFIG, "format", "version", "files", "digest"]), values, st.booleans())
 def test_a_config_with_another_value_is_refused_or_has_its_form(tmp_path_factory, key, value, sealed):
     folder = tmp_path_factory.mktemp("bundle")
-    files.write_config(folder, {**CONFIG, key: value} if sealed else CONFIG)
+    write_raw(folder, {**CONFIG, key: value} if sealed else CONFIG)
     table = json.loads((folder / "config.json").read_text())
     if not sealed:
         table[key] = value
         (folder / "config.json").write_text(json.dumps(table))
     try:
-        found = files.read_config(folder)
+        config = BundleConfig.read(folder)
     except BundleError:
         return
-    assert all(isinstance(found[name], type(CONFIG[name])) for name in CONFIG)
+    dumped = config.dump()
+    assert all(isinstance(dumped[name], type(CONFIG[name])) for name in CONFIG)
+    assert config.codec.name and all(head.name and head.plugin for head in config.heads)
     assert sealed or json.dumps(table[key]) == json.dumps(value)
+
+
+def test_the_config_of_these_tests_is_valid(tmp_path):
+    assert BundleConfig.read(write_raw(tmp_path, CONFIG)).dump()["recipe"] == CONFIG["recipe"]
 
 
 @pytest.mark.parametrize("mode", ["round", "bits", "uniform"])
@@ -184,11 +194,11 @@ def test_tables_of_every_mode_code_what_they_quantise(mode):
     tables = CASES["uniform4"].model
     model = dataclasses.replace(tables, mode=mode, bits=4 if mode == "uniform" else 0)
     latent = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32) * 3
-    found = model.decode(model.encode(latent, MADE["rans"]), latent.shape, MADE["rans"])
+    found = decode_streams(model, encode_streams(model, latent, MADE["rans"]), latent.shape, MADE["rans"])
     assert np.array_equal(found, model.restore(latent))
     bounded = dataclasses.replace(tables, mode="round", bits=2)
     with pytest.raises(InvalidLatent):
-        bounded.encode(latent, MADE["rans"])
+        encode_streams(bounded, latent, MADE["rans"])
 
 
 def test_what_a_codec_writes_does_not_depend_on_what_it_wrote():
@@ -207,4 +217,4 @@ def test_a_packet_that_lies_about_its_images_is_refused_before_they_are_decoded(
     wrong = dataclasses.replace(batch, streams=batch.streams[:2])  # one stream an image
     for image in wrong.images:
         with pytest.raises(CorruptPacket, match="two streams"):
-            case.model.decode(image.streams, case.latent.shape, MADE["rans"])
+            decode_streams(case.model, image.streams, case.latent.shape, MADE["rans"])

@@ -114,8 +114,7 @@ def test_bad_requests(arguments, code, word, tmp_path):
 
 
 def test_a_model_of_several_rates_is_a_curve_by_itself(swept, tmp_path):
-    from splitreg.assembly import build
-    from splitreg.publishing import save
+    from splitreg.assembly import build, save
     from splitreg.recipe import Recipe
 
     recipe = Recipe.read("tiny.toml", ["bottleneck.rates=3", "bottleneck.rate_range=8", "sweep={}"])

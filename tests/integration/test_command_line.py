@@ -147,8 +147,8 @@ def test_inspect_says_why_a_bundle_does_not_decode(bundle, pictures, tmp_path):
     path = tmp_path / "p0.splitreg"
     packet = Packet.parse(path.read_bytes())
     for change, says in (
-        ({"model_id": packet.model_id ^ 1}, b"is for model"), ({"streams": packet.streams * 2}, b"one stream an image"),
-        ({"streams": (b"x" * 30,)}, b"payload"), ({"coded": (9000, 9000)}, b"beyond the limit"),
+        ({"model_id": packet.model_id ^ 1}, b"is for model"), ({"streams": packet.streams * 2}, b"one stream per image"),
+        ({"streams": (b"x" * 30,)}, b"payload"), ({"coded": (9000, 9000)}, b"limit of"),
     ):  # fmt: skip
         path.write_bytes(replace(packet, **change).to_bytes())
         done = run("inspect", path, "--bundle", bundle, check=False)
@@ -324,9 +324,9 @@ def test_a_sweep_gives_a_bundle_a_point_and_goes_on(trained, tmp_path):
     assert [point.name for point in points] == ["rate_lambda=0.1", "rate_lambda=1"]
     kept = (points[0] / "config.json").stat().st_mtime_ns
     (points[1] / "config.json").unlink()
-    refused(run(*arguments, "--resume", check=False), "something else is there")
+    refused(run(*arguments, "--resume", check=False), "is no bundle")
     assert (points[0] / "config.json").stat().st_mtime_ns == kept
-    refused(run(*arguments, check=False), "a bundle is there already")
+    refused(run(*arguments, check=False), "overwrite")
 
 
 def test_a_folder_that_is_taken_is_refused_before_the_work(trained, tmp_path, monkeypatch):
@@ -336,9 +336,9 @@ def test_a_folder_that_is_taken_is_refused_before_the_work(trained, tmp_path, mo
     monkeypatch.setattr(splitreg.evaluation, "evaluate", None)
     refused(
         run("publish", bundle, "-o", tmp_path, "--data", "scenes", "--overwrite", check=False),
-        "something else is there",
+        "is no bundle",
     )
-    refused(run("train", recipe, *options, "-o", tmp_path, "--overwrite", check=False), "something else is there")
+    refused(run("train", recipe, *options, "-o", tmp_path, "--overwrite", check=False), "is no bundle")
     both = tmp_path / "both"
     refused(run("train", recipe, *options, "-o", both, "--run", both, check=False), "must be another one", code=2)
 

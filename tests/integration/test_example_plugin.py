@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from splitreg.assembly import load, load_server
 from splitreg.errors import BundleError
-from splitreg.publishing import load, load_server
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "splitreg-plugin-keypoints"
 
@@ -18,9 +18,10 @@ LIFE = """
 import json, sys
 import numpy as np
 import splitreg
-from splitreg.publishing import load_edge, load_server, publish, verify
+from splitreg.assembly import load_edge, load_server
+from splitreg.publishing import PublishOptions, publish, verify
 from splitreg.recipe import Recipe
-from splitreg.training import train
+from splitreg.training import TrainOptions, train
 
 folder = sys.argv[1]
 recipe = Recipe.from_mapping({
@@ -28,9 +29,9 @@ recipe = Recipe.from_mapping({
     "data": [{"name": "corners", "count": 48, "size": 64}], "input": {"size": [64, 64]}, "augment": {"flip": 0},
     "stages": [{"epochs": 3, "batch_size": 8, "optimizer": {"name": "adamw", "lr": 3e-3}, "schedule": "constant"}],
 })
-result = train(recipe, output=folder + "/run", device="cpu", tensorboard=False, progress=False)
+result = train(recipe, folder + "/run", options=TrainOptions(device="cpu", tensorboard=False, progress=False))
 splitreg.save(result.model, folder + "/saved")
-publish(folder + "/saved", folder + "/bundle", metrics={})
+publish(folder + "/saved", folder + "/bundle", PublishOptions(metrics={}))
 picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
 packet = load_edge(folder + "/bundle").encode(picture)[0]
 found = load_server(folder + "/bundle").infer(packet)[0]["keypoints"]

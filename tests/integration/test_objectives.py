@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from support.training import train
 
 from splitreg.assembly import build
 from splitreg.data.loading import Mixture
 from splitreg.errors import RecipeError
 from splitreg.recipe import Recipe
 from splitreg.registry import discover
-from splitreg.training import Datasets, open_split, train
+from splitreg.training import Datasets, open_split
 from splitreg.training.objectives import objectives
 
 HEADS = {"cls": "classification", "det": "detection", "seg": "segmentation"}
@@ -82,5 +83,5 @@ def test_labels_of_three_datasets_train_together(name, precision, scenes, tmp_pa
 def test_an_objective_that_fails_when_it_is_built_is_named():
     wrong = {"objectives": [{"name": "compressibility", "scale": ["range"]}]}
     (stage,) = Recipe.from_mapping({**KEYS, "stages": [wrong]}).stages
-    with pytest.raises(RecipeError, match="objective compressibility cannot be built: TypeError: unhashable"):
+    with pytest.raises(RecipeError, match="compressibility.*TypeError: unhashable"):
         objectives(stage, ["cls"], discover())

@@ -8,13 +8,13 @@ import threading
 
 import numpy as np
 import pytest
+from support.bundles import save_with_onnx
 
 import splitreg
 from splitreg.assembly import ServerModel
 from splitreg.edge import Client, EdgeEncoder
 from splitreg.errors import ForeignPacket, RecipeError, Unauthorized
-from splitreg.publishing import save
-from splitreg.testing import PRESETS, Link, Profile
+from splitreg.link_emulator import PRESETS, Link, Profile
 from splitreg.wire import pack
 
 pytest.importorskip("starlette")
@@ -26,7 +26,7 @@ def bundle(tmp_path_factory):
     bottleneck = {"name": "fp", "channels": 6, "hidden": 8, "from": "image", "rates": 3}
     heads = [{"name": "cls", "labels": 3}, {"name": "seg", "labels": 4}, {"name": "depth"}]
     model = splitreg.build(backbone="test_resnet", bottleneck=bottleneck, heads=heads, input={"size": [64, 96]})
-    return save(model, tmp_path_factory.mktemp("two") / "bundle", onnx=True)
+    return save_with_onnx(model, tmp_path_factory.mktemp("two") / "bundle")
 
 
 @pytest.fixture(scope="module")

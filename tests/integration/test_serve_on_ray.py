@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 import splitreg
-from splitreg.assembly import EdgeModel, ServerModel
-from splitreg.publishing import save
+from splitreg.assembly import EdgeModel, ServerModel, save
 from splitreg.wire import pack, protocol
 
 pytest.importorskip("ray.serve")

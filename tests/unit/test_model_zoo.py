@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.training import train, train_late_head
 
 import splitreg
 import splitreg.publishing
 from splitreg.demo.run import recipe as demo_recipe
-from splitreg.training import Datasets, open_split, train, train_late_head
+from splitreg.training import Datasets, open_split
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
 RECIPES = sorted((ZOO / "recipes").rglob("*.toml"))
@@ -126,7 +127,7 @@ def test_recipe_is_short_and_plans(path, roots):
     assert len(path.read_text().splitlines()) <= 40
     for _, point in read(path, roots).points():
         planned = splitreg.plan(point)
-        assert planned.shapes.latent[0] == planned.latent.channels
+        assert planned.shapes.latent[0] == planned.bottleneck.meta.latent.channels
 
 
 @pytest.mark.parametrize(
@@ -156,8 +157,8 @@ def test_ladon_trains_on_one_bitstream_and_takes_a_late_head(roots, tmp_path):
 def test_ladon_on_camvid_starts_as_its_teacher_and_trains_stage_by_stage(roots, tmp_path):
     recipes = ZOO / "recipes"
     teacher = a_few_steps(recipes / "camvid-small-unsplit.toml", roots, tmp_path / "teacher")
-    bundle = splitreg.publishing.save(teacher.model, tmp_path / "bundle")
-    states = [splitreg.publishing.load(bundle).state_dict()]
+    bundle = splitreg.save(teacher.model, tmp_path / "bundle")
+    states = [splitreg.load(bundle).state_dict()]
     for count in (1, 2, 3):  # a run of the first stages is what a longer one passes through
         whole = read(recipes / "ladon-camvid.toml", roots).to_mapping()["stages"][:count]
         path = tmp_path / f"{count}.toml"

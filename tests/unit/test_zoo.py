@@ -10,9 +10,10 @@ import pytest
 
 import splitreg
 from splitreg import zoo
+from splitreg.assembly import load_edge, load_server
 from splitreg.edge import EdgeEncoder, describe
 from splitreg.errors import BundleError, RecipeError
-from splitreg.publishing import load_edge, load_server, verify
+from splitreg.publishing import verify
 from splitreg.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -20,10 +21,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_everything_that_takes_a_bundle_takes_a_name():
     name = "zoo:camvid-small"
-    model_id = splitreg.load(name).edge.model_id
-    assert {load_edge(name).model_id, load_server(name, ["det"]).model_id, EdgeEncoder.open(name).model_id} == {
-        model_id
-    }
+    model_id = splitreg.load(name).edge.coding.model_id
+    for half in (load_edge(name), load_server(name, ["det"]), EdgeEncoder.open(name)):
+        assert half.coding.model_id == model_id
     assert describe(name)["model_id"] == f"{model_id:08x}" and all(check.passed for check in verify(name))
 
 

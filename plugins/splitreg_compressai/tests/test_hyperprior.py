@@ -9,14 +9,15 @@ from splitreg_compressai.ans import CompressaiCodec
 from splitreg_compressai.fixedpoint import FixedConv, bounded, rounded
 from splitreg_compressai.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from splitreg_compressai.tables import PER_E, ROWS, UNIT, scale_tables
+from support.training import train
 
 import splitreg
-from splitreg.coding import Packet
+from splitreg.assembly import load_edge, load_server, save
+from splitreg.coding import Packet, decode_streams, encode_streams
 from splitreg.errors import CorruptPacket, InvalidTables, RecipeError
-from splitreg.publishing import load_edge, load_server, save, verify
+from splitreg.publishing import verify
 from splitreg.recipe import Recipe
 from splitreg.specs import FeatureSpec
-from splitreg.training import train
 
 IMAGE, TARGET = FeatureSpec(channels=3, stride=1), FeatureSpec(channels=6, stride=4)
 SMALL = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "hyper_channels": 3, "hyper_hidden": 16}
@@ -48,7 +49,7 @@ def some_latent(height, width, seed=0, scale=6.0):
 def test_frozen_integers_are_what_was_trained(kind, size):
     model = varied(made(kind))
     frozen, latent = model.freeze(), some_latent(*size)
-    hyper, rows, means = frozen._analyse(latent[0].numpy())
+    hyper, rows, means = frozen.analyse(latent[0].numpy())
     with torch.no_grad():
         expected = rounded(model.hyper_analysis(model._blocks(latent)))
         scales, offsets = model._predict(expected, latent)
@@ -65,8 +66,8 @@ def test_the_codec_takes_the_bits_that_eval_states(kind):
     with torch.no_grad():
         expected, rate = model(x)
         for row, latent in enumerate(model.analyse(x)):
-            streams = tables.encode(latent.numpy(), codec)
-            received = tables.decode(streams, tuple(latent.shape), codec)
+            streams = encode_streams(tables, latent.numpy(), codec)
+            received = decode_streams(tables, streams, tuple(latent.shape), codec)
             assert received.tobytes() == tables.restore(latent.numpy()).tobytes()
             torch.testing.assert_close(model.synthesise(torch.from_numpy(received)[None])[0], expected[row])
             assert abs(8 * sum(map(len, streams)) - rate[row].item()) < 0.02 * rate[row].item() + 2 * 96
@@ -98,7 +99,7 @@ def test_training_lowers_rate_and_distortion_and_tables_follow(kind):
     assert distortion.item() < 0.6 * first[0] and rate.mean().item() < 0.7 * first[1]
     coded = model.eval()(x)[1]
     assert coded.mean().item() == pytest.approx(rate.mean().item(), rel=0.15)
-    rows = model.freeze()._analyse(model.analyse(x)[0].detach().numpy())[1].indexes
+    rows = model.freeze().analyse(model.analyse(x)[0].detach().numpy())[1].indexes
     assert rows[..., 8:].mean() > rows[..., :8].mean() + 2  # the loud half has the wider distributions
 
 
@@ -132,7 +133,7 @@ def test_huge_weights_are_clipped_in_training_as_they_are_frozen():
         model.scales.weight[1, 1] = -1e4
     frozen, latent = model.freeze(), some_latent(8, 8)
     scales, _ = model._predict(rounded(model.hyper_analysis(model._blocks(latent))), latent)
-    rows = frozen._analyse(latent[0].numpy())[1].indexes
+    rows = frozen.analyse(latent[0].numpy())[1].indexes
     np.testing.assert_array_equal(rows, (scales[0].log() * PER_E).round().int().numpy() + UNIT)
     with torch.no_grad():
         model.scales.bias[0] = 1e9
@@ -198,7 +199,7 @@ def test_published_and_run_apart(name, codec, tmp_path):
     parsed = Packet.parse(packet)
     assert len(parsed.streams) == 2
     latent, _ = edge.latent_of(picture)
-    np.testing.assert_array_equal(server.decode(parsed), edge.tables.restore(latent))
+    np.testing.assert_array_equal(server.decode(parsed), edge.coding.tables.restore(latent))
     mine, theirs = model.server.infer(packet)[0]["cls"], server.infer(packet)[0]["cls"]
     assert mine.to_json() == theirs.to_json()
     assert all(check.passed for check in verify(bundle))

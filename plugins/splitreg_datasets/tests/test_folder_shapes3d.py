@@ -10,8 +10,8 @@ from PIL import Image
 from splitreg_datasets.folder import Folder
 from splitreg_datasets.shapes3d import RANGES, Shapes3D
 from splitreg_datasets.stores import open_store
+from splitreg_scenes.rendering import FACTORS, factors_of, unseen
 
-from splitreg.data.scenes import FACTORS, factors_of, unseen
 from splitreg.errors import DataError
 from splitreg.testing import run
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from objective_toys import context, objective
 from scipy.fft import dctn
+from support.objective_toys import context, objective
 
 from splitreg.errors import RecipeError, TrainingError
-from splitreg.interfaces import Offer
+from splitreg.interfaces import TeacherCapabilities
 
 
 def published(channel):
@@ -70,7 +70,10 @@ def test_its_gradient_makes_a_latent_smoother():
 def test_there_must_be_a_latent():
     with pytest.raises(TrainingError, match="no bottleneck encodes"):
         term(None)
-    assert "no bottleneck" in objective("compressibility").problems(Offer(features={}, heads={}, latent=False), None)[0]
+    assert (
+        "no bottleneck"
+        in objective("compressibility").problems(TeacherCapabilities(features={}, heads={}, latent=False), None)[0]
+    )
     with pytest.raises(RecipeError, match="zero or more"):
         objective("compressibility", weight=-1)
     with pytest.raises(RecipeError, match="deviation, range, none; got 'unit'"):

@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from objective_toys import context, objective
 from scipy.special import rel_entr
+from support.objective_toys import context, objective
 
 from splitreg.errors import RecipeError, ShapeMismatch, TrainingError
-from splitreg.interfaces import Offer
+from splitreg.interfaces import TeacherCapabilities
 from splitreg.specs import FeatureSpec, TargetSpec
 
 OWN = {4: torch.zeros(2, 3, 4, 4), 8: torch.ones(2, 5, 2, 2)}
@@ -14,7 +14,7 @@ THEIRS = {4: torch.full((2, 3, 4, 4), 0.5), 8: torch.ones(2, 5, 2, 2), 16: torch
 
 
 def offer(channels=(3, 5), task="classification", classes=4, heads=("cls",), first=0):
-    return Offer(
+    return TeacherCapabilities(
         features={s: FeatureSpec(channels=c, stride=s) for s, c in zip((4, 8), channels, strict=False)},
         heads={h: TargetSpec(task=task, labels=tuple(map(str, range(first, first + classes)))) for h in heads},
     )
@@ -63,8 +63,8 @@ def test_a_head_without_images_says_nothing_and_a_missing_teacher_is_an_error():
         ({}, offer((3, 6)), "stride 8 the student's feature has 5 channels, the teacher's 6"),
         ({"strides": [4]}, offer((3, 6)), None),
         ({"strides": [4, 32]}, offer(), "at stride 32; the student has them at 4, 8, the teacher at 4, 8"),
-        ({}, Offer(features={}, heads={}), "no stride is common"),
-        ({"weight": 0.0}, Offer(features={}, heads={}), None),
+        ({}, TeacherCapabilities(features={}, heads={}), "no stride is common"),
+        ({"weight": 0.0}, TeacherCapabilities(features={}, heads={}), None),
         ({"logits": {"cls": 1.0}}, offer(classes=5), "4 classes, the teacher classification with 5"),
         (
             {"logits": {"cls": 1.0}},

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from objective_toys import context, objective
+from support.objective_toys import context, objective
 
 from splitreg.errors import MissingExtra, RecipeError
 

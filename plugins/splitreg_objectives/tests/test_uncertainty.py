@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from objective_toys import context, objective
+from support.objective_toys import context, objective
 
 
 def test_a_term_is_the_weighed_loss_and_its_price():

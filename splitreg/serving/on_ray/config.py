@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from splitreg.errors import RecipeError, near
+from splitreg.errors import RecipeError, suggest
 from splitreg.recipe import PRECISIONS, check_precision
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.security import read_tokens
@@ -197,4 +197,4 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _refuse_unknown(table: Mapping[str, Any], known: Any, where: str) -> None:
     for key in table:
         if key not in known:
-            raise RecipeError(f"{where} has no {key!r}.{near(key, list(known))} There are: {', '.join(known)}")
+            raise RecipeError(f"{where} has no {key!r}.{suggest(key, list(known))} There are: {', '.join(known)}")

@@ -16,7 +16,6 @@ import ray.exceptions
 from ray import serve
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from splitreg.edge.files import read_checked
 from splitreg.errors import BundleError, DeadlinePassed, ServiceError, SplitregError
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.engine import Job
@@ -77,12 +76,11 @@ class RayFleet(Fleet):
         chosen = choose(self._config.bundles, self._config.heads)
         try:
             async with asyncio.timeout(self._config.load_seconds):
-                for folder, config, heads in chosen:
-                    number = config["model_id"]
-                    self._served[number] = model = await self._deploy(folder, number, heads)
+                for bundle, heads in chosen:
+                    number = bundle.config.id
+                    self._served[number] = model = await self._deploy(bundle.folder, number, heads)
                     _, self.models[number] = await model.body.describe.remote()
-                    packet = read_checked(folder, "testvectors/packet.bin", config["files"])
-                    await self._try(number, packet)
+                    await self._try(number, bundle.read("testvectors/packet.bin"))
         except TimeoutError as cause:
             await self.stop()
             raise BundleError(

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from splitreg.assembly.branch import Branch
+from splitreg.assembly.adapter import Branch
 from splitreg.assembly.server import Block, ServerModel
-from splitreg.edge.files import read_checked, read_config
+from splitreg.bundle import Bundle
 from splitreg.errors import BundleError, ServiceError, SplitregError
 from splitreg.predictions import Prediction
 from splitreg.recipe import PRECISIONS
@@ -56,8 +56,7 @@ class BodyReplica:
         self, bundle: str, model_id: str, heads: Sequence[str], device: str, precision: str = PRECISIONS[0]
     ) -> None:
         self._server = _load(bundle, model_id, heads, device, precision)
-        config = read_config(Path(bundle))
-        self.description = describe(self._server, model_id, Path(bundle).resolve().name, config)
+        self.description = describe(self._server, Path(bundle).resolve().name, Bundle.open(bundle).config)
         self._reads = {name: strides_of(branch) for name, branch in self._server.branches.items()}
         self._server.branches = {}
 
@@ -109,7 +108,7 @@ class HeadReplica:
             bundle, model_id, (head,), device, precision
         )  # with its body for once: the first run is the slowest
         self._server.bottleneck.decoder, self._server.body = nn.Identity(), nn.Identity()  # type: ignore[assignment]
-        self._server.symbols = None
+        self._server.coding = replace(self._server.coding, frozen=None)
         self._head, self._device, self._most = head, torch.device(device), batch_images
 
     def answer(self, calls: Sequence[tuple[Embedded, Sequence[Ask]]]) -> list[list[Piece]]:
@@ -182,13 +181,13 @@ def watchdog(seconds: float) -> Iterator[None]:
 
 def _load(bundle: str, model_id: str, heads: Sequence[str], device: str, precision: str) -> ServerModel:
     server = ServerModel.load(bundle, heads)
-    if f"{server.model_id:08x}" != model_id:
+    if f"{server.coding.model_id:08x}" != model_id:
         raise BundleError(
-            f"{bundle} is model {server.model_id:08x} by now, {model_id} is to be served; put each bundle in a folder of "
-            "its own"
+            f"{bundle} is model {server.coding.model_id:08x} now, {model_id} is to be served; put each bundle in its "
+            "own folder"
         )
     server.place(device, precision)
-    packet = read_checked(Path(bundle), "testvectors/packet.bin", read_config(Path(bundle))["files"])
+    packet = Bundle.open(bundle).read("testvectors/packet.bin")
     for _ in range(2):
         server.infer(packet)
     return server

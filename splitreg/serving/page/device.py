@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from splitreg import imaging
+from splitreg.bundle import Bundle
 from splitreg.edge import EdgeEncoder
-from splitreg.edge.files import read_config
 from splitreg.errors import BadRequest, DeadlinePassed, ImageError, SplitregError, TooLarge, Unavailable
 from splitreg.serving.logs import log
 from splitreg.serving.page.comparison import compare
 from splitreg.serving.service import Service
 from splitreg.wire import error_body
-from splitreg.zoo import find_bundle
 
 #: Pictures that wait or are encoded; more are refused.
 WAITING = 8
@@ -101,15 +100,17 @@ class Device:
         return Encoded(
             packet=packet,
             milliseconds=milliseconds,
-            files=compare(pixels, encoder.preprocess, len(packet)) if files else None,
+            files=compare(pixels, encoder.coding.preprocess, len(packet)) if files else None,
         )
 
     def _open(self, number: str) -> EdgeEncoder:
         try:
             for bundle in self._service.config.bundles:
-                if read_config(find_bundle(bundle))["model_id"] == number:
+                if Bundle.open(bundle).config.id == number:
                     encoder = EdgeEncoder.open(bundle, threads=1)
-                    encoder.encode(np.zeros((*encoder.preprocess.size, 3), np.uint8))  # the first run is the slowest
+                    encoder.encode(
+                        np.zeros((*encoder.coding.preprocess.size, 3), np.uint8)
+                    )  # the first run is the slowest
                     return encoder
         except SplitregError as error:
             log("no edge half", model=number, **error_body(error))

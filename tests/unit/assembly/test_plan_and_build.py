@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from toys import KEYS, registry
+from support.toys import KEYS, registry
 
 import splitreg
 from splitreg.coding import Packet
@@ -102,7 +102,7 @@ def test_a_batch_is_one_packet_with_the_same_predictions(model):
     # Packet by packet, image by image: a batch between two packets keeps its place.
     found = model.server.infer([packets[2], batch[0], packets[0]])
     assert [f["toy"].to_json() for f in found] == [alone[i]["toy"].to_json() for i in (2, 0, 1, 2, 0)]
-    with pytest.raises(CorruptPacket, match="one stream an image, this one has 3"):
+    with pytest.raises(CorruptPacket, match="has 3"):
         model.server.decode(Packet.parse(batch[0]))
 
 
@@ -122,7 +122,7 @@ def test_a_batch_runs_in_parts_that_fit_memory(model, monkeypatch):
 def test_a_batch_may_not_ask_for_more_pixels_than_a_picture(model):
     own = Packet.parse(model.edge.encode([picture()])[0])
     data = dataclasses.replace(own, original=(8000, 8000), others=((8000, 8000),), streams=own.streams * 2).to_bytes()
-    with pytest.raises(CorruptPacket, match="pixels together, beyond the limit"):
+    with pytest.raises(CorruptPacket, match="pixels together"):
         model.server.infer([data])
 
 
@@ -152,22 +152,24 @@ def test_foreign_and_damaged_packets_are_refused(model):
 
 
 def test_a_packet_of_an_absurd_size_costs_nothing(model):
-    huge = Packet(model_id=model.edge.model_id, original=(9, 9), coded=(65535, 65535), streams=(b"x",)).to_bytes()
-    with pytest.raises(CorruptPacket, match="beyond the limit"):
+    huge = Packet(
+        model_id=model.edge.coding.model_id, original=(9, 9), coded=(65535, 65535), streams=(b"x",)
+    ).to_bytes()
+    with pytest.raises(CorruptPacket, match="limit of"):
         model.server.infer([huge])
 
 
 @pytest.mark.parametrize("coded", [(129, 128), (1, 4 * 64 * 64 + 1)])
 def test_a_coded_size_far_beyond_the_models_own_is_refused_unread(model, coded, monkeypatch):
     monkeypatch.setattr(model.server, "shapes", None)  # would fail if it were asked
-    data = Packet(model_id=model.edge.model_id, original=(9, 9), coded=coded, streams=(b"x",)).to_bytes()
-    with pytest.raises(CorruptPacket, match="coded image .* beyond the limit"):
+    data = Packet(model_id=model.edge.coding.model_id, original=(9, 9), coded=coded, streams=(b"x",)).to_bytes()
+    with pytest.raises(CorruptPacket, match="coded image .* limit of"):
         model.server.infer([data])
 
 
 def test_predictions_of_an_absurd_original_size_are_refused(model):
     own = Packet.parse(model.edge.encode([picture()])[0])
-    with pytest.raises(CorruptPacket, match="original image .* beyond the limit"):
+    with pytest.raises(CorruptPacket, match="original image .* limit of"):
         model.server.infer([dataclasses.replace(own, original=(65535, 65535)).to_bytes()])
 
 
@@ -177,8 +179,8 @@ def test_a_body_that_fails_at_another_size_is_the_packets_fault(model, monkeypat
 
     monkeypatch.setattr(model.server, "features", fails)
     shape = model.server.shapes((32, 32)).latent
-    payload = model.edge.codec.encode(np.zeros(shape, np.int32), model.edge.tables)
-    data = Packet(model_id=model.edge.model_id, original=(9, 9), coded=(32, 32), streams=(payload,)).to_bytes()
+    payload = model.edge.coding.codec.encode(np.zeros(shape, np.int32), model.edge.coding.tables)
+    data = Packet(model_id=model.edge.coding.model_id, original=(9, 9), coded=(32, 32), streams=(payload,)).to_bytes()
     with pytest.raises(CorruptPacket, match="does not run on a coded image of 32x32"):
         model.server.infer([data])
     with pytest.raises(RuntimeError):  # at its own size it is a bug, and told as one

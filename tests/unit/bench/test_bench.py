@@ -6,14 +6,13 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-import toys
+from support import toys
 
-from splitreg.assembly import build
+from splitreg.assembly import build, save
 from splitreg.bench import Point, Sent, pictures, run
 from splitreg.bench.chart import Trace, chart
 from splitreg.bench.curves import Line, axes, compare, usual_anchor
 from splitreg.errors import BundleError, RecipeError
-from splitreg.publishing import save
 from splitreg.recipe import DataPart, Recipe
 
 DATA = DataPart(name="toys", options={"count": 8})

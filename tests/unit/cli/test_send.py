@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fake_service import FakeService
 from PIL import Image
+from support.fake_service import FakeService
 
 from splitreg.cli.send_ import _WHEN_FULL, command
 from splitreg.edge import Outbox, outbox

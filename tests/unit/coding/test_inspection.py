@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitreg.coding import Codec, Packet, SymbolModel
+from splitreg.coding import Codec, Packet, SymbolModel, encode_streams
 from splitreg.coding.inspection import dissect, measure
 
 PACKET = Packet(
@@ -82,8 +82,8 @@ def test_measure_counts_by_stream_and_channel():
     cdf = np.array([[0, 32768, 49152, 65536], [0, 16384, 32768, 65536]])
     model = SymbolModel.from_cdf(cdf, np.array([4, 4]), np.array([0, 0]))
     latent = np.zeros((2, 3, 5), np.float32)
-    found = measure(model.encode(latent, Plain()), (2, 3, 5), model, Plain())
+    found = measure(encode_streams(model, latent, Plain()), (2, 3, 5), model, Plain())
     assert (found.latent == latent).all()
     assert found.channel_bits == (15.0, 30.0) and found.stream_bits == (45.0,)
     bare = SymbolModel.plain("bits", 2, 32)
-    assert measure(bare.encode(latent, Plain()), (2, 3, 5), bare, Plain()).stream_bits == ()
+    assert measure(encode_streams(bare, latent, Plain()), (2, 3, 5), bare, Plain()).stream_bits == ()

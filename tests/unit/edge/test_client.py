@@ -10,12 +10,13 @@ import time
 
 import numpy as np
 import pytest
-from fake_service import FakeEncoder, FakeService, expected, made
 from PIL import Image
+from support.bundles import save_with_onnx
+from support.fake_service import FakeEncoder, FakeService, expected, made
 
 from splitreg import errors
 from splitreg.edge import Client, LinkEstimate, Outbox
-from splitreg.testing.link import Link, Profile
+from splitreg.link_emulator import Link, Profile
 from splitreg.wire import pack
 from splitreg.wire.protocol import ANSWERS, DEADLINE, IDEMPOTENCY, PACKET
 
@@ -445,12 +446,11 @@ def test_kill_9_at_any_moment(service, tmp_path, monkeypatch):
 
 def test_a_real_picture_through_a_real_encoder(service, tmp_path):
     import splitreg
-    from splitreg.publishing import save
 
     bottleneck = {"name": "fp", "channels": 4, "hidden": 8, "from": "image"}
     heads = [{"name": "cls", "labels": 3}]
     model = splitreg.build(backbone="test_resnet", bottleneck=bottleneck, heads=heads, input={"size": [32, 32]})
-    bundle = save(model, tmp_path / "b", onnx=True)
+    bundle = save_with_onnx(model, tmp_path / "b")
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "p.png")
     with Client(service.url, bundle) as client:
         answer = client.send(tmp_path / "p.png")

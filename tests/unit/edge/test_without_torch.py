@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from support.bundles import save_with_onnx
 
 import splitreg
 from splitreg.assembly import EdgeModel
 from splitreg.cli.edge_ import _PRECISIONS, _RUNTIMES
 from splitreg.edge import RUNTIMES, EdgeEncoder
-from splitreg.publishing import save
 
 #: What a device has not got.
 BLOCKED = (
@@ -45,7 +45,7 @@ def make(folder, codec):
     model = splitreg.build(
         backbone="test_resnet", bottleneck=bottleneck, codec=codec, heads=heads, input={"size": [64, 96]}
     )
-    return save(model, folder, onnx=True)
+    return save_with_onnx(model, folder)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from training_toys import REGISTRY, ToyDataset, toy_recipe
+from support.training_toys import REGISTRY, ToyDataset, toy_recipe
 
 from splitreg.assembly import build
 from splitreg.coding import Packet

@@ -10,14 +10,17 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from toys import KEYS, ToyData, ToyMetric, registry
+from support.bundles import read_raw, seal
+from support.toys import KEYS, ToyData, ToyMetric, registry
 
 import splitreg
 from splitreg import imaging
+from splitreg.assembly import load, save
+from splitreg.bundle import hash_folder
 from splitreg.cli.main import main
 from splitreg.errors import BundleError, DataError, ImageError
 from splitreg.evaluation import evaluate
-from splitreg.publishing import Int8Edge, files, load, publish, quantise_edge, save, verify
+from splitreg.publishing import Int8Edge, PublishOptions, publish, quantise_edge, verify
 from splitreg.publishing.int8 import pictures_in, quantised
 from splitreg.publishing.onnx_export import export_edge
 from splitreg.tasks import Sample
@@ -63,13 +66,7 @@ def ready(model):
 
 @pytest.fixture
 def published(bundle, ready, tmp_path):
-    return publish(bundle, tmp_path / "published", int8=ready, registry=registry())
-
-
-def sealed(bundle, **changes):
-    """Write the config anew, as somebody does who knows how its digest is made."""
-    config = files.read_config(bundle)
-    files.write_config(bundle, {**{k: v for k, v in config.items() if k != "files"}, **changes})
+    return publish(bundle, tmp_path / "published", PublishOptions(int8=ready), registry=registry())
 
 
 def failed(bundle):
@@ -78,8 +75,7 @@ def failed(bundle):
 
 def test_the_gate_passes_and_its_figures_are_everywhere(published, ready):
     assert not failed(published)
-    print(files.read_config(published)["edge"]["int8"])
-    figures = files.read_config(published)["edge"]["int8"]
+    figures = read_raw(published)["edge"]["int8"]
     assert figures == json.loads((published / "metrics.json").read_text())["int8"] == ready.figures
     assert figures["heads"]["toy"] == {"metric": "top1", "float32": 1.0, "int8": 1.0, "loss": 0.0}
     assert figures["images"] == 12 and figures["calibration_images"] == 8 and 0 <= figures["symbols_changed"] < 0.3
@@ -97,7 +93,7 @@ def test_the_graph_is_in_eight_bits_and_takes_any_size(ready, model):
     assert onnx.TensorProto.INT8 in types
     floats, eight = map(onnxruntime.InferenceSession, (export_edge(model.edge).data, ready.data))
     for shape in ((1, 3, 64, 64), (3, 3, 49, 85)):
-        image = np.tile(imaging.prepare(PICTURES[0], model.edge.preprocess)[0], (shape[0], 1, 2, 2))[
+        image = np.tile(imaging.prepare(PICTURES[0], model.edge.coding.preprocess)[0], (shape[0], 1, 2, 2))[
             ..., : shape[2], : shape[3]
         ]
         one, other = (graph.run(["latent"], {"image": image})[0] for graph in (floats, eight))
@@ -162,7 +158,7 @@ def test_bad_input(model, tmp_path):
     with pytest.raises(DataError, match="no head can be measured on bare"):
         quantise_edge(model, PICTURES, Unlabelled(None, "val", count=3), dataset="bare")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match="no picture in"):
+    with pytest.raises(DataError, match="no image in"):
         pictures_in(tmp_path)
     with pytest.raises(BundleError, match="onnxruntime cannot quantise"):
         quantised(export_edge(model.edge).data, [np.zeros((1, 8, 8), np.float32)])
@@ -171,19 +167,16 @@ def test_bad_input(model, tmp_path):
 def test_another_models_edge_is_refused_and_nothing_is_left(bundle, ready, tmp_path):
     other = Int8Edge(data=ready.data, model_id=ready.model_id ^ 1, figures=ready.figures)
     with pytest.raises(BundleError, match="8-bit edge half is of model"):
-        publish(bundle, tmp_path / "x", int8=other, registry=registry())
+        publish(bundle, tmp_path / "x", PublishOptions(int8=other), registry=registry())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_publishing_again_keeps_it_and_publishing_without_has_none(published, bundle, tmp_path):
     again = publish(published, tmp_path / "again" / "published", registry=registry())
-    assert files.hash_folder(again) == files.hash_folder(published) and not failed(again)
+    assert hash_folder(again) == hash_folder(published) and not failed(again)
     plain = publish(bundle, tmp_path / "plain", registry=registry())
-    assert files.read_config(plain)["edge"] == {"dynamic": True, "compared_at": [[64, 64], [49, 85], [96, 64]]}
-    assert (
-        not any("int8" in name for name in files.hash_folder(plain))
-        and "8-bit" not in (plain / "README.md").read_text()
-    )
+    assert read_raw(plain)["edge"] == {"dynamic": True, "compared_at": [[64, 64], [49, 85], [96, 64]]}
+    assert not any("int8" in name for name in hash_folder(plain)) and "8-bit" not in (plain / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["edge.onnx", "edge.int8.onnx"])
@@ -194,20 +187,20 @@ def test_verify_notices_a_swapped_graph(published, name, tmp_path):
         graph = quantised(graph, [np.random.default_rng(0).standard_normal((3, 64, 64), np.float32)])
     (published / name).write_bytes(graph)
     assert set(failed(published)) == {"hashes"}
-    sealed(published)
+    seal(published)
     found = failed(published)
     assert set(found) == {name} and "of the test image's symbols differ" in found[name]
 
 
 def test_verify_notices_float32_under_the_name_of_int8(published):
     shutil.copy(published / "edge.onnx", published / "edge.int8.onnx")
-    sealed(published)
+    seal(published)
     assert set(failed(published)) == {"edge.int8.onnx"}
 
 
 @pytest.mark.parametrize("edge", [None, 3, {}, {"int8": 3}, {"int8": {"symbols_limit": "much"}}], ids=str)
 def test_verify_says_that_a_limit_is_missing(published, edge):
-    sealed(published, edge=edge)
+    seal(published, edge=edge)
     assert "does not say how many symbols" in failed(published)["edge.int8.onnx"]
 
 
@@ -252,7 +245,7 @@ def test_the_command_publishes(drawn, tmp_path, monkeypatch, capsys, calibrate):
     )  # fmt: skip
     assert code == 0 and shown.err == ""
     assert all(check.passed for check in verify(tmp_path / "out"))
-    assert files.read_config(tmp_path / "out")["edge"]["int8"]["images"] == 4
+    assert read_raw(tmp_path / "out")["edge"]["int8"]["images"] == 4
 
 
 @pytest.mark.parametrize(
@@ -262,7 +255,7 @@ def test_the_command_publishes(drawn, tmp_path, monkeypatch, capsys, calibrate):
         (["--int8", "--calibrate", "pictures"], 2, "--data NAME"),
         (["--calibrate", "pictures"], 2, "say --int8 too"),
         (["--gate", "0.1"], 2, "say --int8 too"),
-        (["--int8", "--calibrate", "empty", "--data", "scenes", "--set", "count=4"], 1, "no picture in"),
+        (["--int8", "--calibrate", "empty", "--data", "scenes", "--set", "count=4"], 1, "no image in"),
         (
             ["--int8", "--calibrate", "nothing-there", "--data", "scenes", "--set", "count=4"],
             1,

@@ -6,12 +6,13 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper
+from support.toys import KEYS, ToyBottleneck, ToyCodec, registry
 from torch import nn
 from torch.nn import functional
-from toys import KEYS, ToyBottleneck, ToyCodec, registry
 
 import splitreg
 from splitreg.assembly.edge import EdgeModel
+from splitreg.coding import LatentCoding
 from splitreg.errors import BundleError
 from splitreg.imaging import Preprocess
 from splitreg.publishing.onnx_export import export_edge, run_graph
@@ -30,7 +31,7 @@ def edge_of(prefix):
     spec = FeatureSpec(channels=3, stride=1)
     torch.manual_seed(0)
     bottleneck = ToyBottleneck(spec, FeatureSpec(channels=4, stride=4))
-    return EdgeModel(prefix=prefix, bottleneck=bottleneck, codec=ToyCodec(), preprocess=Preprocess(size=(32, 48)))
+    return EdgeModel(prefix, bottleneck, LatentCoding(codec=ToyCodec(), preprocess=Preprocess(size=(32, 48))))
 
 
 def run(data, image):
@@ -46,7 +47,7 @@ def test_first_party_edges_are_right_at_every_size(kind):
     keys = {"backbone": "mobilenetv3_small_050", "heads": [{"name": "cls", "labels": 3}], "input": {"size": [64, 96]}}
     model = splitreg.build(**keys, **SCENES[kind]).eval()
     graph = export_edge(model.edge)
-    assert graph.to_config() == {"dynamic": True, "compared_at": [[64, 96], [49, 117], [96, 80]]}
+    assert graph.entry().dump() == {"dynamic": True, "compared_at": [[64, 96], [49, 117], [96, 80]]}
     for shape in ((1, 64, 96), (3, 65, 43), (2, 41, 128), (1, 127, 33)):
         image = torch.randn(shape[0], 3, *shape[1:])
         with torch.no_grad():
@@ -114,7 +115,7 @@ class Pooled(nn.Module):
 def test_a_graph_that_is_wrong_elsewhere_is_fixed(prefix, words):
     edge = edge_of(prefix)
     graph = export_edge(edge)
-    found = graph.to_config()
+    found = graph.entry().dump()
     assert not found["dynamic"] and words in found["fixed_because"] and found["compared_at"] == [[32, 48]]
     image = torch.randn(2, 3, 32, 48)
     with torch.no_grad():

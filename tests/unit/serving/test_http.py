@@ -8,7 +8,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving_toys import MODEL, packet, running, stub, until
+from support.serving_toys import MODEL, packet, running, stub, until
 
 from splitreg.errors import RecipeError
 from splitreg.serving import ServeConfig

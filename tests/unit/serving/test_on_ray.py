@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from serving_toys import MODEL, packet, pictures, running, until
+from support.serving_toys import MODEL, packet, pictures, running, until
 
 from splitreg.assembly import EdgeModel, ServerModel
 from splitreg.errors import BundleError, MissingExtra, RecipeError
@@ -131,7 +131,7 @@ def packets(bundle):
 
 @pytest.fixture(scope="module")
 def replicas(bundle, local):
-    number = f"{local.model_id:08x}"
+    number = f"{local.coding.model_id:08x}"
     body = BodyReplica(str(bundle), number, HEADS, "cpu")
     return body, {name: HeadReplica(str(bundle), number, name, "cpu", 8) for name in HEADS}
 
@@ -211,7 +211,7 @@ def test_features_keep_their_layout(local, packets):
 
 
 def test_another_bundle_in_the_folder_is_refused(bundle):
-    with pytest.raises(BundleError, match="by now"):
+    with pytest.raises(BundleError, match="00000001"):
         HeadReplica(str(bundle), "00000001", "cls", "cpu", 8)
 
 

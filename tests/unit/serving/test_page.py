@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from page_toys import make_page_bundle, picture
 from PIL import Image
-from serving_toys import StubFleet, packet, running, stub, until
+from support.page_toys import make_page_bundle, picture
+from support.serving_toys import StubFleet, packet, running, stub, until
 
 from splitreg.coding import Packet
 from splitreg.edge import EdgeEncoder
 from splitreg.errors import BadRequest
 from splitreg.imaging import Preprocess
+from splitreg.link_emulator import PRESETS
 from splitreg.serving.page import comparison, device, routes
-from splitreg.testing import PRESETS
 from splitreg.wire import protocol
 
 FILES = {name: content.decode() for name, (content, _) in routes.static_files().items()}
@@ -102,7 +102,7 @@ def test_a_packet_is_the_device_s_own(server, page_bundle):
         assert float(headers[routes.ENCODE_MS]) > 0 and routes.FILES not in headers
     sizes = []
     for rate in (0, 0.5, 1):
-        _, _, body = encode(server, data, f"?rate={rate}&model={encoder.model_id:08x}")
+        _, _, body = encode(server, data, f"?rate={rate}&model={encoder.coding.model_id:08x}")
         assert body == encoder.encode(data, rate=rate)[0] and server.ask(body=body)[0] == 200
         sizes.append(len(body))
     assert sizes == sorted(sizes)

@@ -3,12 +3,12 @@
 import io
 import json
 
-import chromium
 import numpy as np
 import pytest
-from page_toys import HOSTILE, LABELS, picture
 from PIL import Image
-from serving_toys import StubFleet, running, stub
+from support import chromium
+from support.page_toys import HOSTILE, LABELS, picture
+from support.serving_toys import StubFleet, running, stub
 
 from splitreg import drawing
 from splitreg.assembly import ServerModel

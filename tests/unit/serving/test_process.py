@@ -11,7 +11,7 @@ import threading
 import urllib.request
 
 import pytest
-from serving_toys import pictures, until
+from support.serving_toys import pictures, until
 
 from splitreg.assembly import EdgeModel
 from splitreg.wire import protocol

@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving_toys import MODEL, packet, running, stub, until
+from support.serving_toys import MODEL, packet, running, stub, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from splitreg.wire import protocol

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from serving_toys import children, make_bundle, pictures, running, until
+from support.serving_toys import children, make_bundle, pictures, running, until
 
 from splitreg.assembly import EdgeModel, ServerModel
 from splitreg.coding import Packet
@@ -50,7 +50,7 @@ def workers(server):
 
 def test_what_is_served(server, local):
     ((model,),) = (server.ask("GET", protocol.MODELS)[2]["models"],)
-    assert model["id"] == f"{local.model_id:08x}" and list(model["heads"]) == list(local.heads)
+    assert model["id"] == f"{local.coding.model_id:08x}" and list(model["heads"]) == list(local.heads)
     assert model["heads"]["seg"] == {"task": "segmentation", "labels": [f"class {i}" for i in range(4)]}
     assert (model["name"], model["size"], model["mode"], model["codec"], model["rates"]) == (
         "tiny", [64, 96], "letterbox", "rans", False,

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from splitreg.assembly import load
 from splitreg.errors import RecipeError, TrainingError
-from splitreg.publishing import load
 from splitreg.recipe import Recipe
 from splitreg.sweep import finished, run
 from splitreg.sweep.point import Collapsed, Outcome, Watch, prepare, train_point
@@ -145,7 +145,7 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path):
 
 def test_a_point_whose_rate_collapses_is_given_up_early(tmp_path):
     table = {**KEYS, "bottleneck": {"name": "fp", "encoder": "light", "channels": 1, "blocks": 1}, "stages": [
-        {"epochs": 60, "batch_size": 4, "rate_lambda": 1000.0, "optimizer": {"lr": 0.05}, "schedule": "constant"}
+        {"epochs": 60, "batch_size": 4, "rate_lambda": 100_000.0, "optimizer": {"lr": 0.01}, "schedule": "constant"}
     ]}  # fmt: skip
     prepare(tmp_path, Recipe.from_mapping(table), {**SETTINGS, "validate_every": 1, "progress": False})
     outcome = train_point(tmp_path)

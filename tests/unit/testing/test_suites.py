@@ -128,7 +128,7 @@ class GoodBottleneck(Bottleneck):
         self.decoder = nn.Conv2d(width, target.channels, 1)
         self.scale = nn.Parameter(torch.zeros(()))
         self.latent = FeatureSpec(channels=width, stride=source.stride)
-        self.symbols = SymbolSpec(bits=0, tables=False)
+        self.symbol_spec = SymbolSpec(bits=0, tables=False)
 
     def analyse(self, x):
         return 4 * self.encoder(x)

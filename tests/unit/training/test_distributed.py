@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from training_toys import REGISTRY, toy_recipe
-
-from splitreg.training import train
+from support.training import train
+from support.training_toys import REGISTRY, toy_recipe
 
 KEYS = {
     "backbone": {"name": "toy", "norm": False}, "bottleneck": {"name": "toy", "norm": False, "noise": False},
@@ -29,9 +28,9 @@ KEYS = {
 }  # fmt: skip
 SCRIPT = """
 import sys, torch
-sys.path.insert(0, {here!r})
-from training_toys import REGISTRY, toy_recipe
-from splitreg.training import train
+sys.path.insert(0, {tests!r})
+from support.training_toys import REGISTRY, toy_recipe
+from support.training import train
 
 keys = {keys!r}
 train(toy_recipe(*keys.pop("stages"), **keys), output={output!r}, registry=REGISTRY, device="cpu", tensorboard=False)
@@ -48,7 +47,7 @@ def test_two_processes_are_one(tmp_path):
     recipe = toy_recipe(*keys.pop("stages"), **keys)
     train(recipe, output=tmp_path / "one", registry=REGISTRY, device="cpu", tensorboard=False, progress=False)
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(here=str(Path(__file__).parent), keys=KEYS, output=str(tmp_path / "two")))
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[2]), keys=KEYS, output=str(tmp_path / "two")))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
         capture_output=True, text=True, timeout=170, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from training_toys import REGISTRY, ToyDataset, toy_recipe
+from support.training import train, train_late_head
+from support.training_toys import REGISTRY, ToyDataset, toy_recipe
 
 from splitreg.errors import BundleError, RecipeError
-from splitreg.training import train, train_late_head
 from splitreg.training.late import edge_digest
 
 ONE = [{"name": "toy", "as": "colour", "target": "colour"}]

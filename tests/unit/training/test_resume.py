@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_toys import REGISTRY, toy_recipe
+from support.training import train
+from support.training_toys import REGISTRY, toy_recipe
 
 from splitreg.errors import TrainingError, TrainingInterrupted
-from splitreg.training import train
 
 # three stages: noise, dropout, an average, a frozen encoder; 20 images in batches of 3 leave out two of every epoch
 STAGES = (
@@ -29,9 +29,9 @@ STAGES = (
 )
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {here!r})
-from training_toys import REGISTRY, toy_recipe
-from splitreg.training import train
+sys.path.insert(0, {tests!r})
+from support.training_toys import REGISTRY, toy_recipe
+from support.training import train
 
 def kill(line):
     if line["event"] == "step" and line["step"] == {step}:
@@ -93,7 +93,7 @@ def test_stopped_by_a_signal_and_resumed(tmp_path, whole, step):
 
 @pytest.mark.parametrize("step", [10])
 def test_killed_and_resumed(tmp_path, whole, step):
-    script = KILLED.format(here=str(Path(__file__).parent), step=step, stages=STAGES, output=str(tmp_path))
+    script = KILLED.format(tests=str(Path(__file__).parents[2]), step=step, stages=STAGES, output=str(tmp_path))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert lines(tmp_path)[-1]["step"] == step

@@ -4,16 +4,15 @@ import signal
 
 import pytest
 import torch
-from training_toys import REGISTRY, Spy, ToyBackbone, ToyClassifier, toy_recipe
+from support.training import train, train_late_head
+from support.training_toys import REGISTRY, Spy, ToyBackbone, ToyClassifier, toy_recipe
 
-from splitreg.assembly import build
+from splitreg.assembly import build, save
 from splitreg.errors import PlanError, RecipeError, TrainingError, TrainingInterrupted
 from splitreg.imaging import Preprocess
-from splitreg.publishing import save
 from splitreg.recipe import Recipe, TeacherPart
-from splitreg.training import train, train_late_head
 from splitreg.training.checkpoint import from_bytes
-from splitreg.training.teacher import Lesson, as_teacher, open_teacher
+from splitreg.training.teacher import TeacherOutput, as_teacher, open_teacher
 
 QUIET = {"registry": REGISTRY, "tensorboard": False, "progress": False, "device": "cpu", "validate_every": 0}
 DISTILL = {"epochs": 1, "batch_size": 4, "objectives": ["distill"], "train": ["encoder", "prior", "decoder"]}
@@ -105,7 +104,7 @@ def test_any_function_may_teach():
     teacher = as_teacher(lambda images: {4: images.mean(1, keepdim=True)})
     teacher.follow(Preprocess(size=(32, 32)))
     assert teacher(torch.ones(2, 3, 8, 8), {"colour": None}).features[4].shape == (2, 1, 8, 8)
-    lesson = Lesson(features={}, logits=torch.zeros(1, 3))
+    lesson = TeacherOutput(features={}, logits=torch.zeros(1, 3))
     assert as_teacher(lambda images: lesson)(torch.ones(1, 3, 8, 8), {}) is lesson
     backbone = ToyBackbone().train()
     assert as_teacher(backbone)(torch.ones(1, 3, 32, 32), {}).features.keys() == {4, 8} and not backbone.training
@@ -207,7 +206,7 @@ def test_recipes_name_a_bundle_or_a_backbone():
 
 
 def test_a_backbones_options_are_checked():
-    with pytest.raises(RecipeError, match=r"teacher toy-classifier has no option 'shfit'. Did you mean 'shift'"):
+    with pytest.raises(RecipeError, match=r"'shfit'.*'toy-classifier'.*'shift'"):
         open_teacher(TeacherPart.parse({"backbone": "toy-classifier", "shfit": 1}, ""), (32, 32), REGISTRY)
-    with pytest.raises(RecipeError, match="cannot be built"):
+    with pytest.raises(RecipeError, match="toy-classifier"):
         open_teacher(TeacherPart.parse({"backbone": "toy-classifier", "shift": "a"}, ""), (32, 32), REGISTRY)

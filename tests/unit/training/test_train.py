@@ -3,11 +3,12 @@ import math
 
 import pytest
 import torch
-from training_toys import REGISTRY, ToyDataset, ToyHead, toy_recipe
+from support.training import train
+from support.training_toys import REGISTRY, ToyDataset, ToyHead, toy_recipe
 
 from splitreg.assembly import build
 from splitreg.errors import RecipeError, TrainingError
-from splitreg.training import Datasets, train
+from splitreg.training import Datasets
 from splitreg.training.collapse import head_collapse, rate_collapse
 from splitreg.training.parts import select
 

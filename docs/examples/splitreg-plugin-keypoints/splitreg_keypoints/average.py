@@ -38,7 +38,7 @@ class Average(Bottleneck):
         self.bits = bits
         self.latent = FeatureSpec(channels=channels, stride=target.stride * pool)
         # a symbol's neighbour is nearly the same value, so codecs that change symbols a little may carry them
-        self.symbols = SymbolSpec(bits=bits, tables=False, exact=False)
+        self.symbol_spec = SymbolSpec(bits=bits, tables=False, exact=False)
         step = self.latent.stride // source.stride
         # What is under `encoder` travels to the device, all else to the server.
         self.encoder = nn.Sequential(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from splitreg.errors import DataError, near
+from splitreg.errors import DataError, suggest
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import Sample
@@ -35,7 +35,7 @@ class Corners(Dataset):
 
     def __init__(self, root: str | None = None, split: str = "train", *, count: int = 512, size: int = 64) -> None:
         if split not in SPLITS:
-            raise DataError(f"corners has no split {split!r}.{near(split, SPLITS)} There are: {', '.join(SPLITS)}")
+            raise DataError(f"corners has no split {split!r}.{suggest(split, SPLITS)} There are: {', '.join(SPLITS)}")
         if count < 1 or size < 16:
             raise DataError(f"corners: count must be 1 or more, size 16 or more; got {count} and {size}")
         self.targets = self.describe(root)

@@ -1,0 +1,1 @@
+"""Dataset ``scenes``: a ray caster draws rooms with solids; every kind of label, no files."""

@@ -1,0 +1,96 @@
+"""The model card: what the model is, what it costs and what was measured (Hugging Face front matter)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from splitreg.assembly.model import SplitModel
+
+
+def card(model: SplitModel, name: str, metrics: Mapping[str, Any], images: Sequence[str] = ()) -> str:
+    """Return the card of a bundle as Markdown.
+
+    Args:
+        model: to describe.
+        name: of the bundle.
+        metrics: measured results; ``evaluations`` become tables.
+        images: file names of example images.
+    """
+    recipe, plan = model.recipe, model.plan
+    datasets = [data.name for data in recipe.data]
+    front = ["---", "library_name: splitreg", "tags:", "- split-computing", *(f"- {h.task}" for h in plan.heads)]
+    if datasets:
+        front += ["datasets:", *(f"- {name}" for name in datasets)]
+    shapes = plan.shapes
+    lines = [*front, "---", "", f"# {name}", ""]
+    if not model.trained:
+        lines += ["**Untrained**: the weights are as they were initialised. Good for testing, not for predictions.", ""]
+    lines += [
+        f"A split model: backbone `{recipe.backbone.name}` cut after `{recipe.cut}`, bottleneck `{recipe.bottleneck.name}` "
+        f"reading the {recipe.bottleneck.source}, codec `{recipe.codec.name if recipe.codec else ''}`. "
+        f"Input {recipe.input.size[1]}x{recipe.input.size[0]} pixels ({recipe.input.mode}), latent "
+        f"{'x'.join(map(str, shapes.latent))}.",
+        "",
+        "| part | parameters | MACs |",
+        "| --- | --- | --- |",
+        *(f"| {part} | {cost.parameters:,} | {cost.macs:,} |" for part, cost in plan.costs().items()),
+        "",
+        "| head | task | classes |",
+        "| --- | --- | --- |",
+        *(f"| {head.name} | {head.task} | {len(head.labels) or '-'} |" for head in plan.heads),
+        "",
+    ]
+    lines += _results(metrics) + _int8(metrics)
+    lines += [f"![{Path(image).stem}]({image})\n" for image in images]
+    lines += [
+        "## Use", "", "```python", "import splitreg", "",
+        f'model = splitreg.load("{name}")', 'packets = model.edge.encode(["photo.jpg"])',
+        "print(len(packets[0]), model.server.infer(packets)[0])", "```", "",
+        "`splitreg verify` replays the test vectors of this folder on any machine.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _results(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the table of measured results; every row is one evaluation."""
+    rows = metrics.get("evaluations", [])
+    if not rows:
+        return []
+    lines = ["## Results", ""]
+    for row in rows:
+        rate = row.get("bytes", {})
+        lines.append(
+            f"**{row.get('sent', 'evaluation')}**: {row.get('images', '?')} images of {row.get('dataset', '?')}"
+        )
+        if rate:
+            lines[-1] += (
+                f"; bytes an image: mean {rate['mean']:.0f}, p50 {rate['p50']:.0f}, p95 {rate['p95']:.0f}"
+                f" (header {rate['header']:.0f})"
+            )
+        lines += ["", "| head | metric | value |", "| --- | --- | --- |"]
+        for head, values in row.get("metrics", {}).items():
+            lines += [f"| {head} | {metric} | {value:.4f} |" for metric, value in values.items()]
+        lines.append("")
+    return lines
+
+
+def _int8(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what the 8-bit edge half costs, where there is one."""
+    if "int8" not in metrics:
+        return []
+    figures = metrics["int8"]
+    lines = [
+        f"**8-bit edge half** (`edge.int8.onnx`): calibrated on {figures['calibration_images']} pictures; mean bytes "
+        f"{figures['bytes']['float32']:.0f} -> {figures['bytes']['int8']:.0f}, {figures['symbols_changed']:.2%} of the "
+        f"symbols change. No head may lose more than {figures['gate']:.2%} of its value:",
+        "",
+        "| head | metric | float32 | int8 | loss |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for head, found in figures["heads"].items():
+        lines.append(
+            f"| {head} | {found['metric']} | {found['float32']:.4f} | {found['int8']:.4f} | {found['loss']:+.2%} |"
+        )
+    return [*lines, ""]

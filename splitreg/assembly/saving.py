@@ -1,0 +1,128 @@
+"""Save a model as a bundle: a folder that appears complete or not at all."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import splitreg
+from splitreg.assembly import testvectors
+from splitreg.assembly.card import card
+from splitreg.assembly.model import SplitModel, edge_state, server_state, wire_id
+from splitreg.assembly.planned import Plan
+from splitreg.assembly.weights import write_tensors
+from splitreg.bundle import BundleConfig, GraphEntry, PreprocessEntry, check_free, new_folder, write_config
+from splitreg.bundle.tables import PREFIX
+from splitreg.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedEdge:
+    """The edge half in other formats, to go into a bundle.
+
+    Args:
+        files: relative name -> content, e.g. ``edge.onnx``.
+        graph: what the config says of ``edge.onnx``; None where there is none.
+        without_onnx: why there is none.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    graph: GraphEntry | None = None
+    without_onnx: str = "not asked for"
+
+
+def save(
+    model: SplitModel,
+    path: str | Path,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    images: Mapping[str, bytes] | None = None,
+    exported: ExportedEdge | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a bundle, complete or not at all.
+
+    Args:
+        model: its tables are frozen first if they are not, or if the edge half has changed since.
+        path: the folder to create.
+        metrics: measured results for ``metrics.json`` and the card.
+        images: file name -> PNG or JPEG for the card.
+        exported: the edge half in other formats, see ``splitreg.publishing.publish``.
+        overwrite: replace a bundle that is there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BundleError: the folder is taken, or the disk refuses; nothing is left behind.
+    """
+    path = Path(path)
+    check_free(path, overwrite=overwrite)
+    freeze_if_changed(model)
+    exported = exported or ExportedEdge()
+    arrays = model.coding.tables.to_arrays()
+    tables = {PREFIX + name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    with new_folder(path, overwrite=overwrite) as folder:
+        write_tensors(folder / "edge.safetensors", {**edge_state(model), **tables})
+        write_tensors(folder / "server.safetensors", {**server_state(model), **tables})
+        for name, branch in model.branches.items():
+            write_tensors(folder / "heads" / f"{name}.safetensors", branch.state_dict())
+        testvectors.write(folder / "testvectors", model)
+        (folder / "metrics.json").write_text(json.dumps(metrics or {}, indent=1) + "\n", encoding="utf-8")
+        for name, data in {**exported.files, **(images or {})}.items():
+            (folder / name).write_bytes(data)
+        text = card(model, path.name, metrics or {}, tuple(images or ()))
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        write_config(folder, _config(model, exported))
+    return path
+
+
+def freeze_if_changed(model: SplitModel) -> None:
+    """Freeze a model's tables if they are not frozen, or if the edge half has changed since."""
+    coding = model.coding
+    if coding.frozen is None or coding.model_id != wire_id(model.recipe, coding.frozen.digest(), edge_state(model)):
+        model.freeze_tables()
+
+
+def _config(model: SplitModel, exported: ExportedEdge) -> BundleConfig:
+    preprocess = model.plan.preprocess
+    return BundleConfig(
+        model_id=model.coding.model_id, trained=model.trained, plugins=_packages(model.plan), graph=exported.graph,
+        without_onnx=exported.without_onnx, recipe=_portable(model.recipe).to_mapping(),
+        preprocess=PreprocessEntry(
+            size=preprocess.size, mode=preprocess.mode, mean=preprocess.mean, std=preprocess.std
+        ),
+        versions={
+            "splitreg": splitreg.__version__, "torch": torch.__version__, "python": platform.python_version(),
+        },
+    )  # fmt: skip
+
+
+def _portable(recipe: Recipe) -> Recipe:
+    """Remove what only the machine that trained it has: folders, and the wish for pretrained weights."""
+    options = {key: value for key, value in recipe.backbone.options.items() if key != "pretrained"}
+    return replace(
+        recipe,
+        backbone=replace(recipe.backbone, options=options),
+        data=tuple(replace(data, root=None) for data in recipe.data),
+        teacher=None if recipe.teacher is None else recipe.teacher.portable(),
+    )
+
+
+def _packages(plan: Plan) -> dict[str, str]:
+    """Return plugin -> package, so that a machine that lacks one can say what to install."""
+    recipe = plan.recipe
+    parts = [("backbone", recipe.backbone.name), ("bottleneck", recipe.bottleneck.name)]
+    parts += [("codec", recipe.codec.name)] if recipe.codec else []
+    parts += [("head", head.plugin) for head in recipe.heads]
+    packages = {}
+    for kind, name in parts:
+        spec, _ = plan.registry.resolve(kind, name)
+        packages[spec.key] = plan.registry[kind][spec.name].package
+    return packages

@@ -1,0 +1,14 @@
+"""What a published model is on disk: a typed config, hashed files, integer tables. No torch.
+
+``docs/bundle.md`` describes the format. ``splitreg.bundle.tables`` (numpy) is imported where it is
+needed.
+"""
+
+from splitreg.bundle.bundle import Bundle, hash_folder
+from splitreg.bundle.config import BundleConfig, CodecEntry, GraphEntry, HeadEntry, PreprocessEntry
+from splitreg.bundle.writing import check_free, is_bundle, new_folder, write_config
+
+__all__ = [
+    "Bundle", "BundleConfig", "CodecEntry", "GraphEntry", "HeadEntry", "PreprocessEntry", "check_free", "hash_folder",
+    "is_bundle", "new_folder", "write_config",
+]  # fmt: skip

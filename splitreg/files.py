@@ -1,0 +1,126 @@
+"""Files: atomic writes, JSON without NaN, safetensors headers, image suffixes and codecs.
+
+Standard library only. Everything that more than one layer needs to know about a file is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+#: Suffixes of image files, in the order in which they are tried.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif",
+)  # fmt: skip
+#: Suffixes of video files.
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mjpeg", ".ts", ".mpg", ".mpeg",
+)  # fmt: skip
+#: Image codec -> Pillow's format name, and the options (beside the quality) for the fewest bytes.
+IMAGE_CODECS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "jpeg": ("JPEG", {"optimize": True}),
+    "webp": ("WEBP", {"method": 6}),
+    "png": ("PNG", {"optimize": True}),
+}
+#: Largest header of a safetensors file, in bytes: the library's own limit.
+MAX_HEADER_BYTES = 100_000_000
+
+
+def is_image(name: str | Path) -> bool:
+    """Whether a file name has an image suffix, in any case, and is not hidden.
+
+    >>> is_image("a/photo.JPG"), is_image("._photo.jpg"), is_image("notes.txt")
+    (True, False, False)
+    """
+    last = str(name).rsplit("/", 1)[-1]
+    return last.lower().endswith(IMAGE_SUFFIXES) and not last.startswith(".")
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old or the new content.
+
+    Creates the parent folder. The data and the rename are flushed to the disk.
+
+    Raises:
+        OSError: the disk is full or refuses; an older file is untouched, nothing else is left.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically; NaN and infinity become null.
+
+    Raises:
+        OSError: as ``write_atomic``.
+    """
+    write_atomic(path, dump_json(value, indent=1).encode() + b"\n")
+
+
+def dump_json(value: Any, *, indent: int | None = None) -> str:
+    """Serialise plain data as JSON; NaN and infinity, which JSON does not have, become null.
+
+    >>> dump_json({"miou": float("nan"), "bytes": 3})
+    '{"miou": null, "bytes": 3}'
+    """
+    try:
+        return json.dumps(value, allow_nan=False, indent=indent)
+    except ValueError:
+        return json.dumps(json_safe(value), allow_nan=False, indent=indent)
+
+
+def json_safe(value: Any) -> Any:
+    """Return plain data with None in place of NaN and infinity, and lists in place of tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def safetensors_metadata(data: bytes) -> dict[str, str]:
+    """Read the metadata in the header of a safetensors file.
+
+    Args:
+        data: the whole file.
+
+    Raises:
+        ValueError: the file is empty, cut short, or its header is damaged or has no metadata.
+    """
+    length = struct.unpack_from("<Q", data)[0] if len(data) >= 8 else 0
+    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ValueError("it is empty, cut short or not a safetensors file")
+    try:
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    except (ValueError, KeyError, TypeError, RecursionError) as cause:
+        raise ValueError("its safetensors header is damaged") from cause
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("its safetensors header is damaged")
+    return metadata
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the rename itself, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
