@@ -96,11 +96,12 @@ def table(rows: list[dict[str, object]]) -> str:
     good = sum(bool(row["ok"]) for row in rows)
     several = sum(bool(row["ok"]) and int(str(row["cuts"])) > 1 for row in rows)
     lines = [
-        "# timm families", "",
-        f"`python benchmarks/timm_families.py --table docs/timm-families.md`, timm {timm.__version__}, torch "
-        f"{torch.__version__}. One small model of each family, random weights, cut after every stage: {good} of "
-        f"{len(rows)} families work (the split model equals timm's own features bit for bit, and no weight is on both "
-        f"sides), {several} of them at more than one cut.", "",
+        "# Supported timm families", "",
+        "Written by `python benchmarks/timm_families.py --table docs/timm-families.md`, with timm "
+        f"{timm.__version__} and torch {torch.__version__}.", "",
+        "One small model per family with random weights, cut after every stage. "
+        f"{good} of {len(rows)} families work: the split model equals timm's own features bit for bit, and no weight "
+        f"is on both sides. {several} of them can be cut at more than one stage.", "",
         "| family | model | parameters | input | cuts | strides | outcome |", "| --- | --- | ---: | --- | ---: | --- | --- |",
     ]  # fmt: skip
     for row in rows:

@@ -12,17 +12,17 @@ from splitreg.interfaces import Bottleneck, FeatureSpec, SymbolSpec
 
 
 class Average(Bottleneck):
-    """Average ``pool`` x ``pool`` cells, mix down to a few channels between 0 and 1, and quantise those.
+    """Average ``pool`` x ``pool`` cells, project to a few channels between 0 and 1, and quantise them.
 
     Args:
-        source: what is read: the image, or the feature at the cut.
+        source: input of the encoder: the image, or the feature at the cut.
         target: the feature at the cut.
-        channels: of the latent.
-        pool: cells of the feature at the cut that share one latent value, a side.
-        bits: of a symbol, 1 to 16.
+        channels: channels of the latent.
+        pool: cells of the feature at the cut, per side, that share one latent value.
+        bits: bits per symbol, 1 to 16.
 
     Raises:
-        RecipeError: an option out of bounds.
+        RecipeError: an option is out of range.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Average(Bottleneck):
             raise RecipeError(f"bottleneck average: pool must be 1, 2, 4, 8, ...; got {pool}")
         self.bits = bits
         self.latent = FeatureSpec(channels=channels, stride=target.stride * pool)
-        # a symbol's neighbour is nearly the same value, so codecs that change symbols a little may carry them
+        # neighbouring symbols stand for similar values, so lossy codecs may carry them
         self.symbol_spec = SymbolSpec(bits=bits, tables=False, exact=False)
         step = self.latent.stride // source.stride
-        # What is under `encoder` travels to the device, all else to the server.
+        # The weights under `encoder` go to the device, all others to the server.
         self.encoder = nn.Sequential(
             nn.AvgPool2d(step, ceil_mode=True, count_include_pad=False),
             nn.Conv2d(source.channels, channels, 1),
@@ -61,7 +61,7 @@ class Average(Bottleneck):
         return restored
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the restored feature and the rate, ``bits`` a symbol; noise stands for rounding in training."""
+        """Return the restored feature and the rate, ``bits`` per symbol; training adds noise instead of rounding."""
         latent = self.analyse(x)
         levels = 2**self.bits - 1
         sent = (
@@ -72,7 +72,7 @@ class Average(Bottleneck):
         return self.synthesise(sent), latent.new_full((len(latent),), float(self.bits * latent[0].numel()))
 
     def freeze(self) -> SymbolModel:
-        """Return the rule: 0 to 1 in ``2**bits`` levels."""
+        """Return the quantiser: 0 to 1 in ``2**bits`` levels."""
         channels, levels = self.latent.channels, 2**self.bits - 1
         return SymbolModel.plain(
             "uniform", channels, self.bits, shift=np.zeros(channels), scale=np.full(channels, float(levels))

@@ -16,21 +16,21 @@ from splitreg.tasks import Sample
 from splitreg_keypoints.points import TASK, KeypointTarget
 
 SPLITS = ("train", "val", "test")
-#: Clockwise. A mirrored picture would need other names: train with ``augment = { flip = 0 }``.
+#: Clockwise. A flipped image would need other names: train with ``augment = { flip = 0 }``.
 CORNERS = ("top left", "top right", "bottom right", "bottom left")
 
 
 class Corners(Dataset):
-    """One tilted square on a soft background, drawn anew for every index: same index, same picture.
+    """One tilted square on a noisy background, rendered for every index: same index, same image.
 
     Args:
         root: not needed.
-        split: ``"train"``, ``"val"`` or ``"test"``; no picture is in two of them.
-        count: pictures.
-        size: pixels a side.
+        split: ``"train"``, ``"val"`` or ``"test"``; they have no image in common.
+        count: number of images.
+        size: pixels per side.
 
     Raises:
-        DataError: no such split, or a size or count that is not one.
+        DataError: the split does not exist, or size or count is out of range.
     """
 
     def __init__(self, root: str | None = None, split: str = "train", *, count: int = 512, size: int = 64) -> None:
@@ -43,7 +43,7 @@ class Corners(Dataset):
 
     @classmethod
     def describe(cls, root: str | None = None, **options: Any) -> Mapping[str, TargetSpec]:
-        """Return the one target: four named points."""
+        """Return the only target: four named points."""
         return {TASK: TargetSpec(task=TASK, labels=CORNERS)}
 
     def __len__(self) -> int:
@@ -51,9 +51,9 @@ class Corners(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:
-            raise IndexError(f"corners has {self.count} pictures, there is no number {index}")
+            raise IndexError(f"corners has {self.count} images, index {index} is out of range")
         rng = np.random.default_rng([SPLITS.index(self.split), index])
-        half, angle = rng.uniform(0.12, 0.25) * self.size, rng.uniform(-0.5, 0.5)  # radians: names stay clear
+        half, angle = rng.uniform(0.12, 0.25) * self.size, rng.uniform(-0.5, 0.5)  # radians; corners keep their names
         middle = rng.uniform(0.3, 0.7, size=2) * self.size
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         points = middle + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) @ turn.T

@@ -20,8 +20,8 @@ class Heatmaps:
     """The head's raw output.
 
     Args:
-        logits: (B, K, h, w); the softmax over h x w says where a point lies.
-        stride: pixels a cell.
+        logits: (B, K, h, w); the softmax over h x w is the distribution of a point's position.
+        stride: pixels per cell.
     """
 
     logits: Tensor
@@ -40,16 +40,16 @@ class Heatmaps:
 
 
 class KeypointHead(Head):
-    """One heatmap a point, from the finest feature.
+    """One heatmap per point, computed from the finest feature.
 
     Args:
         features: one stride.
         labels: K names of the points.
         hidden: channels of the two hidden layers.
-        decode: ``"soft"``: the heatmap's mean place, finer than a cell; ``"hard"``: the centre of its best cell.
+        decode: ``"soft"``: the mean position of the heatmap (soft-argmax); ``"hard"``: the centre of its best cell.
 
     Raises:
-        RecipeError: an option that is not one, or no names.
+        RecipeError: an option is out of range, or there are no names.
 
     Source: integral regression of Sun et al. 2018, arXiv:1711.08229.
     """
@@ -73,27 +73,27 @@ class KeypointHead(Head):
             nn.ReLU(inplace=True),
             nn.Conv2d(
                 hidden, hidden, 3, padding=2, dilation=2
-            ),  # a corner is told from its neighbours by its surroundings
+            ),  # corners differ in their surroundings: a wide receptive field
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden, len(labels), 1),
         )
 
     @classmethod
     def select(cls, available: Sequence[int]) -> tuple[int, ...]:
-        """Read the finest feature that the body gives."""
+        """Return the finest stride that the body provides."""
         return (min(available),)
 
     def forward(self, features: dict[int, Tensor], image_size: tuple[int, int]) -> Heatmaps:
-        """Return one heatmap a point."""
+        """Return one heatmap per point."""
         (stride,) = self.needs
         return Heatmaps(logits=self.layers(features[stride]).float(), stride=stride)
 
     def loss(self, output: Heatmaps, targets: Sequence[KeypointTarget]) -> dict[str, Tensor]:
-        """Return ``heat``, the cross-entropy of the right cell, and ``place``, the distance in cells; of seen points."""
+        """Return ``heat``, the cross-entropy of the cell, and ``place``, the distance in cells, over visible points."""
         device = output.logits.device
         truth = torch.stack([target.points.as_subclass(Tensor) for target in targets]).to(device, torch.float32)
         seen = torch.stack([target.seen() for target in targets]).to(device)
-        truth = torch.where(seen[..., None], truth, truth.new_zeros(()))  # what is unknown may be NaN
+        truth = torch.where(seen[..., None], truth, truth.new_zeros(()))  # unknown points may be NaN
         height, width = output.logits.shape[-2:]
         column = (truth[..., 0] / output.stride).long().clamp(0, width - 1)
         row = (truth[..., 1] / output.stride).long().clamp(0, height - 1)
@@ -104,14 +104,14 @@ class KeypointHead(Head):
         count = seen.sum().clamp(min=1)
         return {
             "heat": (heat * seen).sum() / count,
-            "place": 0.1 * (place * seen).sum() / count,  # a far miss must not drown the heatmap's own loss
+            "place": 0.1 * (place * seen).sum() / count,  # large distances must not dominate the heatmap's loss
         }
 
     def predict(self, output: Heatmaps) -> list[Keypoints]:
-        """Return the points of every image, in pixels of the network's input."""
+        """Return the points of each image, in pixels of the network's input."""
         shares, best = output.shares().max(dim=2)
         points = _mean_place(output) if self.decode == "soft" else output.centres()[best]
-        # under autocast they are 16 bits wide
+        # under autocast they have 16 bits
         arrays = (values.detach().float().cpu().numpy() for values in (points, shares))
         return [Keypoints(points=p, scores=s, names=self.labels) for p, s in zip(*arrays, strict=True)]
 

@@ -1,4 +1,4 @@
-"""How well points are found."""
+"""Metrics for keypoints."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from splitreg_keypoints.points import Keypoints, KeypointTarget
 
 
 class CorrectKeypoints(Metric):
-    """``pck``: share of the points that lie within a tenth of the object's extent; ``error``: mean distance over extent.
+    """``pck``: share of points within a tenth of the object's extent; ``error``: mean distance divided by the extent.
 
-    The extent is the longer side of the box around the seen points, so neither figure depends on the picture's size.
-    What is not seen counts nowhere; without any seen point both are NaN.
+    The extent is the longer side of the box around the visible points, so neither metric depends on the image size.
+    Points that are not visible do not count. Without any visible point, both metrics are NaN.
 
     Args:
-        tolerance: largest distance of a correct point, as a share of the extent.
+        tolerance: largest distance of a correct point, relative to the extent.
 
     Source: PCK of Yang & Ramanan 2013, doi:10.1109/TPAMI.2012.261.
     """
@@ -35,15 +35,15 @@ class CorrectKeypoints(Metric):
             self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, predictions: Sequence[Keypoints], targets: Sequence[KeypointTarget]) -> None:
-        """Count one batch; predictions and targets are in the same pixels."""
+        """Add a batch; predictions and targets are in the same pixel coordinates."""
         for prediction, target in zip(predictions, targets, strict=True):
             seen = target.seen().cpu()
             if not seen.any():
                 continue
             truth = target.points.as_subclass(Tensor).cpu()[seen].double()
-            found = torch.from_numpy(prediction.points)[seen].double()
+            points = torch.from_numpy(prediction.points)[seen].double()
             extent = (truth.amax(0) - truth.amin(0)).amax().clamp(min=1.0)
-            distance = (found - truth).norm(dim=1) / extent
+            distance = (points - truth).norm(dim=1) / extent
             self.correct += (distance <= self.tolerance).sum()
             self.distance += distance.sum().to(self.distance)
             self.points += len(truth)

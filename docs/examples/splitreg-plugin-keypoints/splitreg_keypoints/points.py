@@ -1,4 +1,4 @@
-"""The task ``keypoints``: what a dataset gives and what the head returns. Shape letter: K points."""
+"""The task ``keypoints``: its target and its prediction. Shape letter: K points."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ class KeypointTarget(Target):
     """The points of one object.
 
     Args:
-        points: (K, 2) x, y in pixels, with their canvas size. A tv_tensor: it moves when the picture is resized,
-            flipped or cropped.
-        visible: (K,) bool: whether a point's place is known.
+        points: (K, 2) x, y in pixels, with their canvas size. A tv_tensor: it is transformed with the image.
+        visible: (K,) bool: whether the position of a point is known.
     """
 
     points: tv_tensors.KeyPoints
     visible: Tensor
 
     def seen(self) -> Tensor:
-        """Return (K,) bool: known, and inside the picture (a crop may have moved a point out of it)."""
+        """Return (K,) bool: known, and inside the image (a crop may have moved a point out of it)."""
         height, width = self.points.canvas_size
         x, y = self.points.as_subclass(Tensor).unbind(-1)
         inside = (x >= 0) & (y >= 0) & (x <= width) & (y <= height)
@@ -48,9 +47,9 @@ class Keypoints(Prediction):
 
     Args:
         points: (K, 2) float32 x, y in pixels.
-        scores: (K,) float32 in 0 to 1: how much of the heatmap lies at the point.
+        scores: (K,) float32 in 0 to 1: probability of the best cell of the heatmap.
         names: K names.
-        threshold: points from this score on are drawn.
+        threshold: points with a lower score are not drawn.
     """
 
     points: NDArray[np.float32]
@@ -59,29 +58,29 @@ class Keypoints(Prediction):
     threshold: float = 0.05
 
     def restore(self, geometry: Geometry) -> Self:
-        """Map the points to the original picture."""
+        """Map the points to pixels of the original image."""
         return replace(self, points=geometry.points(self.points))
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Draw a dot a point and name the points below the picture."""
+        """Draw one dot per point and a legend below the image."""
         canvas, factor = drawing.enlarged(image)
         colours = drawing.palette(len(self.names))
-        picture = Image.fromarray(canvas)
-        pen = ImageDraw.Draw(picture)
+        drawn = Image.fromarray(canvas)
+        pen = ImageDraw.Draw(drawn)
         radius = max(3, max(canvas.shape[:2]) // 64)
         shown = [i for i in range(len(self.names)) if self.scores[i] >= self.threshold]
         for i in shown:
             x, y = (float(v) * factor for v in self.points[i])
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_colour(colours[i]), outline="white")
-        return drawing.legend(np.asarray(picture), [self.names[i] for i in shown], colours[shown])
+        return drawing.legend(np.asarray(drawn), [self.names[i] for i in shown], colours[shown])
 
     def to_json(self) -> dict[str, Any]:
-        """Return name, place and score of every point."""
-        found = [
+        """Return name, position and score of each point."""
+        points = [
             {"label": name, "x": round(float(x), 2), "y": round(float(y), 2), "score": round(float(score), 4)}
             for name, (x, y), score in zip(self.names, self.points, self.scores, strict=True)
         ]
-        return {"task": TASK, "points": found}
+        return {"task": TASK, "points": points}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``points`` and ``scores``."""
@@ -89,7 +88,7 @@ class Keypoints(Prediction):
 
 
 def perfect(target: KeypointTarget, names: tuple[str, ...]) -> Keypoints:
-    """Return the target as a prediction: score 1 for what is seen, 0 for what is not."""
+    """Return the target as a prediction: score 1 for visible points, 0 for others."""
     return Keypoints(
         points=target.points.as_subclass(Tensor).cpu().numpy().astype(np.float32),
         scores=target.seen().to(torch.float32).cpu().numpy(),

@@ -1,14 +1,14 @@
-"""What this package offers, as data; the classes are imported on first use."""
+"""Specs of this package's plugins; the classes are imported on first use."""
 
 from splitreg.specs import ComponentSpec
 
-# api is written out: it says for which version of the contracts the class was written, not which one is installed.
+# api is a literal: the version of the interfaces that the class was written for, not the installed one.
 KEYPOINTS = ComponentSpec(
     kind="head",
     name="keypoints",
     api=1,
     target="splitreg_keypoints.head:KeypointHead",
-    summary="Named points of one object: a heatmap a point, read by argmax or soft-argmax.",
+    summary="Named points of one object: one heatmap per point, decoded by argmax or soft-argmax.",
     source="Sun et al. 2018, arXiv:1711.08229",
 )
 AVERAGE = ComponentSpec(
@@ -23,5 +23,5 @@ CORNERS = ComponentSpec(
     name="corners",
     api=1,
     target="splitreg_keypoints.corners:Corners",
-    summary="Procedural pictures of one tilted square, whose four corners are the points; needs no files.",
+    summary="Procedural images of a tilted square, with its corners as points; needs no files.",
 )

@@ -1,4 +1,4 @@
-"""splitreg's own suites on this package's plugins: pytest finds one test a check."""
+"""splitreg's own suites on this package's plugins: one test per check."""
 
 import torch
 from splitreg_keypoints.points import KeypointTarget

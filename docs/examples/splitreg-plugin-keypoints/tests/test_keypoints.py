@@ -1,4 +1,4 @@
-"""What only this package knows; the contracts themselves are checked by splitreg's suites (``test_contracts.py``)."""
+"""Tests that are specific to this package; ``test_contracts.py`` runs the conformance suites."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def target(points, visible=None, size=(64, 64)):
 
 
 def certain(cells, stride=4, size=(16, 16)):
-    """Heatmaps that are sure of one (row, column) a point."""
+    """Heatmaps that are certain of one (row, column) per point."""
     logits = torch.full((1, len(cells), *size), -30.0)
     for i, (row, column) in enumerate(cells):
         logits[0, i, row, column] = 30.0
@@ -47,10 +47,10 @@ def test_the_loss_is_smallest_at_the_truth_and_ignores_what_is_not_seen():
     assert sum(head().loss(right, [truth]).values()) < 1e-3 < sum(head().loss(wrong, [truth]).values())
     half = target([[2, 2], [float("nan"), 14]], visible=[True, False])
     assert sum(head().loss(wrong, [half]).values()) < 1e-3
-    assert sum(head().loss(wrong, [target([[2, 2], [-3, 14]])]).values()) < 1e-3  # cropped out of the picture
+    assert sum(head().loss(wrong, [target([[2, 2], [-3, 14]])]).values()) < 1e-3  # cropped out of the image
 
 
-def test_points_move_with_the_picture():
+def test_points_are_transformed_with_the_image():
     sample = Corners(None, "val", count=3, size=48)[1]
     fitted = FitInput(Preprocess(size=(64, 96)))(sample)
     moved = fitted.targets["keypoints"]
@@ -133,5 +133,5 @@ def test_wrong_options_are_typed_errors():
     ):
         with pytest.raises(RecipeError):
             wrong()
-    with pytest.raises(DataError, match="Did you mean 'val'"):
+    with pytest.raises(DataError, match="'val'"):
         Corners(None, "vall")
