@@ -13,7 +13,7 @@ from splitreg.cli.tables import print_json, table
 if TYPE_CHECKING:
     from splitreg.assembly import ServerModel
     from splitreg.coding import Packet
-    from splitreg.coding.inspection import Anatomy
+    from splitreg.coding.inspection import PacketBreakdown
 
 #: The channels that cost most, in the printed text; the JSON has all.
 _CHANNELS = 8
@@ -61,7 +61,7 @@ def _report(name: str, server: ServerModel | None) -> dict[str, Any]:
     return report
 
 
-def _describe(anatomy: Anatomy, size: int) -> dict[str, Any]:
+def _describe(anatomy: PacketBreakdown, size: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "ok": anatomy.packet is not None, "problem": anatomy.problem or None, "bytes": size, "crc_fits": anatomy.crc_fits,
     }  # fmt: skip

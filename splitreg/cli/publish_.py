@@ -94,7 +94,7 @@ def command(
 def _calibration(model: SplitModel, name: str, root: str | None, options: tuple[str, ...]) -> Iterator[ImageLike]:
     """Give the pictures of a folder, or of a dataset's train split, spread evenly over it."""
     from splitreg.cli.eval_ import open_data
-    from splitreg.evaluation.evaluate import spread
+    from splitreg.evaluation.packets import spread
     from splitreg.publishing.int8 import pictures_in
 
     if Path(name).is_dir():

@@ -2,7 +2,7 @@
 
 from splitreg.data.compressed import compress
 from splitreg.evaluation.baselines import evaluate_image_codec
-from splitreg.evaluation.evaluate import evaluate
+from splitreg.evaluation.packets import evaluate
 from splitreg.evaluation.report import ByteCounts, Report, table
 
 __all__ = ["ByteCounts", "Report", "compress", "evaluate", "evaluate_image_codec", "table"]

@@ -13,7 +13,7 @@ from splitreg import imaging
 from splitreg.data.compressed import compress
 from splitreg.data.loading import Source
 from splitreg.errors import RecipeError
-from splitreg.evaluation.evaluate import measure
+from splitreg.evaluation.packets import measure
 from splitreg.evaluation.report import Report
 from splitreg.imaging import Geometry
 from splitreg.tasks import Prediction, Sample

@@ -19,7 +19,7 @@ from splitreg.assembly.testvectors import SYMBOLS_THAT_MAY_DIFFER, share_differe
 from splitreg.data.loading import Source
 from splitreg.edge import EdgeHalf
 from splitreg.errors import BundleError, DataError, MissingExtra, SplitregError
-from splitreg.evaluation.evaluate import evaluate, spread
+from splitreg.evaluation.packets import evaluate, spread
 from splitreg.evaluation.report import Report
 from splitreg.files import IMAGE_SUFFIXES, is_image
 from splitreg.imaging import ImageLike

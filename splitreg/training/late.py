@@ -21,7 +21,7 @@ from splitreg.coding import Packet, VariableModel
 from splitreg.data.loading import Batch, Source
 from splitreg.data.transforms import Augment
 from splitreg.errors import RecipeError, TrainingError, suggest
-from splitreg.evaluation.evaluate import spread
+from splitreg.evaluation.packets import spread
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
 from splitreg.specs import TargetSpec

@@ -193,7 +193,7 @@ def test_every_first_party_plugin_folder_has_a_readme_that_names_its_plugins():
 
     for kind, names in discover().items():
         for entry in names.values():
-            if entry.package == "splitreg":
+            if entry.package == "splitreg" and not entry.module.startswith("splitreg."):
                 text = (ROOT / "plugins" / entry.module.split(".")[0] / "README.md").read_text(encoding="utf-8")
                 assert re.search(rf"\b{entry.name}\b", text), f"{kind}:{entry.name}"
 

@@ -8,7 +8,7 @@ from splitreg.assembly import build
 from splitreg.coding import Packet
 from splitreg.errors import BundleError, DataError, RecipeError
 from splitreg.evaluation import ByteCounts, compress, evaluate, evaluate_image_codec, table
-from splitreg.evaluation.evaluate import spread
+from splitreg.evaluation.packets import spread
 
 
 @pytest.fixture(scope="module")
