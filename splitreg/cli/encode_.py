@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from splitreg.cli.tables import print_json
-from splitreg.cli.writing import write_whole
+from splitreg.cli.writing import write_output
 
 if TYPE_CHECKING:
     from splitreg.edge import EdgeHalf
@@ -88,7 +88,7 @@ def write_packets(
     encode = partial(edge.encode, batch=batch, rate=rate, budget_bytes=budget)
     for name, row, packet in _batches(encode, images) if batch else _singles(encode, images):
         path = Path(output) / name
-        write_whole(path, packet)
+        write_output(path, packet)
         header = Packet.parse(packet).header_bytes
         rows.append({**row, "packet": str(path), "bytes": len(packet), "header": header})
         if not as_json:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 import numpy as np
 
-from splitreg.cli.writing import write_whole
+from splitreg.cli.writing import write_output
 from splitreg.recipe import PRECISIONS
 
 if TYPE_CHECKING:
@@ -123,4 +123,4 @@ def _draw(
                 f"{matches[0]} has {canvas.shape[1]}x{canvas.shape[0]} pixels, the packet's original {width}x{height}"
             )
     for head, prediction in predictions.items():
-        write_whole(folder / f"{stem}-{head}.png", png(prediction.draw(canvas)))
+        write_output(folder / f"{stem}-{head}.png", png(prediction.draw(canvas)))

@@ -12,13 +12,15 @@ from support.bundles import save_with_onnx
 
 import splitreg
 from splitreg.assembly import ServerModel
-from splitreg.edge import Client, EdgeEncoder
+from splitreg.edge import Client, ClientOptions, EdgeEncoder
 from splitreg.errors import ForeignPacket, RecipeError, Unauthorized
 from splitreg.link_emulator import PRESETS, Link, Profile
 from splitreg.wire import pack
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
+
+PATIENT = ClientOptions(deadline_s=60)
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +65,13 @@ def same(answer, wanted):
 
 def test_answers_over_the_wire_are_those_in_process(bundle, server, pictures):
     model, encoder = ServerModel.load(bundle), EdgeEncoder.open(bundle)
-    with Client(server, encoder, token="secret", deadline_s=60) as client:
+    with Client(server, encoder, token="secret", options=PATIENT) as client:
         for picture in pictures:
             answer = client.send(picture, rate=0.7)
             same(answer, model.infer(encoder.encode(picture, rate=0.7))[0])
             assert answer.times.compute_ms > 0
             assert answer.received_bytes < len(pack([answer.predictions]))  # compressed
-    with Client(server, encoder, token="secret", deadline_s=60, heads=["depth", "cls"]) as client:
+    with Client(server, encoder, token="secret", heads=["depth", "cls"], options=PATIENT) as client:
         same(client.send(pictures[0]), model.infer(encoder.encode(pictures[0]), ["depth", "cls"])[0])
 
 
@@ -87,7 +89,8 @@ def test_a_queue_over_a_link_that_fails(bundle, server, pictures, tmp_path):
     model, encoder = ServerModel.load(bundle), EdgeEncoder.open(bundle)
     profile = Profile(up_bps=1e6, down_bps=4e6, delay_s=0.002, jitter_s=0.002, loss=0.02)
     with Link(address(server), profile, seed=2) as link:
-        with Client(link.url, encoder, token="secret", outbox=tmp_path / "box", attempt_s=0.5, seed=0) as client:
+        options = ClientOptions(attempt_s=0.5, seed=0)
+        with Client(link.url, encoder, token="secret", outbox=tmp_path / "box", options=options) as client:
             for i, picture in enumerate(pictures * 3):
                 client.submit(picture, name=str(i))
             got = []
@@ -107,7 +110,7 @@ def test_a_queue_over_a_link_that_fails(bundle, server, pictures, tmp_path):
 def test_a_budget_of_time_is_spent_on_bytes(bundle, server, pictures):
     """On a slow link, less time is fewer bytes, and no time the fewest."""
     with Link(address(server), PRESETS["lora"], seed=1) as link:
-        with Client(link.url, bundle, heads="cls", token="secret", deadline_s=60) as client:
+        with Client(link.url, bundle, heads="cls", token="secret", options=PATIENT) as client:
             fewest = len(client.encoder.encode(pictures[0], rate=0.0)[0])
             most = len(client.encoder.encode(pictures[0], rate=1.0)[0])
             assert client.send(pictures[0], budget_ms=100_000).packet_bytes == fewest  # nothing is known yet

@@ -124,14 +124,14 @@ def test_a_wrong_picture_is_an_image_error(published, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
-    [({"runtime": "onnxruntme"}, "Did you mean 'onnxruntime'"), ({"precision": "int4"}, "Did you mean 'int8'"),
-     ({"threads": 0}, "at least 1"), ({"size": (0, 64)}, "height, width"), ({"size": (64,)}, "height, width"),
-     ({"size": (2**20, 64)}, "height, width")],
+    ("options", "fact"),
+    [({"runtime": "onnxruntme"}, "onnxruntme.*'onnxruntime'"), ({"precision": "int4"}, "int4.*'int8'"),
+     ({"threads": 0}, "threads"), ({"size": (0, 64)}, "size"), ({"size": (64,)}, "size"),
+     ({"size": (2**20, 64)}, "size")],
     ids=str,
 )  # fmt: skip
-def test_an_option_that_is_not_one(options, says, published):
-    with pytest.raises(RecipeError, match=says):
+def test_an_option_that_is_not_one(options, fact, published):
+    with pytest.raises(RecipeError, match=fact):
         open_(published, **options)
 
 
@@ -165,7 +165,7 @@ def test_the_8_bit_graph_is_used_where_it_is_there(bundle):
 
 def test_a_bundle_without_a_graph_says_how_to_get_one(model, tmp_path):
     bundle = save(model, tmp_path / "b")
-    with pytest.raises(BundleError, match="no edge.onnx; publish one: splitreg publish"):
+    with pytest.raises(BundleError, match="edge.onnx.*splitreg publish"):
         open_(bundle)
 
 
@@ -178,13 +178,11 @@ def test_a_file_of_another_bundle_is_refused(name, how, bundle, tmp_path):
     if how == "swapped":
         other = splitreg.build(registry=registry(), **{**KEYS, "seed": 9})
         shutil.copy(save_with_onnx(other, tmp_path / "other") / name, bundle / name)
-        says = "altered or belongs to another bundle"
     else:
         (bundle / name).unlink()
-        says = f"lacks {name}" if how == "missing" else f"(no|not list) {name}"
         if how == "unlisted":
             seal(bundle)
-    with pytest.raises(BundleError, match=says):
+    with pytest.raises(BundleError, match=name):
         open_(bundle)
 
 
@@ -294,7 +292,7 @@ def test_a_config_of_another_form_is_refused(changes, bundle):
 
 
 def test_a_codec_that_nobody_claims_is_named_with_its_package(published):
-    with pytest.raises(UnknownComponent, match=r"codec 'toy' of .*no codec named 'toy'"):
+    with pytest.raises(UnknownComponent, match=r"'toy'"):
         EdgeEncoder.open(published, registry=Registry.of())
 
 
@@ -302,5 +300,5 @@ def test_a_codec_whose_library_is_missing_says_what_to_do(published, tmp_path, m
     (tmp_path / "needy_codec.py").write_text("import not_there_at_all\n")
     monkeypatch.syspath_prepend(tmp_path)
     needy = ComponentSpec(kind="codec", name="toy", api=1, target="needy_codec:Needy", summary="Needs a library.")
-    with pytest.raises(MissingExtra, match="codec 'toy', which needs not_there_at_all.*pip install"):
+    with pytest.raises(MissingExtra, match="'toy'.*not_there_at_all.*pip install"):
         EdgeEncoder.open(published, registry=Registry.of(needy))
