@@ -42,8 +42,8 @@ from splitreg.coding import Codec, Packet, RansCodec, SymbolModel, decode_stream
 from splitreg.errors import CorruptPacket  # noqa: E402
 
 #: What a worker may take beyond what it has when it begins.
-MOST_MEMORY = 2**30
-LARGEST_RANDOM = 400
+MAX_MEMORY = 2**30
+MAX_RANDOM_BYTES = 400
 
 
 class Spy(Codec):
@@ -145,7 +145,7 @@ class Fuzzer:
 
     def random(self, number: int) -> tuple[bytes, bool]:
         """Return random bytes; mostly behind a header that fits, and with a checksum that does."""
-        body = self.rng.randbytes(self.rng.randrange(LARGEST_RANDOM))
+        body = self.rng.randbytes(self.rng.randrange(MAX_RANDOM_BYTES))
         form = self.rng.randrange(4)
         if form == 0:
             return body, False
@@ -199,7 +199,7 @@ def work(options: argparse.Namespace, worker: int, path: str, results: multiproc
     fuzzer = Fuzzer(options.codec, options.seed, worker)
     with open("/proc/self/statm") as statm:
         now = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + MOST_MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (now + MAX_MEMORY, resource.RLIM_INFINITY))
     share = options.packets // options.workers + (worker < options.packets % options.workers)
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as shown:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -216,5 +216,5 @@ def test_a_packet_that_lies_about_its_images_is_refused_before_they_are_decoded(
     batch = Packet.join([one] * 2)[0]
     wrong = dataclasses.replace(batch, streams=batch.streams[:2])  # one stream an image
     for image in wrong.images:
-        with pytest.raises(CorruptPacket, match="two streams"):
+        with pytest.raises(CorruptPacket, match="2 streams.*1"):
             decode_streams(case.model, image.streams, case.latent.shape, MADE["rans"])
