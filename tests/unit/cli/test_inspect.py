@@ -57,7 +57,7 @@ def test_damaged_packets_get_a_report_and_status_1(packet, data):
 def test_a_file_that_is_not_there(tmp_path):
     done = CliRunner().invoke(command, [str(tmp_path / "none"), str(tmp_path)])
     assert done.exit_code == 1
-    assert [line for line in done.output.splitlines() if str(tmp_path) in line][0].startswith(str(tmp_path / "none"))
+    assert next(line for line in done.output.splitlines() if str(tmp_path) in line).startswith(str(tmp_path / "none"))
     reports = json.loads(CliRunner().invoke(command, [str(tmp_path / "none"), str(tmp_path), "--json"]).output)
     assert [report["ok"] for report in reports] == [False, False]
 
