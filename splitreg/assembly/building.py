@@ -19,7 +19,7 @@ from splitreg.registry import Registry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The modules of a model; ``prefix`` is None where the bottleneck reads the image."""
+    """The modules of a model; ``prefix`` is None if the bottleneck reads the image."""
 
     prefix: nn.Module | None
     bottleneck: Bottleneck
@@ -31,19 +31,20 @@ def build(recipe: Plan | Recipe | None = None, *, registry: Registry | None = No
     """Plan and build a model; the same seed gives the same weights.
 
     Args:
-        recipe: a plan, a recipe, or nothing and its keys: ``build(backbone="resnet50", heads=["det", "seg"])``.
+        recipe: a plan or a recipe; or None and the recipe's keys, as in
+            ``build(backbone="resnet50", heads=["det", "seg"])``.
         registry: the installed plugins, by default.
-        keys: see ``Recipe``.
+        keys: keys of ``Recipe``.
 
     Raises:
-        PlanError: the parts do not fit; lists every mismatch.
+        PlanError: the parts do not fit together; lists every mismatch.
     """
     planned = recipe if isinstance(recipe, Plan) else plan(recipe, registry=registry, **keys)
     return assemble(planned, weights=True)
 
 
 def assemble(planned: Plan, *, weights: bool) -> SplitModel:
-    """Allocate the weights of a plan; ``weights``: load pretrained ones where the recipe asks for them."""
+    """Build the model of a plan; ``weights``: load pretrained ones if the recipe asks for them."""
     parts = allocate(planned, weights=weights)
     return SplitModel(
         planned, prefix=parts.prefix, bottleneck=parts.bottleneck, body=parts.body, branches=parts.branches
@@ -51,7 +52,7 @@ def assemble(planned: Plan, *, weights: bool) -> SplitModel:
 
 
 def allocate(planned: Plan, *, weights: bool) -> Parts:
-    """Build the modules of a plan, seeded by the recipe; ``weights``: load pretrained ones where the recipe asks."""
+    """Build the modules of a plan, seeded by the recipe; ``weights``: see ``assemble``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(planned.recipe.seed)
         backbone = planned.backbone.create(weights=weights)

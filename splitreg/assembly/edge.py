@@ -1,4 +1,4 @@
-"""The edge half in torch: an image in, a packet out."""
+"""``EdgeModel``: the edge half in torch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class EdgeModel(EdgeHalf):
     """Prefix, encoder and coding.
 
     Args:
-        prefix: backbone stages that run on the device; None where the bottleneck reads the image.
+        prefix: backbone stages that run on the device; None if the bottleneck reads the image.
         bottleneck: only its ``encoder`` is used.
-        coding: what the packets are; the server half holds the same.
+        coding: preprocessing, tables and codec; the server half has the same.
     """
 
     def __init__(self, prefix: nn.Module | None, bottleneck: Bottleneck, coding: LatentCoding) -> None:
@@ -33,14 +33,14 @@ class EdgeModel(EdgeHalf):
 
     @classmethod
     def load(cls, bundle: str | Path) -> EdgeModel:
-        """Load the edge half of a bundle; touches ``config.json`` and ``edge.safetensors`` alone."""
+        """Load the edge half of a bundle: ``config.json`` and ``edge.safetensors`` only."""
         from splitreg.assembly.loading import load_edge
 
         return load_edge(bundle)
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
-        """The modules that hold the device's weights."""
+        """The modules with the device's weights."""
         return (self.bottleneck.encoder,) if self.prefix is None else (self.prefix, self.bottleneck.encoder)
 
     def latent(self, image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Load a bundle: the whole model, or one half without the other's files."""
+"""Load a bundle: the whole model, or one half without the files of the other."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ from splitreg.registry import Registry
 
 
 def load(path: str | Path, *, registry: Registry | None = None) -> SplitModel:
-    """Load a whole bundle, from its folder or the zoo (``"zoo:camvid-small"``); needs no network and no dataset.
+    """Load a whole bundle, without network access and datasets.
+
+    Args:
+        path: the folder, or ``zoo:NAME``.
+        registry: the installed plugins, by default.
 
     Raises:
-        BundleError: a file is missing, altered, or does not fit; every such tensor is named.
+        BundleError: a file is missing or altered, or tensors do not fit; names every such tensor.
     """
     bundle = Bundle.open(path)
     planned = _plan(bundle, None, registry)
@@ -42,7 +46,11 @@ def load(path: str | Path, *, registry: Registry | None = None) -> SplitModel:
 
 
 def load_edge(path: str | Path, *, registry: Registry | None = None) -> EdgeModel:
-    """Load the edge half: reads ``config.json`` and ``edge.safetensors``, and needs no plugin of a head.
+    """Load the edge half: ``config.json`` and ``edge.safetensors``; needs no plugin of a head.
+
+    Args:
+        path: the folder, or ``zoo:NAME``.
+        registry: the installed plugins, by default.
 
     Raises:
         BundleError: as ``load``.
@@ -57,14 +65,19 @@ def load_edge(path: str | Path, *, registry: Registry | None = None) -> EdgeMode
     _check_id(bundle, planned, tables, state)
     for name, _ in list(parts.bottleneck.named_children()):
         if name != "encoder":
-            setattr(parts.bottleneck, name, None)  # the device keeps no server weights
+            setattr(parts.bottleneck, name, None)  # the device needs no server weights
     return EdgeModel(parts.prefix, parts.bottleneck.eval(), _coding(bundle, planned, tables))
 
 
 def load_server(
     path: str | Path, heads: Iterable[str] | None = None, *, registry: Registry | None = None
 ) -> ServerModel:
-    """Load the server half: reads ``config.json``, ``server.safetensors`` and the requested heads' files.
+    """Load the server half: ``config.json``, ``server.safetensors`` and the files of the heads.
+
+    Args:
+        path: the folder, or ``zoo:NAME``.
+        heads: names of the heads; None: all.
+        registry: the installed plugins, by default.
 
     Raises:
         BundleError: as ``load``; or no such head.
@@ -75,7 +88,7 @@ def load_server(
     parts = allocate(planned, weights=False)
     tables = _load_server(bundle, parts.bottleneck, parts.body)
     _load_heads(bundle, parts.branches)
-    parts.bottleneck.encoder = nn.Identity()  # the server keeps no device weights
+    parts.bottleneck.encoder = nn.Identity()  # the server needs no device weights
     branches = {name: branch.eval() for name, branch in parts.branches.items()}
     coding = _coding(bundle, planned, tables)
     return ServerModel(parts.bottleneck.eval(), parts.body.eval(), branches, coding, planned.skeleton.shapes)
@@ -93,13 +106,12 @@ def _plan(bundle: Bundle, heads: tuple[str, ...] | None, registry: Registry | No
                 )
         requested = tuple(head for head in recipe.heads if heads is None or head.name in heads)
         planned = plan(replace(recipe, heads=requested, data=(), stages=(), sweep={}, augment={}), registry=registry)
-        # Another version of the backbone's plugin may have another mean: what the weights were trained with counts.
+        # Use the mean and std of training, even if the backbone's plugin has others by now.
         preprocess = replace(planned.preprocess, mean=config.preprocess.mean, std=config.preprocess.std)
     except (RecipeError, PlanError, ValueError) as cause:
         packages = ", ".join(sorted(set(config.plugins.values())))
         raise BundleError(
-            f"the bundle {bundle.folder} cannot be assembled here; it was made with plugins of the packages {packages}: "
-            f"{cause}"
+            f"cannot assemble the bundle {bundle.folder}, which has plugins of the packages {packages}: {cause}"
         ) from cause
     return replace(planned, recipe=replace(recipe, heads=planned.recipe.heads), preprocess=preprocess)
 
@@ -119,7 +131,7 @@ def _load_server(bundle: Bundle, bottleneck: nn.Module, body: nn.Module) -> Late
     name = "server.safetensors"
     weights, tables = _read(bundle, name)
     modules = {"bottleneck": bottleneck, "body": body}
-    assign(modules, weights, str(bundle.folder / name), without="bottleneck.encoder.")
+    assign(modules, weights, str(bundle.folder / name), skip="bottleneck.encoder.")
     return tables
 
 
@@ -130,19 +142,20 @@ def _load_heads(bundle: Bundle, branches: Mapping[str, nn.Module]) -> None:
 
 
 def _read(bundle: Bundle, name: str) -> tuple[dict[str, Tensor], LatentModel]:
-    """Return the weights and the tables of a half's file."""
+    """Return the weights and the tables of a half."""
     tensors = parse_tensors(bundle.read(name), name)
     keys = [key for key in tensors if key.startswith(PREFIX)]
     arrays = {key.removeprefix(PREFIX): tensors.pop(key).numpy() for key in keys}
     try:
         return tensors, load_model(arrays)
     except CodingError as cause:
-        raise BundleError(f"the tables in {name} are damaged: {cause}") from cause
+        raise BundleError(f"damaged tables in {bundle.folder / name}: {cause}") from cause
 
 
 def _check_id(bundle: Bundle, planned: Plan, tables: LatentModel, state: Mapping[str, Tensor]) -> None:
     model_id = wire_id(planned.recipe, tables.digest(), state)
     if model_id != bundle.config.model_id:
         raise BundleError(
-            f"the edge weights of {bundle.folder} make model {model_id:08x}, its config says {bundle.config.id}"
+            f"the edge half of {bundle.folder} has model id {model_id:08x}, its config has {bundle.config.id}; copy the "
+            "whole folder"
         )

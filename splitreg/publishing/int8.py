@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from splitreg import imaging
 from splitreg.assembly import testvectors
 from splitreg.assembly.model import SplitModel
-from splitreg.assembly.testvectors import SYMBOLS_THAT_MAY_DIFFER, share_different
+from splitreg.assembly.testvectors import MAX_SYMBOL_DIFFERENCE, symbol_difference
 from splitreg.data.loading import Source
 from splitreg.edge import EdgeHalf
 from splitreg.errors import BundleError, DataError, MissingExtra, SplitregError
@@ -96,7 +96,7 @@ def quantise_edge(
         "bytes": {"float32": before.bytes.mean, "int8": after.bytes.mean},
         "symbols_changed": float(np.mean([_changed(model.edge, edge, picture) for picture in compared])),
         # For `verify`: another processor may round 8 bits otherwise, but not half as far as float32 is from them.
-        "symbols_limit": SYMBOLS_THAT_MAY_DIFFER + _changed(model.edge, edge, testvectors.image()) / 2,
+        "symbols_limit": MAX_SYMBOL_DIFFERENCE + _changed(model.edge, edge, testvectors.image()) / 2,
     }  # fmt: skip
     worse = [name for name, found in heads.items() if not found["loss"] <= gate]
     if worse:
@@ -201,4 +201,4 @@ def _losses(model: SplitModel, before: Report, after: Report) -> dict[str, dict[
 
 def _changed(edge: EdgeHalf, other: EdgeHalf, picture: ImageLike) -> float:
     mine, theirs = (half.coding.tables.restore(half.latent_of(picture)[0]) for half in (edge, other))
-    return share_different(mine, theirs)
+    return symbol_difference(mine, theirs)

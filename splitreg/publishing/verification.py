@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from splitreg.assembly import load_edge, load_server, testvectors
-from splitreg.assembly.testvectors import SYMBOLS_THAT_MAY_DIFFER, share_different
+from splitreg.assembly.testvectors import MAX_SYMBOL_DIFFERENCE, symbol_difference
 from splitreg.assembly.weights import parse_tensors
 from splitreg.bundle import Bundle, hash_folder
 from splitreg.coding import Packet
@@ -83,7 +83,7 @@ def _hashes(bundle: Bundle) -> str:
 def _encode(bundle: Bundle, registry: Registry | None) -> str:
     edge = load_edge(bundle.folder, registry=registry)
     recorded = bundle.read("testvectors/packet.bin")
-    different = _compare(edge, bundle, "packet.bin", SYMBOLS_THAT_MAY_DIFFER)
+    different = _compare(edge, bundle, "packet.bin", MAX_SYMBOL_DIFFERENCE)
     if edge.encode(bundle.folder / _IMAGE)[0] == recorded:
         return f"the same {len(recorded)} bytes"
     return f"{different:.3%} of the symbols differ (floating point of another machine); within the limit"
@@ -91,7 +91,7 @@ def _encode(bundle: Bundle, registry: Registry | None) -> str:
 
 def _onnx(bundle: Bundle, precision: str, registry: Registry | None) -> str:
     edge = EdgeEncoder.open(bundle.folder, precision=precision, registry=registry)
-    packet, limit = "packet.bin", SYMBOLS_THAT_MAY_DIFFER
+    packet, limit = "packet.bin", MAX_SYMBOL_DIFFERENCE
     if precision == "int8":
         graph, packet = bundle.config.graph, "packet.int8.bin"
         figures = graph.int8 if graph is not None and graph.int8 is not None else {}
@@ -116,7 +116,7 @@ def _compare(edge: EdgeHalf, bundle: Bundle, packet_name: str, limit: float) -> 
         raise BundleError("the recorded packet is of another image or size")
     shape = (latent.shape[0], latent.shape[1], latent.shape[2])
     ours = edge.coding.decode(edge.coding.encode(latent), shape)
-    different = share_different(ours, edge.coding.decode(packet.streams, shape))
+    different = symbol_difference(ours, edge.coding.decode(packet.streams, shape))
     if different > limit:
         raise BundleError(
             f"{different:.2%} of the test image's symbols differ from those of {packet_name}; the limit is {limit:.2%}"

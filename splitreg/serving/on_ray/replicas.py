@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from splitreg.assembly.adapter import Branch
-from splitreg.assembly.server import Block, ServerModel
+from splitreg.assembly.server import FeatureBatch, ServerModel
 from splitreg.bundle import Bundle
 from splitreg.errors import BundleError, ServiceError, SplitregError
 from splitreg.predictions import Prediction
@@ -70,7 +70,9 @@ class BodyReplica:
         strides = set().union(*(self._reads[head] for head in heads))
         try:
             packets = [packet for ask in asks for packet in ask.packets]
-            return Embedded(blocks=tuple(store(block, strides) for block in self._server.blocks(packets)), errors={})
+            return Embedded(
+                blocks=tuple(store(block, strides) for block in self._server.feature_batches(packets)), errors={}
+            )
         except Exception as error:
             if len(asks) == 1:
                 return Embedded(blocks=(), errors={0: _told(error)})
@@ -131,7 +133,7 @@ class HeadReplica:
                 found |= dict(zip(owners[start : start + self._most], predictions, strict=True))
         return [self._pieces(call, embedded, asks, found) for call, (embedded, asks) in enumerate(calls)]
 
-    def _predict(self, block: Block) -> list[Prediction | SplitregError]:
+    def _predict(self, block: FeatureBatch) -> list[Prediction | SplitregError]:
         try:
             return [found[self._head] for found in self._server.predict(block, (self._head,)).values()]
         except Exception as error:
@@ -193,17 +195,17 @@ def _load(bundle: str, model_id: str, heads: Sequence[str], device: str, precisi
     return server
 
 
-def _join(blocks: Sequence[Block]) -> Block:
+def _join(blocks: Sequence[FeatureBatch]) -> FeatureBatch:
     """Put blocks of one size together; their images are numbered anew."""
     count = sum(len(block.images) for block in blocks)
     features = blocks[0].features
     if len(blocks) > 1:
         features = {stride: torch.cat([block.features[stride] for block in blocks]) for stride in features}
     originals = tuple(size for block in blocks for size in block.originals)
-    return Block(images=tuple(range(count)), originals=originals, coded=blocks[0].coded, features=features)
+    return FeatureBatch(images=tuple(range(count)), originals=originals, coded=blocks[0].coded, features=features)
 
 
-def _cut(block: Block, start: int, stop: int) -> Block:
+def _cut(block: FeatureBatch, start: int, stop: int) -> FeatureBatch:
     features = {stride: tensor[start:stop] for stride, tensor in block.features.items()}
     return replace(block, images=block.images[start:stop], originals=block.originals[start:stop], features=features)
 

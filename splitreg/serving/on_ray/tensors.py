@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from splitreg.assembly.server import Block
+from splitreg.assembly.server import FeatureBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +21,9 @@ class Stored:
     """A block's features as arrays.
 
     Args:
-        images: as in ``Block``.
-        originals: as in ``Block``.
-        coded: as in ``Block``.
+        images: as in ``FeatureBatch``.
+        originals: as in ``FeatureBatch``.
+        coded: as in ``FeatureBatch``.
         features: stride -> the order of dimensions in memory, and the array in that order.
     """
 
@@ -33,7 +33,7 @@ class Stored:
     features: Mapping[int, tuple[tuple[int, ...], NDArray[Any]]]
 
 
-def store(block: Block, strides: set[int]) -> Stored:
+def store(block: FeatureBatch, strides: set[int]) -> Stored:
     """Take the features of these strides to the CPU."""
     features = {}
     for stride, tensor in block.features.items():
@@ -44,10 +44,10 @@ def store(block: Block, strides: set[int]) -> Stored:
     return Stored(images=block.images, originals=block.originals, coded=block.coded, features=features)
 
 
-def restore(stored: Stored, device: torch.device) -> Block:
+def restore(stored: Stored, device: torch.device) -> FeatureBatch:
     """Take features to a device; a copy, since the store's memory can only be read, and a head may write into its input."""
     features = {
         stride: torch.from_numpy(array.copy()).permute([order.index(dim) for dim in range(array.ndim)]).to(device)
         for stride, (order, array) in stored.features.items()
     }
-    return Block(images=stored.images, originals=stored.originals, coded=stored.coded, features=features)
+    return FeatureBatch(images=stored.images, originals=stored.originals, coded=stored.coded, features=features)

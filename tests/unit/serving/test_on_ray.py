@@ -196,11 +196,13 @@ def test_calls_that_wait_run_together_and_get_their_own_answers(replicas, local,
 def test_features_keep_their_layout(local, packets):
     import torch
 
-    from splitreg.assembly.server import Block
+    from splitreg.assembly.server import FeatureBatch
     from splitreg.serving.on_ray.tensors import restore
 
     tensor = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    block = Block(images=(0, 1), originals=((4, 5),) * 2, coded=(4, 5), features={4: tensor, 8: tensor.contiguous()})
+    block = FeatureBatch(
+        images=(0, 1), originals=((4, 5),) * 2, coded=(4, 5), features={4: tensor, 8: tensor.contiguous()}
+    )
     stored = store(block, {4, 8})
     assert all(array.flags.c_contiguous for _, array in stored.features.values())
     back = restore(stored, torch.device("cpu"))
