@@ -101,7 +101,9 @@ def test_a_batch_is_one_packet_with_the_same_predictions(model):
     alone = model.server.infer(packets)
     # Packet by packet, image by image: a batch between two packets keeps its place.
     mixed = model.server.infer([packets[2], batch[0], packets[0]])
-    assert [predictions["toy"].to_json() for predictions in mixed] == [alone[i]["toy"].to_json() for i in (2, 0, 1, 2, 0)]
+    assert [predictions["toy"].to_json() for predictions in mixed] == [
+        alone[i]["toy"].to_json() for i in (2, 0, 1, 2, 0)
+    ]
     with pytest.raises(CorruptPacket, match=r"\b3\b"):
         model.server.decode(Packet.parse(batch[0]))
 
