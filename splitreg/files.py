@@ -1,6 +1,6 @@
 """Files: atomic writes, JSON without NaN, safetensors headers, image suffixes and codecs.
 
-Standard library only. Everything that more than one layer needs to know about a file is here.
+Standard library only; shared by all layers.
 """
 
 from __future__ import annotations

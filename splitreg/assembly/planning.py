@@ -108,7 +108,7 @@ def _backbone(recipe: Recipe, registry: Registry, problems: _Problems) -> Backbo
     with problems.error_context(f"backbone {part.name}"):
         component = registry.component("backbone", part.name)
         reserved = {"image_size": recipe.input.size} if "image_size" in component.parameters else {}
-        component.check_options(part.options, reserved=("image_size",))
+        component.check_options(part.options)
         plain = {key: value for key, value in part.options.items() if key != "pretrained"}
         with torch.device("meta"):
             meta: Backbone = component.create(options=plain, reserved=reserved)
@@ -134,7 +134,7 @@ def _bottleneck(
 ) -> BottleneckPlan | None:
     with problems.error_context(f"bottleneck {part.name}"):
         component = registry.component("bottleneck", part.name)
-        component.check_options(part.options, positional=2)
+        component.check_options(part.options)
         if backbone is None:
             return None
         reads = part.source or component.cls.source_default
@@ -181,7 +181,7 @@ def _targets(parts: Sequence[DataPart], registry: Registry, problems: _Problems)
     for part in parts:
         with problems.error_context(f"dataset {part.name}"):
             component = registry.component("dataset", part.name)
-            component.check_options(part.options, positional=2)
+            component.check_options(part.options)
             for name, spec in component.cls.describe(part.root, **part.options).items():
                 if name in targets and targets[name] != spec:
                     problems.append(f"two datasets have target {name!r} with different labels; train on one of them")
@@ -202,7 +202,7 @@ def _head(
         problems.append(f"{part.name!r} is reserved and cannot be the name of a head; choose another: {{ as = ... }}")
     with problems.error_context(f"head {part.name}"):
         component = registry.component("head", part.plugin)
-        component.check_options(part.options, positional=2)
+        component.check_options(part.options)
         head: type[Head] = component.cls
         target = _target(part, head, targets, problems)
         labels = _labels(part, head, target, targets, problems)
@@ -274,7 +274,7 @@ def _check_stages(recipe: Recipe, registry: Registry, problems: _Problems) -> No
 def _check_objectives(stage: Stage, registry: Registry, problems: _Problems) -> None:
     for objective in stage.objectives:
         with problems.error_context(f"objective {objective.name}"):
-            registry.component("objective", objective.name).check_options(objective.options, positional=1)
+            registry.component("objective", objective.name).check_options(objective.options)
 
 
 def _skeleton(

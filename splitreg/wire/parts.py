@@ -12,16 +12,16 @@ from splitreg.predictions import (
     CLASSIFICATION,
     DEPTH,
     DETECTION,
+    GENERIC,
     IGNORE,
     MULTILABEL,
-    OTHER,
     RECONSTRUCTION,
     SEGMENTATION,
     Classification,
     Depth,
     Detections,
+    GenericPrediction,
     MultiLabel,
-    Other,
     Prediction,
     Reconstruction,
     Segmentation,
@@ -45,10 +45,10 @@ def from_parts(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> P
         CorruptAnswer: they are not those of one prediction.
     """
     kind = meta.get("kind")
-    if kind == OTHER:
+    if kind == GENERIC:
         if not isinstance(meta.get("json"), dict):
             raise CorruptAnswer("a prediction of a plugin's own type lacks what it prints")
-        return Other(printed=meta["json"], found=dict(arrays))
+        return GenericPrediction(json_data=meta["json"], array_data=dict(arrays))
     if not isinstance(kind, str) or kind not in _PARTS:
         raise CorruptAnswer(f"a prediction of kind {str(kind)[:40]!r} is not known here; upgrade splitreg")
     made, wanted = _PARTS[kind]
