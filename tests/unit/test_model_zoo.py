@@ -1,6 +1,7 @@
 """Every recipe of the zoo stays short, plans on a dataset of its layout and takes a step; every bundle verifies."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -125,7 +126,11 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_recipe_is_short_and_plans(path, roots):
     assert len(path.read_text().splitlines()) <= 40
+    planned_models = []
     for _, point in read(path, roots).points():
+        if (model := replace(point, stages=())) in planned_models:
+            continue  # points that differ in training only have one plan
+        planned_models.append(model)
         planned = splitreg.plan(point)
         assert planned.shapes.latent[0] == planned.bottleneck.meta.latent.channels
 

@@ -205,7 +205,7 @@ def test_verify_says_that_a_limit_is_missing(published, edge):
 # The command line, on first-party plugins.
 
 TINY = {
-    "backbone": "mobilenetv3_small_050", "heads": ["cls"], "input": {"size": [64, 64]},
+    "backbone": "test_resnet", "heads": ["cls"], "input": {"size": [64, 64]},
     "bottleneck": {"name": "fp", "encoder": "light", "channels": 4, "hidden": 8, "decoder_hidden": 8},
     "data": {"name": "scenes", "size": 64},
 }  # fmt: skip
