@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from splitreg.assembly import load_edge, load_server, testvectors
+from splitreg.assembly import ServerModel, load_edge, load_server, testvectors
 from splitreg.assembly.testvectors import MAX_SYMBOL_DIFFERENCE, symbol_difference
 from splitreg.assembly.weights import parse_tensors
 from splitreg.bundle import Bundle, hash_folder
@@ -52,17 +52,18 @@ def verify(path: str | Path, *, registry: Registry | None = None) -> list[Check]
     if not check("config", lambda: f"model {Bundle.open(path).config.id}"):
         return checks
     bundle = Bundle.open(path)
-    folder = bundle.folder
+    edge_half = functools.cache(lambda: load_edge(bundle.folder, registry=registry))
+    server_half = functools.cache(lambda: load_server(bundle.folder, registry=registry))
     complete = check("hashes", lambda: _hashes(bundle))
-    edge_fits = check("edge half", lambda: f"codec {type(load_edge(folder, registry=registry).coding.codec).__name__}")
-    server_fits = check("server half", lambda: f"heads {', '.join(load_server(folder, registry=registry).heads)}")
+    edge_fits = check("edge half", lambda: f"codec {type(edge_half().coding.codec).__name__}")
+    server_fits = check("server half", lambda: f"heads {', '.join(server_half().heads)}")
     if complete and edge_fits:
-        check("encode", lambda: _encode(bundle, registry))
+        check("encode", lambda: _encode(bundle, edge_half()))
         for precision, name in EdgeEncoder.FILES.items():
             if name in bundle:
                 check(name, functools.partial(_onnx, bundle, precision, registry))
     if complete and server_fits:
-        check("infer", lambda: _infer(bundle, registry))
+        check("infer", lambda: _infer(bundle, server_half()))
     return checks
 
 
@@ -78,8 +79,7 @@ def _hashes(bundle: Bundle) -> str:
     return f"{len(bundle.config.files)} files"
 
 
-def _encode(bundle: Bundle, registry: Registry | None) -> str:
-    edge = load_edge(bundle.folder, registry=registry)
+def _encode(bundle: Bundle, edge: EdgeHalf) -> str:
     recorded = bundle.read("testvectors/packet.bin")
     difference = _compare(edge, bundle, "packet.bin", MAX_SYMBOL_DIFFERENCE)
     if edge.encode(bundle.folder / _IMAGE)[0] == recorded:
@@ -122,8 +122,7 @@ def _compare(edge: EdgeHalf, bundle: Bundle, packet_name: str, limit: float) -> 
     return difference
 
 
-def _infer(bundle: Bundle, registry: Registry | None) -> str:
-    server = load_server(bundle.folder, registry=registry)
+def _infer(bundle: Bundle, server: ServerModel) -> str:
     name = "testvectors/predictions.safetensors"
     recorded = parse_tensors(bundle.read(name), name)
     predicted = testvectors.flatten(server.infer(bundle.read("testvectors/packet.bin"))[0])

@@ -32,7 +32,7 @@ def recipe(**bottleneck):
             "backbone": "test_resnet",
             "bottleneck": {**small, **bottleneck},
             "heads": ["seg"],
-            "data": [{"name": "scenes", "count": 96, "size": 64}],
+            "data": [{"name": "scenes", "count": 48, "size": 64}],
             "input": {"size": [64, 64]},
             "stages": [{"epochs": 10, "batch_size": 8, "rate_lambda": 0.5, "optimizer": {"name": "adamw", "lr": 3e-3}}],
         }
