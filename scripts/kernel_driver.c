@@ -85,11 +85,11 @@ static void check(const example *e, int k) {
         const int64_t length = encode_one(e, &p, &out);
         if (length != e->length || memcmp(out, e->payload, (size_t)length)) fail("other bytes", k);
         free(out);
-        void *found = malloc(4 * (size_t)e->values);
-        p.symbols = latent ? 0 : found, p.latent = latent ? found : 0;
+        void *output = malloc(4 * (size_t)e->values);
+        p.symbols = latent ? 0 : output, p.latent = latent ? output : 0;
         if (decode_one(e, &p, e->payload, e->length)) fail("the payload is rejected", k);
-        if (memcmp(found, latent ? (void *)e->restored : (void *)e->symbols, 4 * (size_t)e->values)) fail("other values", k);
-        free(found);
+        if (memcmp(output, latent ? (void *)e->restored : (void *)e->symbols, 4 * (size_t)e->values)) fail("other values", k);
+        free(output);
     }
 }
 
@@ -135,9 +135,9 @@ int main(int argc, char **argv) {
         int32_t length;
         uint8_t *data = damage(e, &length);
         sr_plane p = e->plane;
-        void *found = malloc(4 * (size_t)e->values);
+        void *output = malloc(4 * (size_t)e->values);
         const int latent = e->latent && below(2);
-        p.symbols = latent ? 0 : found, p.latent = latent ? found : 0;
+        p.symbols = latent ? 0 : output, p.latent = latent ? output : 0;
         alarm(10); /* a hang ends here */
         const int64_t result = decode_one(e, &p, data, length);
         alarm(0);
@@ -153,7 +153,7 @@ int main(int argc, char **argv) {
             recoded += again == length && !memcmp(out, data, (size_t)length);
             free(out);
         }
-        free(found);
+        free(output);
         free(data);
     }
     printf("%d cases reproduced; %ld payloads decoded; of %ld damaged ones (as symbols) %ld accepted, %ld of them as they "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,10 +56,6 @@ class LatentCoding:
                 "bottleneck = { name = 'fp', rates = 5 }"
             )
         return self.tables
-
-    def at_size(self, size: tuple[int, int]) -> LatentCoding:
-        """Return the same coding for inputs of (height, width)."""
-        return replace(self, preprocess=replace(self.preprocess, size=size))
 
     def encode(self, latent: NDArray[np.float32], rate: float | None = None) -> tuple[bytes, ...]:
         """(C, h, w) float32 -> the streams of one image; see ``encode_streams``."""

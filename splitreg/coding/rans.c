@@ -265,11 +265,11 @@ enum { GUARD = 0 };
 static void *take(arena *a, int64_t bytes) {
     const int64_t whole = ((bytes + 63) & ~63ll) + GUARD;
     if (a->end - a->at < whole) return 0;
-    void *found = a->at;
-    __asan_unpoison_memory_region(found, (size_t)bytes);
+    void *start = a->at;
+    __asan_unpoison_memory_region(start, (size_t)bytes);
     __asan_poison_memory_region(a->at + bytes, (size_t)(whole - bytes));
     a->at += whole;
-    return found;
+    return start;
 }
 
 /* Buffers of both directions. Rows are padded to `wide`, so that loops over them need no remainder. */
@@ -635,22 +635,22 @@ static int get_varint(const uint8_t **at, const uint8_t *end, uint64_t *value) {
 /* Indexes of a row to values; escapes are read on the way. */
 INLINE int to_values(const sr_tables *t, const sr_plane *p, const work *w, int32_t c, int32_t *out, reader *escapes) {
     const int32_t n = p->width;
-    uint32_t found = 0;
+    uint32_t escaped = 0;
     if (p->indexes) {
         for (int32_t i = 0; i < n; i++) {
             const int32_t k = w->context[i];
             out[i] = (int32_t)((uint32_t)t->offsets[k] + w->indexes[i]);
-            found |= w->indexes[i] == t->symbols[k] - 1;
+            escaped |= w->indexes[i] == t->symbols[k] - 1;
         }
     } else {
         const uint32_t offset = (uint32_t)t->offsets[c];
         const uint16_t last = (uint16_t)(t->symbols[c] - 1);
         for (int32_t i = 0; i < n; i++) {
             out[i] = (int32_t)(offset + w->indexes[i]);
-            found |= w->indexes[i] == last;
+            escaped |= w->indexes[i] == last;
         }
     }
-    if (!RARELY(found)) return 0;
+    if (!RARELY(escaped)) return 0;
     for (int32_t i = 0; i < n; i++) {
         const int32_t k = p->indexes ? w->context[i] : c;
         const int32_t last = t->symbols[k] - 1;

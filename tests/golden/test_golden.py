@@ -65,7 +65,7 @@ def test_cut_and_longer_streams_are_refused(name, codec, kernel):
     case, coder = CASES[name], make_codec(codec, kernel)
     for number, stream in enumerate(case.streams[codec]):
         damaged = [b"", stream[:1], stream[: len(stream) // 2]]
-        if codec not in ("png", "webp", "jpeg"):  # pillow does not look at a picture's last bytes, nor behind them
+        if codec not in ("png", "webp", "jpeg"):  # pillow ignores the last bytes of an image, and bytes after them
             damaged += [stream[:-1], stream + b"\0"]
         for bad in damaged:
             streams = list(case.streams[codec])

@@ -53,8 +53,8 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("image_folder")
     for index in range(2):
         noise = np.random.default_rng(index).integers(0, 256, (40, 60, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / f"p{index}.png")
@@ -86,10 +86,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def packet_of_p0(bundle, pictures, tmp_path_factory):
+def packet_of_p0(bundle, image_folder, tmp_path_factory):
     """The packet of the first image."""
     folder = tmp_path_factory.mktemp("packet")
-    run("encode", bundle, pictures / "p0.png", "-o", folder)
+    run("encode", bundle, image_folder / "p0.png", "-o", folder)
     return (folder / "p0.splitreg").read_bytes()
 
 
@@ -128,8 +128,8 @@ def test_build_as_the_readme_types_it():
     assert plan["heads"]["det"]["classes"] == 80 and plan["heads"]["seg"]["classes"] == 21
 
 
-def test_a_batch_is_one_packet_and_inspect_reads_it(bundle, pictures, tmp_path):
-    images = sorted(pictures.iterdir())
+def test_a_batch_is_one_packet_and_inspect_reads_it(bundle, image_folder, tmp_path):
+    images = sorted(image_folder.iterdir())
     (row,) = json.loads(run("encode", bundle, *images, "--batch", "-o", tmp_path, "--json").stdout)
     assert row["images"] == [str(path) for path in images] and row["packet"].endswith("batch.splitreg")
     lines = run("infer", bundle, row["packet"], "--json", "--draw", tmp_path).stdout.splitlines()
@@ -165,12 +165,14 @@ def test_inspect_says_why_a_bundle_does_not_decode(bundle, packet_of_p0, tmp_pat
     assert report["problem"].encode() in run("inspect", path, "--bundle", bundle, check=False).stdout
 
 
-def test_the_two_halves_in_two_processes(bundle, pictures, tmp_path):
-    rows = json.loads(run("encode", bundle, *sorted(pictures.iterdir()), "-o", tmp_path / "packets", "--json").stdout)
+def test_the_two_halves_in_two_processes(bundle, image_folder, tmp_path):
+    rows = json.loads(
+        run("encode", bundle, *sorted(image_folder.iterdir()), "-o", tmp_path / "packets", "--json").stdout
+    )
     assert [os.path.getsize(row["packet"]) for row in rows] == [row["bytes"] for row in rows]
     packets = [row["packet"] for row in rows]
     lines = run(
-        "infer", bundle, *packets, "--json", "--draw", tmp_path / "drawn", "--over", pictures
+        "infer", bundle, *packets, "--json", "--draw", tmp_path / "drawn", "--over", image_folder
     ).stdout.splitlines()
     assert [list(json.loads(line)["predictions"]) for line in lines] == [["cls", "seg"]] * 2
     assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == [
@@ -242,7 +244,7 @@ def test_misuse_exits_with_two():
 
 
 @pytest.mark.parametrize("kind", ["empty", "truncated", "flipped", "foreign", "text", "oversized"])
-def test_bad_packets(kind, bundle, pictures, packet_of_p0, tmp_path):
+def test_bad_packets(kind, bundle, image_folder, packet_of_p0, tmp_path):
     packet = tmp_path / "p0.splitreg"
     data = bytearray(packet_of_p0)
     if kind == "empty":
@@ -256,7 +258,7 @@ def test_bad_packets(kind, bundle, pictures, packet_of_p0, tmp_path):
     elif kind == "foreign":
         other = tmp_path / "other"
         run("build", *TINY, "--set", "seed=3", "-o", other)
-        run("encode", other, pictures / "p0.png", "-o", tmp_path)
+        run("encode", other, image_folder / "p0.png", "-o", tmp_path)
         data = packet.read_bytes()
     if kind == "oversized":
         with packet.open("wb") as file:
@@ -267,18 +269,18 @@ def test_bad_packets(kind, bundle, pictures, packet_of_p0, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["truncated", "text", "missing"])
-def test_bad_pictures_leave_nothing(kind, bundle, pictures, tmp_path):
-    picture = tmp_path / "x.png"
+def test_bad_images_leave_nothing(kind, bundle, image_folder, tmp_path):
+    image = tmp_path / "x.png"
     if kind == "truncated":
-        data = (pictures / "p0.png").read_bytes()
-        picture.write_bytes(data[: len(data) // 2])
+        data = (image_folder / "p0.png").read_bytes()
+        image.write_bytes(data[: len(data) // 2])
     elif kind == "text":
-        picture.write_text("not a picture")
-    refused(run("encode", bundle, picture, "-o", tmp_path / "out", check=False), "x.png")
+        image.write_text("not an image")
+    refused(run("encode", bundle, image, "-o", tmp_path / "out", check=False), "x.png")
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
-def test_odd_pictures_work(bundle, tmp_path):
+def test_odd_images_work(bundle, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (30, 50, 4), dtype=np.uint8)
     Image.fromarray(noise[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(noise).save(tmp_path / "alpha.png")
@@ -302,7 +304,7 @@ def test_odd_pictures_work(bundle, tmp_path):
     }  # fmt: skip
 
 
-def test_a_late_head_leaves_every_file_of_the_bundle_as_it_was(trained, pictures, tmp_path):
+def test_a_late_head_leaves_every_file_of_the_bundle_as_it_was(trained, image_folder, tmp_path):
     recipe, options, bundle = trained
     more = tmp_path / "more.toml"
     more.write_text(recipe.read_text().replace('["cls"]', '["cls", "depth"]'))
@@ -313,7 +315,7 @@ def test_a_late_head_leaves_every_file_of_the_bundle_as_it_was(trained, pictures
     heads = json.loads((tmp_path / "grown" / "config.json").read_text())["recipe"]["heads"]
     assert [head["as"] for head in heads] == ["cls", "depth"]
     for model in (bundle, tmp_path / "grown"):
-        run("encode", model, pictures / "p0.png", "-o", tmp_path / model.name)
+        run("encode", model, image_folder / "p0.png", "-o", tmp_path / model.name)
     assert (tmp_path / "grown" / "p0.splitreg").read_bytes() == (tmp_path / "bundle" / "p0.splitreg").read_bytes()
     refused(run("train", *arguments, "-o", tmp_path / "again", check=False), str(tmp_path / "run"))
 
@@ -355,7 +357,7 @@ def test_a_folder_that_is_taken_is_refused_before_the_work(trained, tmp_path, mo
     refused(run("train", recipe, *options, "-o", both, "--run", both, check=False), str(both), code=2)
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(bundle, pictures, packet_of_p0, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_leaves_nothing(bundle, image_folder, packet_of_p0, tmp_path, monkeypatch):
     (tmp_path / "p0.splitreg").write_bytes(packet_of_p0)
     message = os.strerror(errno.ENOSPC)
 
@@ -365,7 +367,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(bundle, pictures, packet_o
     monkeypatch.setattr("splitreg.files.os.replace", full)
     drawn = tmp_path / "drawn"
     refused(run("infer", bundle, tmp_path / "p0.splitreg", "--draw", drawn, check=False), message, str(drawn))
-    refused(run("encode", bundle, pictures / "p1.png", "-o", drawn, check=False), message, "p1.splitreg")
+    refused(run("encode", bundle, image_folder / "p1.png", "-o", drawn, check=False), message, "p1.splitreg")
     assert list(drawn.iterdir()) == []
 
 

@@ -34,7 +34,7 @@ def noise(height, width, seed=0):
 
 
 @given(GEOMETRIES)
-def test_the_picture_lies_inside_the_frame_and_keeps_its_shape(geometry):
+def test_the_image_lies_inside_the_frame_and_keeps_its_shape(geometry):
     (top, left, height, width), (h, w), (ch, cw) = geometry.content, geometry.original, geometry.coded
     assert top >= 0 and left >= 0 and 1 <= height <= ch - top and 1 <= width <= cw - left
     if geometry.mode == "resize":
@@ -56,7 +56,7 @@ def test_points_go_there_and_come_back(geometry, shares):
 
 
 @given(GEOMETRIES, st.lists(st.tuples(*[st.floats(-400, 700)] * 4), max_size=5))
-def test_boxes_stay_in_the_picture_and_agree_with_points(geometry, boxes):
+def test_boxes_stay_in_the_image_and_agree_with_points(geometry, boxes):
     h, w = geometry.original
     found = geometry.boxes(np.array(boxes))
     assert found.shape == (len(boxes), 4) and found.dtype == np.float32
@@ -65,7 +65,7 @@ def test_boxes_stay_in_the_picture_and_agree_with_points(geometry, boxes):
     assert np.allclose(found.reshape(-1, 2, 2), np.clip(corners, 0, [w, h]), rtol=1e-5, atol=1e-3)
 
 
-def test_the_whole_content_is_the_whole_picture():
+def test_the_whole_content_is_the_whole_image():
     geometry = Geometry(original=(100, 200), coded=(64, 64), mode="letterbox")
     assert geometry.boxes(np.array([[0, 16, 64, 48], [-9, 0, 99, 64]])).tolist() == [[0, 0, 200, 100]] * 2
 
@@ -114,7 +114,7 @@ def test_prepare_gives_the_input_size_in_float32(size, coded, mode):
     assert geometry == Geometry(original=size, coded=coded, mode=mode)
 
 
-def test_prepare_changes_nothing_of_its_input_and_of_a_fitting_picture():
+def test_prepare_changes_nothing_of_its_input_and_of_a_fitting_image():
     image = noise(8, 9)
     kept = image.copy()
     pixels, _ = prepare(image, Preprocess(size=(8, 9), mean=(0.5, 0.25, 0), std=(0.5, 1, 0.25)))
@@ -166,7 +166,7 @@ def test_sixteen_bits_become_eight():
     assert read(saved(Image.fromarray(deep)))[0, :, 1].tolist() == want
 
 
-def test_a_dark_sixteen_bit_picture_stays_dark():
+def test_a_dark_sixteen_bit_image_stays_dark():
     dark = np.full((2, 2), 200, np.uint16)  # 200 of 65535 is black, not light grey
     assert read(saved(Image.fromarray(dark))).max() <= 1
     assert read(saved(Image.fromarray(dark), "TIFF")).max() <= 1
@@ -221,7 +221,7 @@ def test_every_exif_orientation_is_undone(orientation):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
-def test_thin_pictures_go_through(size):
+def test_thin_images_go_through(size):
     image = noise(*size)
     assert np.array_equal(read(saved(Image.fromarray(image))), image)
     pixels, geometry = prepare(image, Preprocess(size=(64, 64)))
@@ -231,7 +231,7 @@ def test_thin_pictures_go_through(size):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pillow's, on TIFF
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_a_picture_cut_short_is_an_error(form):
+def test_an_image_cut_short_is_an_error(form):
     data = saved(Image.fromarray(noise(40, 40)), form)
     for keep in (0, 1, 10, len(data) // 2):
         with pytest.raises(ImageError):
@@ -239,9 +239,9 @@ def test_a_picture_cut_short_is_an_error(form):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\0" * 100, b"not a picture", b"<svg></svg>", b"GIF89a", b"RIFF\x10\0\0\0WEBPVP8L"]
+    "data", [b"", b"\0" * 100, b"not an image", b"<svg></svg>", b"GIF89a", b"RIFF\x10\0\0\0WEBPVP8L"]
 )
-def test_what_is_not_a_picture_is_an_error(data, tmp_path):
+def test_what_is_not_an_image_is_an_error(data, tmp_path):
     with pytest.raises(ImageError, match=f"the {len(data)} bytes"):
         read(data)
     path = tmp_path / "photo.jpg"
@@ -254,7 +254,7 @@ def test_what_is_not_a_picture_is_an_error(data, tmp_path):
 @given(
     st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0"])
 )
-def test_noise_after_a_magic_number_is_never_anything_but_an_error_or_a_picture(data, magic):
+def test_noise_after_a_magic_number_is_never_anything_but_an_error_or_an_image(data, magic):
     try:
         assert read(magic + data).dtype == np.uint8
     except ImageError:
@@ -344,7 +344,7 @@ def test_normalising_in_place_is_the_plain_formula_to_the_last_bit():
     assert np.array_equal(planes, plain.transpose(2, 0, 1))
 
 
-def test_a_turned_png_is_read_upright_and_the_callers_picture_is_left_alone(tmp_path):
+def test_a_turned_png_is_read_upright_and_the_callers_image_is_left_alone(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (4, 7, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -32,7 +32,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
-    """Dataset -> a folder of its layout, with three pictures a split."""
+    """Dataset -> a folder of its layout, with three images per split."""
     found = {name: tmp_path_factory.mktemp(name) for name in ("camvid", "coco", "folder", "scenes", "shapes3d", "voc")}
     generator = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -44,17 +44,17 @@ def roots(tmp_path_factory):
         (found["coco"] / "annotations").mkdir(exist_ok=True)
         (found["coco"] / "annotations" / f"instances_{split}2017.json").write_text(table)
         for index in range(3):
-            picture = Image.fromarray(generator.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+            image = Image.fromarray(generator.integers(0, 255, (24, 32, 3), dtype=np.uint8))
             mask = Image.fromarray(generator.integers(0, 12, (24, 32), dtype=np.uint8))
             places = [found["camvid"] / split, found["coco"] / f"{split}2017"]
             for folder, content in (
-                (places[0], picture),
-                (places[1], picture),
+                (places[0], image),
+                (places[1], image),
                 (found["camvid"] / f"{split}annot", mask),
             ):
                 folder.mkdir(exist_ok=True)
                 content.save(folder / f"{index}.png")
-        for index in range(1000):  # ImageNet's classes, with one picture
+        for index in range(1000):  # ImageNet's classes, with one image
             folder = found["folder"] / split / f"n{index:04}"
             folder.mkdir(parents=True)
             (folder / "a.png").hardlink_to(places[0] / "0.png")
@@ -66,7 +66,7 @@ def roots(tmp_path_factory):
 
 
 def write_voc(root, split, generator):
-    """Three pictures of a split in VOC's layout, each with a dog and its mask."""
+    """Write three images of a split in VOC's layout, each with a dog and its mask."""
     for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     names = [f"{split}{index}" for index in range(3)]
@@ -103,7 +103,7 @@ class First:
 
 
 def a_few_steps(path, roots, folder, *overrides, model=None):
-    """Train every stage of a recipe for one step or two, on small pictures."""
+    """Train every stage of a recipe for one step or two, on small images."""
     small = [f"input.size={[64, 96]}", *SMALL.get(path.stem, []), *overrides]
     recipe = next(point for _, point in read(path, roots, *small).points())
     keys = [f"stages.{i}.{key}" for i in range(len(recipe.stages)) for key in ("epochs=1", "batch_size=2")]

@@ -14,7 +14,7 @@ def build(**changes):
     return splitreg.build(registry=registry(), **{**KEYS, **changes})
 
 
-def picture(seed=0, size=(50, 70)):
+def image(seed=0, size=(50, 70)):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
@@ -87,13 +87,13 @@ def test_parts_hold_every_weight_once(model):
 
 
 def test_packets_do_not_depend_on_their_neighbours(model):
-    images = [picture(seed) for seed in range(4)]
+    images = [image(seed) for seed in range(4)]
     together = model.edge.encode(images)
     assert together == [model.edge.encode(image)[0] for image in images]
 
 
 def test_a_batch_is_one_packet_with_the_same_predictions(model):
-    images = [np.resize(picture(seed), (40 + seed, 60, 3)) for seed in range(3)]
+    images = [np.resize(image(seed), (40 + seed, 60, 3)) for seed in range(3)]
     packets = model.edge.encode(images)
     batch = model.edge.encode(images, batch=True)
     assert len(batch) == 1 and len(batch[0]) < sum(map(len, packets)) - 2 * 10
@@ -117,19 +117,19 @@ def test_a_batch_runs_in_parts_that_fit_memory(model, monkeypatch):
 
     monkeypatch.setattr(model.server, "features", counted)
     monkeypatch.setattr("splitreg.assembly.server.MAX_CODED_PIXELS", 2 * 64 * 64)
-    assert len(model.server.infer(model.edge.encode([picture(s) for s in range(5)], batch=True))) == 5
+    assert len(model.server.infer(model.edge.encode([image(s) for s in range(5)], batch=True))) == 5
     assert calls == [2, 2, 1]
 
 
-def test_a_batch_may_not_ask_for_more_pixels_than_a_picture(model):
-    own = Packet.parse(model.edge.encode([picture()])[0])
+def test_a_batch_may_not_ask_for_more_pixels_than_an_image(model):
+    own = Packet.parse(model.edge.encode([image()])[0])
     data = dataclasses.replace(own, original=(8000, 8000), others=((8000, 8000),), streams=own.streams * 2).to_bytes()
     with pytest.raises(CorruptPacket, match="128000000"):
         model.server.infer([data])
 
 
 def test_infer_runs_only_the_requested_heads(model):
-    packets = model.edge.encode([picture()])
+    packets = model.edge.encode([image()])
     assert list(model.server.infer(packets)[0]) == ["toy"]
     assert model.server.infer(packets, heads=[]) == [{}]
     with pytest.raises(RecipeError, match="'toi'.*'toy'"):
@@ -143,7 +143,7 @@ def test_select_runs_heads_on_some_images(model):
 
 
 def test_foreign_and_damaged_packets_are_refused(model):
-    packet = model.edge.encode([picture()])[0]
+    packet = model.edge.encode([image()])[0]
     other = build(seed=5, cut="stage1", bottleneck={"name": "toy", "from": "image"})
     other.freeze_tables()
     with pytest.raises(ForeignPacket):
@@ -170,7 +170,7 @@ def test_a_coded_size_far_beyond_the_models_own_is_refused_unread(model, coded, 
 
 
 def test_predictions_of_an_absurd_original_size_are_refused(model):
-    own = Packet.parse(model.edge.encode([picture()])[0])
+    own = Packet.parse(model.edge.encode([image()])[0])
     with pytest.raises(CorruptPacket, match="65535x65535.*100000000"):
         model.server.infer([dataclasses.replace(own, original=(65535, 65535)).to_bytes()])
 
@@ -186,7 +186,7 @@ def test_a_body_that_fails_at_another_size_is_the_packets_fault(model, monkeypat
     with pytest.raises(CorruptPacket, match="32x32"):
         model.server.infer([data])
     with pytest.raises(RuntimeError):  # at its own size it is a bug, and told as one
-        model.server.infer(model.edge.encode([picture()]))
+        model.server.infer(model.edge.encode([image()]))
 
 
 @pytest.mark.parametrize("name", ["type", "train", "items"])

@@ -176,7 +176,7 @@ def test_join_keeps_the_limits(monkeypatch):
     assert Packet.join([]) == []
 
 
-def test_a_batch_may_have_as_many_original_pixels_as_a_picture():
+def test_a_batch_may_have_as_many_original_pixels_as_an_image():
     assert packet.MAX_JOINED_PIXELS == imaging.MAX_PIXELS
 
 

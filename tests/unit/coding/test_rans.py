@@ -44,7 +44,7 @@ def drawn(model, shape, seed=0):
     return symbols
 
 
-def pictures(model, shape, seed=0):
+def latent_symbols(model, shape, seed=0):
     """Symbols with busy and quiet regions, as the latents of photographs have."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[: shape[1], : shape[2]]
@@ -107,9 +107,9 @@ def test_size_is_near_the_tables_own(codec, shape):
     assert size <= ideal + (8 if ideal < 10_000 else 0.002 * ideal)
 
 
-def test_adaptation_pays_on_pictures():
+def test_adaptation_pays_on_latent_symbols():
     model = tables([3.0] * 8)
-    symbols = pictures(model, (8, 64, 64))
+    symbols = latent_symbols(model, (8, 64, 64))
     assert len(KERNEL.encode(symbols, model)) < 0.85 * model.ideal_bits(symbols) / 8
     assert KERNEL.encode(symbols, model)[0] & 4
 
@@ -222,7 +222,7 @@ def test_random_bytes_are_refused_alike(data, head):
 
 def test_threads_give_the_same_bytes():
     model = tables([1.0, 2.0])
-    latents = [pictures(model, (2, 40, 40), seed).astype(np.float32) for seed in range(6)]
+    latents = [latent_symbols(model, (2, 40, 40), seed).astype(np.float32) for seed in range(6)]
     with ThreadPoolExecutor(3) as pool:
         payloads = list(pool.map(lambda latent: KERNEL.encode_latent(latent, model), latents))
         decoded = list(pool.map(lambda payload: KERNEL.decode_latent(payload, (2, 40, 40), model), payloads))

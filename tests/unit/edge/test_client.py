@@ -48,7 +48,7 @@ def probabilities(answer):
     return answer.predictions["cls"].probabilities
 
 
-def test_a_picture_is_answered_exactly(service, client):
+def test_an_image_is_answered_exactly(service, client):
     service.queue_ms, service.compute_ms = 0.25, 0.5
     answer = client.send(b"one", name="first")
     ((path, headers, body),) = service.requests
@@ -280,7 +280,7 @@ def test_a_budget_of_milliseconds_becomes_bytes(service):
         assert encoder.encoded[-1] == 4100
 
 
-def test_the_first_picture_of_a_budget_goes_at_the_lowest_rate(service):
+def test_the_first_image_of_a_budget_goes_at_the_lowest_rate(service):
     encoder = FakeEncoder()
     with Client(service.url, encoder) as client:
         client.send(b"x", budget_ms=500)
@@ -451,7 +451,7 @@ def test_kill_9_at_any_moment(service, tmp_path, monkeypatch):
         assert len(box) == 0 and box.answered() is None
 
 
-def test_a_real_picture_through_a_real_encoder(service, tmp_path):
+def test_a_real_image_through_a_real_encoder(service, tmp_path):
     import splitreg
 
     bottleneck = {"name": "fp", "channels": 4, "hidden": 8, "from": "image"}

@@ -28,7 +28,7 @@ def bundle(model, tmp_path):
     return save(model, tmp_path / "bundle")
 
 
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 
 
@@ -43,8 +43,8 @@ def test_the_folder_is_what_the_format_says(bundle):
 
 def test_round_trip_gives_the_same_packets_and_predictions(model, bundle):
     loaded = load(bundle, registry=registry())
-    packet = model.edge.encode(picture())
-    assert loaded.edge.encode(picture()) == packet
+    packet = model.edge.encode(image())
+    assert loaded.edge.encode(image()) == packet
     before, after = model.server.infer(packet)[0]["toy"], loaded.server.infer(packet)[0]["toy"]
     assert np.array_equal(before.scores, after.scores)
 
@@ -61,8 +61,8 @@ def test_each_half_needs_only_its_own_files(model, bundle, tmp_path):
         for name in ["config.json", *names]:
             source = bundle / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    packet = load_edge(edge_only, registry=registry()).encode(picture())
-    assert packet == model.edge.encode(picture())
+    packet = load_edge(edge_only, registry=registry()).encode(image())
+    assert packet == model.edge.encode(image())
     prediction = load_server(server_only, registry=registry()).infer(packet)[0]["toy"]
     assert np.array_equal(prediction.scores, model.server.infer(packet)[0]["toy"].scores)
 
@@ -192,8 +192,8 @@ def test_the_edge_half_needs_no_plugin_of_a_head(bundle):
     headless = Registry.of(*(whole.spec(kind, n) for kind, names in whole.items() for n in names if kind != "head"))
     with pytest.raises(BundleError, match="head.*'toy'"):
         load_server(bundle, registry=headless)
-    assert load_edge(bundle, registry=headless).encode(picture()) == load_edge(bundle, registry=registry()).encode(
-        picture()
+    assert load_edge(bundle, registry=headless).encode(image()) == load_edge(bundle, registry=registry()).encode(
+        image()
     )
 
 
@@ -230,7 +230,7 @@ def test_replacing_a_bundle_fails_with_the_old_one_in_place(model, bundle, monke
     assert (bundle / "config.json").read_bytes() == before and list(bundle.parent.iterdir()) == [bundle]
 
 
-def test_publishing_again_keeps_results_and_pictures(model, tmp_path):
+def test_publishing_again_keeps_results_and_images(model, tmp_path):
     first = save(model, tmp_path / "first", metrics={"evaluations": []}, images={"examples.jpg": b"jpeg"})
     second = publish(first, tmp_path / "second", registry=registry())
     assert (second / "examples.jpg").read_bytes() == b"jpeg" and "examples.jpg" in (second / "README.md").read_text()

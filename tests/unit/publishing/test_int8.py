@@ -26,7 +26,7 @@ from splitreg.publishing.onnx_export import export_edge
 from splitreg.tasks import Sample
 
 DATA = ToyData(None, "val", count=12)
-PICTURES = [ToyData(None, "train")[i].array() for i in range(8)]
+IMAGES = [ToyData(None, "train")[i].array() for i in range(8)]
 
 
 def blind(graph, inputs):
@@ -61,7 +61,7 @@ def model(bundle):
 
 @pytest.fixture(scope="module")
 def ready(model):
-    return quantise_edge(model, PICTURES, DATA, Int8Options(dataset="toys val"))
+    return quantise_edge(model, IMAGES, DATA, Int8Options(dataset="toys val"))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_the_graph_is_in_eight_bits_and_takes_any_size(ready, model):
     assert onnx.TensorProto.INT8 in types
     floats, eight = map(onnxruntime.InferenceSession, (export_edge(model.edge).data, ready.data))
     for shape in ((1, 3, 64, 64), (3, 3, 49, 85)):
-        image = np.tile(imaging.prepare(PICTURES[0], model.edge.coding.preprocess)[0], (shape[0], 1, 2, 2))[
+        image = np.tile(imaging.prepare(IMAGES[0], model.edge.coding.preprocess)[0], (shape[0], 1, 2, 2))[
             ..., : shape[2], : shape[3]
         ]
         one, other = (graph.run(["latent"], {"image": image})[0] for graph in (floats, eight))
@@ -101,7 +101,7 @@ def test_the_graph_is_in_eight_bits_and_takes_any_size(ready, model):
 
 
 def test_the_same_calibration_gives_the_same_bytes(ready, model):
-    assert quantise_edge(model, PICTURES, DATA).data == ready.data
+    assert quantise_edge(model, IMAGES, DATA).data == ready.data
 
 
 def test_magnitudes_get_an_eight_bit_kernel_and_the_last_convolution_stays():
@@ -120,9 +120,9 @@ def test_the_gate_refuses_with_the_figures_in_one_line(model, monkeypatch):
     monkeypatch.setattr("splitreg.publishing.int8.quantise_graph", blind)
     figures = r"\btoy\b.*1\.00%.*top1 1\.0000 -> 0\.5000 \(\+50\.00%"
     with pytest.raises(BundleError, match=figures) as caught:
-        quantise_edge(model, PICTURES, DATA, Int8Options(dataset="toys val"))
+        quantise_edge(model, IMAGES, DATA, Int8Options(dataset="toys val"))
     assert "\n" not in str(caught.value)
-    assert quantise_edge(model, PICTURES, DATA, Int8Options(gate=0.5)).figures["heads"]["toy"]["loss"] == 0.5
+    assert quantise_edge(model, IMAGES, DATA, Int8Options(gate=0.5)).figures["heads"]["toy"]["loss"] == 0.5
 
 
 class Error(ToyMetric):
@@ -138,9 +138,9 @@ def test_the_direction_of_a_metric_counts(model, monkeypatch, broken):
     if broken:
         monkeypatch.setattr("splitreg.publishing.int8.quantise_graph", blind)
         with pytest.raises(BundleError, match=r"top1 0\.0000 -> 0\.5000 \(\+50\.00%"):
-            quantise_edge(model, PICTURES, DATA)
+            quantise_edge(model, IMAGES, DATA)
     else:
-        assert quantise_edge(model, PICTURES, DATA).figures["heads"]["toy"]["loss"] == 0.0
+        assert quantise_edge(model, IMAGES, DATA).figures["heads"]["toy"]["loss"] == 0.0
 
 
 class Unlabelled(ToyData):
@@ -151,10 +151,10 @@ class Unlabelled(ToyData):
 def test_bad_input(model, tmp_path):
     with pytest.raises(DataError, match="calibrate"):
         quantise_edge(model, [], DATA)
-    with pytest.raises(ImageError, match="10 bytes"):
-        quantise_edge(model, [*PICTURES, b"no picture"], DATA)
+    with pytest.raises(ImageError, match="8 bytes"):
+        quantise_edge(model, [*IMAGES, b"no image"], DATA)
     with pytest.raises(DataError, match=r"\bbare\b.*\btoy\b"):
-        quantise_edge(model, PICTURES, Unlabelled(None, "val", count=3), Int8Options(dataset="bare"))
+        quantise_edge(model, IMAGES, Unlabelled(None, "val", count=3), Int8Options(dataset="bare"))
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(DataError, match=str(tmp_path)):
         images_in(tmp_path)
@@ -223,12 +223,12 @@ def run(monkeypatch, capsys, *arguments):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A bundle of first-party plugins, and a folder of pictures."""
+    """A bundle of first-party plugins, and a folder of images."""
     folder = tmp_path_factory.mktemp("drawn")
     bundle = save(splitreg.build(**TINY).eval(), folder / "bundle")
-    (folder / "pictures" / "deep").mkdir(parents=True)
-    for index, picture in enumerate(PICTURES[:3]):
-        Image.fromarray(picture).save(folder / "pictures" / "deep" / f"{index}.PNG")
+    (folder / "images" / "deep").mkdir(parents=True)
+    for index, image in enumerate(IMAGES[:3]):
+        Image.fromarray(image).save(folder / "images" / "deep" / f"{index}.PNG")
     (folder / "empty").mkdir()
     return bundle
 
@@ -236,10 +236,10 @@ def drawn(tmp_path_factory):
 @pytest.mark.parametrize("calibrate", ["folder", "scenes"])
 def test_the_command_publishes(drawn, tmp_path, monkeypatch, capsys, calibrate):
     monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path / "cache"))
-    pictures = drawn.parent / "pictures" if calibrate == "folder" else "scenes"
+    images = drawn.parent / "images" if calibrate == "folder" else "scenes"
     code, shown = run(
         monkeypatch, capsys, "publish", drawn, "-o", tmp_path / "out", "--data", "scenes", "--set", "count=8", "--set", "size=64",
-        "--limit", "4", "--examples", "1", "--int8", "--calibrate", pictures, "--gate", "10", "--quiet",
+        "--limit", "4", "--examples", "1", "--int8", "--calibrate", images, "--gate", "10", "--quiet",
     )  # fmt: skip
     assert code == 0 and shown.err == ""
     assert all(check.passed for check in verify(tmp_path / "out"))
@@ -250,8 +250,8 @@ def test_the_command_publishes(drawn, tmp_path, monkeypatch, capsys, calibrate):
     ("arguments", "code", "words"),
     [
         (["--int8", "--data", "scenes"], 2, "--calibrate DIR|NAME"),
-        (["--int8", "--calibrate", "pictures"], 2, "--data NAME"),
-        (["--calibrate", "pictures"], 2, "--int8"),
+        (["--int8", "--calibrate", "images"], 2, "--data NAME"),
+        (["--calibrate", "images"], 2, "--int8"),
         (["--gate", "0.1"], 2, "--int8"),
         (["--int8", "--calibrate", "empty", "--data", "scenes", "--set", "count=4"], 1, "empty"),
         (
@@ -259,7 +259,7 @@ def test_the_command_publishes(drawn, tmp_path, monkeypatch, capsys, calibrate):
             1,
             "'nothing-there'",
         ),
-        (["--int8", "--calibrate", "pictures", "--data", "scenes", "--gate", "-1"], 2, "--gate"),
+        (["--int8", "--calibrate", "images", "--data", "scenes", "--gate", "-1"], 2, "--gate"),
     ],
 )
 def test_the_command_refuses_in_one_line_and_leaves_nothing(
@@ -279,7 +279,7 @@ def test_the_command_leaves_nothing_where_the_gate_refuses(drawn, tmp_path, monk
     )
     code, shown = run(
         monkeypatch, capsys, "publish", drawn, "-o", tmp_path / "out", "--data", "scenes", "--set", "count=4", "--limit", "2",
-        "--int8", "--calibrate", drawn.parent / "pictures", "--quiet",
+        "--int8", "--calibrate", drawn.parent / "images", "--quiet",
     )  # fmt: skip
     assert code == 1 and shown.err.count("\n") == 1 and "cls" in shown.err and "1.00%" in shown.err
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]

@@ -149,9 +149,9 @@ def test_an_operator_that_cannot_be_exported_is_an_error():
 def test_an_edge_on_a_graph_writes_the_same_packets():
     model = splitreg.build(registry=registry(), **KEYS).eval()
     model.freeze_tables()
-    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     edge = run_graph(model.edge, export_edge(model.edge).data, "edge.onnx")
-    packet, reference = (np.frombuffer(half.encode(picture)[0], np.uint8) for half in (edge, model.edge))
+    packet, reference = (np.frombuffer(half.encode(image)[0], np.uint8) for half in (edge, model.edge))
     assert (
         packet.shape == reference.shape and np.mean(packet != reference) < 0.02
     )  # a rounding, and with it the checksum
