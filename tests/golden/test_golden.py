@@ -31,8 +31,8 @@ def same(a, b):
 @pytest.mark.parametrize(("name", "codec", "kernel"), CODED)
 def test_decodes_to_exactly_what_was_coded(name, codec, kernel):
     case = CASES[name]
-    found = decode_streams(case.model, case.streams[codec], case.latent.shape, make_codec(codec, kernel))
-    assert same(found, case.restored[codec])
+    decoded = decode_streams(case.model, case.streams[codec], case.latent.shape, make_codec(codec, kernel))
+    assert same(decoded, case.restored[codec])
 
 
 @pytest.mark.parametrize(("name", "codec", "kernel"), [item for item in CODED if item[1] in OURS])

@@ -58,11 +58,11 @@ def test_points_go_there_and_come_back(geometry, shares):
 @given(GEOMETRIES, st.lists(st.tuples(*[st.floats(-400, 700)] * 4), max_size=5))
 def test_boxes_stay_in_the_image_and_agree_with_points(geometry, boxes):
     h, w = geometry.original
-    found = geometry.boxes(np.array(boxes))
-    assert found.shape == (len(boxes), 4) and found.dtype == np.float32
-    assert (found >= 0).all() and (found <= np.array([w, h, w, h])).all()
+    mapped = geometry.boxes(np.array(boxes))
+    assert mapped.shape == (len(boxes), 4) and mapped.dtype == np.float32
+    assert (mapped >= 0).all() and (mapped <= np.array([w, h, w, h])).all()
     corners = geometry.points(np.array(boxes).reshape(-1, 2, 2))
-    assert np.allclose(found.reshape(-1, 2, 2), np.clip(corners, 0, [w, h]), rtol=1e-5, atol=1e-3)
+    assert np.allclose(mapped.reshape(-1, 2, 2), np.clip(corners, 0, [w, h]), rtol=1e-5, atol=1e-3)
 
 
 def test_the_whole_content_is_the_whole_image():
@@ -76,10 +76,10 @@ def test_an_index_map_comes_back_without_its_border_and_without_new_indexes(geom
     mask = np.full(geometry.coded, 255, np.uint8)
     rows, columns = np.indices((height, width))
     mask[top : top + height, left : left + width] = (rows * 2 >= height) * 2 + (columns * 2 >= width)
-    found = geometry.labels(mask)
-    assert found.shape == geometry.original and found.max() <= 3
+    mapped = geometry.labels(mask)
+    assert mapped.shape == geometry.original and mapped.max() <= 3
     if geometry.original[0] >= height and geometry.original[1] >= width:  # nothing is left out on the way back
-        assert found[-1, -1] == mask[top + height - 1, left + width - 1] and found[0, 0] == mask[top, left]
+        assert mapped[-1, -1] == mask[top + height - 1, left + width - 1] and mapped[0, 0] == mask[top, left]
 
 
 def test_a_map_of_the_same_size_comes_back_exactly():
@@ -92,8 +92,8 @@ def test_a_map_of_the_same_size_comes_back_exactly():
 
 @given(GEOMETRIES, st.floats(-100, 100, width=32))
 def test_a_constant_map_stays_constant(geometry, value):
-    found = geometry.values(np.full(geometry.coded, value, np.float32))
-    assert found.shape == geometry.original and np.allclose(found, value, rtol=1e-5)
+    mapped = geometry.values(np.full(geometry.coded, value, np.float32))
+    assert mapped.shape == geometry.original and np.allclose(mapped, value, rtol=1e-5)
 
 
 def test_halves_stay_halves_under_letterbox_and_back():
@@ -116,10 +116,10 @@ def test_prepare_gives_the_input_size_in_float32(size, coded, mode):
 
 def test_prepare_changes_nothing_of_its_input_and_of_a_fitting_image():
     image = noise(8, 9)
-    kept = image.copy()
+    before = image.copy()
     pixels, _ = prepare(image, Preprocess(size=(8, 9), mean=(0.5, 0.25, 0), std=(0.5, 1, 0.25)))
-    want = (image / 255 - [0.5, 0.25, 0]) / [0.5, 1, 0.25]
-    assert np.allclose(pixels, want.transpose(2, 0, 1), atol=1e-6) and np.array_equal(image, kept)
+    expected = (image / 255 - [0.5, 0.25, 0]) / [0.5, 1, 0.25]
+    assert np.allclose(pixels, expected.transpose(2, 0, 1), atol=1e-6) and np.array_equal(image, before)
     assert np.array_equal(normalise(image, Preprocess(size=(1, 1), mean=(0, 0, 0), std=(1, 1, 1)))[0, 0, 0], np.float32(image[0, 0, 0]) / np.float32(255))  # fmt: skip
 
 
@@ -152,18 +152,18 @@ def test_every_way_in_gives_the_same_pixels(tmp_path):
 
 def test_grey_is_repeated():
     grey = noise(5, 6)[:, :, 0]
-    want = np.repeat(grey[:, :, None], 3, axis=2)
+    expected = np.repeat(grey[:, :, None], 3, axis=2)
     for source in (grey, grey[:, :, None], Image.fromarray(grey), saved(Image.fromarray(grey))):
-        assert np.array_equal(read(source), want)
+        assert np.array_equal(read(source), expected)
     assert read(Image.new("1", (4, 3), 1)).tolist() == [[[255] * 3] * 4] * 3
 
 
 def test_sixteen_bits_become_eight():
     deep = np.array([[0, 257, 32768, 65535]], np.uint16)
-    want = [0, 1, 128, 255]
+    expected = [0, 1, 128, 255]
     for image in (Image.fromarray(deep), Image.fromarray(deep.astype(np.int32))):
-        assert read(image)[0, :, 0].tolist() == want
-    assert read(saved(Image.fromarray(deep)))[0, :, 1].tolist() == want
+        assert read(image)[0, :, 0].tolist() == expected
+    assert read(saved(Image.fromarray(deep)))[0, :, 1].tolist() == expected
 
 
 def test_a_dark_sixteen_bit_image_stays_dark():
@@ -175,20 +175,20 @@ def test_a_dark_sixteen_bit_image_stays_dark():
 def test_cmyk_and_other_colour_spaces():
     red = Image.new("RGB", (16, 16), (200, 30, 40))
     for form, mode in (("JPEG", "CMYK"), ("TIFF", "CMYK"), ("JPEG", "YCbCr")):
-        found = read(saved(red.convert(mode), form))
-        assert found.shape == (16, 16, 3) and np.abs(found.astype(int) - [200, 30, 40]).max() <= 6, mode
+        mapped = read(saved(red.convert(mode), form))
+        assert mapped.shape == (16, 16, 3) and np.abs(mapped.astype(int) - [200, 30, 40]).max() <= 6, mode
 
 
 def test_alpha_lies_over_white():
     pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 128]]], np.uint8)
-    want = [[10, 20, 30], [255, 255, 255], [127, 127, 127]]
+    expected = [[10, 20, 30], [255, 255, 255], [127, 127, 127]]
     for source in (
         pixels,
         Image.fromarray(pixels),
         saved(Image.fromarray(pixels)),
         saved(Image.fromarray(pixels), "WEBP", lossless=True),
     ):
-        assert np.abs(read(source)[0].astype(int) - want).max() <= 1
+        assert np.abs(read(source)[0].astype(int) - expected).max() <= 1
     assert read(Image.new("LA", (2, 2), (0, 0))).min() == 255
 
 
@@ -214,10 +214,10 @@ def test_every_exif_orientation_is_undone(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(rotations[orientation](upright)))
-    found = read(saved(stored, "JPEG", exif=exif, quality=95, subsampling=0))
-    assert found.shape == upright.shape
-    assert np.abs(found[4:12, 4:20].astype(int) - [250, 0, 0]).max() < 12
-    assert np.abs(found[20:28, 28:44].astype(int) - [0, 0, 250]).max() < 12
+    mapped = read(saved(stored, "JPEG", exif=exif, quality=95, subsampling=0))
+    assert mapped.shape == upright.shape
+    assert np.abs(mapped[4:12, 4:20].astype(int) - [250, 0, 0]).max() < 12
+    assert np.abs(mapped[20:28, 28:44].astype(int) - [0, 0, 250]).max() < 12
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])

@@ -33,36 +33,38 @@ SMALL = {
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
     """Dataset -> a folder of its layout, with three images per split."""
-    found = {name: tmp_path_factory.mktemp(name) for name in ("camvid", "coco", "folder", "scenes", "shapes3d", "voc")}
+    folders = {
+        name: tmp_path_factory.mktemp(name) for name in ("camvid", "coco", "folder", "scenes", "shapes3d", "voc")
+    }
     generator = np.random.default_rng(0)
     for split in ("train", "val"):
         images = [{"id": i, "file_name": f"{i}.png", "height": 24, "width": 32} for i in range(3)]
         boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [2, 3, 12, 9], "area": 108} for i in range(3)]
         categories = [{"id": i + 1, "name": name} for i, name in enumerate(("car", "pedestrian", "bicyclist"))]
         table = json.dumps({"images": images, "annotations": boxes, "categories": categories})
-        (found["camvid"] / f"instances_{split}.json").write_text(table)
-        (found["coco"] / "annotations").mkdir(exist_ok=True)
-        (found["coco"] / "annotations" / f"instances_{split}2017.json").write_text(table)
+        (folders["camvid"] / f"instances_{split}.json").write_text(table)
+        (folders["coco"] / "annotations").mkdir(exist_ok=True)
+        (folders["coco"] / "annotations" / f"instances_{split}2017.json").write_text(table)
         for index in range(3):
             image = Image.fromarray(generator.integers(0, 255, (24, 32, 3), dtype=np.uint8))
             mask = Image.fromarray(generator.integers(0, 12, (24, 32), dtype=np.uint8))
-            places = [found["camvid"] / split, found["coco"] / f"{split}2017"]
+            places = [folders["camvid"] / split, folders["coco"] / f"{split}2017"]
             for folder, content in (
                 (places[0], image),
                 (places[1], image),
-                (found["camvid"] / f"{split}annot", mask),
+                (folders["camvid"] / f"{split}annot", mask),
             ):
                 folder.mkdir(exist_ok=True)
                 content.save(folder / f"{index}.png")
         for index in range(1000):  # ImageNet's classes, with one image
-            folder = found["folder"] / split / f"n{index:04}"
+            folder = folders["folder"] / split / f"n{index:04}"
             folder.mkdir(parents=True)
             (folder / "a.png").hardlink_to(places[0] / "0.png")
-        write_voc(found["voc"], split, generator)
-    with h5py.File(found["shapes3d"] / "3dshapes.h5", "w") as file:  # every combination of floor and wall hue
+        write_voc(folders["voc"], split, generator)
+    with h5py.File(folders["shapes3d"] / "3dshapes.h5", "w") as file:  # every combination of floor and wall hue
         file["images"] = generator.integers(0, 255, (100, 64, 64, 3), dtype=np.uint8)
         file["labels"] = [[i // 10 / 10, i % 10 / 10, 0.0, 0.75, 0.0, -30.0] for i in range(100)]
-    return found
+    return folders
 
 
 def write_voc(root, split, generator):

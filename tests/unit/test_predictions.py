@@ -39,8 +39,8 @@ def detections(boxes, scores=None, labels=None):
 
 
 def test_boxes_return_to_the_image_and_those_in_the_border_are_dropped():
-    given = detections([[0, 16, 32, 32], [0, 0, 64, 15], [60, 40, 64, 64]], [0.9, 0.8, 0.7], [0, 1, 2])
-    restored = given.restore(WIDE)
+    original = detections([[0, 16, 32, 32], [0, 0, 64, 15], [60, 40, 64, 64]], [0.9, 0.8, 0.7], [0, 1, 2])
+    restored = original.restore(WIDE)
     np.testing.assert_allclose(restored.boxes, [[0, 0, 100, 50], [187.5, 75, 200, 100]])
     assert restored.labels.tolist() == [0, 2] and restored.scores.tolist() == pytest.approx([0.9, 0.7])
 
@@ -152,9 +152,9 @@ def test_a_legend_takes_the_lines_that_it_needs():
 
 
 def test_above_leaves_out_what_scores_less():
-    found = detections([[0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 7, 7]], [0.5, 0.75, 0.25], [0, 1, 2])
+    objects = detections([[0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 7, 7]], [0.5, 0.75, 0.25], [0, 1, 2])
     least = 0.75
-    best = found.above(least)
+    best = objects.above(least)
     assert best.scores.tolist() == [least] and best.boxes.shape == (1, 4) and best.labels.shape == (1,)
-    assert best.boxes.tolist() == found.boxes[found.scores >= least].tolist() and best.names == found.names
-    assert found.above(0.0) is found and len(found.above(1.0).scores) == 0
+    assert best.boxes.tolist() == objects.boxes[objects.scores >= least].tolist() and best.names == objects.names
+    assert objects.above(0.0) is objects and len(objects.above(1.0).scores) == 0

@@ -60,10 +60,10 @@ def test_it_needs_no_torch(service, images, tmp_path):
     command_ = [sys.executable, "-c", HOOK, "send", *map(str, arguments), "--outbox", str(tmp_path / "box")]
     done = subprocess.run(command_, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["name"] for row in found] == ["p0.png", "p1.png", "p2.png"] and not done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["name"] for row in answers] == ["p0.png", "p1.png", "p2.png"] and not done.stderr
     assert sorted(os.listdir(tmp_path / "d")) == ["p0-cls.png", "p1-cls.png", "p2-cls.png"]
-    assert json.loads((tmp_path / "a" / "p1.json").read_text()) == found[1]
+    assert json.loads((tmp_path / "a" / "p1.json").read_text()) == answers[1]
     video = subprocess.run([*command_[:5], "camera:0", *command_[6:]], capture_output=True, text=True)
     assert video.returncode == 1 and "pip install 'splitreg[video]'" in video.stderr and "Traceback" not in video.stderr
 
@@ -117,8 +117,8 @@ def test_packets_wait_while_nobody_answers(images, tmp_path):
     done = send(gone, images, "--outbox", box, "--deadline-s", "0.3")
     assert re.search(rf"\b3\b.*{box}", str(done.exception)) and not done.stdout
     with FakeService() as service:
-        found = rows(send(service, "--outbox", box, "--json"))
-        assert [row["name"] for row in found] == ["p0.png", "p1.png", "p2.png"]
+        answers = rows(send(service, "--outbox", box, "--json"))
+        assert [row["name"] for row in answers] == ["p0.png", "p1.png", "p2.png"]
         assert not rows(send(service, "--outbox", box)) and len(service.requests) == 3
 
 

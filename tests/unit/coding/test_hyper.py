@@ -116,17 +116,17 @@ def test_no_stream_leads_beyond_the_tables(means, height, width, data):
 def test_rows_and_means_follow_the_latent():
     model = HyperModel(**parts())
     quiet, loud = some_latent((3, 8, 8), scale=0.5), some_latent((3, 8, 8), scale=200.0)
-    kept = []
+    rows = []
 
     class Spy(Plain):
         def encode(self, symbols, model):
-            kept.append(model.rows(symbols.shape))
+            rows.append(model.rows(symbols.shape))
             return super().encode(symbols, model)
 
     for latent in (quiet, loud):
         encode_streams(model, latent, Spy())
-    assert kept[1].shape == kept[3].shape == (3, 8, 8)
-    assert len(np.unique(kept[1])) > 1 and not np.array_equal(kept[1], kept[3])
+    assert rows[1].shape == rows[3].shape == (3, 8, 8)
+    assert len(np.unique(rows[1])) > 1 and not np.array_equal(rows[1], rows[3])
     received = model.restore(loud)
     assert not np.array_equal(received, np.rint(received)) and np.array_equal(16 * received, np.rint(16 * received))
 

@@ -40,13 +40,13 @@ def plainly(network, x):
         padded = np.zeros((len(x), x.shape[1] + kernel - 1, x.shape[2] + kernel - 1), object)
         reach = kernel // 2
         padded[:, reach : reach + x.shape[1], reach : reach + x.shape[2]] = x
-        found = np.empty((len(step.weight), *x.shape[1:]), object)
-        for out, row, column in np.ndindex(*found.shape):
+        result = np.empty((len(step.weight), *x.shape[1:]), object)
+        for out, row, column in np.ndindex(*result.shape):
             around = padded[:, row : row + kernel, column : column + kernel]
             total = int((around * step.weight[out].astype(object)).sum()) + int(step.bias[out])
             half = (1 << step.shift) >> 1
-            found[out, row, column] = min(max((total + half) >> step.shift, step.low), step.high)
-        x = found
+            result[out, row, column] = min(max((total + half) >> step.shift, step.low), step.high)
+        x = result
     return x.astype(np.int64)
 
 
@@ -121,11 +121,11 @@ def test_wrong_networks():
 
 def test_the_caller_cannot_change_a_layer():
     weight = np.ones((1, 1, 1, 1), np.int16)
-    made = layer(weight)
+    copy = layer(weight)
     weight[0] = 5
-    assert made.weight.item() == 1
+    assert copy.weight.item() == 1
     with pytest.raises(ValueError, match="read-only"):
-        made.weight[0] = 5
+        copy.weight[0] = 5
 
 
 def test_arrays_round_trip():

@@ -83,10 +83,10 @@ def test_any_sealed_bytes_are_a_packet_or_corrupt(version, flags, rest):
 def test_lying_tables(flags, table, rest):
     data = sealed(b"SR\x01" + bytes([flags]) + bytes(4) + struct.pack("<4H", 1, 1, 1, 1) + table + rest)
     try:
-        found = Packet.parse(data)
+        parsed = Packet.parse(data)
     except CorruptPacket:
         return
-    assert found.to_bytes() == data
+    assert parsed.to_bytes() == data
 
 
 @given(packets(), st.data())

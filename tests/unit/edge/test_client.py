@@ -80,7 +80,7 @@ def test_heads_are_asked_for(service):
 @pytest.mark.parametrize("failure", [(503, {"Retry-After": "0"}), (429, {}), (408, {}), (504, {}), (502, {}, b"<p>gateway"),
                                      "close", "late-close", "cut"], ids=str)  # fmt: skip
 def test_what_may_pass_is_tried_again_and_never_computed_twice(service, client, failure):
-    client.send(b"warm")  # so that the connection is a kept one
+    client.send(b"warm")  # opens the connection
     service.script.extend([failure, failure, failure])
     answer = client.send(b"x")
     np.testing.assert_array_equal(probabilities(answer), expected_probabilities(service.requests[-1][2]))

@@ -35,10 +35,10 @@ from splitreg.specs import ComponentSpec
 
 @pytest.fixture(scope="module")
 def model():
-    made = splitreg.build(registry=registry(), **KEYS)
+    model = splitreg.build(registry=registry(), **KEYS)
     with torch.no_grad():  # so that the latent has many values
-        made.bottleneck.encoder.weight.mul_(30)
-    return made
+        model.bottleneck.encoder.weight.mul_(30)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_packets_are_those_of_the_torch_side(runtime, size, published):
         edge.coding = replace(edge.coding, preprocess=encoder.coding.preprocess)
     images = [image(seed, shape) for seed, shape in enumerate([(50, 70), (64, 64), (1, 9), (300, 20)])]
     for each in images:
-        mine, theirs = Packet.parse(encoder.encode(each)[0]), Packet.parse(edge.encode(each)[0])
-        assert replace(mine, streams=theirs.streams) == theirs and mine.coded == (size or (64, 64))
+        packet, reference = Packet.parse(encoder.encode(each)[0]), Packet.parse(edge.encode(each)[0])
+        assert replace(packet, streams=reference.streams) == reference and packet.coded == (size or (64, 64))
         latents = symbols(encoder, each), symbols(edge, each)
         assert np.abs(latents[0] - latents[1]).max() <= 1 and np.mean(latents[0] != latents[1]) < 0.005
         assert len(np.unique(latents[0])) > 5

@@ -35,15 +35,15 @@ def test_it_is_a_queue(tmp_path_factory, steps):
             answered.append((packet, key))
         elif step == "forget" and answered:
             packet, key = answered.pop(0)
-            found = box.answered()
-            assert (found.blob, found.key) == (packet, key)
-            box.forget(found)
+            stored = box.answered()
+            assert (stored.blob, stored.key) == (packet, key)
+            box.forget(stored)
         elif step == "reopen":
             box.close()
             box = Outbox(path)
-        first, found = box.first(), box.answered()
+        first, stored = box.first(), box.answered()
         assert (None if first is None else (first.packet, first.key)) == (waiting[0] if waiting else None)
-        assert (None if found is None else (found.blob, found.key)) == (answered[0] if answered else None)
+        assert (None if stored is None else (stored.blob, stored.key)) == (answered[0] if answered else None)
         assert len(box) == len(waiting) and box.queued_bytes == sum(len(packet) for packet, _ in waiting)
     assert len({key for _, key in waiting}) == len(waiting)
     box.close()
@@ -129,8 +129,8 @@ for i in range(10_000):
     for _ in range(20):
         child.stdout.readline()
     child.kill()
-    told = 20 + len(child.stdout.read().splitlines())
+    reported = 20 + len(child.stdout.read().splitlines())
     child.wait()
     with Outbox(tmp_path / "box") as box:
-        assert told <= len(box) <= told + 1
+        assert reported <= len(box) <= reported + 1
         assert box.first().packet == b"0"

@@ -59,7 +59,7 @@ def test_a_video(tmp_path):
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * i, np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    found = list(frames(tmp_path / "v.mp4", every=3))
-    assert [name for name, _ in found] == [f"v.mp4#{i:06d}" for i in (0, 3, 6, 9)]
-    for i, (_, pixels) in zip((0, 3, 6, 9), found, strict=True):
+    images = list(frames(tmp_path / "v.mp4", every=3))
+    assert [name for name, _ in images] == [f"v.mp4#{i:06d}" for i in (0, 3, 6, 9)]
+    for i, (_, pixels) in zip((0, 3, 6, 9), images, strict=True):
         assert pixels.shape == (48, 64, 3) and abs(float(pixels.mean()) - 20 * i) < 8

@@ -58,9 +58,9 @@ def image():
     return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
 
 
-def close(ours, theirs):
+def close(ours, reference):
     assert ours.abs().max() > 1e-3
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -83,12 +83,12 @@ def test_classifier(peer, tmp_path, image):
     restored, _ = model.bottleneck.prior(latent, training=False)
     close(restored, symbols)
     assert symbols.unique().numel() > 8  # the medians and more than one step each
-    theirs = list(features(peer, symbols).values())
+    reference = list(features(peer, symbols).values())
     ours = model.server.features(restored, (SIZE, SIZE))
-    for feature, other in zip((ours[stride] for stride in (4, 8, 16, 32)), theirs, strict=True):
+    for feature, other in zip((ours[stride] for stride in (4, 8, 16, 32)), reference, strict=True):
         close(feature, other)
     logits = model.server.branches["cls"](ours, (SIZE, SIZE))
-    close(logits, peer.fc(peer.avgpool(theirs[-1]).flatten(1)))
+    close(logits, peer.fc(peer.avgpool(reference[-1]).flatten(1)))
 
 
 @torch.no_grad()
@@ -99,11 +99,11 @@ def test_sent_latents_are_the_peers(peer, tmp_path):
     model.freeze_tables()
     latent = 8 * torch.randn(1, 4, 15, 15, generator=torch.Generator().manual_seed(5))
     prior = peer.bottleneck_layer.entropy_bottleneck
-    theirs = prior.decompress(prior.compress(latent), (15, 15))
+    reference = prior.decompress(prior.compress(latent), (15, 15))
     symbols = model.edge.coding.tables
     streams = encode_streams(symbols, latent[0].numpy(), model.edge.coding.codec)
     ours = torch.from_numpy(decode_streams(symbols, streams, (4, 15, 15), model.edge.coding.codec))[None]
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -122,13 +122,13 @@ def test_heads_on_one_bitstream(kind, peer, tmp_path, image):
 
     head = model.head("det-fasterrcnn")
     head.regions.score_thresh = 0.2
-    found = head.predict(model.branches["det-fasterrcnn"](shared, (SIZE, SIZE)))
+    predictions = head.predict(model.branches["det-fasterrcnn"](shared, (SIZE, SIZE)))
     # From the same features: a difference in the last place may order boxes of nearly the same score another way.
     levels = boxes.backbone.fpn(OrderedDict(zip("1234", (shared[s] for s in (4, 8, 16, 32)), strict=True)))
     boxes.roi_heads.box_roi_pool.featmap_names = list(levels)[:4]
     proposals, _ = boxes.rpn(ImageList(image, [(SIZE, SIZE)] * 2), levels)
-    theirs, _ = boxes.roi_heads(levels, proposals, [(SIZE, SIZE)] * 2)
-    for ours, other in zip(found, theirs, strict=True):
+    reference, _ = boxes.roi_heads(levels, proposals, [(SIZE, SIZE)] * 2)
+    for ours, other in zip(predictions, reference, strict=True):
         assert len(ours.boxes) == len(other["boxes"]) > 5
         np.testing.assert_allclose(ours.boxes, other["boxes"].numpy(), atol=1e-3)
         np.testing.assert_allclose(ours.scores, other["scores"].numpy(), atol=1e-5)

@@ -158,12 +158,12 @@ def test_an_edge_on_a_graph_writes_the_same_packets():
 
 
 def graph_of(nodes, constants, shape=(1, 2)):
-    made = helper.make_graph(
+    graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("latent", onnx.TensorProto.FLOAT, None)],
         [onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()],
     )  # fmt: skip
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
 def test_identities_at_either_end_and_all_in_between():
