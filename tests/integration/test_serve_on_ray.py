@@ -28,7 +28,7 @@ heads = ["cls", "seg"]
 [ingress]
 port = 0
 drain_seconds = 20
-load_seconds = 150
+load_timeout_seconds = 150
 deadline_seconds = 80
 
 [ray]

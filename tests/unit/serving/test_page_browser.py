@@ -55,8 +55,8 @@ def set_slider(browser, name, value):
     )
 
 
-def tick(browser, *heads):
-    """Tick these heads and no others."""
+def select(browser, *heads):
+    """Select these heads and no others."""
     browser.run(f"document.querySelectorAll('.head').forEach((one) => {{const box = one.querySelector('input');"
                 f"if (box.checked !== {json.dumps(heads)}.includes(one.dataset.head)) box.click()}})")  # fmt: skip
 
@@ -91,8 +91,9 @@ def page(server, browser, local, tmp_path_factory):
 
 def test_bytes_and_times_are_shown(page, local):
     _, sent, _ = local
-    assert text(page, "bytes-summary").startswith(f"{len(sent):,} bytes sent; JPEG 75 at 96\u00d764 has ")
-    assert text(page, "bars").startswith(f"Packet: {len(sent):,} bytes") and "WebP, quality 75" in text(page, "bars")
+    summary, bars = text(page, "bytes-summary"), text(page, "bars")
+    assert summary.startswith(f"{len(sent):,} ") and "JPEG 75" in summary and "96\u00d764" in summary
+    assert f"{len(sent):,}" in bars and bars.count("75") >= 2 and "JPEG" in bars and "WebP" in bars
     assert all(text(page, f"{part}-ms").endswith(" ms") for part in ("device", "link", "server"))
     lora = 20 + 8000 * len(sent) / 37500
     assert text(page, "links").startswith(f"LoRa, 37.5 kbit/s{lora:.0f} ms")
@@ -129,21 +130,21 @@ def test_selected_heads_are_drawn(page, local):
     assert page.run(f"[{CANVAS}.width, {CANVAS}.height]") == [90 * factor, 60 * factor] and 90 * factor >= 640
     image = np.asarray(Image.open(io.BytesIO(data)))
     palette = drawing.palette(len(LABELS))
-    tick(page)
+    select(page)
     seen = {(row, column): pixel(page, int((column + 0.5) * factor), int((row + 0.5) * factor))
             for row in (3, 30, 55) for column in (4, 45, 80)}  # fmt: skip
     for place, found in seen.items():
         assert np.abs(np.array(found) - image[place]).max() <= 1
-    tick(page, "seg")
+    select(page, "seg")
     tinted = drawing.overlay(image, predictions["seg"].mask, palette)
     for row, column in seen:
         found = pixel(page, int((column + 0.5) * factor), int((row + 0.5) * factor))
         assert np.abs(np.array(found) - tinted[row, column].astype(int)).max() <= 2
     set_slider(page, "opacity", 1)
-    tick(page, "recon")
+    select(page, "recon")
     assert np.abs(np.array(pixel(page, factor // 2, factor // 2)) - predictions["recon"].image[0, 0]).max() <= 1
     set_slider(page, "opacity", 0.55)
-    tick(page, "cls", "multilabel", "seg", "det", "depth")
+    select(page, "cls", "multilabel", "seg", "det", "depth")
 
 
 def test_labels_are_shown_as_text(page):
@@ -164,7 +165,7 @@ def test_changing_the_rate_sends_the_image_again(page, local, page_bundle):
         wait_for_answer(page, before + step)
         wanted = len(EdgeEncoder.open(page_bundle).encode(local[0], rate=rate)[0])
         assert (
-            text(page, "bytes-summary").startswith(f"{wanted:,} bytes sent")
+            text(page, "bytes-summary").startswith(f"{wanted:,} ")
             and text(page, "rate-value") == f"{rate}.00"
         )
     assert [url.partition("rate=")[2] for url in page.requested() if routes.ENCODE in url][-2:] == [
@@ -183,7 +184,7 @@ def test_an_image_is_dropped_scaled_or_refused(page, tmp_path):
       document.dispatchEvent(new DragEvent('drop', {dataTransfer: carried, cancelable: true}));
     })""")
     wait_for_answer(page, before + 1)
-    assert "scaled to 1600" in text(page, "status") and page.run(f"[{CANVAS}.width, {CANVAS}.height]") == [1600, 800]
+    assert "1600" in text(page, "status") and page.run(f"[{CANVAS}.width, {CANVAS}.height]") == [1600, 800]
     (tmp_path / "small.bmp").write_bytes(image_file("BMP"))
     page.choose("#file", tmp_path / "small.bmp")  # a format that the server does not accept
     wait_for_answer(page, before + 2)
@@ -195,7 +196,7 @@ def test_an_image_is_dropped_scaled_or_refused(page, tmp_path):
 
 def test_the_camera(page):
     before = int(page.run(f"{CANVAS}.dataset.answers"))
-    tick(page, "seg")
+    select(page, "seg")
     page.run("document.getElementById('camera').click()")
     page.until(f"Number({CANVAS}.dataset.answers) >= {before + 3}")
     assert page.run("document.getElementById('camera').ariaPressed") == "true"
@@ -205,7 +206,7 @@ def test_the_camera(page):
     )
     asked = [url for url in page.requested() if protocol.INFER in url]
     assert asked[-1].endswith("heads=seg") and "heads=cls" in asked[0]
-    tick(page, "cls", "seg", "det", "depth")
+    select(page, "cls", "seg", "det", "depth")
 
 
 @pytest.mark.parametrize("dark", [False, True])
