@@ -4,9 +4,11 @@ import asyncio
 import dataclasses
 import functools
 import json
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from splitreg.serving.on_ray.replicas import BodyReplica, HeadReplica
 from splitreg.wire import AnswerFormat, dump_json, pack, protocol, to_json, unpack
 
 HEADS = ("cls", "seg", "depth", "det")
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def write_file(folder, text):
@@ -375,3 +378,19 @@ def test_a_reload_retires_models_once_their_jobs_are_done():
         until(lambda: deleted == ["a"])
         assert statuses == [200]
     assert deleted == ["a", "b"]
+
+
+def test_the_documented_configuration(tmp_path):
+    page = (DOCS / "cluster.md").read_text()
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "tokens").write_text("abc\n")
+    cluster = read_cluster(write_file(tmp_path, block.replace("/etc/splitreg/tokens", str(tmp_path / "tokens"))))
+    assert cluster.ingress.bundles == ("/models/street-7", "/models/lidar-2") and cluster.shared
+    assert cluster.head_options("seg").replicas == 6 and cluster.body.max_replicas == 16
+
+
+def test_every_option_is_documented():
+    for page, kind in (("serving.md", ServeConfig), ("cluster.md", DeploymentOptions)):
+        text = (DOCS / page).read_text()
+        for item in dataclasses.fields(kind):
+            assert f"`{item.name}`" in text, f"docs/{page} does not mention {item.name}"

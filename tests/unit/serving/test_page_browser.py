@@ -164,10 +164,7 @@ def test_changing_the_rate_sends_the_image_again(page, local, page_bundle):
         set_slider(page, "rate", rate)
         wait_for_answer(page, before + step)
         wanted = len(EdgeEncoder.open(page_bundle).encode(local[0], rate=rate)[0])
-        assert (
-            text(page, "bytes-summary").startswith(f"{wanted:,} ")
-            and text(page, "rate-value") == f"{rate}.00"
-        )
+        assert text(page, "bytes-summary").startswith(f"{wanted:,} ") and text(page, "rate-value") == f"{rate}.00"
     assert [url.partition("rate=")[2] for url in page.requested() if routes.ENCODE in url][-2:] == [
         "1&files=1",
         "0&files=1",
