@@ -53,9 +53,9 @@ def command(
 ) -> None:  # fmt: skip
     """Serve the server halves of BUNDLEs over HTTP.
 
-    Devices send packets over HTTP or a WebSocket and get predictions. Once requests are accepted, one line
-    is written to stdout: {"event": "ready", "url": ...}. SIGTERM answers accepted requests and exits;
-    SIGHUP reloads the bundles without losing a request.
+    Devices send packets over HTTP or a WebSocket and get predictions. Once requests are accepted,
+    one line is written to stdout: {"event": "ready", "url": ...}. SIGTERM answers accepted requests
+    and exits; SIGHUP reloads the bundles without losing a request.
 
     \b
     splitreg serve my-bundle

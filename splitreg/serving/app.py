@@ -1,4 +1,4 @@
-"""The HTTP routes, and what every request passes: rate limit, authentication, errors as JSON, the log."""
+"""The HTTP routes, and what applies to all: rate limit, authentication, JSON errors, the log."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from splitreg.wire import dump_json, protocol, split_packets
 
 #: Paths without authentication and rate limit.
 _HEALTH_PATHS = (protocol.HEALTHZ, protocol.READYZ)
-#: After an early response the rest of the body is read for this many seconds, so that the client sees
-#: the response instead of a reset connection. Bodies up to this size are read and the connection stays open.
+#: After an early response the rest of the body is read for this many seconds, so that the client
+#: sees the response instead of a reset connection. Bodies up to this size are read and the
+#: connection stays open.
 LINGER_SECONDS, _SMALL_BODY_BYTES = 2.0, 1 << 16
 #: Responses from this size on are compressed if the client accepts gzip.
 _MIN_GZIP_BYTES = 1024
-#: Compressing a 480x360 mask takes 0.8 ms and gives half the bytes of level 1; level 9 takes ten times
-#: as long for 7 % fewer bytes.
+#: Compressing a 480x360 mask takes 0.8 ms and gives half the bytes of level 1; level 9 takes ten
+#: times as long for 7 % fewer bytes.
 _GZIP_LEVEL = 7
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
@@ -194,7 +195,7 @@ async def reload(service: Service, request: Request) -> Response:
     if not service.config.tokens:
         raise Unauthorized("a server without tokens can be reloaded only with SIGHUP")
     service.check_not_draining()
-    await asyncio.shield(asyncio.create_task(service.reload()))  # completes even if the client disconnects
+    await asyncio.shield(asyncio.create_task(service.reload()))  # even if the client disconnects
     return await models(service, request)
 
 
@@ -253,7 +254,7 @@ async def read_body(service: Service, request: Request, reserve: Callable[[int],
                 chunk = message.get("body", b"")
                 if len(data) + len(chunk) > limit:
                     raise TooLarge(f"a request body may have at most {limit} bytes, got more")
-                reserve(len(chunk))  # received, not declared bytes: a client must not reserve memory for free
+                reserve(len(chunk))  # not the declared bytes, which cost the client nothing
                 data += chunk
                 if not message.get("more_body", False):
                     return bytes(data)
@@ -281,7 +282,7 @@ class _BodyMonitor:
 
 
 async def _send(response: Response, body: _BodyMonitor, send: Send) -> None:
-    """Send a response; if a large body is still arriving, announce the end of the connection and read on briefly."""
+    """Send a response; if a large body is still arriving, read on briefly and close the connection."""
     declared = body.request.headers.get("content-length", "0")
     chunked = "transfer-encoding" in body.request.headers
     small = not chunked and len(declared) < 9 and int(declared) <= _SMALL_BODY_BYTES

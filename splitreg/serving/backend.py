@@ -30,7 +30,7 @@ class Backend(Protocol):
 
     @property
     def models(self) -> Mapping[str, dict[str, Any]]:
-        """Model id -> its entry in ``/v1/models``; empty until started, a new object after a reload."""
+        """Model id -> entry of ``/v1/models``; empty until started, a new object after a reload."""
 
     @property
     def ready(self) -> bool:
@@ -52,10 +52,12 @@ class Backend(Protocol):
         """
 
     def cancel(self, job: Job) -> None:
-        """Drop a job whose client has disconnected; a job that is already running is not affected."""
+        """Drop a job whose client has disconnected; a job that already runs is not affected."""
 
     async def reload(self) -> None:
-        """Load the bundles again and switch to them once they are ready; accepted jobs still get their answer.
+        """Load the bundles again and switch to them once they are ready.
+
+        Jobs that were accepted before still get their result.
 
         Raises:
             SplitregError: the bundles cannot be loaded; the previous ones remain in use.

@@ -261,7 +261,7 @@ class BatchQueue:
         self._metrics.batches.labels(group[0]).observe(images)
 
     def set_initial_cost(self, group: Group, seconds_per_image: float) -> None:
-        """Set the seconds per image of a group that has not run yet, so that deadlines hold from the first job."""
+        """Set the seconds per image of a group that has not run, for the deadlines of the first jobs."""
         self._costs.setdefault(group, _Cost(seconds_per_image))
 
     def _put(self, job: Job) -> None:
@@ -295,7 +295,7 @@ class BatchQueue:
         images, pixels, earliest = 0, 0, float("inf")
         for job in self._groups[_queue_key(first)]:
             images, pixels, earliest = images + job.images, pixels + job.pixels, min(earliest, job.deadline)
-            late = now + images * self._cost(job.group) > earliest  # all jobs of a batch finish together
+            late = now + images * self._cost(job.group) > earliest  # all finish together
             if batch and (late or images > self._config.max_batch_images or pixels > self._config.max_request_pixels):
                 break
             batch.append(job)
@@ -308,7 +308,7 @@ class BatchQueue:
         return batch
 
     def _cost(self, group: Group) -> float:
-        """Return an upper estimate of the seconds per image; for an unknown group that of the slowest one."""
+        """Return an upper estimate of the seconds per image; for an unknown group the slowest one's."""
         cost = self._costs.get(group)
         return cost.upper if cost else max((other.upper for other in self._costs.values()), default=0.0)
 
@@ -325,7 +325,7 @@ class BatchQueue:
 
 
 def _queue_key(job: Job) -> tuple[Group, int]:
-    """Jobs with equal keys may share a batch; a job that was running when a worker died shares with none."""
+    """Jobs with equal keys may share a batch; one that ran when a worker died shares with none."""
     return job.group, id(job) if job.attempts else 0
 
 

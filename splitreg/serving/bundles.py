@@ -1,4 +1,4 @@
-"""The bundles that are served: which heads of each, and their entry in ``/v1/models`` (no torch)."""
+"""The served bundles: which heads of each, and their entries in ``/v1/models`` (no torch)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits for idle connections: a timeout for request headers, and a maximum number of connections."""
+"""Limits of connections: a timeout for request headers, and a maximum number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers and replicas have in common: the requests they get, and isolating the faulty ones (no torch)."""
+"""What workers and replicas share: their requests, and isolating faulty ones (no torch)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TypeVar
 from splitreg.errors import ServiceError, SplitregError
 from splitreg.wire import AnswerFormat
 
-Item = TypeVar("Item")
-Output = TypeVar("Output")
+ItemT = TypeVar("ItemT")
+OutputT = TypeVar("OutputT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class InferenceRequest:
 
 
 def run_isolated(
-    run: Callable[[Sequence[Item]], Output], items: Sequence[Item]
-) -> Iterator[tuple[Sequence[Item], Output | SplitregError]]:
+    run: Callable[[Sequence[ItemT]], OutputT], items: Sequence[ItemT]
+) -> Iterator[tuple[Sequence[ItemT], OutputT | SplitregError]]:
     """Run items as one batch; if that fails, run each alone, so that only the faulty ones fail.
 
     Args:
@@ -43,7 +43,7 @@ def run_isolated(
         Other exceptions than ``SplitregError`` are printed and become a ``ServiceError``.
     """
     try:
-        output: Output | SplitregError = run(items)
+        output: OutputT | SplitregError = run(items)
     except Exception as error:
         if len(items) > 1:
             for item in items:

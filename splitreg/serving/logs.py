@@ -1,4 +1,4 @@
-"""The log: JSON lines, to stderr or to rotated files. It never contains tokens, bodies or answers."""
+"""The log: JSON lines, to stderr or rotated files; without tokens, bodies or answers."""
 
 from __future__ import annotations
 

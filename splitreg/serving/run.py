@@ -40,7 +40,8 @@ def serve(config: ServeConfig, on_ready: Callable[[str], None], create_backend: 
     Args:
         config: bundles, address, authentication and limits.
         on_ready: called with the URL once requests are accepted.
-        create_backend: creates what computes the answers; by default worker processes on this machine.
+        create_backend: creates what computes the answers; by default worker processes on this
+            machine.
 
     Raises:
         SplitregError: the bundles cannot be loaded, or the address cannot be used.
@@ -58,7 +59,9 @@ class _Server(uvicorn.Server):
 
 
 def make_server(service: Service, listener: socket.socket) -> uvicorn.Server:
-    """Return the HTTP server of a service; ``serve(sockets=[listener])`` runs it, ``should_exit`` stops it.
+    """Return the HTTP server of a service.
+
+    ``serve(sockets=[listener])`` runs it, ``should_exit = True`` stops it.
 
     Raises:
         RecipeError: the certificate or its key cannot be used; the listener is closed.
@@ -66,7 +69,7 @@ def make_server(service: Service, listener: socket.socket) -> uvicorn.Server:
     config = service.config
     app = App(service)
     if config.page:
-        from splitreg.serving.page import add_page  # needs the edge runtime, which other servers do not
+        from splitreg.serving.page import add_page  # needs the edge runtime
 
         add_page(app)
     try:
@@ -120,7 +123,7 @@ def _handle_signals(service: Service, stop: asyncio.Event) -> None:
     reloads: set[asyncio.Task[None]] = set()
 
     async def reload() -> None:
-        with contextlib.suppress(SplitregError):  # it was logged, and the previous bundles remain in use
+        with contextlib.suppress(SplitregError):  # it was logged
             await service.reload()
 
     def start_reload() -> None:

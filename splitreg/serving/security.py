@@ -46,7 +46,8 @@ def check_token(authorization: str | None, tokens: tuple[str, ...]) -> None:
     if not value.lower().startswith(_SCHEME):
         raise Unauthorized("this server requires a token: Authorization: Bearer TOKEN")
     token = value[len(_SCHEME) :].strip().encode("utf-8", "surrogateescape")
-    if not any([hmac.compare_digest(token, accepted.encode()) for accepted in tokens]):  # a list: compare all
+    matches = [hmac.compare_digest(token, accepted.encode()) for accepted in tokens]  # all of them
+    if not any(matches):
         raise Unauthorized("the token is not valid for this server")
 
 

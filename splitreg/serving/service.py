@@ -89,7 +89,11 @@ class Service:
         await self.backend.reload()
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new requests, answer accepted ones, and close streams once they are empty; wait at most so long."""
+        """Refuse new requests, answer accepted ones, close empty streams.
+
+        Args:
+            seconds: maximum time to wait.
+        """
         self.draining = True
         for close_when_empty in list(self.streams):
             close_when_empty()
@@ -190,8 +194,8 @@ class Service:
             key: idempotency key.
 
         Raises:
-            SplitregError: a packet or an option is invalid, or the server cannot answer; ``docs/serving.md``
-                lists all errors.
+            SplitregError: a packet or an option is invalid, or the server cannot answer;
+                ``docs/serving.md`` lists all errors.
         """
         self.check_not_draining()
         digest = _digest(packets, options) if key is not None else b""

@@ -1,4 +1,4 @@
-"""The wire format between device and server, packets excepted: answers and the HTTP protocol (no torch)."""
+"""The wire format besides packets: answers and the HTTP protocol (no torch)."""
 
 from splitreg.wire.answer_format import AnswerFormat
 from splitreg.wire.answers import MASKS, Answers, dump_json, pack, to_json, unpack

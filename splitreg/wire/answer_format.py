@@ -41,7 +41,7 @@ class AnswerFormat:
         return pack(filtered) if self.media == ANSWERS else dump_json(to_json(filtered, self.masks))
 
     def write_head(self, head: str, predictions: Sequence[Prediction]) -> tuple[bytes, ...]:
-        """Return the predictions of one head, for ``join_heads``: one blob of ``pack``, or JSON per image."""
+        """Return one head's answers for ``join_heads``: one blob of ``pack``, or JSON per image."""
         answers = [{head: prediction} for prediction in predictions]
         if self.media == ANSWERS:
             return (self.write(answers),)

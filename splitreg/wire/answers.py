@@ -1,9 +1,9 @@
 """Answers: the predictions for one or several images, exact as one blob, or as JSON.
 
 The blob is a safetensors file. A tensor is named ``IMAGE/HEAD/ARRAY``. The metadata has one key,
-``splitreg-answers``, whose JSON is ``{"version": 1, "metas": [META, ...], "images": [{HEAD: index into
-metas}, ...]}``. A META is ``Prediction.meta``, everything except the arrays; images of one request share
-theirs. Blobs come from the network, so ``unpack`` validates everything.
+``splitreg-answers``, whose JSON is ``{"version": 1, "metas": [META, ...], "images": [{HEAD: index
+into metas}, ...]}``. A META is ``Prediction.meta``, everything except the arrays; images of one
+request share theirs. Blobs come from the network, so ``unpack`` validates everything.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from splitreg.wire.png import write_png
 Answers = Sequence[Mapping[str, Prediction]]
 
 KEY, VERSION = "splitreg-answers", 1
-#: What a client accepts: bytes per blob, bytes of its header, images, heads per image, arrays per prediction.
+#: What a client accepts: bytes per blob, bytes of its header, images, heads per image, arrays per
+#: prediction.
 MAX_ANSWER_BYTES, MAX_HEADER_BYTES = 1 << 30, 16 << 20
 MAX_ANSWERS, MAX_HEADS, MAX_ARRAYS = 4096, 64, 16
 #: How JSON represents masks, depth maps and images.
@@ -92,8 +93,8 @@ def to_json(answers: Answers, masks: str = "rle") -> list[dict[str, Any]]:
 
     Args:
         answers: for one or several images.
-        masks: ``"rle"`` for run lengths per class; ``"png"`` for the mask, depth (16 bits, millimetres) or
-            image as a base64 PNG; ``"none"`` for neither.
+        masks: ``"rle"`` for run lengths per class; ``"png"`` for the mask, depth (16 bits,
+            millimetres) or image as a base64 PNG; ``"none"`` for neither.
     """
     return [{head: _prediction_json(prediction, masks) for head, prediction in heads.items()} for heads in answers]
 

@@ -27,8 +27,9 @@ from splitreg.predictions import (
     Segmentation,
 )
 
-#: kind -> type, and array name -> the accepted ``dtype.kind`` letters and the shape. In a shape, K is the
-#: number of class names, N, H and W are free but equal wherever they appear, a digit is that size.
+#: kind -> type, and array name -> the accepted ``dtype.kind`` letters and the shape. In a shape, K
+#: is the number of class names, N, H and W are free but equal wherever they appear, a digit is that
+#: size.
 _ARRAYS: Mapping[str, tuple[type[Prediction], Mapping[str, tuple[str, str]]]] = {
     CLASSIFICATION: (Classification, {"probabilities": ("f", "K")}),
     MULTILABEL: (MultiLabel, {"probabilities": ("f", "K")}),
@@ -77,7 +78,9 @@ def _check_shapes(
     for name, (numbers, shape) in expected.items():
         actual = arrays[name].shape
         fits = len(actual) == len(shape) and arrays[name].dtype.kind in numbers
-        if not fits or any(n != (int(s) if s.isdigit() else sizes.setdefault(s, n)) for s, n in zip(shape, actual)):  # noqa: B905
+        for letter, size in zip(shape, actual, strict=False):
+            fits = fits and size == (int(letter) if letter.isdigit() else sizes.setdefault(letter, size))
+        if not fits:
             raise CorruptAnswer(f"{name} of a {kind} prediction has shape {actual} and type {arrays[name].dtype}")
 
 

@@ -1,4 +1,4 @@
-"""A PNG writer that needs only zlib and numpy, so that a device can save masks without an imaging library."""
+"""A PNG writer with zlib and numpy, so that devices need no imaging library to save masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP protocol, shared by client and server: routes, headers, media types, errors, stream messages."""
+"""The HTTP protocol of client and server: routes, headers, media types, errors, messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ STATUSES: dict[type[SplitregError], int] = {
     errors.DeadlinePassed: 504,
     errors.WorkerLost: 500,
 }
-#: Statuses a client may retry; 504, and a connection lost before the answer, only with an idempotency key.
+#: Statuses a client may retry; 504, and a connection lost before the answer, only with an
+#: idempotency key.
 RETRIABLE = frozenset({408, 429, 503})
 RETRIABLE_WITH_KEY = RETRIABLE | {504}
 
@@ -68,8 +69,8 @@ def error_from(status: int | None, body: Any, retry_after: str | None = None) ->
     """Return the error that a server sent, as its own class if that class is known here.
 
     Args:
-        status: of the HTTP response or the stream's message. The class is ignored if its status differs;
-            None accepts any class.
+        status: of the HTTP response or the stream's message. The class is ignored if its status
+            differs; None accepts any class.
         body: the parsed JSON; a proxy may send anything instead.
         retry_after: the header ``Retry-After``, in seconds.
     """
@@ -129,7 +130,7 @@ def split_packets(body: bytes) -> Iterator[bytes]:
 
 
 def write_request(number: int, packet: bytes) -> bytes:
-    """Return a stream message to the server: request number (8 bytes, little-endian), then a packet."""
+    """Return a stream message to the server: number (8 bytes, little-endian), then a packet."""
     return _REQUEST.pack(number) + packet
 
 

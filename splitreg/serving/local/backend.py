@@ -22,8 +22,8 @@ _POLL_SECONDS = 0.02
 class LocalBackend:
     """Computes in worker processes on this machine.
 
-    A reload starts a second pool of workers and switches to it; the first one answers the jobs it has
-    accepted and is closed. If a manager process dies, the bundles are reloaded.
+    A reload starts a second pool of workers and switches to it; the first one answers the jobs it
+    has accepted and is closed. If a manager process dies, the bundles are reloaded.
 
     Args:
         config: bundles, heads, workers and limits.
@@ -98,7 +98,7 @@ class LocalBackend:
         return pool
 
     async def _retire(self, pool: WorkerPool) -> None:
-        """Close a pool once its jobs are done; jobs that it can no longer compute go to the current pool."""
+        """Close a pool once its jobs are done; without workers, its jobs go to the current pool."""
         try:
             while pool.queue.busy:
                 if not pool.ready_workers and not pool.managed:

@@ -1,4 +1,4 @@
-"""Worker processes: started, watched and replaced; the jobs of a worker that died go to another one."""
+"""Worker processes: started, watched and replaced; jobs of a dead worker go to another one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _CONNECTION_LOST = (OSError, EOFError, TimeoutError)
 #: Seconds before a worker is started again: the first pause, doubled up to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _POLL_SECONDS = 0.01
-#: Environment of the manager process. Checking for CUDA must not initialise it before the fork; glibc
-#: should keep large blocks for the next batch instead of returning their pages to the kernel.
+#: Environment of the manager process. Checking for CUDA must not initialise it before the fork;
+#: glibc should keep large blocks for the next batch instead of returning their pages to the kernel.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
@@ -36,7 +36,8 @@ _ENVIRONMENT = {
 class WorkerPool:
     """The processes that serve one version of the bundles, and their queue.
 
-    A manager process loads the bundles and forks the workers (see ``splitreg.serving.local.worker``).
+    A manager process loads the bundles and forks the workers (see
+    ``splitreg.serving.local.worker``).
 
     Args:
         config: bundles, heads, workers and limits.
@@ -188,7 +189,7 @@ class WorkerPool:
             except asyncio.CancelledError:
                 taking.cancel()
                 raise
-            if worker.next_frame.done():  # an idle worker sends nothing, so the connection was closed
+            if worker.next_frame.done():  # idle workers send nothing: it died
                 taking.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     self.queue.attach(await taking)
@@ -228,7 +229,7 @@ class _WorkerConnection:
         return task
 
     async def run(self, batch: list[Job], timeout_seconds: float) -> tuple[list[bytes | SplitregError], float]:
-        """Compute a batch; return the answers or the error of each job, and the worker's seconds."""
+        """Compute a batch; return per job its answers or its error, and the worker's seconds."""
         requests = [
             InferenceRequest(images=job.images, answer_format=job.answer_format, packets=job.packets) for job in batch
         ]

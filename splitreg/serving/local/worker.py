@@ -1,9 +1,9 @@
 """The processes that import torch: a manager that loads the bundles, and the workers it forks.
 
-``python -m splitreg.serving.local.worker FD`` is the manager. It reads from its socket what to load,
-reports the models, and forks a worker for every socket that it receives; the worker answers batches on
-that socket. Forking takes milliseconds, needs no access to the bundle's files (which may have been
-replaced) and shares the memory of the weights.
+``python -m splitreg.serving.local.worker FD`` is the manager. It reads from its socket what to
+load, reports the models, and forks a worker for every socket that it receives; the worker answers
+batches on that socket. Forking takes milliseconds, needs no access to the bundle's files (which may
+have been replaced) and shares the memory of the weights.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
 def load(
     bundles: Sequence[str], heads: Sequence[str] | None, device: str = "cpu"
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Load the server halves into main memory; each worker moves them to its device, which a fork cannot share.
+    """Load the server halves into main memory; a worker moves them to its device after the fork.
 
     Args:
         bundles: folders or names of the zoo.

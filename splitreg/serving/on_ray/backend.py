@@ -1,19 +1,15 @@
-"""The backend of a Ray cluster: batches run through body and heads; lost calls are repeated elsewhere."""
+"""The backend of a Ray cluster: batches run through body and heads; lost ones are repeated."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
-from ray import serve
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from splitreg.edge.files import read_checked
@@ -25,41 +21,25 @@ from splitreg.serving.config import ServeConfig
 from splitreg.serving.inference import InferenceRequest
 from splitreg.serving.logs import log
 from splitreg.serving.metrics import Metrics
+from splitreg.serving.on_ray import applications
+from splitreg.serving.on_ray.applications import DeployedModel
 from splitreg.serving.on_ray.config import ClusterConfig
-from splitreg.serving.on_ray.deployments import BODY, create_application, deployment_name
 from splitreg.wire import AnswerFormat, error_from
 
-#: Seconds before a batch is sent again to busy or unavailable replicas: the first pause, doubled up to the longest.
+#: Seconds before a batch is sent again to busy or unavailable replicas: the first pause, doubled up
+#: to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 #: Seconds between counts of the replicas.
 _COUNT_SECONDS = 2.0
 _POLL_SECONDS = 0.02
-_RUNNING = "RUNNING"
-_ERROR_LINE = re.compile(r"[\w.]+Error: ")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeployedModel:
-    """One bundle on the cluster.
-
-    Args:
-        application: name of its application.
-        body: handle of its body.
-        heads: handles of its heads.
-        entry: of ``/v1/models``.
-    """
-
-    application: str
-    body: Any
-    heads: Mapping[str, Any]
-    entry: dict[str, Any]
 
 
 class RayBackend:
     """Computes in deployments on a Ray cluster.
 
-    The application of a bundle is named after its model id. A reload deploys the bundles that are new,
-    and removes those that are no longer served once their jobs are done. Ray replaces replicas that die.
+    The application of a bundle is named after its model id. A reload deploys the bundles that are
+    new, and removes those that are no longer served once their jobs are done. Ray replaces replicas
+    that die.
 
     Args:
         cluster: the replicas.
@@ -72,7 +52,7 @@ class RayBackend:
         self._config = config
         self._metrics = metrics
         self._queue = BatchQueue(config, metrics)
-        self._deployed: dict[str, DeployedModel] = {}  # with those that only accepted jobs still need
+        self._deployed: dict[str, DeployedModel] = {}  # with models that are being retired
         self._models: dict[str, dict[str, Any]] = {}
         self._replicas = 0
         self._reload_lock = asyncio.Lock()
@@ -148,52 +128,36 @@ class RayBackend:
             RecipeError: a head does not exist.
         """
         selected = select_bundles(self._config.bundles, self._config.heads)
+        attempted: dict[str, str] = {}  # model id -> name of its application
         deployed: dict[str, DeployedModel] = {}
         seconds = self._config.load_timeout_seconds
         try:
             async with asyncio.timeout(seconds):
                 for folder, config, heads in selected:
                     model_id = config["model_id"]
-                    deployed[model_id] = await self._deploy(folder, model_id, heads)
-                    packet = read_checked(folder, "testvectors/packet.bin", config["files"])
-                    await self._warm_up(deployed[model_id], packet)
+                    attempted[model_id] = applications.application_name(self._cluster, model_id)
+                    model = await applications.deploy(folder, model_id, heads, self._cluster)
+                    await self._warm_up(model, read_checked(folder, "testvectors/packet.bin", config["files"]))
+                    deployed[model_id] = model
         except BaseException as cause:
-            for model_id in deployed.keys() - self._deployed.keys():
-                await self._delete(deployed[model_id].application)
+            for model_id in attempted.keys() - self._deployed.keys():
+                await self._delete(attempted[model_id])
             if isinstance(cause, TimeoutError):
                 raise BundleError(
-                    f"the replicas were not ready within load_timeout_seconds={seconds:g}; `ray status` and `serve status` "
-                    "show what they wait for, often more cpus or gpus than the cluster has"
+                    f"the replicas were not ready within load_timeout_seconds={seconds:g}; `ray status` and "
+                    "`serve status` show what they wait for, often more cpus or gpus than the cluster has"
                 ) from cause
             if isinstance(cause, ray.exceptions.RayError | RayServeException):
-                raise BundleError(f"the bundles were deployed, but do not answer: {_last_line(cause)}") from cause
+                reason = applications.last_line(cause)
+                raise BundleError(f"the bundles were deployed, but do not answer: {reason}") from cause
             raise
         self._deployed = {**self._deployed, **deployed}
         self._models = {model_id: model.entry for model_id, model in deployed.items()}
 
-    async def _deploy(self, folder: Path, model_id: str, heads: Sequence[str]) -> DeployedModel:
-        """Deploy a bundle unless it runs with the same settings; Ray applies other settings replica by replica."""
-        name = f"{self._cluster.application}-{model_id}"
-        settings, application = create_application(folder, model_id, heads, self._cluster)
-        try:
-            if await _deployed_settings(name) != settings:
-                await asyncio.to_thread(serve.run, application, name=name, route_prefix=None)
-            body = serve.get_deployment_handle(BODY, name)
-            _, entry = await body.describe.remote()
-        except BaseException as cause:
-            reason = await asyncio.to_thread(_failure_reason, name) if isinstance(cause, RuntimeError) else ""
-            if model_id not in self._deployed:
-                await self._delete(name)
-            if isinstance(cause, RuntimeError):
-                raise BundleError(f"{folder} could not be deployed: {reason or _last_line(cause)}") from cause
-            raise
-        handles = {head: serve.get_deployment_handle(deployment_name(head), name) for head in heads}
-        return DeployedModel(application=name, body=body, heads=handles, entry=entry)
-
     async def _delete(self, application: str) -> None:
         """Delete an application unless other ingresses may use it."""
         if not self._cluster.shared:
-            await asyncio.to_thread(serve.delete, application)
+            await applications.delete(application)
 
     async def _retire(self, model_id: str) -> None:
         """Delete the application of a model that is no longer served, once its jobs are done."""
@@ -219,7 +183,7 @@ class RayBackend:
         while True:
             batch = await self._queue.take()
             try:
-                # batches that were lost run one at a time, so that the one that kills replicas is found
+                # lost batches run one at a time, which singles out the one that kills replicas
                 async with self._suspects if batch[0].attempts else contextlib.nullcontext():
                     await self._run(batch)
             except asyncio.CancelledError:
@@ -243,7 +207,7 @@ class RayBackend:
                     answers = await self._infer(model, heads, requests, alone=alone)
                 break
             except (BackPressureError, DeploymentUnavailableError):
-                await asyncio.sleep(pause)  # keeps the batch: the queue fills up behind it, then refuses requests
+                await asyncio.sleep(pause)  # meanwhile the queue fills up, then refuses jobs
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except TimeoutError:
                 return self._queue.abort(
@@ -259,7 +223,8 @@ class RayBackend:
     ) -> list[bytes | SplitregError]:
         """Return the answers to requests or their errors.
 
-        The features go from the body to the heads through Ray's object store, and not through this process.
+        The features go from the body to the heads through Ray's object store, and not through this
+        process.
 
         Args:
             model: where to run them.
@@ -292,10 +257,10 @@ class RayBackend:
         """Queue a batch again if its replica died; fail it if the replica raised an exception."""
         cause = getattr(error, "cause", None)
         if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(cause, ray.exceptions.RayError):
-            log("replica failed", logging.ERROR, reason=_last_line(error))
+            log("replica failed", logging.ERROR, reason=applications.last_line(error))
             self._queue.abort(batch, ServiceError("a replica failed; see its log"))
             return
-        log("replica lost", logging.ERROR, model=batch[0].model, reason=_last_line(error))
+        log("replica lost", logging.ERROR, model=batch[0].model, reason=applications.last_line(error))
         self._metrics.restarts.inc()
         self._queue.requeue(batch)
 
@@ -306,42 +271,9 @@ class RayBackend:
                 await self._count_replicas()
 
     async def _count_replicas(self) -> None:
-        """Count the running replicas; 0 if a deployment has none, since no request for it can be answered."""
-        applications = (await asyncio.to_thread(serve.status)).applications
         names = [self._deployed[model_id].application for model_id in self._models]
-        counts = [
-            sum(count for state, count in deployment.replica_states.items() if state == _RUNNING)
-            for name in names
-            for deployment in (applications[name].deployments.values() if name in applications else ())
-        ]
-        self._set_replicas(sum(counts) if counts and all(counts) else 0)
+        self._set_replicas(await applications.count_replicas(names))
 
     def _set_replicas(self, count: int) -> None:
         self._replicas = count
         self._metrics.workers.set(count)
-
-
-async def _deployed_settings(name: str) -> str | None:
-    """Return the settings of an application; None if it does not run."""
-    application = (await asyncio.to_thread(serve.status)).applications.get(name)
-    if application is None or application.status != _RUNNING:
-        return None
-    settings: str = (await serve.get_deployment_handle(BODY, name).describe.remote())[0]
-    return settings
-
-
-def _failure_reason(name: str) -> str:
-    """Return why an application failed: the last line of the traceback in the message of a deployment."""
-    application = serve.status().applications.get(name)
-    for deployment in application.deployments.values() if application is not None else ():
-        errors = [line.strip() for line in deployment.message.splitlines() if _ERROR_LINE.match(line.strip())]
-        if errors:
-            reason: str = errors[-1].partition(": ")[2][:500]
-            return reason
-    return ""
-
-
-def _last_line(error: BaseException) -> str:
-    """Return the last line of an error of Ray, which names the cause."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__

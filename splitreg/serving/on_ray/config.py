@@ -1,4 +1,4 @@
-"""The configuration of a cluster: one TOML file with bundles, limits and the replicas of each deployment."""
+"""The configuration of a cluster: a TOML file with bundles, limits and replicas."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from splitreg.recipe import PRECISIONS, check_precision
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.security import read_tokens
 
-Options = TypeVar("Options")
-#: Fields of ``ServeConfig`` that are not keys of ``[ingress]``: top-level keys, tokens (which have a file
-#: of their own), and settings of worker processes.
+OptionsT = TypeVar("OptionsT")
+#: Fields of ``ServeConfig`` that are not keys of ``[ingress]``: top-level keys, tokens (which have
+#: a file of their own), and settings of worker processes.
 _NOT_IN_INGRESS = ("bundles", "heads", "tokens", "workers", "threads", "device", "precision", "max_batch_images")
 _MAY_BE_ZERO = ("max_replicas", "cpus", "gpus", "memory_bytes")
 
@@ -33,7 +33,8 @@ class DeploymentOptions:
         upscale_seconds: how long the load must be higher before Ray adds a replica.
         downscale_seconds: how long the load must be lower before Ray removes one.
         max_ongoing: calls that a replica has at a time; one runs, the others wait at the replica.
-        max_queued: calls per ingress that wait for a replica; beyond it the ingress' own queue fills.
+        max_queued: calls per ingress that wait for a replica; beyond it the ingress' own queue
+            fills.
         max_batch_images: images per batch.
         cpus: CPUs reserved per replica; also its number of threads.
         gpus: GPUs reserved per replica; fractions share one.
@@ -96,7 +97,8 @@ class ClusterConfig:
         head: replicas of every head without an entry in ``heads``.
         heads: name of a head -> its replicas.
         application: prefix of the names of Ray's applications.
-        address: address of the cluster; None uses ``RAY_ADDRESS``, or else starts Ray on this machine.
+        address: address of the cluster; None uses ``RAY_ADDRESS``, or else starts Ray on this
+            machine.
         local_cpus: CPUs of Ray on this machine.
         object_store_bytes: object store of Ray on this machine; 0 uses Ray's default.
         shared: other ingresses use the deployments too, so they are kept when this process stops.
@@ -127,7 +129,7 @@ class ClusterConfig:
 
     @property
     def max_batches(self) -> int:
-        """Batches of one ingress that run at a time: enough to keep all replicas of the body busy."""
+        """Batches of an ingress that run at a time: enough to keep all replicas of the body busy."""
         return self.body.replica_limit * self.body.max_ongoing
 
 
@@ -168,13 +170,13 @@ def _parse_ingress(table: Mapping[str, Any], body: DeploymentOptions) -> ServeCo
 
 
 def _parse(
-    kind: type[Options],
+    kind: type[OptionsT],
     value: Any,
     where: str,
     *,
-    base: Options | None = None,
+    base: OptionsT | None = None,
     fixed: Mapping[str, Any] | None = None,
-) -> Options:
+) -> OptionsT:
     """Return a dataclass of options.
 
     Args:

@@ -44,7 +44,7 @@ class ReplicaSpec:
 
 @contextlib.contextmanager
 def watchdog(seconds: float) -> Iterator[None]:
-    """Exit this process if the block takes longer, even if it holds the GIL; Ray then starts another replica."""
+    """Exit this process if the block takes longer, even if it holds the GIL; Ray replaces it."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
         yield
@@ -53,7 +53,7 @@ def watchdog(seconds: float) -> Iterator[None]:
 
 
 class _Replica:
-    """Computes in one thread of its own, so that the replica answers health checks and queues calls meanwhile."""
+    """Computes in a thread, so that the replica answers health checks and queues calls meanwhile."""
 
     def __init__(self, spec: ReplicaSpec) -> None:
         import torch
@@ -93,7 +93,7 @@ class BodyDeployment(_Replica):
         return self._settings, self._body.description
 
     async def __call__(self, requests: Sequence[InferenceRequest], heads: Sequence[str]) -> Any:
-        """Return the features for requests; Ray keeps them in its object store, where the heads read them."""
+        """Return the features for requests; the heads read them from Ray's object store."""
         return await self._compute(self._body.embed, requests, heads)
 
 
@@ -120,7 +120,7 @@ def head_class() -> type:
             self._run_together.set_max_batch_size(options.max_ongoing)
 
         async def __call__(self, features: Any, requests: Sequence[InferenceRequest], alone: bool) -> list[HeadAnswer]:
-            """Return this head's part of the answers; calls that wait at the same time run together unless ``alone``."""
+            """Return this head's part of the answers; waiting calls run together unless ``alone``."""
             if alone:
                 return (await self._run([(features, requests)]))[0]
             answers: list[HeadAnswer] = await self._run_together((features, requests))

@@ -1,7 +1,8 @@
 """Features as numpy arrays for Ray's object store, and back, with the same memory layout.
 
-The layout matters twice: arrays that are not dense are copied when they are stored, and convolutions
-choose their algorithm, and with it the last bits of a sum, by the layout of their input.
+The layout matters twice: arrays that are not dense are copied when they are stored, and
+convolutions choose their algorithm, and with it the last bits of a sum, by the layout of their
+input.
 """
 
 from __future__ import annotations

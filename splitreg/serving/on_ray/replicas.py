@@ -1,4 +1,4 @@
-"""What replicas compute: a body turns packets into features, a head features into answers (no Ray)."""
+"""What replicas compute: features of packets (body), answers of features (head); no Ray."""
 
 from __future__ import annotations
 
@@ -112,8 +112,9 @@ class HeadReplica:
     def __init__(
         self, bundle: str, model_id: str, head: str, device: str, max_batch_images: int, precision: str = PRECISIONS[0]
     ) -> None:
-        self.server = _load(bundle, model_id, (head,), device, precision)  # with its body, for the warm-up
-        self.server.bottleneck.decoder, self.server.body = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+        self.server = _load(bundle, model_id, (head,), device, precision)  # warmed up with its body
+        self.server.bottleneck.decoder = nn.Identity()
+        self.server.body = nn.Identity()  # type: ignore[assignment]
         self.server.symbols = None
         self._head, self._device, self._max_images = head, torch.device(device), max_batch_images
 

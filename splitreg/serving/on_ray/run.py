@@ -20,8 +20,8 @@ def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> Non
 
     Args:
         cluster: bundles, limits and replicas.
-        on_ready: called with the URL once requests are accepted. Until this function returns, everything
-            else written to stdout goes to stderr.
+        on_ready: called with the URL once requests are accepted. Until this function returns,
+            everything else written to stdout goes to stderr.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -30,7 +30,7 @@ def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> Non
     """
     with contextlib.redirect_stdout(sys.stderr):  # Ray writes to stdout
         ray, ray_serve = _import_ray()
-        started_here = _connect(ray, cluster)  # before the server handles signals: Ray sets handlers of its own
+        started_here = _connect(ray, cluster)  # sets signal handlers, which the server replaces
         try:
             from splitreg.serving.on_ray.backend import RayBackend
 

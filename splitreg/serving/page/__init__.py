@@ -1,4 +1,4 @@
-"""A page for browsers: choose an image, see the answers drawn over it; the server also encodes the image."""
+"""A page for browsers: choose an image, see its predictions; the server encodes the image."""
 
 from splitreg.serving.page.routes import add_page
 

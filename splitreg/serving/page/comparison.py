@@ -20,7 +20,7 @@ _QUALITIES = range(1, 96)
 
 
 def compare_files(pixels: NDArray[np.uint8], preprocess: Preprocess, packet_bytes: int) -> dict[str, Any]:
-    """Compress an image at the size at which the network sees it, without the borders of a letterbox.
+    """Compress an image at the network's input size, without the borders of a letterbox.
 
     Args:
         pixels: (H, W, 3).
@@ -28,8 +28,8 @@ def compare_files(pixels: NDArray[np.uint8], preprocess: Preprocess, packet_byte
         packet_bytes: size of the packet.
 
     Returns:
-        ``size`` (height, width); and for ``jpeg`` and ``webp`` quality and bytes of the file with the
-        default quality (``usual``) and of the file closest to ``packet_bytes`` (``nearest``).
+        ``size`` (height, width); and for ``jpeg`` and ``webp`` quality and bytes of the file with
+        the default quality (``usual``) and of the file closest to ``packet_bytes`` (``nearest``).
     """
     geometry = Geometry(original=(pixels.shape[0], pixels.shape[1]), coded=preprocess.size, mode=preprocess.mode)
     _, _, height, width = geometry.content

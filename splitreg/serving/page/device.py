@@ -22,8 +22,8 @@ from splitreg.zoo import find_bundle
 
 #: Images that wait or are being encoded; further ones are refused.
 MAX_WAITING = 8
-#: First bytes of the formats that browsers send. Nothing else reaches the imaging library, which reads
-#: many more formats.
+#: First bytes of the formats that browsers send. Nothing else reaches the imaging library, which
+#: reads many more formats.
 _JPEG, _PNG, _WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", (b"RIFF", b"WEBP")
 
 
@@ -44,7 +44,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedImage:
-    """A packet, the milliseconds from pixels to packet, and the result of ``compare_files`` or None."""
+    """A packet, the milliseconds to encode it, and the result of ``compare_files`` or None."""
 
     packet: bytes
     milliseconds: float
@@ -52,7 +52,7 @@ class EncodedImage:
 
 
 class BrowserEncoder:
-    """Encodes images with the edge halves of a service's bundles, each opened when it is first needed.
+    """Encodes images with the edge halves of a service's bundles, opened when first needed.
 
     Args:
         service: whose bundles.
@@ -74,8 +74,8 @@ class BrowserEncoder:
             deadline: in seconds of the event loop's clock.
 
         Raises:
-            SplitregError: the image or an option is invalid, the model has no edge half on this server,
-                or too many images wait.
+            SplitregError: the image or an option is invalid, the model has no edge half on this
+                server, or too many images wait.
         """
         models, model = self._service.models, options.model
         model_id = next(iter(models)) if model is None and len(models) == 1 else model
@@ -92,7 +92,7 @@ class BrowserEncoder:
         work.add_done_callback(self._on_done)
         try:
             async with asyncio.timeout_at(deadline):
-                return await asyncio.shield(work)  # counts as waiting until done, even if the client disconnects
+                return await asyncio.shield(work)  # counts as waiting until it is done
         except TimeoutError as cause:
             raise DeadlinePassed("the deadline passed before the image was encoded") from cause
 

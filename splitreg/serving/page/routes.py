@@ -18,7 +18,8 @@ from splitreg.serving.service import Service
 from splitreg.wire import dump_json, protocol
 
 ENCODE = "/v1/encode"
-#: Response headers: milliseconds from pixels to packet; with ``files=1`` the comparison with files (JSON).
+#: Response headers: milliseconds from pixels to packet; with ``files=1`` the comparison with files
+#: (JSON).
 ENCODE_MS, FILES = "X-Splitreg-Encode-Ms", "X-Splitreg-Files"
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
@@ -42,7 +43,7 @@ HEADERS: Mapping[str, str] = {
 
 
 def add_page(app: App) -> None:
-    """Add the page to an application. Its files are part of the package, so they need no authentication."""
+    """Add the page to an application; its files are public, since they are part of the package."""
     for name, (content, media_type) in static_files().items():
         path = protocol.PAGE if name == _INDEX else f"/page/{name}"
         app.routes[path] = {"GET": _static(content, media_type)}
@@ -83,9 +84,9 @@ def _static(content: bytes, media_type: str) -> Handler:
 
 def _encode_with(encoder: BrowserEncoder) -> Handler:
     async def encode(service: Service, request: Request) -> Response:
-        """``POST /v1/encode?model=ID&rate=0.3&files=1``: turn an image into the packet that a device would send."""
+        """``POST /v1/encode?model=ID&rate=0.3&files=1``: return the packet of an image."""
         service.check_not_draining()
-        check_content_type(request, IMAGE_TYPES)  # a page of another site may send other types without a preflight
+        check_content_type(request, IMAGE_TYPES)  # also makes browsers send a CORS preflight
         arrived = asyncio.get_running_loop().time()
         deadline = service.parse_deadline(request.headers.get(protocol.DEADLINE), arrived)
         options = parse_encode_options(request.scope["query_string"])

@@ -68,8 +68,8 @@ def wait_for_answer(browser, count):
 @pytest.fixture(scope="module")
 def page(server, browser, local, tmp_path_factory):
     """The page with a token and an answered image."""
-    folder = tmp_path_factory.mktemp("pictures")
-    (folder / "picture.png").write_bytes(local[0])
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "image.png").write_bytes(local[0])
     browser.size(1200)
     browser.open(f"http://127.0.0.1:{server.port}/")
     browser.until("!document.getElementById('token-form').hidden")
@@ -84,7 +84,7 @@ def page(server, browser, local, tmp_path_factory):
     refused = [c for c in browser.complaints() if "401" in c.get("entry", {}).get("text", "")]
     assert browser.complaints() == refused and refused  # the refused token is the only error
     browser.events.clear()
-    browser.choose("#file", folder / "picture.png")
+    browser.choose("#file", folder / "image.png")
     wait_for_answer(browser, 1)
     return browser
 
@@ -106,21 +106,21 @@ def test_arrays_are_decoded_exactly(page, local):
     """Masks, depth and pixels decoded by the page equal those of this process."""
     wanted = to_json([local[2]], "png")[0]
     for head, attribute in (("seg", "mask"), ("depth", "depth"), ("recon", "image")):
-        found = page.run(f"import('/page/png.js').then(async (m) => {{const p = await m.readPng('{wanted[head]['png']}');"
+        actual = page.run(f"import('/page/png.js').then(async (m) => {{const p = await m.readPng('{wanted[head]['png']}');"
                          "return [p.width, p.height, p.channels, Array.from(p.data)]})")  # fmt: skip
         array = getattr(local[2][head], attribute)
-        assert found[:2] == [90, 60] and found[2] == (3 if head == "recon" else 1)
+        assert actual[:2] == [90, 60] and actual[2] == (3 if head == "recon" else 1)
         if head == "depth":
             array = (array * 1000).round().clip(0, 65535)
-        np.testing.assert_array_equal(np.array(found[3]).reshape(array.shape), array)
+        np.testing.assert_array_equal(np.array(actual[3]).reshape(array.shape), array)
 
 
 def test_colours_equal_those_of_drawing(page):
-    found = page.run("import('/page/draw.js').then((m) => Array.from({length: 60}, (_, i) => m.colourOf(i)))")
-    assert np.abs(np.array(found) - drawing.palette(60).astype(int)).max() <= 1
+    actual = page.run("import('/page/draw.js').then((m) => Array.from({length: 60}, (_, i) => m.colourOf(i)))")
+    assert np.abs(np.array(actual) - drawing.palette(60).astype(int)).max() <= 1
     depths = np.array([[0.0, 0.5, 1.0, 1.7, 3.0, 9.0, 20.0]])
-    found = page.run(f"import('/page/draw.js').then((m) => {depths[0].tolist()}.map((d) => m.colourOfDepth(d, 1, 9)))")
-    assert np.abs(np.array(found) - drawing.depth_colours(depths, 1.0, 9.0)[0].astype(int)).max() <= 1
+    actual = page.run(f"import('/page/draw.js').then((m) => {depths[0].tolist()}.map((d) => m.colourOfDepth(d, 1, 9)))")
+    assert np.abs(np.array(actual) - drawing.depth_colours(depths, 1.0, 9.0)[0].astype(int)).max() <= 1
 
 
 def test_selected_heads_are_drawn(page, local):
@@ -133,13 +133,13 @@ def test_selected_heads_are_drawn(page, local):
     select(page)
     seen = {(row, column): pixel(page, int((column + 0.5) * factor), int((row + 0.5) * factor))
             for row in (3, 30, 55) for column in (4, 45, 80)}  # fmt: skip
-    for place, found in seen.items():
-        assert np.abs(np.array(found) - image[place]).max() <= 1
+    for place, actual in seen.items():
+        assert np.abs(np.array(actual) - image[place]).max() <= 1
     select(page, "seg")
     tinted = drawing.overlay(image, predictions["seg"].mask, palette)
     for row, column in seen:
-        found = pixel(page, int((column + 0.5) * factor), int((row + 0.5) * factor))
-        assert np.abs(np.array(found) - tinted[row, column].astype(int)).max() <= 2
+        actual = pixel(page, int((column + 0.5) * factor), int((row + 0.5) * factor))
+        assert np.abs(np.array(actual) - tinted[row, column].astype(int)).max() <= 2
     set_slider(page, "opacity", 1)
     select(page, "recon")
     assert np.abs(np.array(pixel(page, factor // 2, factor // 2)) - predictions["recon"].image[0, 0]).max() <= 1
@@ -185,7 +185,7 @@ def test_an_image_is_dropped_scaled_or_refused(page, tmp_path):
     (tmp_path / "small.bmp").write_bytes(image_file("BMP"))
     page.choose("#file", tmp_path / "small.bmp")  # a format that the server does not accept
     wait_for_answer(page, before + 2)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     page.choose("#file", tmp_path / "broken.png")
     page.until("document.getElementById('status').classList.contains('wrong')")
     assert text(page, "status") and page.run(f"{CANVAS}.dataset.answers") == str(before + 2)
@@ -247,7 +247,7 @@ def test_an_unreachable_server_is_reported(page, tmp_path):
     with running(stub(describe=lambda self: {entry["id"]: entry}), page=True) as server:
         page.open(f"http://127.0.0.1:{server.port}/")
         page.until("document.getElementById('model').options.length === 1")
-    (tmp_path / "picture.png").write_bytes(image_file())
-    page.choose("#file", tmp_path / "picture.png")
+    (tmp_path / "image.png").write_bytes(image_file())
+    page.choose("#file", tmp_path / "image.png")
     page.until("document.getElementById('status').classList.contains('wrong')")
     assert text(page, "status")

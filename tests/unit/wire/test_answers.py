@@ -64,9 +64,9 @@ def predictions(seed=0, height=5, width=7):
     }  # fmt: skip
 
 
-def assert_same(mine, theirs):
-    assert len(mine) == len(theirs)
-    for a, b in zip(mine, theirs, strict=True):
+def assert_same(expected, actual):
+    assert len(expected) == len(actual)
+    for a, b in zip(expected, actual, strict=True):
         assert list(a) == list(b)
         for head in a:
             assert type(b[head]) is (Other if type(a[head]) is Strange else type(a[head]))
