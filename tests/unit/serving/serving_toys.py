@@ -196,8 +196,10 @@ def running(create_backend=StubBackend, token=None, **limits):
         except BaseException as error:
             box["error"] = error
             started.set()
-        server.should_exit = True
-        await serving
+        serving.cancel()  # at once: a graceful shutdown of uvicorn sleeps for 0.2 s
+        await asyncio.gather(serving, return_exceptions=True)
+        for each in server.servers:
+            each.close()
         await service.stop()
 
     port = listener.getsockname()[1]
