@@ -15,7 +15,9 @@ from splitreg.errors import BundleError
 from splitreg.serving.on_ray.config import ClusterConfig
 from splitreg.serving.on_ray.deployments import BODY, create_application, deployment_name
 
-_RUNNING = "RUNNING"
+_RUNNING, _FAILED = "RUNNING", "DEPLOY_FAILED"
+#: Seconds between looks at the status of an application that starts.
+_POLL_SECONDS = 0.25
 _ERROR_LINE = re.compile(r"[\w.]+Error: ")
 
 
@@ -55,12 +57,16 @@ async def deploy(folder: Path, model_id: str, heads: Sequence[str], cluster: Clu
     """
     name = application_name(cluster, model_id)
     settings, application = create_application(folder, model_id, heads, cluster)
-    try:
-        if await _current_settings(name) != settings:
-            await asyncio.to_thread(serve.run, application, name=name, route_prefix=None)
-    except RuntimeError as cause:
-        reason = await asyncio.to_thread(_failure_reason, name)
-        raise BundleError(f"{folder} could not be deployed: {reason or last_line(cause)}") from cause
+    if await _current_settings(name) != settings:
+        target = serve.RunTarget(application, name=name, route_prefix=None)
+        # without waiting: serve.run never returns if the cluster lacks resources
+        await asyncio.to_thread(
+            serve.run_many,
+            [target],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        await _wait_until_running(name, folder)
     body = serve.get_deployment_handle(BODY, name)
     _, entry = await body.describe.remote()
     handles = {head: serve.get_deployment_handle(deployment_name(head), name) for head in heads}
@@ -93,6 +99,18 @@ def last_line(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
+async def _wait_until_running(name: str, folder: Path) -> None:
+    while True:
+        application = (await asyncio.to_thread(serve.status)).applications.get(name)
+        status = None if application is None else application.status
+        if status == _RUNNING:
+            return
+        if status == _FAILED:
+            reason = _failure_reason(application) or application.message.strip()[-500:]
+            raise BundleError(f"{folder} could not be deployed: {reason}")
+        await asyncio.sleep(_POLL_SECONDS)
+
+
 async def _current_settings(name: str) -> str | None:
     """Return the settings of an application; None if it does not run."""
     application = (await asyncio.to_thread(serve.status)).applications.get(name)
@@ -102,11 +120,11 @@ async def _current_settings(name: str) -> str | None:
     return settings
 
 
-def _failure_reason(name: str) -> str:
+def _failure_reason(application: Any) -> str:
     """Return why an application failed: the last line of a traceback in a deployment's message."""
-    application = serve.status().applications.get(name)
-    for deployment in application.deployments.values() if application is not None else ():
-        errors = [line.strip() for line in deployment.message.splitlines() if _ERROR_LINE.match(line.strip())]
+    for deployment in application.deployments.values():
+        lines = [line.strip() for line in deployment.message.splitlines()]
+        errors = [line for line in lines if _ERROR_LINE.match(line)]
         if errors:
             reason: str = errors[-1].partition(": ")[2][:500]
             return reason

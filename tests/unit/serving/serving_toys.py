@@ -200,6 +200,8 @@ def running(create_backend=StubBackend, token=None, **limits):
         await asyncio.gather(serving, return_exceptions=True)
         for each in server.servers:
             each.close()
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
         await service.stop()
 
     port = listener.getsockname()[1]
