@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from splitreg.assembly.adapter import Branch
+from splitreg.assembly.reading import Shaper, read_server
+from splitreg.bundle import Bundle
 from splitreg.coding import LatentCoding, Packet
 from splitreg.errors import (
     CorruptPacket,
@@ -25,12 +27,8 @@ from splitreg.errors import (
 from splitreg.imaging import MAX_PIXELS, Geometry
 from splitreg.interfaces import Body, Bottleneck
 from splitreg.recipe import PRECISIONS, check_precision
+from splitreg.registry import Registry
 from splitreg.tasks import Prediction
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from splitreg.assembly.shapes import Shapes
 
 #: Packets whose coded image has more pixels (or more than the model's own, if larger) are rejected;
 #: also the largest number of coded pixels that run together.
@@ -82,7 +80,7 @@ class ServerModel:
         body: Body,
         branches: Mapping[str, Branch],
         coding: LatentCoding,
-        shapes: Callable[[tuple[int, int]], Shapes],
+        shapes: Shaper,
     ) -> None:
         self.bottleneck = bottleneck
         self.body = body
@@ -96,11 +94,21 @@ class ServerModel:
         self.precision = PRECISIONS[0]
 
     @classmethod
-    def load(cls, bundle: str | Path, heads: Iterable[str] | None = None) -> ServerModel:
-        """Load the server half of a bundle, with these heads or all."""
-        from splitreg.assembly.loading import load_server
+    def load(
+        cls, path: str | Path, heads: Iterable[str] | None = None, *, registry: Registry | None = None
+    ) -> ServerModel:
+        """Load the server half: ``config.json``, ``server.safetensors`` and the files of the heads.
 
-        return load_server(bundle, heads)
+        Args:
+            path: the folder, or ``zoo:NAME``.
+            heads: names of the heads; None: all.
+            registry: the installed plugins, by default.
+
+        Raises:
+            BundleError: a file is missing or altered, tensors do not fit, or no such head.
+        """
+        parts, coding, shapes = read_server(Bundle.open(path), heads, registry)
+        return cls(parts.bottleneck, parts.body, parts.branches, coding, shapes)
 
     def place(self, device: str = "cpu", precision: str = PRECISIONS[0]) -> ServerModel:
         """Move the model to a device and set its precision; return the model.
