@@ -77,10 +77,10 @@ def test_packets_are_those_of_the_torch_side(runtime, size, published):
     if size is not None:
         edge.coding = replace(edge.coding, preprocess=encoder.coding.preprocess)
     images = [image(seed, shape) for seed, shape in enumerate([(50, 70), (64, 64), (1, 9), (300, 20)])]
-    for each in images:
-        packet, reference = Packet.parse(encoder.encode(each)[0]), Packet.parse(edge.encode(each)[0])
+    for pixels in images:
+        packet, reference = Packet.parse(encoder.encode(pixels)[0]), Packet.parse(edge.encode(pixels)[0])
         assert replace(packet, streams=reference.streams) == reference and packet.coded == (size or (64, 64))
-        latents = symbols(encoder, each), symbols(edge, each)
+        latents = symbols(encoder, pixels), symbols(edge, pixels)
         assert np.abs(latents[0] - latents[1]).max() <= 1 and np.mean(latents[0] != latents[1]) < 0.005
         assert len(np.unique(latents[0])) > 5
 
