@@ -52,7 +52,7 @@ class _Picture(Codec):
 
     needs_tables: ClassVar[bool] = False
     name: ClassVar[str]
-    largest_side: ClassVar[int]
+    max_side: ClassVar[int]
 
     @abc.abstractmethod
     def _write(self, picture: NDArray[np.int32], bits: int) -> bytes: ...
@@ -98,9 +98,9 @@ class _Picture(Codec):
             raise ShapeMismatch(f"symbols are (C, h, w), got {shape}")
         rows, columns = grid(shape[0])
         width, height = columns * shape[2], rows * shape[1]
-        if max(width, height) > self.largest_side or width * height > MAX_PIXELS:
+        if max(width, height) > self.max_side or width * height > MAX_PIXELS:
             raise ShapeMismatch(
-                f"{shape} symbols make a picture of {width}x{height}, {self.name} ends at {self.largest_side} a side "
+                f"{shape} symbols make a picture of {width}x{height}, {self.name} ends at {self.max_side} a side "
                 f"and {MAX_PIXELS} pixels; use codec zstd"
             )
         return width, height
@@ -125,7 +125,7 @@ class Png(_Picture):
     max_bits: ClassVar[int] = 16
     lossless: ClassVar[bool] = True
     name: ClassVar[str] = "PNG"
-    largest_side: ClassVar[int] = 65535  # the format has more, pillow's buffers and nobody's features do
+    max_side: ClassVar[int] = 65535  # the format has more, pillow's buffers and nobody's features do
 
     def __init__(self, *, level: int = 9) -> None:
         if not 0 <= level <= 9:
@@ -150,7 +150,7 @@ class Jpeg(_Picture):
     max_bits: ClassVar[int] = 8
     lossless: ClassVar[bool] = False
     name: ClassVar[str] = "JPEG"
-    largest_side: ClassVar[int] = 65500  # libjpeg's
+    max_side: ClassVar[int] = 65500  # libjpeg's
 
     def __init__(self, *, quality: int = 90) -> None:
         self.quality = _quality("jpeg", quality)
@@ -177,7 +177,7 @@ class Webp(_Picture):
 
     max_bits: ClassVar[int] = 8
     name: ClassVar[str] = "WEBP"
-    largest_side: ClassVar[int] = 16383
+    max_side: ClassVar[int] = 16383
 
     def __init__(self, *, quality: int | None = None, effort: int = 4) -> None:
         if not 0 <= effort <= 6:

@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 
 from splitreg.coding import Codec, SymbolModel
 from splitreg.errors import CorruptPacket, InvalidLatent, ShapeMismatch
-from splitreg_compressai.walk import decode_slowly
+from splitreg_compressai.slow_decoder import decode_slowly
 
 #: Fewer symbols than this overrun the encoder's buffer; the first symbol of row 0 fills up.
-FEWEST = 4
+MIN_SYMBOLS = 4
 #: Escaped values are coded in at most seven nibbles; the encoder's shift by eight would never end.
 ESCAPE_BITS = 28
 #: Payloads with a longer run of 0xff are decoded by the slow decoder, which needs no space after them.
-LONGEST_RUN = 1024
+MAX_RUN = 1024
 
 _Tables = tuple[list[list[int]], list[int], list[int]]
 
@@ -88,7 +88,7 @@ class CompressaiCodec(Codec):
                 f"{math.prod(shape)} symbols take 8 to {4 * most} bytes in steps of 4, the payload has {len(payload)}"
             )
         tables = self._tables(model)
-        if longest_run(payload) > LONGEST_RUN:
+        if longest_run(payload) > MAX_RUN:
             decoded = decode_slowly(payload, indexes.tolist(), *tables)
         else:
             decoded = ans.RansDecoder().decode_with_indexes(padded(payload, count), indexes.tolist(), *tables)
@@ -102,9 +102,9 @@ class CompressaiCodec(Codec):
         return symbols
 
     def _filled(self, shape: tuple[int, ...], model: SymbolModel) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return room for the symbols, filled up to ``FEWEST``, and the row of each."""
+        """Return room for the symbols, filled up to ``MIN_SYMBOLS``, and the row of each."""
         indexes = model.rows(shape).ravel()
-        missing = max(0, FEWEST - len(indexes))
+        missing = max(0, MIN_SYMBOLS - len(indexes))
         filled = np.full(len(indexes) + missing, model.offsets[0], np.int32)
         return filled, np.concatenate([indexes, np.zeros(missing, np.int32)]) if missing else indexes
 

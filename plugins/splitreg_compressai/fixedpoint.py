@@ -13,9 +13,9 @@ from torch.nn import functional
 from splitreg.coding import IntegerLayer
 from splitreg.errors import InvalidTables
 
-#: Weights are multiples of ``2**-WEIGHT_BITS``, within +-``LARGEST_WEIGHT`` of those.
+#: Weights are multiples of ``2**-WEIGHT_BITS``, within +-``MAX_WEIGHT`` of those.
 WEIGHT_BITS = 8
-LARGEST_WEIGHT = 2047
+MAX_WEIGHT = 2047
 
 
 class FixedConv(nn.Module):
@@ -63,7 +63,7 @@ class FixedConv(nn.Module):
         bias: Tensor = self.bias
         if self.exact:
             unit = 2.0**WEIGHT_BITS
-            weight = bounded(rounded(weight * unit), -LARGEST_WEIGHT, LARGEST_WEIGHT) / unit
+            weight = bounded(rounded(weight * unit), -MAX_WEIGHT, MAX_WEIGHT) / unit
             bias = rounded(bias * unit * 2.0**self.reads) / (unit * 2.0**self.reads)
         scaled = functional.conv2d(x, weight, bias, padding=weight.shape[-1] // 2) * 2.0**self.gives
         if self.exact and self.rounds:
@@ -77,7 +77,7 @@ class FixedConv(nn.Module):
             InvalidTables: the weights are not finite, or a bias is huge.
         """
         shift = WEIGHT_BITS + self.reads - self.gives
-        weight = _whole(self.weight * 2.0**WEIGHT_BITS).clip(-LARGEST_WEIGHT, LARGEST_WEIGHT)
+        weight = _whole(self.weight * 2.0**WEIGHT_BITS).clip(-MAX_WEIGHT, MAX_WEIGHT)
         bias = _whole(self.bias * 2.0 ** (WEIGHT_BITS + self.reads)) + (offset << shift)
         if not np.isfinite(weight).all() or not (np.abs(bias) < 2.0**31).all():
             raise InvalidTables("the hyperprior's networks have NaN, infinite or huge weights; training has diverged")

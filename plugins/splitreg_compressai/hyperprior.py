@@ -22,7 +22,7 @@ FACTOR = 4
 #: Fraction bits: of the latent that the analysis reads, of hidden activations, of logarithms of scales, of means.
 READS, HIDDEN, SCALE, MEAN = 3, 4, PER_E.bit_length() - 1, 4
 #: Largest integers: latent (256 in units of one), hidden activations (64), hyper-latent, means (128).
-LATENT_MOST, HIDDEN_MOST, HYPER_MOST, MEAN_MOST = 2047, 1023, 127, 2047
+MAX_LATENT, MAX_HIDDEN, MAX_HYPER, MAX_MEAN = 2047, 1023, 127, 2047
 
 
 class ScaleHyperprior(Transforms):
@@ -72,7 +72,7 @@ class ScaleHyperprior(Transforms):
             _hidden(2 * wide if self.has_means else wide, hyper_hidden, READS),
             _hidden(hyper_hidden, hyper_hidden, HIDDEN),
             FixedConv(
-                hyper_hidden, hyper_channels, reads=HIDDEN, gives=0, low=-HYPER_MOST, high=HYPER_MOST, rounds=False
+                hyper_hidden, hyper_channels, reads=HIDDEN, gives=0, low=-MAX_HYPER, high=MAX_HYPER, rounds=False
             ),
         )
         self.hyper_synthesis = nn.Sequential(
@@ -80,7 +80,7 @@ class ScaleHyperprior(Transforms):
         )
         self.scales = FixedConv(hyper_hidden, wide, reads=HIDDEN, gives=SCALE, low=-UNIT, high=ROWS - 1 - UNIT)
         self.means = (
-            FixedConv(hyper_hidden, wide, reads=HIDDEN, gives=MEAN, low=-MEAN_MOST, high=MEAN_MOST)
+            FixedConv(hyper_hidden, wide, reads=HIDDEN, gives=MEAN, low=-MAX_MEAN, high=MAX_MEAN)
             if self.has_means
             else None
         )
@@ -115,10 +115,10 @@ class ScaleHyperprior(Transforms):
         return HyperModel(
             channels=self.latent.channels, factor=FACTOR, fraction=READS, mean_fraction=MEAN,
             hyper=density_tables(self.prior, whole=True), scales=scale_tables(),
-            analysis=IntegerNetwork(frozen_layers(self.hyper_analysis), -LATENT_MOST, LATENT_MOST),
-            synthesis=IntegerNetwork(frozen_layers(self.hyper_synthesis), -HYPER_MOST, HYPER_MOST),
-            rows=IntegerNetwork([self.scales.frozen(UNIT)], 0, HIDDEN_MOST),
-            means=None if self.means is None else IntegerNetwork([self.means.frozen()], 0, HIDDEN_MOST),
+            analysis=IntegerNetwork(frozen_layers(self.hyper_analysis), -MAX_LATENT, MAX_LATENT),
+            synthesis=IntegerNetwork(frozen_layers(self.hyper_synthesis), -MAX_HYPER, MAX_HYPER),
+            rows=IntegerNetwork([self.scales.frozen(UNIT)], 0, MAX_HIDDEN),
+            means=None if self.means is None else IntegerNetwork([self.means.frozen()], 0, MAX_HIDDEN),
         )  # fmt: skip
 
     def auxiliary_loss(self) -> Tensor:
@@ -132,7 +132,7 @@ class ScaleHyperprior(Transforms):
 
     def _blocks(self, latent: Tensor) -> Tensor:
         """(B, C, h, w) -> what the analysis reads, in fixed point: absolute values, with means after the values."""
-        fixed = bounded(rounded(latent * 2.0**READS), -LATENT_MOST, LATENT_MOST) / 2.0**READS
+        fixed = bounded(rounded(latent * 2.0**READS), -MAX_LATENT, MAX_LATENT) / 2.0**READS
         fixed = torch.cat([fixed, fixed.abs()], 1) if self.has_means else fixed.abs()
         return functional.pixel_unshuffle(self.fill(fixed), FACTOR)
 
@@ -176,7 +176,7 @@ class MeanScaleHyperprior(ScaleHyperprior):
 
 
 def _hidden(before: int, after: int, reads: int, kernel: int = 1) -> FixedConv:
-    return FixedConv(before, after, kernel, reads=reads, gives=HIDDEN, low=0, high=HIDDEN_MOST)
+    return FixedConv(before, after, kernel, reads=reads, gives=HIDDEN, low=0, high=MAX_HIDDEN)
 
 
 def _normal_bits(values: Tensor, scales: Tensor) -> Tensor:

@@ -141,13 +141,13 @@ def residual_decoder(channels: int, target: int, hidden: int, doublings: int, bl
     """1x1 to ``hidden``, residual blocks of two 3x3, 3x3 to the target; pixel shuffle or strided convolutions at the end."""
     return nn.Sequential(
         nn.Conv2d(channels, hidden, 1),
-        *(_Residual(hidden) for _ in range(blocks)),
+        *(_ResidualBlock(hidden) for _ in range(blocks)),
         nn.Conv2d(hidden, target * 4 ** max(0, doublings), 3, padding=1),
         *_resize(target, doublings),
     )
 
 
-class _Residual(nn.Module):
+class _ResidualBlock(nn.Module):
     """x + conv(act(conv(x))). Source: He et al. 2016, arXiv:1603.05027."""
 
     def __init__(self, channels: int) -> None:

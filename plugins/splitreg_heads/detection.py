@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss
 
 from splitreg.errors import RecipeError
-from splitreg.evaluation.metrics import BoxPrecision
+from splitreg.evaluation.metrics import MeanAveragePrecision
 from splitreg.interfaces import Head
 from splitreg.predictions import Detections
 from splitreg.specs import FeatureSpec
@@ -22,7 +22,7 @@ from splitreg_heads.centres import cell_centres, centre_targets, focal_loss
 from splitreg_heads.pyramid import Pyramid, dense_strides, separable
 
 # A distance is stride * exp(value); e**6 * 4 pixels is beyond any input, and no step makes it infinite.
-_LARGEST = 6.0
+_MAX_LOG = 6.0
 # The share of cells that begin as "an object is here": near the truth, so that the first steps are calm.
 _PRIOR = 0.02
 # Scores are compared in steps of this. Enlarging a coarse map leaves neighbours that are equal but for rounding, which
@@ -41,7 +41,7 @@ class CentreOutput:
 
     def boxes(self) -> Tensor:
         """Return (B, h * w, 4) x0, y0, x1, y1 in pixels, not clipped."""
-        distance = self.stride * self.sides.clamp(max=_LARGEST).exp().flatten(2).transpose(1, 2)
+        distance = self.stride * self.sides.clamp(max=_MAX_LOG).exp().flatten(2).transpose(1, 2)
         x, y = cell_centres(self.heat.shape[-2], self.heat.shape[-1], self.stride, self.heat.device).unbind(-1)
         left, top, right, bottom = distance.unbind(-1)
         return torch.stack([x - left, y - top, x + right, y + bottom], dim=-1)
@@ -151,9 +151,9 @@ class CentreHead(Head):
             names=self.labels,
         )
 
-    def metric(self) -> BoxPrecision:
+    def metric(self) -> MeanAveragePrecision:
         """Return ``mAP``, ``mAP50`` and ``mAP75``."""
-        return BoxPrecision()
+        return MeanAveragePrecision()
 
 
 def _in_order(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ class ReconstructionHead(Head):
         self.kind = loss
         layers: list[nn.Module] = [nn.Conv2d(features[finest].channels, width, 3, padding=1), nn.PReLU(width)]
         for _ in range(finest.bit_length() - 1):  # strides are powers of two
-            layers += [nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2), _Residual(width)]
+            layers += [nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2), _DepthwiseResidual(width)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1))
 
     @classmethod
@@ -92,7 +92,7 @@ class ReconstructionHead(Head):
         return ImageQuality()
 
 
-class _Residual(nn.Module):
+class _DepthwiseResidual(nn.Module):
     """x + pointwise(depthwise 3x3(x)): cheap at full resolution."""
 
     def __init__(self, width: int) -> None:

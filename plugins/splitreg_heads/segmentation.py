@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splitreg.errors import RecipeError
-from splitreg.evaluation.metrics import MaskOverlap
+from splitreg.evaluation.metrics import MeanIoU
 from splitreg.interfaces import Head
 from splitreg.predictions import Segmentation
 from splitreg.specs import FeatureSpec
@@ -116,9 +116,9 @@ class SegmentationHead(Head):
         """Return the target's mask."""
         return Segmentation(mask=target.mask.as_subclass(Tensor).cpu().numpy().astype(np.uint8), names=self.labels)
 
-    def metric(self) -> MaskOverlap:
+    def metric(self) -> MeanIoU:
         """Return ``mIoU`` and ``pixel_accuracy``."""
-        return MaskOverlap(len(self.labels))
+        return MeanIoU(len(self.labels))
 
 
 def _dice(shares: Tensor, mask: Tensor, known: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch.nn import functional
 from splitreg.errors import BrokenComponent, RecipeError, suggest
 from splitreg.interfaces import Backbone, Body
 from splitreg_timm import graphs, loading, stages, tracing
-from splitreg_timm.crossing import Layout
-from splitreg_timm.stages import Stage
+from splitreg_timm.stages import CutStage
+from splitreg_timm.token_layout import TokenLayout
 
 
 class TimmBackbone(Backbone):
@@ -35,7 +35,7 @@ class TimmBackbone(Backbone):
 
     A model whose patches are not a power of two wide (14 pixels) sees the image resized so that its feature maps have
     the stride of the nearest power of two (16); a plain transformer sees it resized to whole patches. Class and
-    register tokens cross a cut in additional channels, see ``splitreg_timm.crossing``.
+    register tokens cross a cut in additional channels, see ``splitreg_timm.token_layout``.
     """
 
     def __init__(
@@ -51,24 +51,24 @@ class TimmBackbone(Backbone):
         super().__init__()
         self.name = name
         image_size = (image_size[0], image_size[1])
-        skeleton = loading.skeleton(name, image_size, drop_path_rate, classifier=classifier)
-        self.mean, self.std = skeleton.mean, skeleton.std
-        self._resize = _Resize(image_size, skeleton.size) if skeleton.size != image_size else nn.Identity()
+        meta = loading.build_meta(name, image_size, drop_path_rate, classifier=classifier)
+        self.mean, self.std = meta.mean, meta.std
+        self._resize = _Resize(image_size, meta.size) if meta.size != image_size else nn.Identity()
         try:
-            _, taps = tracing.trace(skeleton.model, skeleton.size, norm=norm, classifier=classifier)
+            _, taps = tracing.trace(meta.model, meta.size, norm=norm, classifier=classifier)
         except Exception as cause:  # whatever a foreign model may raise
             raise RecipeError(
                 f"timm's {name} does not run on {image_size[1]}x{image_size[0]} pixels, or cannot be traced: "
-                f"{loading.first_line(cause)}; its own size is {skeleton.own_size}"
+                f"{loading.first_line(cause)}; its own size is {meta.own_size}"
             ) from cause
         logits = [taps.pop()] if classifier else []
-        self._stages, refused = stages.find(skeleton.model, taps, skeleton.info, image_size)
+        self._stages, refused = stages.find(meta.model, taps, meta.info, image_size)
         if not self._stages:
             reasons = "; ".join(sorted(set(refused.values())))
             raise BrokenComponent(f"timm's {name} has no feature map after which it can be cut: {reasons}")
         self.refused = refused
         self.stages = {key: stage.spec for key, stage in self._stages.items()}
-        model = skeleton.model if torch.get_default_device().type == "meta" else loading.weighted(skeleton, pretrained)
+        model = meta.model if torch.get_default_device().type == "meta" else loading.build_weighted(meta, pretrained)
         exits = _last_of_each_stride(self._stages.values())
         self._exits = _packing(exits)
         self.net = graphs.extract(model, None, [*(stage.output for stage in exits.values()), *logits])
@@ -113,7 +113,7 @@ class _Resize(nn.Module):
 class _Prefix(nn.Module):
     """Image -> feature at the cut."""
 
-    def __init__(self, model: nn.Module, stage: Stage, resize: nn.Module) -> None:
+    def __init__(self, model: nn.Module, stage: CutStage, resize: nn.Module) -> None:
         super().__init__()
         self.net = graphs.extract(model, None, [stage.value])
         self._layout, self._resize = stage.layout, resize
@@ -127,7 +127,7 @@ class _Prefix(nn.Module):
 class _TimmBody(Body):
     """Feature at the cut -> features by stride."""
 
-    def __init__(self, model: nn.Module, later: Sequence[Stage]) -> None:
+    def __init__(self, model: nn.Module, later: Sequence[CutStage]) -> None:
         super().__init__()
         exits = _last_of_each_stride(later)
         self._layout, self._exits = later[0].layout, _packing(exits)
@@ -138,16 +138,16 @@ class _TimmBody(Body):
         return _features(self._exits, self.net(self._layout.unpack(feature)))
 
 
-def _last_of_each_stride(found: Iterable[Stage]) -> dict[int, Stage]:
+def _last_of_each_stride(found: Iterable[CutStage]) -> dict[int, CutStage]:
     return {stage.spec.stride: stage for stage in found}
 
 
-def _packing(exits: Mapping[int, Stage]) -> dict[int, Layout | None]:
+def _packing(exits: Mapping[int, CutStage]) -> dict[int, TokenLayout | None]:
     """Stride -> how its value becomes a map; None where it is one."""
     return {stride: stage.layout if stage.tap is None else None for stride, stage in exits.items()}
 
 
-def _features(exits: Mapping[int, Layout | None], values: Sequence[Tensor]) -> dict[int, Tensor]:
+def _features(exits: Mapping[int, TokenLayout | None], values: Sequence[Tensor]) -> dict[int, Tensor]:
     return {
         stride: value if layout is None else layout.pack(value)
         for (stride, layout), value in zip(exits.items(), values, strict=True)

@@ -19,7 +19,7 @@ from splitreg_timm.stages import power_of_two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Skeleton:
+class MetaModel:
     """A model on the meta device.
 
     Args:
@@ -53,7 +53,7 @@ class Skeleton:
         return f"{width}x{height}"
 
 
-def skeleton(name: str, image_size: tuple[int, int], drop_path_rate: float, *, classifier: bool = False) -> Skeleton:
+def build_meta(name: str, image_size: tuple[int, int], drop_path_rate: float, *, classifier: bool = False) -> MetaModel:
     """Build a model on the meta device for an input of this (H, W), with its classifier or without.
 
     Raises:
@@ -69,14 +69,14 @@ def skeleton(name: str, image_size: tuple[int, int], drop_path_rate: float, *, c
     if size != image_size and "img_size" in options:
         options["img_size"] = size
         model = _on_meta(name, options)
-    return Skeleton(name=name, model=model.eval(), options=options, size=size, info=info)
+    return MetaModel(name=name, model=model.eval(), options=options, size=size, info=info)
 
 
-def weighted(skeleton: Skeleton, pretrained: bool | str) -> nn.Module:
+def build_weighted(meta: MetaModel, pretrained: bool | str) -> nn.Module:
     """Build the model again with weights, in training mode.
 
     Args:
-        skeleton: what to build.
+        meta: what to build.
         pretrained: True downloads timm's weights; a path reads them; False draws them at random.
 
     Raises:
@@ -84,15 +84,15 @@ def weighted(skeleton: Skeleton, pretrained: bool | str) -> nn.Module:
         BundleError: the file of weights is not one of this model.
     """
     if pretrained is not True:
-        model: nn.Module = timm.create_model(skeleton.name, **skeleton.options)
+        model: nn.Module = timm.create_model(meta.name, **meta.options)
         if pretrained:
-            _read(model, skeleton.name, Path(pretrained))
+            _read(model, meta.name, Path(pretrained))
         return model
     try:
-        model = timm.create_model(skeleton.name, pretrained=True, **skeleton.options)
+        model = timm.create_model(meta.name, pretrained=True, **meta.options)
     except Exception as cause:  # requests, urllib, huggingface_hub and timm each have their own
         raise MissingExtra(
-            f"no pretrained weights for timm's {skeleton.name}: {first_line(cause)}; with a network they are "
+            f"no pretrained weights for timm's {meta.name}: {first_line(cause)}; with a network they are "
             "downloaded, without one give a file: pretrained = 'weights.safetensors'"
         ) from cause
     return model

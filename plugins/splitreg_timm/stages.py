@@ -10,12 +10,12 @@ from typing import Any
 from torch import fx, nn
 
 from splitreg.specs import FeatureSpec
-from splitreg_timm.crossing import Layout, layout_of
 from splitreg_timm.graphs import separator, upstream, weights
+from splitreg_timm.token_layout import TokenLayout, find_layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class CutStage:
     """One stage.
 
     Args:
@@ -27,7 +27,7 @@ class Stage:
 
     spec: FeatureSpec
     value: fx.Node
-    layout: Layout
+    layout: TokenLayout
     tap: fx.Node | None
 
     @property
@@ -38,7 +38,7 @@ class Stage:
 
 def find(
     model: nn.Module, taps: Sequence[fx.Node], info: Sequence[Mapping[str, Any]], image_size: tuple[int, int]
-) -> tuple[dict[str, Stage], dict[str, str]]:
+) -> tuple[dict[str, CutStage], dict[str, str]]:
     """Find the stages of a model.
 
     Args:
@@ -50,7 +50,7 @@ def find(
     Returns:
         The stages by name, in order; and why each other feature map is none.
     """
-    stages: dict[str, Stage] = {}
+    stages: dict[str, CutStage] = {}
     refused: dict[str, str] = {}
     for tap, facts in reversed(list(zip(taps, info, strict=True))):
         name = str(facts["module"])
@@ -63,7 +63,7 @@ def find(
             continue
         later = [stage.output for stage in stages.values()]
         value = separator(model, tap, [tap, *later])
-        layout = None if value is None else layout_of(value.meta["val"], channels, (grid[0], grid[1]))
+        layout = None if value is None else find_layout(value.meta["val"], channels, (grid[0], grid[1]))
         if layout is not None and max(missing) > 0:
             layout = replace(layout, missing=(missing[0], missing[1])) if value is tap else None
         if value is None or layout is None or name in stages or _before(model, value, tap, later):
@@ -71,7 +71,7 @@ def find(
             continue
         spec = FeatureSpec(channels=channels + layout.carriers, stride=stride)
         as_crossed = layout.carriers > 0 or max(missing) > 0
-        stages = {name: Stage(spec=spec, value=value, layout=layout, tap=None if as_crossed else tap), **stages}
+        stages = {name: CutStage(spec=spec, value=value, layout=layout, tap=None if as_crossed else tap), **stages}
     return _embedding(model, stages), refused
 
 
@@ -81,7 +81,7 @@ def _before(model: nn.Module, value: fx.Node, tap: fx.Node, later: Sequence[fx.N
     return bool(weights(model, between - {value}))
 
 
-def _embedding(model: nn.Module, stages: dict[str, Stage]) -> dict[str, Stage]:
+def _embedding(model: nn.Module, stages: dict[str, CutStage]) -> dict[str, CutStage]:
     """Put the embedding of a plain transformer before its first stage: there, no class token has to cross yet."""
     if not stages or (first := next(iter(stages.values()))).layout.kind != "tokens":
         return stages
@@ -93,11 +93,11 @@ def _embedding(model: nn.Module, stages: dict[str, Stage]) -> dict[str, Stage]:
         return stages
     shape = value.meta["val"].shape
     channels = shape[1] if len(shape) == 4 and tuple(shape[2:]) == first.layout.grid else shape[-1]
-    layout = layout_of(value.meta["val"], channels, first.layout.grid)
+    layout = find_layout(value.meta["val"], channels, first.layout.grid)
     if layout is None or layout.extra:
         return stages
     spec = FeatureSpec(channels=channels, stride=first.spec.stride)
-    return {str(value.target): Stage(spec=spec, value=value, layout=layout, tap=None), **stages}
+    return {str(value.target): CutStage(spec=spec, value=value, layout=layout, tap=None), **stages}
 
 
 def power_of_two(stride: float) -> int:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.models.segmentation import deeplabv3, fcn
 
 from splitreg.errors import RecipeError
-from splitreg.evaluation.metrics import MaskOverlap
+from splitreg.evaluation.metrics import MeanIoU
 from splitreg.interfaces import Head
 from splitreg.predictions import Segmentation
 from splitreg.specs import FeatureSpec
@@ -103,9 +103,9 @@ class DeepLabHead(Head):
         """Return the target's mask."""
         return Segmentation(mask=target.mask.as_subclass(Tensor).cpu().numpy().astype(np.uint8), names=self.labels)
 
-    def metric(self) -> MaskOverlap:
+    def metric(self) -> MeanIoU:
         """Return ``mIoU`` and ``pixel_accuracy``."""
-        return MaskOverlap(len(self.labels))
+        return MeanIoU(len(self.labels))
 
     def _classify(self, feature: Tensor) -> Tensor:
         if self.training and len(feature) == 1:

@@ -18,7 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork, box_area, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from splitreg.errors import RecipeError
-from splitreg.evaluation.metrics import BoxPrecision
+from splitreg.evaluation.metrics import MeanAveragePrecision
 from splitreg.interfaces import Head
 from splitreg.predictions import Detections
 from splitreg.specs import FeatureSpec
@@ -167,9 +167,9 @@ class FasterRCNNHead(Head):
             names=self.labels,
         )
 
-    def metric(self) -> BoxPrecision:
+    def metric(self) -> MeanAveragePrecision:
         """Return ``mAP``, ``mAP50`` and ``mAP75``."""
-        return BoxPrecision()
+        return MeanAveragePrecision()
 
 
 class _Proposals(RegionProposalNetwork):  # type: ignore[misc]

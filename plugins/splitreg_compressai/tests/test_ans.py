@@ -5,8 +5,8 @@ import pytest
 from compressai import ans
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from splitreg_compressai.ans import LONGEST_RUN, CompressaiCodec, longest_run, padded
-from splitreg_compressai.walk import decode_slowly
+from splitreg_compressai.ans import MAX_RUN, CompressaiCodec, longest_run, padded
+from splitreg_compressai.slow_decoder import decode_slowly
 
 from splitreg.coding import SymbolModel
 from splitreg.errors import CorruptPacket, InvalidLatent, ShapeMismatch
@@ -140,7 +140,7 @@ def test_damaged_payloads_are_never_decoded(model, seed, data):
 
 
 hostile = st.lists(
-    st.one_of(st.binary(max_size=40), st.integers(0, LONGEST_RUN // 8).map(lambda n: b"\xff" * n)), max_size=6
+    st.one_of(st.binary(max_size=40), st.integers(0, MAX_RUN // 8).map(lambda n: b"\xff" * n)), max_size=6
 ).map(b"".join)
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from splitreg_scenes import rendering as scenes
 from splitreg_scenes.raycast import FLOOR, OBJECT, WALL, Camera, Scene, render
 from splitreg_scenes.solids import KINDS, Solid, first_hits
 
-from splitreg.data import scenes
 from splitreg.errors import DataError
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from splitreg_timm import loading, stages
 from splitreg_timm.backbone import TimmBackbone
-from splitreg_timm.crossing import Layout
 from splitreg_timm.specs import TIMM
+from splitreg_timm.token_layout import TokenLayout
 from torch import nn
 
 from splitreg.errors import BrokenComponent, BundleError, MissingExtra, RecipeError, UnknownComponent
@@ -253,7 +253,7 @@ def test_drop_path_works_in_training_alone():
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_tokens_survive_the_crossing(extra, channels, height, width, transposed):
-    layout = Layout(
+    layout = TokenLayout(
         kind="tokens",
         channels=channels,
         grid=(height, width),

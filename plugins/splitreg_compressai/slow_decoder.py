@@ -13,7 +13,7 @@ from itertools import chain, repeat
 from splitreg.errors import CorruptPacket
 
 _LOWEST = 1 << 31
-_MOST_NIBBLES = 7
+_MAX_NIBBLES = 7
 
 
 def decode_slowly(
@@ -52,7 +52,7 @@ def decode_slowly(
             state = state << 32 | next(words)
         if symbol == escape:
             count = nibble()
-            if count > _MOST_NIBBLES:
+            if count > _MAX_NIBBLES:
                 raise CorruptPacket("the payload has an escape that is too long; it is damaged")
             folded = sum(nibble() << 4 * place for place in range(count))
             symbol = -(folded >> 1) - 1 if folded & 1 else escape + (folded >> 1)

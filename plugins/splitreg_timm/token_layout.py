@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class TokenLayout:
     """Where channels and places are in a value.
 
     Args:
@@ -77,14 +77,14 @@ class Layout:
         return value.permute(self.order).contiguous().permute(back)
 
 
-def layout_of(value: Tensor, channels: int, grid: tuple[int, int]) -> Layout | None:
+def find_layout(value: Tensor, channels: int, grid: tuple[int, int]) -> TokenLayout | None:
     """Recognise a value whose map has ``channels`` and ``grid``; None where it is not one."""
     shape = tuple(value.shape[1:])
     order = tuple(sorted(range(value.ndim), key=lambda d: (-value.stride()[d], d)))
     if shape == (channels, *grid):
-        return Layout(kind="map", channels=channels, grid=grid, order=order)
+        return TokenLayout(kind="map", channels=channels, grid=grid, order=order)
     if shape == (*grid, channels):
-        return Layout(kind="channels-last", channels=channels, grid=grid, order=order)
+        return TokenLayout(kind="channels-last", channels=channels, grid=grid, order=order)
     if len(shape) == 2 and shape[1] == channels and (extra := shape[0] - grid[0] * grid[1]) >= 0:
-        return Layout(kind="tokens", channels=channels, grid=grid, extra=extra, order=order)
+        return TokenLayout(kind="tokens", channels=channels, grid=grid, extra=extra, order=order)
     return None
