@@ -57,8 +57,8 @@ def build(name, size=SIZE, seed=0, **options):
 
 def own_features(backbone, name, image):
     """timm's own, with the same weights: they go by timm's names."""
-    skeleton = loading.skeleton(name, tuple(image.shape[-2:]), 0.0)
-    model = timm.create_model(name, **skeleton.options).eval()
+    meta = loading.build_meta(name, tuple(image.shape[-2:]), 0.0)
+    model = timm.create_model(name, **meta.options).eval()
     state = {key.removeprefix("net."): value for key, value in backbone.state_dict().items()}
     assert not model.load_state_dict(state, strict=False).unexpected_keys
     return model.forward_intermediates(image, intermediates_only=True)
