@@ -21,11 +21,10 @@ import re
 from typing import ClassVar
 
 import numpy as np
-from compressai import ans
 from numpy.typing import NDArray
 
 from splitreg.coding import Codec, SymbolModel
-from splitreg.errors import CorruptPacket, InvalidLatent, ShapeMismatch
+from splitreg.errors import CorruptPacket, InvalidLatent, MissingExtra, ShapeMismatch
 from splitreg_compressai.slow_decoder import decode_slowly
 
 #: Fewer symbols than this overrun the encoder's buffer; the first symbol of row 0 fills up.
@@ -49,6 +48,13 @@ class CompressaiCodec(Codec):
     lossless: ClassVar[bool] = True
 
     def __init__(self) -> None:
+        try:
+            from compressai import ans  # takes seconds: only where the coder is used
+        except ModuleNotFoundError as cause:
+            raise MissingExtra(
+                f"codec compressai needs {cause.name}, which is not installed; pip install 'splitreg[full]', or use codec rans"
+            ) from cause
+        self._encoder, self._decoder = ans.RansEncoder, ans.RansDecoder
         self._cached: tuple[tuple[NDArray[np.int32], _Tables], ...] = ()
 
     def encode(self, symbols: NDArray[np.int32], model: SymbolModel) -> bytes:
@@ -68,7 +74,7 @@ class CompressaiCodec(Codec):
             raise InvalidLatent("a symbol is too far outside the tables for compressai's coder; use codec rans or zstd")
         filled, indexes = self._filled(symbols.shape, model)
         filled[: symbols.size] = symbols.ravel()
-        return bytes(ans.RansEncoder().encode_with_indexes(filled.tolist(), indexes.tolist(), *self._tables(model)))
+        return bytes(self._encoder().encode_with_indexes(filled.tolist(), indexes.tolist(), *self._tables(model)))
 
     def decode(self, payload: bytes, shape: tuple[int, int, int], model: SymbolModel) -> NDArray[np.int32]:
         """Decode ``shape`` symbols, in time and memory bounded by the shape.
@@ -91,7 +97,7 @@ class CompressaiCodec(Codec):
         if longest_run(payload) > MAX_RUN:
             decoded = decode_slowly(payload, indexes.tolist(), *tables)
         else:
-            decoded = ans.RansDecoder().decode_with_indexes(padded(payload, count), indexes.tolist(), *tables)
+            decoded = self._decoder().decode_with_indexes(padded(payload, count), indexes.tolist(), *tables)
         symbols = np.array(decoded[: math.prod(shape)], np.int32).reshape(shape)
         try:
             again = self.encode(symbols, model)

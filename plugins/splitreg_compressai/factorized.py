@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
 from splitreg.coding import SymbolModel, VariableModel
 from splitreg.interfaces import FeatureSpec
+from splitreg_compressai.density import FactorizedDensity
 from splitreg_compressai.fixedpoint import rounded
 from splitreg_compressai.tables import density_tables, step_masses, step_tables
 from splitreg_compressai.transforms import Transforms
@@ -48,7 +48,7 @@ class FactorizedPrior(Transforms):
             source, target, channels=channels, stride=stride, encoder=encoder, decoder=decoder, hidden=hidden,
             decoder_hidden=decoder_hidden, blocks=blocks, rates=rates, rate_range=rate_range, surrogate=surrogate,
         )  # fmt: skip
-        self.prior = EntropyBottleneck(channels)
+        self.prior = FactorizedDensity(channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the restored feature and the bits an image: as training sees it, or as the codec leaves it.

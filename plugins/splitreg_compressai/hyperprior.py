@@ -6,12 +6,12 @@ import math
 from typing import ClassVar
 
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 from torch.nn import functional
 
 from splitreg.coding import HyperModel, IntegerNetwork, VariableModel
 from splitreg.interfaces import FeatureSpec
+from splitreg_compressai.density import FactorizedDensity
 from splitreg_compressai.fixedpoint import FixedConv, bounded, frozen_layers, rounded
 from splitreg_compressai.layers import Pad
 from splitreg_compressai.tables import PER_E, ROWS, UNIT, density_tables, scale_tables
@@ -84,7 +84,7 @@ class ScaleHyperprior(Transforms):
             if self.has_means
             else None
         )
-        self.prior = EntropyBottleneck(hyper_channels)
+        self.prior = FactorizedDensity(hyper_channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the restored feature and the bits an image: as training sees it, or as the codec leaves it.
