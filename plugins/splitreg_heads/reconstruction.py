@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splitreg.errors import RecipeError
-from splitreg.evaluation.metrics import ImageQuality
 from splitreg.interfaces import Head
 from splitreg.predictions import Reconstruction
 from splitreg.specs import FeatureSpec
 from splitreg.tasks import RECONSTRUCTION, Prediction
+
+if TYPE_CHECKING:
+    from splitreg.evaluation.metrics import ImageQuality
 
 _LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
 
@@ -33,11 +35,11 @@ class ReconstructionHead(Head):
     Args:
         features: the finest stride.
         labels: none.
-        width: channels inside.
-        loss: ``"l1"``, or ``"mse"``, which the PSNR measures.
+        width: channels of the layers.
+        loss: ``"l1"``, or ``"mse"``, from which the PSNR is computed.
 
     Raises:
-        RecipeError: an option that is not one.
+        RecipeError: an option is out of range.
     """
 
     task = RECONSTRUCTION
@@ -64,12 +66,12 @@ class ReconstructionHead(Head):
 
     @classmethod
     def select(cls, available: Sequence[int]) -> tuple[int, ...]:
-        """Read the finest feature: nothing deeper knows more of the pixels."""
+        """Read the finest feature."""
         return (min(available),)
 
     def forward(self, features: dict[int, Tensor], image_size: tuple[int, int]) -> ReconstructionOutput:
         """Return the image, cropped to its size."""
-        image = self.layers(features[self.needs[0]]).float() + 0.5  # begins at mid-grey
+        image = self.layers(features[self.needs[0]]).float() + 0.5  # starts at mid-grey
         return ReconstructionOutput(image[..., : image_size[0], : image_size[1]])
 
     def loss(self, output: ReconstructionOutput, targets: Sequence[Any]) -> dict[str, Tensor]:
@@ -89,6 +91,8 @@ class ReconstructionHead(Head):
 
     def metric(self) -> ImageQuality:
         """Return ``psnr``."""
+        from splitreg.evaluation.metrics import ImageQuality
+
         return ImageQuality()
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torchjd import aggregation
 
 from splitreg.errors import MissingExtra, RecipeError, suggest
 from splitreg.interfaces import Objective, StepContext
@@ -53,10 +52,13 @@ class Surgery(Objective):
             raise RecipeError(f"objective surgery: by must be 'weights' or 'features', got {by!r}")
         name, self._summed = METHODS[method]
         try:
+            from torchjd import aggregation
+
             self._weighting = getattr(aggregation, name)()
         except ImportError as cause:
             raise MissingExtra(
-                f"method {method} wants a quadratic solver: pip install 'torchjd[quadprog_projector]'; pcgrad wants none"
+                f"objective surgery: method {method} needs torchjd with a quadratic solver: pip install "
+                "'torchjd[quadprog_projector]'; method pcgrad needs torchjd alone"
             ) from cause
         self.by = by
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from splitreg.errors import BrokenComponent, RecipeError, suggest
@@ -13,6 +16,42 @@ from splitreg.interfaces import Backbone, Body
 from splitreg_timm import graphs, loading, stages, tracing
 from splitreg_timm.stages import CutStage
 from splitreg_timm.token_layout import TokenLayout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedModel:
+    """What is known of a model without its weights.
+
+    Args:
+        meta: the model on the meta device.
+        stages: where it can be cut, in order.
+        refused: feature map that is no stage -> the reason.
+        logits: the classifier's output, if it was kept.
+    """
+
+    meta: loading.MetaModel
+    stages: Mapping[str, CutStage]
+    refused: Mapping[str, str]
+    logits: Sequence[fx.Node]
+
+
+@functools.lru_cache(maxsize=8)
+def _trace(name: str, image_size: tuple[int, int], norm: bool, drop_path_rate: float, classifier: bool) -> TracedModel:
+    """Trace a model and find its stages; cached, because a plan and the model built from it need the same."""
+    meta = loading.build_meta(name, image_size, drop_path_rate, classifier=classifier)
+    try:
+        _, taps = tracing.trace(meta.model, meta.size, norm=norm, classifier=classifier)
+    except Exception as cause:  # whatever a model may raise
+        raise RecipeError(
+            f"timm's {name} does not run on {image_size[1]}x{image_size[0]} pixels, or cannot be traced: "
+            f"{loading.first_line(cause)}; its own size is {meta.own_size}"
+        ) from cause
+    logits = [taps.pop()] if classifier else []
+    found, refused = stages.find(meta.model, taps, meta.info, image_size)
+    if not found:
+        reasons = "; ".join(sorted(set(refused.values())))
+        raise BrokenComponent(f"timm's {name} has no feature map after which it can be cut: {reasons}")
+    return TracedModel(meta=meta, stages=found, refused=refused, logits=logits)
 
 
 class TimmBackbone(Backbone):
@@ -50,28 +89,17 @@ class TimmBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.name = name
-        image_size = (image_size[0], image_size[1])
-        meta = loading.build_meta(name, image_size, drop_path_rate, classifier=classifier)
-        self.mean, self.std = meta.mean, meta.std
-        self._resize = _Resize(image_size, meta.size) if meta.size != image_size else nn.Identity()
-        try:
-            _, taps = tracing.trace(meta.model, meta.size, norm=norm, classifier=classifier)
-        except Exception as cause:  # whatever a foreign model may raise
-            raise RecipeError(
-                f"timm's {name} does not run on {image_size[1]}x{image_size[0]} pixels, or cannot be traced: "
-                f"{loading.first_line(cause)}; its own size is {meta.own_size}"
-            ) from cause
-        logits = [taps.pop()] if classifier else []
-        self._stages, refused = stages.find(meta.model, taps, meta.info, image_size)
-        if not self._stages:
-            reasons = "; ".join(sorted(set(refused.values())))
-            raise BrokenComponent(f"timm's {name} has no feature map after which it can be cut: {reasons}")
-        self.refused = refused
+        size = (image_size[0], image_size[1])
+        traced = _trace(name, size, norm, drop_path_rate, classifier)
+        self.mean, self.std = traced.meta.mean, traced.meta.std
+        self._resize = _Resize(size, traced.meta.size) if traced.meta.size != size else nn.Identity()
+        self._stages, self.refused = traced.stages, traced.refused
         self.stages = {key: stage.spec for key, stage in self._stages.items()}
-        model = meta.model if torch.get_default_device().type == "meta" else loading.build_weighted(meta, pretrained)
+        on_meta = torch.get_default_device().type == "meta"
+        model = copy.deepcopy(traced.meta.model) if on_meta else loading.build_weighted(traced.meta, pretrained)
         exits = _last_of_each_stride(self._stages.values())
         self._exits = _packing(exits)
-        self.net = graphs.extract(model, None, [*(stage.output for stage in exits.values()), *logits])
+        self.net = graphs.extract(model, None, [*(stage.output for stage in exits.values()), *traced.logits])
 
     def forward(self, image: Tensor) -> dict[int, Tensor]:
         """(B, 3, H, W) normalised -> stride -> (B, C, H/s, W/s), the last stage of each stride."""

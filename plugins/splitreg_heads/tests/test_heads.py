@@ -201,12 +201,12 @@ def test_unknown_labels_move_nothing():
 def test_ignored_pixels_move_nothing_and_weights_are_a_mean():
     head = build("seg", dropout=0.0, class_weights=(1.0, 3.0, 1.0))
     output = head(maps(STRIDES), SIZE)
-    output.logits.retain_grad()
+    output.values.retain_grad()
     mask = torch.full((2, *SIZE), IGNORE)
     mask[0, 40:, 40:] = 1
     loss = head.loss(output, [MaskTarget(mask=tv_tensors.Mask(m)) for m in mask])["ce"]
     loss.backward()
-    assert not output.logits.grad[1].any() and not output.logits.grad[0, :, :9, :9].any()
+    assert not output.values.grad[1].any() and not output.values.grad[0, :, :9, :9].any()
     plain = build("seg", dropout=0.0).loss(output, [MaskTarget(mask=tv_tensors.Mask(m)) for m in mask])["ce"]
     torch.testing.assert_close(loss, plain)  # one class only: its weight cancels
 
@@ -214,7 +214,7 @@ def test_ignored_pixels_move_nothing_and_weights_are_a_mean():
 def test_dice_counts_known_pixels_and_present_classes():
     head = build("seg", dice=1.0).eval()
     output = head(maps(STRIDES), SIZE)
-    sure = torch.full_like(output.logits, -30.0)
+    sure = torch.full_like(output.values, -30.0)
     mask = torch.zeros(2, *SIZE, dtype=torch.int64)
     sure[:, 0] = 30.0
     mask[:, :, 48:] = IGNORE
@@ -229,7 +229,7 @@ def test_silog_forgives_most_of_a_common_factor():
     for kind in ("l1", "silog"):
         head = build("depth", loss=kind)
         output = head(maps(STRIDES), SIZE)
-        off = type(output)(torch.full_like(output.log_depth, np.log(6.0)), output.stride, output.size)
+        off = type(output)(torch.full_like(output.values, np.log(6.0)), output.stride, output.size)
         target = DepthTarget(depth=tv_tensors.Mask(torch.full(SIZE, 3.0)))
         values[kind] = float(head.loss(off, [target, target])["log"].detach())
     assert values["l1"] == pytest.approx(np.log(2), rel=1e-4)
@@ -239,7 +239,7 @@ def test_silog_forgives_most_of_a_common_factor():
 def test_depth_loss_is_a_mean_over_images_with_depth():
     head = build("depth")
     output = head(maps(STRIDES), SIZE)
-    off = type(output)(torch.full_like(output.log_depth, np.log(6.0)), output.stride, output.size)
+    off = type(output)(torch.full_like(output.values, np.log(6.0)), output.stride, output.size)
     blank, full = torch.zeros(SIZE), torch.full(SIZE, 3.0)
     blank[0, 0] = float("inf")
     targets = [DepthTarget(depth=tv_tensors.Mask(d)) for d in (blank, full)]
