@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
-from splitreg.assembly.adapter import Branch
+from splitreg.assembly.allocation import allocate
 from splitreg.assembly.model import SplitModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.planning import plan
-from splitreg.interfaces import Body, Bottleneck
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """The modules of a model; ``prefix`` is None where the bottleneck reads the image."""
-
-    prefix: nn.Module | None
-    bottleneck: Bottleneck
-    body: Body
-    branches: dict[str, Branch]
 
 
 def build(recipe: Plan | Recipe | None = None, *, registry: Registry | None = None, **keys: Any) -> SplitModel:
@@ -44,21 +29,4 @@ def build(recipe: Plan | Recipe | None = None, *, registry: Registry | None = No
 
 def assemble(planned: Plan, *, weights: bool) -> SplitModel:
     """Allocate the weights of a plan; ``weights``: load pretrained ones where the recipe asks for them."""
-    parts = allocate(planned, weights=weights)
-    return SplitModel(
-        planned, prefix=parts.prefix, bottleneck=parts.bottleneck, body=parts.body, branches=parts.branches
-    )
-
-
-def allocate(planned: Plan, *, weights: bool) -> Parts:
-    """Build the modules of a plan, seeded by the recipe; ``weights``: load pretrained ones where the recipe asks."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(planned.recipe.seed)
-        backbone = planned.backbone.create(weights=weights)
-        prefix, body = backbone.split(planned.recipe.cut or "")
-        return Parts(
-            prefix=None if planned.recipe.bottleneck.source == "image" else prefix,
-            bottleneck=planned.bottleneck.create(),
-            body=body,
-            branches={head.name: head.create() for head in planned.heads},
-        )
+    return SplitModel(planned, allocate(planned, weights=weights))

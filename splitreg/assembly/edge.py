@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from splitreg.assembly.reading import read_edge
+from splitreg.bundle import Bundle
 from splitreg.coding import LatentCoding
 from splitreg.edge.half import EdgeHalf
 from splitreg.interfaces import Bottleneck
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from splitreg.registry import Registry
 
 
 class EdgeModel(EdgeHalf):
@@ -32,11 +32,17 @@ class EdgeModel(EdgeHalf):
         self.bottleneck = bottleneck
 
     @classmethod
-    def load(cls, bundle: str | Path) -> EdgeModel:
-        """Load the edge half of a bundle; touches ``config.json`` and ``edge.safetensors`` alone."""
-        from splitreg.assembly.loading import load_edge
+    def load(cls, path: str | Path, *, registry: Registry | None = None) -> EdgeModel:
+        """Load the edge half of a bundle: reads ``config.json`` and ``edge.safetensors``, and needs no plugin of a head.
 
-        return load_edge(bundle)
+        Args:
+            path: the folder, or ``zoo:NAME``.
+            registry: the installed plugins, by default.
+
+        Raises:
+            BundleError: a file is missing, altered, or does not fit; every such tensor is named.
+        """
+        return cls(*read_edge(Bundle.open(path), registry))
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:

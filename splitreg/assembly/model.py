@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from splitreg.assembly.adapter import Branch, select_images
+from splitreg.assembly.adapter import select_images
+from splitreg.assembly.allocation import Parts
 from splitreg.assembly.edge import EdgeModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.server import ServerModel, crop
+from splitreg.assembly.states import edge_state, wire_id
 from splitreg.coding import LatentCoding
-from splitreg.interfaces import Body, Bottleneck, Head
+from splitreg.interfaces import Head
 from splitreg.recipe import Recipe
 from splitreg.tasks import Target
 
@@ -46,25 +45,17 @@ class SplitModel(nn.Module):
         trained: whether its weights have seen data (an untrained bundle is marked so).
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        *,
-        prefix: nn.Module | None,
-        bottleneck: Bottleneck,
-        body: Body,
-        branches: Mapping[str, Branch],
-    ) -> None:
+    def __init__(self, plan: Plan, parts: Parts) -> None:
         super().__init__()
         self.plan = plan
-        self.prefix = prefix
-        self.bottleneck = bottleneck
-        self.body = body
-        self.branches = nn.ModuleDict(branches)
+        self.prefix = parts.prefix
+        self.bottleneck = parts.bottleneck
+        self.body = parts.body
+        self.branches = nn.ModuleDict(parts.branches)
         self.trained = False
         coding = plan.coding()
-        self.edge = EdgeModel(prefix, bottleneck, coding)
-        self.server = ServerModel(bottleneck, body, dict(branches), coding, plan.skeleton.shapes)
+        self.edge = EdgeModel(parts.prefix, parts.bottleneck, coding)
+        self.server = ServerModel(parts.bottleneck, parts.body, dict(parts.branches), coding, plan.skeleton.shapes)
 
     @property
     def coding(self) -> LatentCoding:
@@ -134,43 +125,5 @@ class SplitModel(nn.Module):
     def freeze_tables(self) -> None:
         """Freeze the integer tables of the present weights on both halves, and name the model after them."""
         tables = self.bottleneck.freeze()
-        model_id = wire_id(self.recipe, tables.digest(), edge_state(self))
+        model_id = wire_id(self.recipe, tables.digest(), edge_state(self.prefix, self.bottleneck))
         self.coding = replace(self.coding, frozen=tables, model_id=model_id)
-
-
-def edge_state(model: SplitModel) -> dict[str, Tensor]:
-    """Return the device's weights: ``prefix.*`` and ``encoder.*``."""
-    prefix = {} if model.prefix is None else state_of(model.prefix, "prefix")
-    return {**prefix, **state_of(model.bottleneck.encoder, "encoder")}
-
-
-def server_state(model: SplitModel) -> dict[str, Tensor]:
-    """Return the server's weights without the heads: ``bottleneck.*`` (but its encoder) and ``body.*``."""
-    bottleneck = {
-        f"bottleneck.{key}": value
-        for key, value in model.bottleneck.state_dict().items()
-        if not key.startswith("encoder.")
-    }
-    return {**bottleneck, **state_of(model.body, "body")}
-
-
-def state_of(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Return a module's weights as ``prefix.*``."""
-    return {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
-
-
-def wire_id(recipe: Recipe, tables: bytes, state: Mapping[str, Tensor]) -> int:
-    """Return the 32-bit model id: a hash of the tables, the encoder's weights and all else that shapes the bytes.
-
-    The tables alone would not do: bottlenecks without tables would all share one id.
-    """
-    total = hashlib.sha256(tables)
-    wire = {
-        "backbone": recipe.backbone.name, "cut": recipe.cut, "bottleneck": recipe.bottleneck.to_mapping(),
-        "codec": recipe.codec.to_mapping() if recipe.codec else None, "input": recipe.input.to_mapping(),
-    }  # fmt: skip
-    total.update(json.dumps(wire, sort_keys=True).encode())
-    for name, tensor in sorted(state.items()):
-        total.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return int.from_bytes(total.digest()[:4], "little")

@@ -14,8 +14,9 @@ import torch
 import splitreg
 from splitreg.assembly import testvectors
 from splitreg.assembly.card import card
-from splitreg.assembly.model import SplitModel, edge_state, server_state, wire_id
+from splitreg.assembly.model import SplitModel
 from splitreg.assembly.planned import Plan
+from splitreg.assembly.states import edge_state, server_state, wire_id
 from splitreg.assembly.weights import write_tensors
 from splitreg.bundle import BundleConfig, GraphEntry, PreprocessEntry, check_free, new_folder, write_config
 from splitreg.bundle.tables import PREFIX
@@ -69,8 +70,8 @@ def save(
     arrays = model.coding.tables.to_arrays()
     tables = {PREFIX + name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     with new_folder(path, overwrite=overwrite) as folder:
-        write_tensors(folder / "edge.safetensors", {**edge_state(model), **tables})
-        write_tensors(folder / "server.safetensors", {**server_state(model), **tables})
+        write_tensors(folder / "edge.safetensors", {**edge_state(model.prefix, model.bottleneck), **tables})
+        write_tensors(folder / "server.safetensors", {**server_state(model.bottleneck, model.body), **tables})
         for name, branch in model.branches.items():
             write_tensors(folder / "heads" / f"{name}.safetensors", branch.state_dict())
         testvectors.write(folder / "testvectors", model)
@@ -86,7 +87,8 @@ def save(
 def freeze_if_changed(model: SplitModel) -> None:
     """Freeze a model's tables if they are not frozen, or if the edge half has changed since."""
     coding = model.coding
-    if coding.frozen is None or coding.model_id != wire_id(model.recipe, coding.frozen.digest(), edge_state(model)):
+    state = edge_state(model.prefix, model.bottleneck)
+    if coding.frozen is None or coding.model_id != wire_id(model.recipe, coding.frozen.digest(), state):
         model.freeze_tables()
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from splitreg.assembly.adapter import Branch
+from splitreg.assembly.reading import Shaper, read_server
+from splitreg.bundle import Bundle
 from splitreg.coding import LatentCoding, Packet
 from splitreg.errors import (
     CorruptPacket,
@@ -25,12 +27,8 @@ from splitreg.errors import (
 from splitreg.imaging import MAX_PIXELS, Geometry
 from splitreg.interfaces import Body, Bottleneck
 from splitreg.recipe import PRECISIONS, check_precision
+from splitreg.registry import Registry
 from splitreg.tasks import Prediction
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from splitreg.assembly.shapes import Shapes
 
 #: Coded sizes beyond this many pixels (or the model's own, if larger) are refused before anything is allocated; so many
 #: pixels run together.
@@ -80,7 +78,7 @@ class ServerModel:
         body: Body,
         branches: Mapping[str, Branch],
         coding: LatentCoding,
-        shapes: Callable[[tuple[int, int]], Shapes],
+        shapes: Shaper,
     ) -> None:
         self.bottleneck = bottleneck
         self.body = body
@@ -94,11 +92,21 @@ class ServerModel:
         self.precision = PRECISIONS[0]
 
     @classmethod
-    def load(cls, bundle: str | Path, heads: Iterable[str] | None = None) -> ServerModel:
-        """Load the server half of a bundle (without ``edge.safetensors``), with these heads or all."""
-        from splitreg.assembly.loading import load_server
+    def load(
+        cls, path: str | Path, heads: Iterable[str] | None = None, *, registry: Registry | None = None
+    ) -> ServerModel:
+        """Load the server half: reads ``config.json``, ``server.safetensors`` and the requested heads' files.
 
-        return load_server(bundle, heads)
+        Args:
+            path: the folder, or ``zoo:NAME``.
+            heads: names of the heads; None for all of them.
+            registry: the installed plugins, by default.
+
+        Raises:
+            BundleError: a file is missing, altered, or does not fit; or no such head.
+        """
+        parts, coding, shapes = read_server(Bundle.open(path), heads, registry)
+        return cls(parts.bottleneck, parts.body, parts.branches, coding, shapes)
 
     def place(self, device: str = "cpu", precision: str = PRECISIONS[0]) -> ServerModel:
         """Choose where this computes, and in what arithmetic; return it.

@@ -129,6 +129,7 @@ def grow(model: SplitModel, recipe: Recipe, head: str, registry: Registry) -> tu
         BundleError: the model has no tables yet.
     """
     from splitreg.assembly import SplitModel, plan
+    from splitreg.assembly.allocation import Parts
 
     names = [part.name for part in recipe.heads]
     if head not in names:
@@ -148,10 +149,11 @@ def grow(model: SplitModel, recipe: Recipe, head: str, registry: Registry) -> tu
         torch.manual_seed(recipe.seed)
         branch = planned.heads[-1].create()
     kept = dataclasses.replace(planned.recipe, data=model.recipe.data, seed=model.recipe.seed)
-    grown = SplitModel(
-        dataclasses.replace(planned, recipe=kept), prefix=model.prefix, bottleneck=model.bottleneck, body=model.body,
+    parts = Parts(
+        prefix=model.prefix, bottleneck=model.bottleneck, body=model.body,
         branches={**dict(model.branches.items()), head: branch},  # type: ignore[arg-type]
     )  # fmt: skip
+    grown = SplitModel(dataclasses.replace(planned, recipe=kept), parts)
     grown.trained = model.trained
     grown.coding = model.coding
     stages = tuple(
@@ -210,10 +212,10 @@ class LateModel(nn.Module):
 
 def edge_digest(model: SplitModel) -> str:
     """SHA-256 of the edge half: its weights, its tables and the model id."""
-    from splitreg.assembly.model import edge_state
+    from splitreg.assembly.states import edge_state
 
     start = model.coding.tables.digest() + model.coding.model_id.to_bytes(4, "little")
-    return weights_digest(edge_state(model), start)
+    return weights_digest(edge_state(model.prefix, model.bottleneck), start)
 
 
 class _Packets:

@@ -1,5 +1,6 @@
 """The torch-free encoder against the edge half in torch, and what it refuses."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.bundles import save_with_onnx, seal
@@ -197,15 +198,11 @@ def test_any_damage_is_a_bundle_error(name, data, published, tmp_path_factory):
     at = data.draw(st.integers(0, len(whole) - 1))
     if data.draw(st.booleans()):
         whole[at] ^= data.draw(st.integers(1, 255))
-        if name == "config.json":
-            same = json.loads((bundle / name).read_text())
-            try:
-                if json.loads(whole) == same:  # white space
-                    return
-            except ValueError:
-                pass
     else:
         del whole[at:]
+    if name == "config.json":
+        with contextlib.suppress(ValueError):
+            assume(json.loads(whole) != json.loads((bundle / name).read_text()))  # white space
     (bundle / name).write_bytes(whole)
     with pytest.raises(BundleError):
         open_(bundle)
