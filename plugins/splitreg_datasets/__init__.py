@@ -1,1 +1,1 @@
-"""Readers of the usual dataset layouts."""
+"""Datasets in common layouts: COCO, PASCAL VOC, CamVid, 3D Shapes, class folders."""

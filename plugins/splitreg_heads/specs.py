@@ -1,53 +1,36 @@
-"""What this package offers; imports no torch."""
+"""Specs of the heads; imports no torch."""
 
 from __future__ import annotations
 
-from splitreg.specs import API, ComponentSpec
+from functools import partial
 
-CLS = ComponentSpec(
-    kind="head",
-    name="cls",
-    api=API,
-    target="splitreg_heads.pooled:ClassHead",
-    summary="One class for the image: pooled deepest feature, optional hidden layer.",
-    source="Lin et al. 2013, arXiv:1312.4400 (average pooling)",
-)
-MULTILABEL = ComponentSpec(
-    kind="head",
-    name="multilabel",
-    api=API,
-    target="splitreg_heads.pooled:MultiLabelHead",
-    summary="Any number of labels for the image; unknown labels count nowhere.",
-)
-DET = ComponentSpec(
-    kind="head",
-    name="det",
-    api=API,
-    target="splitreg_heads.detection:CentreHead",
-    summary="Boxes from a map of object centres; light, without anchors.",
+from splitreg.specs import ComponentSpec
+
+_head = partial(ComponentSpec, kind="head", api=1)
+
+CLS = _head(
+    name="cls", target="splitreg_heads.pooled:ClassHead", source="Lin et al. 2013, arXiv:1312.4400 (pooling)",
+    summary="One class per image, from the pooled deepest feature; optional hidden layer.",
+)  # fmt: skip
+MULTILABEL = _head(
+    name="multilabel", target="splitreg_heads.pooled:MultiLabelHead",
+    summary="Any number of labels per image; unknown labels do not count.",
+)  # fmt: skip
+DET = _head(
+    name="det", target="splitreg_heads.detection:CentreHead",
     source="Liu et al. 2019, arXiv:1909.00700; Zhou et al. 2019, arXiv:1904.07850",
-)
-SEG = ComponentSpec(
-    kind="head",
-    name="seg",
-    api=API,
-    target="splitreg_heads.segmentation:SegmentationHead",
-    summary="A class for every pixel from a light feature pyramid.",
-    source="Kirillov et al. 2019, arXiv:1901.02446",
-)
-DEPTH = ComponentSpec(
-    kind="head",
-    name="depth",
-    api=API,
-    target="splitreg_heads.depth:DepthHead",
-    summary="Metres for every pixel, learned on a logarithmic scale.",
-    source="Eigen et al. 2014, arXiv:1406.2283",
-)
-RECON = ComponentSpec(
-    kind="head",
-    name="recon",
-    api=API,
-    target="splitreg_heads.reconstruction:ReconstructionHead",
-    summary="The image itself, from the finest feature by sub-pixel convolutions.",
+    summary="Boxes from a map of object centres; light, without anchors.",
+)  # fmt: skip
+SEG = _head(
+    name="seg", target="splitreg_heads.segmentation:SegmentationHead", source="Kirillov et al. 2019, arXiv:1901.02446",
+    summary="A class per pixel, from a light feature pyramid.",
+)  # fmt: skip
+DEPTH = _head(
+    name="depth", target="splitreg_heads.depth:DepthHead", source="Eigen et al. 2014, arXiv:1406.2283",
+    summary="Metres per pixel, on a logarithmic scale.",
+)  # fmt: skip
+RECON = _head(
+    name="recon", target="splitreg_heads.reconstruction:ReconstructionHead",
     source="Shi et al. 2016, arXiv:1609.05158",
-)
+    summary="The image itself, from the finest feature by sub-pixel convolutions.",
+)  # fmt: skip
