@@ -85,7 +85,7 @@ def test_large_escapes_round_trip(extreme):
 def test_escapes_that_would_hang_are_refused(extreme):
     symbols = np.zeros((3, 2, 2), np.int32)
     symbols[1, 1, 0] = extreme
-    with pytest.raises(InvalidLatent, match="too far"):
+    with pytest.raises(InvalidLatent, match="codec rans"):
         CompressaiCodec().encode(symbols, USUAL)
 
 
@@ -182,7 +182,7 @@ def test_long_runs_of_ff_go_to_the_slow_decoder_and_hurt_nobody():
 
 
 def test_payload_must_be_plausible_for_the_shape():
-    with pytest.raises(CorruptPacket, match="symbols take"):
+    with pytest.raises(CorruptPacket, match="bytes"):
         CompressaiCodec().decode(bytes(1 << 20), (3, 4, 4), USUAL)
 
 

@@ -160,7 +160,7 @@ def test_freezing_survives_odd_priors():
     np.testing.assert_array_equal(codec.decode(codec.encode(symbols, tables), symbols.shape, tables), symbols)
     with torch.no_grad():
         model.prior.biases[0][2] = float("nan")
-    with pytest.raises(InvalidTables, match="diverged"):
+    with pytest.raises(InvalidTables, match="NaN"):
         model.freeze()
 
 
@@ -176,7 +176,7 @@ def test_the_device_gets_no_prior():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"encoder": "big"}, "encoder"), ({"decoder": "x"}, "decoder"), ({"stride": 3}, "power of two"),
+        ({"encoder": "big"}, "encoder"), ({"decoder": "x"}, "decoder"), ({"stride": 3}, "stride"),
         ({"channels": 0}, "channels"), ({"hidden": 0}, "hidden"), ({"blocks": -1}, "blocks"), ({"stride": 0}, "stride"),
     ],
 )  # fmt: skip
@@ -186,7 +186,7 @@ def test_bad_options(options, words):
 
 
 def test_a_latent_finer_than_its_source():
-    with pytest.raises(RecipeError, match="finer"):
+    with pytest.raises(RecipeError, match="stride 4"):
         FactorizedPrior(spec(6, 8), spec(6, 8), stride=4)
 
 

@@ -122,7 +122,7 @@ def test_diverged_weights_are_not_frozen(kind, part):
     model = made(kind)
     with torch.no_grad():
         model.get_parameter(part).view(-1)[0] = math.nan
-    with pytest.raises(InvalidTables, match="diverged"):
+    with pytest.raises(InvalidTables, match="NaN"):
         model.freeze()
 
 
@@ -137,7 +137,7 @@ def test_huge_weights_are_clipped_in_training_as_they_are_frozen():
     np.testing.assert_array_equal(rows, (scales[0].log() * PER_E).round().int().numpy() + UNIT)
     with torch.no_grad():
         model.scales.bias[0] = 1e9
-    with pytest.raises(InvalidTables, match="huge"):
+    with pytest.raises(InvalidTables, match="weights"):
         model.freeze()
 
 
