@@ -107,16 +107,21 @@ class Bottleneck(nn.Module, abc.ABC):
     latent: FeatureSpec
     symbol_spec: SymbolSpec
 
-    @abc.abstractmethod
     def analyse(self, x: Tensor) -> Tensor:
-        """Edge side: (B, C_source, H, W) -> latent (B, C, h, w) float32. A static graph, exportable to ONNX."""
+        """On the device: (B, C_source, H, W) -> (B, C, h, w) float32; a static graph, for ONNX.
 
-    @abc.abstractmethod
-    def synthesise(self, latent: Tensor) -> Tensor:
-        """Server side: (B, C, h, w) -> (B, C_target, h', w'), at least as large as the feature at the cut.
-
-        What is larger is cropped at the right and the bottom by the caller.
+        By default the output of ``encoder``.
         """
+        latent: Tensor = self.encoder(x)
+        return latent.float()
+
+    def synthesise(self, latent: Tensor) -> Tensor:
+        """On the server: (B, C, h, w) -> (B, C_target, h', w'), at least as large as the feature at the cut.
+
+        The caller crops it at the right and the bottom. By default the output of ``decoder``.
+        """
+        restored: Tensor = self.decoder(latent)
+        return restored
 
     @abc.abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

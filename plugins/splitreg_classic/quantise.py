@@ -36,16 +36,6 @@ class _FeatureBottleneck(Bottleneck):
         self.latent = source
         self.encoder, self.decoder = nn.Identity(), nn.Identity()
 
-    def analyse(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) unchanged, in float32."""
-        latent: Tensor = self.encoder(x)
-        return latent.float()
-
-    def synthesise(self, latent: Tensor) -> Tensor:
-        """(B, C, h, w) unchanged."""
-        restored: Tensor = self.decoder(latent)
-        return restored
-
 
 class Quantise(_FeatureBottleneck):
     """Uniform quantiser over a range that training calibrates, with tables from a histogram of the symbols.

@@ -101,16 +101,6 @@ class Transforms(Bottleneck):
     def _add_prior(self) -> None:
         """Create the prior, if it needs no other options."""
 
-    def analyse(self, x: Tensor) -> Tensor:
-        """(B, C_source, H, W) -> latent (B, channels, h, w) float32, not rounded; any H, W from 1."""
-        latent: Tensor = self.encoder(x)
-        return latent.float()
-
-    def synthesise(self, latent: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, C_target, h', w'), at least the size of the feature at the cut."""
-        restored: Tensor = self.decoder(latent)
-        return restored
-
     def auxiliary_loss(self) -> Tensor:
         """Return the loss that moves the prior's quantiles to its tails."""
         return self.prior.loss()

@@ -9,6 +9,7 @@ from splitreg_compressai.ans import CompressaiCodec
 from splitreg_compressai.fixedpoint import FixedConv, bounded, rounded
 from splitreg_compressai.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from splitreg_compressai.tables import PER_E, ROWS, UNIT, scale_tables
+from support.bottlenecks import fit
 from support.training import train
 
 import splitreg
@@ -81,24 +82,10 @@ def test_training_lowers_rate_and_distortion_and_tables_follow(kind):
     loud = torch.tensor([0.2, 0.2, 3.0, 3.0]).repeat_interleave(8)  # one half is flat, the other is not
     x = torch.nn.functional.interpolate(torch.randn(4, 3, 32, 32) * loud, scale_factor=4, mode="bilinear")
     target = torch.nn.functional.avg_pool2d(x, 4)
-    quantiles = model.auxiliary_parameters()
-    main = torch.optim.Adam([p for p in model.parameters() if all(p is not q for q in quantiles)], 4e-3)
-    auxiliary = torch.optim.Adam(quantiles, 1e-2)
-    first = None
-    for _ in range(150):
-        restored, rate = model(x)
-        distortion = (restored[..., :32, :32] - target).square().mean()
-        first = first or (distortion.item(), rate.mean().item())
-        main.zero_grad()
-        (distortion + 2e-4 * rate.mean()).backward()
-        assert all(p.grad is not None for p in main.param_groups[0]["params"])
-        main.step()
-        auxiliary.zero_grad()
-        model.auxiliary_loss().backward()
-        auxiliary.step()
-    assert distortion.item() < 0.6 * first[0] and rate.mean().item() < 0.7 * first[1]
+    first, last = fit(model, x, target, 150, 4e-3, 2e-4)
+    assert last[0] < 0.6 * first[0] and last[1] < 0.7 * first[1]
     coded = model.eval()(x)[1]
-    assert coded.mean().item() == pytest.approx(rate.mean().item(), rel=0.15)
+    assert coded.mean().item() == pytest.approx(last[1], rel=0.15)
     rows = model.freeze().analyse(model.analyse(x)[0].detach().numpy())[1].indexes
     assert rows[..., 8:].mean() > rows[..., :8].mean() + 2  # the loud half has the wider distributions
 

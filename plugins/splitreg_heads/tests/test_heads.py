@@ -10,34 +10,14 @@ from splitreg_heads.detection import CentreHead
 from splitreg_heads.pooled import ClassHead, MultiLabelHead
 from splitreg_heads.reconstruction import ReconstructionHead
 from splitreg_heads.segmentation import SegmentationHead
+from support.heads import SIZE, boxes, fit, maps, specs
 from torchvision import tv_tensors
 
 from splitreg.errors import RecipeError
 from splitreg.imaging import Geometry
-from splitreg.specs import FeatureSpec
-from splitreg.tasks import IGNORE, BoxTarget, ClassTarget, DepthTarget, ImageTarget, MaskTarget, MultiLabelTarget
+from splitreg.tasks import IGNORE, ClassTarget, DepthTarget, ImageTarget, MaskTarget, MultiLabelTarget
 
-SIZE = (64, 96)
 LABELS = ("car", "person", "tree")
-
-
-def specs(*strides):
-    return {s: FeatureSpec(channels=12, stride=s) for s in strides}
-
-
-def maps(strides, batch=2, size=SIZE, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    return {s: torch.randn(batch, 12, -(-size[0] // s), -(-size[1] // s), generator=draw) for s in strides}
-
-
-def boxes(corners, labels, crowd=None, size=SIZE):
-    return BoxTarget(
-        boxes=tv_tensors.BoundingBoxes(
-            torch.tensor(corners, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=size
-        ),
-        labels=torch.tensor(labels, dtype=torch.int64),
-        crowd=torch.tensor(crowd or [False] * len(labels), dtype=torch.bool),
-    )
 
 
 def halves():
@@ -91,15 +71,8 @@ def build(name, strides=STRIDES, **options):
 @pytest.mark.parametrize("name", CASES)
 def test_head_learns_a_batch(name):
     _, targets, _, steps, least = CASES[name]
-    head, features = build(name).train(), maps(STRIDES)
-    optimiser = torch.optim.Adam(head.parameters(), 5e-3)
-    history = []
-    for _ in range(steps):
-        loss = sum(head.loss(head(features, SIZE), targets).values())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        history.append(float(loss.detach()))
+    head, features = build(name), maps(STRIDES)
+    history = fit(head, features, targets, steps, 5e-3)
     assert history[-1] < history[0] * 0.3
     metric = head.metric()
     metric.update(head.eval().predict(head(features, SIZE)), targets)
