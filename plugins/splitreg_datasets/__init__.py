@@ -1,1 +1,1 @@
-"""Datasets in common layouts: COCO, PASCAL VOC, CamVid, 3D Shapes, class folders."""
+"""Readers of the usual dataset layouts."""

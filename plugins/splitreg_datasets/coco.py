@@ -1,7 +1,4 @@
-"""COCO's layout: boxes, masks, classes present, and semantic labels.
-
-Semantic labels come from panoptic files or from label images.
-"""
+"""COCO's layout: boxes, masks, classes present; semantic labels from panoptic files or label pictures."""
 
 from __future__ import annotations
 
@@ -14,15 +11,14 @@ from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import Sample, Target
 from splitreg_datasets import semantic as labels
-from splitreg_datasets.files import as_image, find_root, first_existing, no_split, not_a, read_image
+from splitreg_datasets.files import as_image, find_root, first_existing, no_split, not_a, read_picture
 from splitreg_datasets.instances import read_categories, read_instances
-from splitreg_datasets.targets import box_specs
 
 EXPECTED = "annotations/instances_<split>.json (or <split>2017) beside <split>/ (or <split>2017/, images/<split>/)"
 
 
 class Coco(Dataset):
-    """A folder in COCO's layout.
+    """A folder of COCO's layout.
 
     ::
 
@@ -31,23 +27,21 @@ class Coco(Dataset):
         root/annotations/semantic_<split>[2017]/                                  optional: 8-bit PNG, category ids
         root/<split>[2017]/ or root/images/<split>[2017]/
 
-    Category ids may have gaps; class indexes are in the order of ids. Semantic id 0 and panoptic
-    pixels without a segment are unknown (``IGNORE``). A class that is only in a crowd region is
-    unknown in the multi-label target.
+    Category ids may have gaps; class indexes follow rising ids. Semantic id 0 and panoptic pixels without a segment are
+    unknown (``IGNORE``). A class seen only in a crowd region is unknown to the multi-label target.
 
     Args:
         root: the folder; None: ``$SPLITREG_DATA/coco``.
         split: ``"train"``, ``"val"``, ...
-        annotations: another instances JSON, relative to the root; ``{split}`` is replaced, as in
-            ``"instances_{split}.json"``.
-        images: another folder of images, relative to the root; ``{split}`` is replaced.
-        semantic: source of semantic labels: ``"png"``, ``"panoptic"``, ``"auto"`` (label images if
-            they exist, else panoptic files) or ``"none"``.
-        masks: return masks with the boxes.
-        min_objects: leave out images with fewer objects; crowds do not count.
+        annotations: another instances JSON, relative to the root, as in ``"instances_{split}.json"``.
+        images: another folder of pictures, relative to the root; ``{split}`` stands for the split here too.
+        semantic: where semantic labels come from: ``"png"``, ``"panoptic"``, ``"auto"`` (whichever is there, label
+            pictures first) or ``"none"``.
+        masks: give masks with the boxes.
+        min_objects: leave out pictures with fewer objects (crowds do not count).
 
     Raises:
-        DataError: the layout is another one, or a file is inconsistent.
+        DataError: not this layout, or a file that contradicts itself.
     """
 
     def __init__(
@@ -69,17 +63,16 @@ class Coco(Dataset):
         else:
             path = labels.of_split(notes, "instances_", split, ".json")
         if path is None:
-            splits = (p.stem.removeprefix("instances_").removesuffix("2017") for p in notes.glob("instances_*.json"))
-            raise no_split("coco", folder, split, splits)
+            there = (p.stem.removeprefix("instances_").removesuffix("2017") for p in notes.glob("instances_*.json"))
+            raise no_split("coco", folder, split, there)
         self._instances = read_instances(path)
         if self._instances.labels != self.targets[tasks.DETECTION].labels:
-            raise DataError(f"{path} lists other categories than the other splits; all splits need the same list")
+            raise DataError(f"{path} lists other categories than another split's file; a dataset has one list")
         years = [f"{split}", f"{split}2017", f"images/{split}", f"images/{split}2017"]
-        names = [images.replace("{split}", split)] if images else years
-        place = first_existing(folder / name for name in names)
-        if place is None:
-            raise not_a("coco", folder, f"its images in {images or ', '.join(years)}")
-        self._images = place
+        pictures = first_existing(folder / name for name in ([images.replace("{split}", split)] if images else years))
+        if pictures is None:
+            raise not_a("coco", folder, f"its pictures in {images or ', '.join(years)}")
+        self._pictures = pictures
         self._masks = masks
         self._ids = [
             identity
@@ -93,10 +86,10 @@ class Coco(Dataset):
     def describe(
         cls, root: str | None = None, *, annotations: str = "", semantic: str = "auto", **options: Any
     ) -> Mapping[str, TargetSpec]:
-        """Return the targets; reads the smallest JSON file, because all list the same categories.
+        """Return the targets; reads the smallest of the JSON files, which all list the same categories.
 
         Raises:
-            DataError: the layout is another one.
+            DataError: not this layout.
         """
         folder = find_root(root, "coco")
         if annotations and "{split}" not in annotations:
@@ -106,7 +99,10 @@ class Coco(Dataset):
         if path is None:
             raise not_a("coco", folder, annotations or EXPECTED)
         names = tuple(read_categories(path).values())
-        targets = box_specs(names)
+        targets = {
+            tasks.DETECTION: TargetSpec(task=tasks.DETECTION, labels=names),
+            tasks.MULTILABEL: TargetSpec(task=tasks.MULTILABEL, labels=names),
+        }
         if labels.resolve(folder / "annotations", semantic) != "none":
             classes = tuple(labels.categories(folder / "annotations", path).values())
             targets[tasks.SEGMENTATION] = TargetSpec(task=tasks.SEGMENTATION, labels=classes)
@@ -118,7 +114,7 @@ class Coco(Dataset):
     def __getitem__(self, index: int) -> Sample:
         identity = self._ids[index]
         record = self._instances.records[identity]
-        image = read_image(self._images / record.file_name, record.size)
+        image = read_picture(self._pictures / record.file_name, record.size)
         targets: dict[str, Target | None] = {
             tasks.DETECTION: self._instances.boxes(record, masks=self._masks),
             tasks.MULTILABEL: self._instances.present(record),

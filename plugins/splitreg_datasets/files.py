@@ -1,4 +1,4 @@
-"""What the datasets share: find a folder, guess its layout, read JSON, images and label images."""
+"""What the readers share: where a dataset is, what a folder looks like, JSON and pictures with errors that help."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from torchvision import tv_tensors
 
 from splitreg import imaging
 from splitreg.errors import DataError, ImageError, suggest
-from splitreg.files import is_image
 from splitreg.tasks import IGNORE
 
-#: EXIF tag of the orientation.
-_ORIENTATION = 0x0112
+#: Endings of files that are taken for pictures.
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+
+_ORIENTATION = 0x0112  # EXIF tag
 
 
 def find_root(root: str | os.PathLike[str] | None, dataset: str) -> Path:
     """Return the dataset's folder (or file).
 
     Args:
-        root: folder or file; None: ``$SPLITREG_DATA/<dataset>``.
-        dataset: name of the dataset plugin.
+        root: as given; None: ``$SPLITREG_DATA/<dataset>`` if there is one.
+        dataset: the reader's name.
 
     Raises:
-        DataError: there is no such folder, or no ``root`` and no default.
+        DataError: none given and none there, or no such folder.
     """
     if root is None:
-        base = os.environ.get("SPLITREG_DATA")
-        if base and (Path(base) / dataset).exists():
-            return Path(base) / dataset
-        where = f"; there is no {dataset} in SPLITREG_DATA ({base})" if base else ""
-        raise DataError(f"dataset {dataset} needs the folder of its files: pass --root FOLDER{where}")
+        shelf = os.environ.get("SPLITREG_DATA")
+        if shelf and (Path(shelf) / dataset).exists():
+            return Path(shelf) / dataset
+        where = f"; there is no {dataset} in SPLITREG_DATA ({shelf})" if shelf else ""
+        raise DataError(f"{dataset} needs the folder of its files: pass --root FOLDER{where}")
     path = Path(root).expanduser()
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -47,14 +48,14 @@ def find_root(root: str | os.PathLike[str] | None, dataset: str) -> Path:
 
 
 def not_a(dataset: str, root: Path, expected: str) -> DataError:
-    """Return the error for a folder with another layout; it says what was expected and suggests a dataset."""
+    """Return the error for a folder of another layout: what was expected, what is there, which reader may fit."""
     guess = looks_like(root)
     hint = f" It looks like {guess}: try --data {guess}." if guess and guess != dataset else ""
     return DataError(f"{root} is not a {dataset} dataset: expected {expected}; there is {_listing(root)}.{hint}")
 
 
 def looks_like(root: Path) -> str:
-    """Guess the dataset plugin that reads a folder, or return an empty string."""
+    """Guess the reader that a folder is for, or return an empty string."""
     if root.is_file():
         return {".h5": "shapes3d", ".hdf5": "shapes3d", ".tar": "folder", ".zip": "folder"}.get(root.suffix, "")
     names = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
@@ -68,19 +69,16 @@ def looks_like(root: Path) -> str:
     if "3dshapes.h5" in names:
         return "shapes3d"
     folders = (entry.path for entry in os.scandir(root) if entry.is_dir()) if names else ()
-    if any(is_image(name) or name.lower().endswith((".tar", ".zip")) for name in names) or any(
-        map(_has_images, folders)
-    ):
+    if any(name.lower().endswith((*PICTURES, ".tar", ".zip")) for name in names) or any(map(_has_pictures, folders)):
         return "folder"
     return ""
 
 
-def _has_images(folder: str) -> bool:
-    """Whether a folder, or the first one in it, holds images."""
+def _has_pictures(folder: str) -> bool:
     entries = list(os.scandir(folder))
-    inner = [e.path for e in entries if e.is_dir()][:1]
-    return any(
-        is_image(name) for name in (*(e.name for e in entries), *(n for path in inner for n in os.listdir(path)))
+    deeper = [e.path for e in entries if e.is_dir()][:1]
+    return any(e.name.lower().endswith(PICTURES) for e in entries) or any(
+        name.lower().endswith(PICTURES) for path in deeper for name in os.listdir(path)
     )
 
 
@@ -98,17 +96,17 @@ def first_existing(candidates: Iterable[Path]) -> Path | None:
 
 def no_split(dataset: str, root: Path, split: str, splits: Iterable[str]) -> DataError:
     """Return the error for a split that a dataset does not have."""
-    names = sorted(set(splits))
+    there = sorted(set(splits))
     return DataError(
-        f"{root} has no split {split!r} for {dataset}.{suggest(split, names)} There are: {', '.join(names) or 'none'}"
+        f"{root} has no split {split!r} for {dataset}.{suggest(split, there)} There are: {', '.join(there) or 'none'}"
     )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; the last four are cached, because labels and records are in one file.
+    """Read a JSON object; the last few are kept, because labels and records come from the same file.
 
     Raises:
-        DataError: the file is missing, or not a JSON object.
+        DataError: no such file, or not a JSON object.
     """
     try:
         state = path.stat()
@@ -132,7 +130,7 @@ def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file that are not empty.
 
     Raises:
-        DataError: the file cannot be read, or is not UTF-8.
+        DataError: it cannot be read, or is no text.
     """
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -140,28 +138,28 @@ def read_lines(path: Path) -> list[str]:
         raise DataError(f"cannot read {path}: {cause}") from cause
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read an annotated image: (H, W, 3) uint8.
+def read_picture(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Read a picture that annotations belong to: (H, W, 3) uint8.
 
-    The EXIF orientation is applied, unless the size in the annotations shows that they were made
-    without it: height and width are swapped.
+    A picture is turned as its EXIF says. Where the annotations' size tells that they were made on the pixels as stored
+    (the turned picture has height and width swapped), it is left as stored.
 
     Args:
-        path: the image file.
-        size: (height, width) in the annotations; None if they have no size.
+        path: of the picture.
+        size: (height, width) that the annotations tell, None if they do not.
 
     Raises:
-        DataError: the image is unreadable, or its size differs from that of the annotations.
+        DataError: unreadable, or of another size than the annotations say.
     """
     try:
         image = imaging.read(path)
         if size is not None and image.shape[:2] == (size[1], size[0]) and size[0] != size[1]:
             image = _as_stored(path)
     except ImageError as cause:
-        raise DataError(f"cannot read an image of the dataset: {cause}") from cause
+        raise DataError(f"cannot read a picture of the dataset: {cause}") from cause
     if size is not None and image.shape[:2] != tuple(size):
-        pixels = f"{image.shape[1]}x{image.shape[0]}"
-        raise DataError(f"{path} has {pixels} pixels, its annotations say {size[1]}x{size[0]}; one of them is wrong")
+        there = f"{image.shape[1]}x{image.shape[0]}"
+        raise DataError(f"{path} has {there} pixels, its annotations say {size[1]}x{size[0]}; one of them is wrong")
     return image
 
 
@@ -173,14 +171,14 @@ def _as_stored(path: Path) -> NDArray[np.uint8]:
             opened.getexif().pop(_ORIENTATION, None)
             return imaging.read(opened)
     except (OSError, ValueError, SyntaxError) as cause:
-        raise ImageError(f"{path} is not a complete image: {cause}") from cause
+        raise ImageError(f"{path} is not a whole picture: {cause}") from cause
 
 
 def read_indexes(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read a label image: (H, W) uint8, one class id per pixel.
+    """Read a label picture: (H, W) uint8, one class id a pixel.
 
     Raises:
-        DataError: the file is not a grey or palette image of ``size``.
+        DataError: not a grey or palette picture of ``size``.
     """
     from PIL import Image
 
@@ -192,38 +190,30 @@ def read_indexes(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     except (OSError, ValueError, SyntaxError) as cause:
         raise DataError(f"cannot read the labels {path}: {cause}") from cause
     if mode not in ("L", "P"):
-        raise DataError(
-            f"{path} is an image of mode {mode}; labels have one 8-bit class id per pixel (grey or palette)"
-        )
+        raise DataError(f"{path} is a picture of mode {mode}; labels are one 8-bit class id a pixel (grey or palette)")
     if indexes.shape != tuple(size):
-        pixels = f"{indexes.shape[1]}x{indexes.shape[0]}"
-        raise DataError(f"the labels {path} have {pixels} pixels, their image has {size[1]}x{size[0]}")
+        there = f"{indexes.shape[1]}x{indexes.shape[0]}"
+        raise DataError(f"the labels {path} have {there} pixels, their picture has {size[1]}x{size[0]}")
     return indexes
 
 
 def map_indexes(indexes: NDArray[np.integer[Any]], table: NDArray[np.int64], path: Path, hint: str) -> tv_tensors.Mask:
-    """Map ids to classes.
-
-    Args:
-        indexes: (H, W) ids.
-        table: id -> class, ``IGNORE``, or -1 for an invalid id.
-        path: the label image, for errors.
-        hint: what to do about an invalid id.
+    """Map ids to classes: ``table`` holds a class, ``IGNORE``, or -1 for ids that must not occur.
 
     Raises:
-        DataError: an id is invalid.
+        DataError: an id that must not occur.
     """
     if indexes.size and int(indexes.max()) >= len(table):
         table = np.concatenate([table, np.full(int(indexes.max()) + 1 - len(table), -1)])
     mapped = table[indexes]
     if (mapped < 0).any():
-        invalid = int(indexes[mapped < 0].flat[0])
-        raise DataError(f"{path} holds the class id {invalid}, which has no label; {hint}")
+        bad = int(indexes[mapped < 0].flat[0])
+        raise DataError(f"{path} holds the class id {bad}, which no label stands for; {hint}")
     return tv_tensors.Mask(torch.from_numpy(mapped))
 
 
 def index_table(classes: int, ignored: Iterable[int]) -> NDArray[np.int64]:
-    """Return a table for ``map_indexes``: ids below ``classes`` are the classes."""
+    """Return a table for ``map_indexes``: ids below ``classes`` stand for themselves."""
     table = np.full(256, -1, np.int64)
     table[:classes] = np.arange(classes)
     table[list(ignored)] = IGNORE

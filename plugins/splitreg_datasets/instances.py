@@ -1,4 +1,4 @@
-"""COCO instances JSON: categories, images, objects. Errors name the file and the record."""
+"""COCO instances JSON: categories, pictures, objects. Every complaint names the file and the record."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torchvision import tv_tensors
 
 from splitreg.errors import DataError
 from splitreg.tasks import BoxTarget, MultiLabelTarget
 from splitreg_datasets import rle
 from splitreg_datasets.files import read_json
-from splitreg_datasets.targets import box_target, multilabel_target
 
 
 @dataclass(slots=True, kw_only=True)
-class ImageRecord:
-    """An image of the JSON: file name, (height, width), and its annotations as written."""
+class Record:
+    """A picture of the JSON: its file's name, (height, width), and the annotations as they are written."""
 
     file_name: str
     size: tuple[int, int]
@@ -32,42 +32,49 @@ class Instances:
     """A checked instances JSON.
 
     Args:
-        path: the JSON file.
+        path: of the JSON.
         classes: category id -> class index; ids may have gaps, indexes have none.
-        labels: class names by index.
-        records: image id -> image, in the order of the file.
-        has_masks: whether any object has a mask.
+        labels: names by class index.
+        records: pictures by their id, in the file's order.
+        has_masks: at least one object has a mask.
     """
 
     path: Path
     classes: Mapping[int, int]
     labels: tuple[str, ...]
-    records: Mapping[Any, ImageRecord]
+    records: Mapping[Any, Record]
     has_masks: bool
 
-    def boxes(self, record: ImageRecord, *, masks: bool) -> BoxTarget:
-        """Return the objects of an image, without those whose box is empty.
+    def boxes(self, record: Record, *, masks: bool) -> BoxTarget:
+        """Return a picture's objects; those with an empty box are left out.
 
         Raises:
-            DataError: a mask is malformed.
+            DataError: a mask that is malformed.
         """
-        pairs = [(o, box) for o in record.objects if (box := _corners(o["bbox"], record.size)) is not None]
-        objects = [o for o, _ in pairs]
+        height, width = record.size
+        kept = [(o, box) for o in record.objects if (box := _corners(o["bbox"], record.size)) is not None]
+        objects = [o for o, _ in kept]
         with_masks = masks and self.has_masks and all(o.get("segmentation") for o in objects)
-        return box_target(
-            [box for _, box in pairs],
-            [self.classes[o["category_id"]] for o in objects],
-            [bool(o.get("iscrowd", 0)) for o in objects],
-            record.size,
-            self._masks(record, objects) if with_masks else None,
+        return BoxTarget(
+            boxes=tv_tensors.BoundingBoxes(
+                torch.tensor([box for _, box in kept], dtype=torch.float32).reshape(-1, 4),
+                format="XYXY",
+                canvas_size=(height, width),
+            ),
+            labels=torch.tensor([self.classes[o["category_id"]] for o in objects], dtype=torch.int64),
+            crowd=torch.tensor([bool(o.get("iscrowd", 0)) for o in objects], dtype=torch.bool),
+            masks=tv_tensors.Mask(self._masks(record, objects)) if with_masks else None,
         )
 
-    def present(self, record: ImageRecord) -> MultiLabelTarget:
-        """Return the classes of an image; a class that is only in a crowd region is unknown."""
-        objects = ((self.classes[o["category_id"]], bool(o.get("iscrowd", 0))) for o in record.objects)
-        return multilabel_target(len(self.labels), objects)
+    def present(self, record: Record) -> MultiLabelTarget:
+        """Return which classes a picture shows; one that is only seen in a crowd region is unknown."""
+        present = torch.zeros(len(self.labels))
+        for wanted, value in ((True, float("nan")), (False, 1.0)):
+            seen = [self.classes[o["category_id"]] for o in record.objects if bool(o.get("iscrowd", 0)) is wanted]
+            present[seen] = value
+        return MultiLabelTarget(present=present)
 
-    def _masks(self, record: ImageRecord, objects: Sequence[dict[str, Any]]) -> NDArray[np.bool_]:
+    def _masks(self, record: Record, objects: Sequence[dict[str, Any]]) -> torch.Tensor:
         masks = np.zeros((len(objects), *record.size), bool)
         for mask, annotation in zip(masks, objects, strict=True):
             try:
@@ -76,14 +83,14 @@ class Instances:
                 raise DataError(
                     f"{self.path}: annotation {annotation.get('id')} of {record.file_name}: segmentation: {cause}"
                 ) from cause
-        return masks
+        return torch.from_numpy(masks)
 
 
 def read_categories(path: Path, loaded: Mapping[str, Any] | None = None) -> dict[int, str]:
-    """Return category id -> name, sorted by id.
+    """Return category id -> name, by rising id.
 
     Raises:
-        DataError: the JSON has no categories, or one without id or name.
+        DataError: the JSON lists none, or one without id and name.
     """
     listed = (loaded or read_json(path)).get("categories")
     if not isinstance(listed, list) or not listed:
@@ -93,16 +100,16 @@ def read_categories(path: Path, loaded: Mapping[str, Any] | None = None) -> dict
         if not isinstance(category, dict) or type(category.get("id")) is not int or category["id"] < 0:
             raise DataError(f"{path}: category {number} has no id")
         if not isinstance(category.get("name"), str) or category["id"] in names:
-            raise DataError(f"{path}: category id {category['id']} has no name, or occurs twice")
+            raise DataError(f"{path}: category id {category['id']} has no name, or is there twice")
         names[category["id"]] = category["name"]
     return dict(sorted(names.items()))
 
 
 def read_instances(path: Path) -> Instances:
-    """Read and check an instances JSON; masks are checked when they are decoded.
+    """Read and check an instances JSON (masks are checked when they are decoded).
 
     Raises:
-        DataError: the file is not an instances JSON, or a record is inconsistent.
+        DataError: not one, or a record that contradicts itself.
     """
     loaded = read_json(path)
     categories = read_categories(path, loaded)
@@ -131,37 +138,37 @@ def read_instances(path: Path) -> Instances:
     )
 
 
-def read_records(path: Path, loaded: Mapping[str, Any]) -> dict[Any, ImageRecord]:
-    """Return the images of a COCO JSON by id, without annotations.
+def read_records(path: Path, loaded: Mapping[str, Any]) -> dict[Any, Record]:
+    """Return the pictures of a COCO JSON by id, without annotations.
 
     Raises:
-        DataError: an image lacks an id, a size, or a file name inside the folder.
+        DataError: a picture without id, size, or a file name inside the folder.
     """
     images = loaded.get("images")
     if not isinstance(images, list):
         raise DataError(f"{path} is not a COCO file: it has no list of images")
-    records: dict[Any, ImageRecord] = {}
+    records: dict[Any, Record] = {}
     for number, image in enumerate(images):
         what = f"{path}: image number {number}"
         if not isinstance(image, dict) or not isinstance(image.get("id"), int | str) or image["id"] in records:
-            raise DataError(f"{what} has no id, or one that occurs twice")
+            raise DataError(f"{what} has no id, or one that is there twice")
         name, height, width = image.get("file_name"), image.get("height"), image.get("width")
         if not isinstance(name, str) or not name or not inside(name):
             raise DataError(f"{what} has the file name {name!r}; expected one inside the folder of images")
         if type(height) is not int or type(width) is not int or height < 1 or width < 1:
             raise DataError(f"{what} ({name}) has no width and height")
-        records[image["id"]] = ImageRecord(file_name=name, size=(height, width))
+        records[image["id"]] = Record(file_name=name, size=(height, width))
     return records
 
 
 def inside(name: str) -> bool:
-    """Whether a relative path stays inside its folder."""
+    """Whether a path that a file names stays inside its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def _corners(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    """X, y, width, height to corners clipped to the image; None if the box is empty."""
+    """X, y, width, height to corners inside the picture; None if nothing is left."""
     height, width = size
     x, y, w, h = map(float, box)
     corners = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))

@@ -31,20 +31,19 @@ RANGES: Mapping[str, tuple[float, float]] = {
 
 
 class Shapes3D(Dataset):
-    """The published file, with the splits of dataset ``scenes`` in its mode ``single``.
+    """The published file, with the splits of ``scenes`` in its ``single`` mode.
 
-    ``"test"`` has the combinations of floor and wall hue that the other splits do not have;
-    ``"val"`` is a tenth of the rest.
+    ``"test"`` shows only combinations of floor and wall hue that the others never show; ``"val"`` is a tenth of the rest.
 
     Args:
         root: the folder of ``3dshapes.h5``, or the file; None: ``$SPLITREG_DATA/shapes3d``.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        count: number of images, drawn with the seed; 0: all.
-        seed: seed of the order and of the noise.
-        noise: share of the pixels that salt-and-pepper noise replaces (MTL-Split: 0.08).
+        count: use this many, drawn by the seed; 0: all.
+        seed: of the order and of the noise.
+        noise: part of the pixels that salt-and-pepper noise replaces (MTL-Split: 0.08).
 
     Raises:
-        DataError: the file is another one, there is no such split, or an option is out of range.
+        DataError: another file, no such split, or an option that makes no sense.
         MissingExtra: h5py is not installed.
     """
 
@@ -53,7 +52,7 @@ class Shapes3D(Dataset):
     ) -> None:
         self.targets = self.describe(root)
         if not 0 <= noise <= 1 or count < 0 or seed < 0:
-            raise DataError(f"noise must be 0 to 1, count and seed 0 or more; got {noise}, {count} and {seed}")
+            raise DataError(f"noise is 0 to 1, count and seed 0 or more; got {noise}, {count} and {seed}")
         self._path = _file(root)
         self._open: Any = None
         self._process = 0
@@ -72,7 +71,7 @@ class Shapes3D(Dataset):
         """Return the six factors.
 
         Raises:
-            DataError: the file is missing.
+            DataError: there is no such file.
         """
         _file(root)
         return FACTOR_TARGETS
@@ -117,7 +116,7 @@ def _open(path: Path) -> Any:
     try:
         file = h5py.File(path, "r")
     except OSError as cause:
-        raise DataError(f"{path} is not a complete HDF5 file: {cause}") from cause
+        raise DataError(f"{path} is not a whole HDF5 file: {cause}") from cause
     images, labels = file.get("images"), file.get("labels")
     if images is None or labels is None:
         raise DataError(f"{path} is not 3D Shapes: expected datasets 'images' and 'labels', there is {list(file)}")
@@ -134,7 +133,7 @@ def _indexes(path: Path, labels: NDArray[np.floating[Any]]) -> NDArray[np.int64]
     """(N, 6) values to (N, 6) class indexes.
 
     Raises:
-        DataError: a value is not one of its factor's.
+        DataError: a value that is none of its factor's.
     """
     low, high = (np.array([bounds[i] for bounds in RANGES.values()]) for i in (0, 1))
     steps = np.array([count - 1 for count in FACTORS.values()])

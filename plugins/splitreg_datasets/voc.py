@@ -1,4 +1,4 @@
-"""PASCAL VOC's layout: boxes and classes from XML, semantic labels from palette images."""
+"""PASCAL VOC's layout: boxes and classes present from XML, semantic labels from palette pictures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torchvision import tv_tensors
 
 from splitreg import tasks
 from splitreg.errors import DataError
-from splitreg.files import IMAGE_SUFFIXES
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
-from splitreg.tasks import IGNORE, BoxTarget, ClassTarget, MaskTarget, Sample, Target
+from splitreg.tasks import IGNORE, BoxTarget, ClassTarget, MaskTarget, MultiLabelTarget, Sample, Target
 from splitreg_datasets.files import (
+    PICTURES,
     as_image,
     find_root,
     first_existing,
@@ -24,12 +26,11 @@ from splitreg_datasets.files import (
     map_indexes,
     no_split,
     not_a,
-    read_image,
     read_indexes,
     read_lines,
+    read_picture,
 )
-from splitreg_datasets.targets import box_specs, box_target, multilabel_target
-from splitreg_datasets.vocxml import VocAnnotation, names_in, read_annotation
+from splitreg_datasets.vocxml import Annotation, names_in, read_annotation
 
 VOC20 = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -39,28 +40,28 @@ EXPECTED = "JPEGImages/, ImageSets/Main/<split>.txt, and Annotations/*.xml or Se
 
 
 class Voc(Dataset):
-    """A folder in PASCAL VOC's layout.
+    """A folder of PASCAL VOC's layout.
 
     ::
 
         root/JPEGImages/, root/ImageSets/Main/<split>.txt (or ImageSets/Segmentation/)
         root/Annotations/<name>.xml               boxes; "difficult" ones count as crowds
         root/SegmentationClass/<name>.png         class indexes, 0 background, 255 unknown
-        root/classes_<split>.csv                  optional: file_name, class_index, class name
+        root/classes_<split>.csv                  optional: file_name, class_index, class name: the picture's class
 
-    The folder may also be ``root/VOCdevkit/VOC2012`` or similar. Class names of boxes: ``classes``; else
-    VOC's 20 if ``ImageSets/Main`` has ``aeroplane_train.txt``; else the names in the XML files. Class
-    names of segmentation: ``mask_classes``; else those of ``classes_*.csv``; else those of the boxes.
+    ``root/VOCdevkit/VOC2012`` and the like are found too. Class names of boxes: ``classes``, or VOC's 20 where
+    ``ImageSets/Main`` lists them (``cat_train.txt``) , or the names that the XML files hold. Class names of segmentation:
+    ``mask_classes``, or the names of ``classes_*.csv``, or those of the boxes.
 
     Args:
         root: the folder; None: ``$SPLITREG_DATA/voc``.
         split: ``"train"``, ``"val"``, ``"trainval"``, ...
         image_set: ``"Main"`` or ``"Segmentation"``; empty: the first that has the split.
-        classes: class names of the boxes, separated by commas.
-        mask_classes: class names of the masks from index 1, separated by commas; 0 is background.
+        classes: names of the boxes' classes, separated by commas.
+        mask_classes: names of the mask's classes from 1 on, separated by commas (0 is the background).
 
     Raises:
-        DataError: the layout is another one, or a file is inconsistent.
+        DataError: not this layout, or a file that contradicts itself.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class Voc(Dataset):
         sets = [image_set] if image_set else ["Main", "Segmentation"]
         listing = first_existing(self._root / "ImageSets" / name / f"{split}.txt" for name in sets)
         if listing is None:
-            splits = (p.stem for name in sets for p in (self._root / "ImageSets" / name).glob("*.txt"))
-            raise no_split("voc", self._root, split, (name for name in splits if "_" not in name))
+            there = (p.stem for name in sets for p in (self._root / "ImageSets" / name).glob("*.txt"))
+            raise no_split("voc", self._root, split, (name for name in there if "_" not in name))
         self._names = [line.split()[0] for line in read_lines(listing)]
         if not self._names:
-            raise DataError(f"{listing} lists no image")
-        invalid = next((n for n in self._names if "/" in n or "\\" in n or n.startswith(".")), None)
-        if invalid is not None:
-            raise DataError(f"{listing} holds {invalid!r}; expected image names without folders")
+            raise DataError(f"{listing} lists no picture")
+        bad = next((n for n in self._names if "/" in n or "\\" in n or n.startswith(".")), None)
+        if bad is not None:
+            raise DataError(f"{listing} holds {bad!r}; expected names of pictures, without folders")
         csv_file = self._root / f"classes_{split}.csv"
         self._whole = _read_classes(csv_file)[0] if csv_file.exists() else {}
         if tasks.SEGMENTATION in self.targets:
@@ -97,11 +98,14 @@ class Voc(Dataset):
         """Return the targets.
 
         Raises:
-            DataError: the layout is another one.
+            DataError: not this layout.
         """
         folder = _voc_root(root)
+        targets = {}
         boxes = _split_names(classes) or _box_classes(folder)
-        targets = box_specs(boxes) if boxes else {}
+        if boxes:
+            targets[tasks.DETECTION] = TargetSpec(task=tasks.DETECTION, labels=boxes)
+            targets[tasks.MULTILABEL] = TargetSpec(task=tasks.MULTILABEL, labels=boxes)
         listed = _csv_classes(folder)
         if listed:
             targets[tasks.CLASSIFICATION] = TargetSpec(task=tasks.CLASSIFICATION, labels=listed)
@@ -119,26 +123,25 @@ class Voc(Dataset):
         name = self._names[index]
         xml = self._root / "Annotations" / f"{name}.xml"
         annotation = read_annotation(xml) if tasks.DETECTION in self.targets and xml.exists() else None
-        path = first_existing(self._root / "JPEGImages" / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES)
-        if path is None:
-            raise DataError(f"{self._root / 'JPEGImages'} has no image {name}.jpg, which ImageSets lists")
-        image = read_image(path, annotation.size if annotation else None)
+        picture = first_existing(self._root / "JPEGImages" / f"{name}{suffix}" for suffix in PICTURES)
+        if picture is None:
+            raise DataError(f"{self._root / 'JPEGImages'} has no picture {name}.jpg, which ImageSets lists")
+        image = read_picture(picture, annotation.size if annotation else None)
         size = (image.shape[0], image.shape[1])
         targets: dict[str, Target | None] = {}
         if annotation is not None:
             labels = self.targets[tasks.DETECTION].labels
             targets[tasks.DETECTION] = _boxes(annotation, labels, size, xml)
-            objects = ((labels.index(o.name), o.difficult) for o in annotation.objects)
-            targets[tasks.MULTILABEL] = multilabel_target(len(labels), objects)
+            targets[tasks.MULTILABEL] = _present(annotation, labels)
         mask = self._root / "SegmentationClass" / f"{name}.png"
         if tasks.SEGMENTATION in self.targets and mask.exists():
             hint = "name the classes: mask_classes=first,second,..."
             targets[tasks.SEGMENTATION] = MaskTarget(
                 mask=map_indexes(read_indexes(mask, size), self._table, mask, hint)
             )
-        if path.name in self._whole:
-            targets[tasks.CLASSIFICATION] = ClassTarget(index=self._whole[path.name])
-        return Sample(image=as_image(image), targets=targets, name=path.name)
+        if picture.name in self._whole:
+            targets[tasks.CLASSIFICATION] = ClassTarget(index=self._whole[picture.name])
+        return Sample(image=as_image(image), targets=targets, name=picture.name)
 
 
 def _voc_root(root: str | None) -> Path:
@@ -153,7 +156,7 @@ def _voc_root(root: str | None) -> Path:
 def _split_names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if len(set(names)) != len(names):
-        raise DataError(f"a class name occurs twice: {text}")
+        raise DataError(f"a class name is there twice: {text}")
     return names
 
 
@@ -168,12 +171,12 @@ def _box_classes(folder: Path) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _scan(annotations: Path, modified: int) -> tuple[str, ...]:
-    names = {name for path in sorted(annotations.glob("*.xml")) for name in names_in(path)}
-    return tuple(name for name in VOC20 if name in names) + tuple(sorted(names.difference(VOC20)))
+    found = {name for path in sorted(annotations.glob("*.xml")) for name in names_in(path)}
+    return tuple(name for name in VOC20 if name in found) + tuple(sorted(found.difference(VOC20)))
 
 
 def _csv_classes(folder: Path) -> tuple[str, ...]:
-    """Return the class names of all ``classes_*.csv``, which must agree."""
+    """Return the class names of all ``classes_*.csv``, which must not contradict each other."""
     names: dict[int, str] = {}
     for path in sorted(folder.glob("classes_*.csv")):
         for index, name in _read_classes(path)[1].items():
@@ -200,18 +203,26 @@ def _read_classes(path: Path) -> tuple[dict[str, int], dict[int, str]]:
     return whole, names
 
 
-def _boxes(annotation: VocAnnotation, labels: tuple[str, ...], size: tuple[int, int], path: Path) -> BoxTarget:
-    for entry in annotation.objects:
-        if entry.name not in labels:
-            raise DataError(f"{path} holds an object {entry.name!r}, which is not among the {len(labels)} classes")
+def _boxes(annotation: Annotation, labels: tuple[str, ...], size: tuple[int, int], path: Path) -> BoxTarget:
+    for thing in annotation.objects:
+        if thing.name not in labels:
+            raise DataError(f"{path} holds an object {thing.name!r}, which is not among the {len(labels)} classes")
     height, width = size
-    corners = np.array([entry.box for entry in annotation.objects], np.float32).reshape(-1, 4)
+    corners = np.array([thing.box for thing in annotation.objects], np.float32).reshape(-1, 4)
     corners = np.clip(corners - np.array([1, 1, 0, 0], np.float32), 0, [width, height, width, height])
-    valid = ((corners[:, 2:] - corners[:, :2]) > 0).all(1)
-    objects = [entry for entry, keep in zip(annotation.objects, valid, strict=True) if keep]
-    return box_target(
-        corners[valid].tolist(),
-        [labels.index(entry.name) for entry in objects],
-        [entry.difficult for entry in objects],
-        size,
+    keep = ((corners[:, 2:] - corners[:, :2]) > 0).all(1)
+    things = [thing for thing, kept in zip(annotation.objects, keep, strict=True) if kept]
+    return BoxTarget(
+        boxes=tv_tensors.BoundingBoxes(
+            torch.from_numpy(corners[keep].astype(np.float32)), format="XYXY", canvas_size=(height, width)
+        ),
+        labels=torch.tensor([labels.index(thing.name) for thing in things], dtype=torch.int64),
+        crowd=torch.tensor([thing.difficult for thing in things], dtype=torch.bool),
     )
+
+
+def _present(annotation: Annotation, labels: tuple[str, ...]) -> MultiLabelTarget:
+    present = torch.zeros(len(labels))
+    for difficult, value in ((True, float("nan")), (False, 1.0)):
+        present[[labels.index(t.name) for t in annotation.objects if t.difficult is difficult]] = value
+    return MultiLabelTarget(present=present)

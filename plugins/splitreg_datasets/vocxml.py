@@ -1,4 +1,4 @@
-"""PASCAL VOC's annotation files. Errors name the file and the object."""
+"""PASCAL VOC's annotation files. Every complaint names the file and the object."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from splitreg.errors import DataError
 
-#: Largest annotation file in bytes; one image takes a few kilobytes.
+#: An annotation of one picture is a few kilobytes.
 MAX_BYTES = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VocObject:
-    """An object; ``box`` is xmin, ymin, xmax, ymax as written: counted from 1, inclusive."""
+class Thing:
+    """An object: ``box`` is xmin, ymin, xmax, ymax as written (counted from 1, inclusive)."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -23,18 +23,18 @@ class VocObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VocAnnotation:
-    """(height, width) of an image, or None if the file has no size, and its objects."""
+class Annotation:
+    """A picture's (height, width), None where the file does not tell, and its objects."""
 
     size: tuple[int, int] | None
-    objects: tuple[VocObject, ...]
+    objects: tuple[Thing, ...]
 
 
-def read_annotation(path: Path) -> VocAnnotation:
+def read_annotation(path: Path) -> Annotation:
     """Read an annotation file.
 
     Raises:
-        DataError: the file is not XML, or an object has no name or box.
+        DataError: not XML, or an object without name or box.
     """
     root = _parse(path)
     objects = []
@@ -48,14 +48,14 @@ def read_annotation(path: Path) -> VocAnnotation:
             raise DataError(f"{what} ({name}) has no bndbox of xmin, ymin, xmax and ymax")
         x0, y0, x1, y1 = (c for c in corners if c is not None)
         difficult = (element.findtext("difficult") or "0").strip() == "1"
-        objects.append(VocObject(name=name, box=(x0, y0, x1, y1), difficult=difficult))
+        objects.append(Thing(name=name, box=(x0, y0, x1, y1), difficult=difficult))
     height, width = (_number(root.findtext(f"size/{key}")) for key in ("height", "width"))
-    size = (int(height), int(width)) if height and width else None  # some tools write 0 for an unknown size
-    return VocAnnotation(size=size, objects=tuple(objects))
+    size = (int(height), int(width)) if height and width else None  # some tools write 0 for unknown
+    return Annotation(size=size, objects=tuple(objects))
 
 
 def names_in(path: Path) -> set[str]:
-    """Return the class names of the objects, without those of their parts."""
+    """Return the class names of a file's objects (not those of their parts)."""
     return {(e.findtext("name") or "").strip() for e in _parse(path).findall("object")} - {""}
 
 
@@ -63,7 +63,7 @@ def _parse(path: Path) -> ElementTree.Element:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise DataError(f"{path} has {size} bytes; an annotation of one image has at most {MAX_BYTES}")
+            raise DataError(f"{path} has {size} bytes; an annotation of one picture has at most {MAX_BYTES}")
         data = path.read_bytes()
         if b"<!ENTITY" in data:
             raise DataError(f"{path} defines entities, which annotations do not need; remove them")

@@ -60,7 +60,7 @@ def test_objects_in_contiguous_classes(root):
     assert torch.isnan(present[2]), "seen in a crowd only"
 
 
-def test_an_image_without_objects(root):
+def test_a_picture_without_objects(root):
     found = Coco(str(root), "train")[1].targets
     assert found["detection"].boxes.shape == (0, 4)
     assert found["detection"].masks.shape == (0, 8, 12)
@@ -91,7 +91,7 @@ def test_the_years_and_the_options_of_real_copies(root, picture, write_json):
     assert len(own[0].targets["detection"].labels) == 1
 
 
-def test_semantic_labels_from_label_images(root, picture):
+def test_semantic_labels_from_label_pictures(root, picture):
     labels = np.zeros((8, 12), np.uint8)
     labels[2:4], labels[4:6], labels[6:] = 3, 7, 90
     picture("annotations/semantic_train/a.png", labels)
@@ -103,7 +103,7 @@ def test_semantic_labels_from_label_images(root, picture):
     assert "segmentation" not in Coco(str(root), "train", semantic="none").targets
     labels[0, 0] = 4
     picture("annotations/semantic_train/a.png", labels)
-    with pytest.raises(DataError, match=r"a\.png.*\b4\b"):
+    with pytest.raises(DataError, match=r"a\.png holds the class id 4"):
         Coco(str(root), "train")[0]
 
 
@@ -129,7 +129,7 @@ def test_semantic_labels_from_panoptic_files(root, picture, write_json):
         Coco(str(root), "train")[0]
 
 
-def test_images_with_an_exif_orientation(root):
+def test_pictures_turned_by_exif(root):
     stored = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees to look at it
@@ -155,18 +155,18 @@ def broken(change):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda v: v.pop("categories"), "instances_train.json.*categories"),
-        (lambda v: v.pop("images"), "instances_train.json.*images"),
-        (lambda v: v.update(annotations={}), "instances_train.json.*annotations"),
-        (lambda v: v["categories"].append({"id": 7, "name": "x"}), "category id 7 "),
-        (lambda v: v["annotations"][0].update(category_id=8), "annotation 1 .*category 8"),
-        (lambda v: v["annotations"][2].update(image_id=6), "annotation 3 .*image 6"),
-        (lambda v: v["annotations"][1].update(bbox=[1, 2, 3]), "annotation 2 .*box"),
-        (lambda v: v["annotations"][1].update(bbox=[1, 2, None, 4]), "annotation 2 .*box"),
-        (lambda v: v["images"][0].update(file_name="../a.jpg"), "image number 0 .*'../a.jpg'"),
-        (lambda v: v["images"][1].update(height=0), "b.jpg.*width and height"),
-        (lambda v: v["images"][1].update(height=9), "b.jpg.*12x8.*12x9"),
-        (lambda v: v["annotations"][1]["segmentation"].update(counts=[1]), "annotation 2 of a.jpg.*\\b1\\b"),
+        (lambda v: v.pop("categories"), "no list of categories"),
+        (lambda v: v.pop("images"), "no list of images"),
+        (lambda v: v.update(annotations={}), "no list of annotations"),
+        (lambda v: v["categories"].append({"id": 7, "name": "x"}), "category id 7 .*twice"),
+        (lambda v: v["annotations"][0].update(category_id=8), "annotation 1 has the category 8"),
+        (lambda v: v["annotations"][2].update(image_id=6), "annotation 3 belongs to the image 6"),
+        (lambda v: v["annotations"][1].update(bbox=[1, 2, 3]), "annotation 2 has the box"),
+        (lambda v: v["annotations"][1].update(bbox=[1, 2, None, 4]), "annotation 2 has the box"),
+        (lambda v: v["images"][0].update(file_name="../a.jpg"), "image number 0 has the file name"),
+        (lambda v: v["images"][1].update(height=0), "b.jpg.* no width and height"),
+        (lambda v: v["images"][1].update(height=9), "b.jpg has 12x8 pixels, its annotations say 12x9"),
+        (lambda v: v["annotations"][1]["segmentation"].update(counts=[1]), "annotation 2 of a.jpg.*add up to 1"),
         (lambda v: v["images"][0].update(file_name="c.jpg"), "c.jpg"),
     ],
 )
@@ -186,11 +186,11 @@ def test_what_is_not_a_json_object(root, write_json, text):
 
 
 def test_splits_and_folders_that_are_not_there(root, tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="'tain'.*coco.*'train'"):
+    with pytest.raises(DataError, match="no split 'tain' for coco. Did you mean 'train'"):
         Coco(str(root), "tain")
-    with pytest.raises(DataError, match=r"annotations/instances_<split>\.json.*a\.jpg, b\.jpg"):
+    with pytest.raises(DataError, match=r"expected annotations/instances_<split>\.json.*there is a\.jpg, b\.jpg"):
         Coco.describe(str(root / "train"))
-    with pytest.raises(DataError, match="trian.*'train'"):
+    with pytest.raises(DataError, match="no folder .*Did you mean 'train'"):
         Coco.describe(str(root / "trian"))
     monkeypatch.delenv("SPLITREG_DATA", raising=False)
     with pytest.raises(DataError, match="pass --root"):

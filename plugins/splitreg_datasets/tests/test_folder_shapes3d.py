@@ -1,6 +1,5 @@
 import io
 import pickle
-import re
 import tarfile
 import zipfile
 
@@ -28,7 +27,7 @@ def png(colour=(1, 2, 3), size=(4, 5)):
 
 
 def write(kind, path, files):
-    """Put images into a folder, a .tar or a .zip; returns the path."""
+    """Put pictures into a folder, a .tar or a .zip; returns the path."""
     files = {name: data if isinstance(data, bytes) else png(data) for name, data in files.items()}
     if kind == "folder":
         for name, data in files.items():
@@ -68,7 +67,7 @@ def test_class_folders_of_splits(tmp_path, kind, prefix):
         assert sample.array()[0, 0, 0] == int(sample.name[-5])
     again = pickle.loads(pickle.dumps(dataset))
     assert (again[3].array() == dataset[3].array()).all()
-    with pytest.raises(DataError, match="'test'.*all, train, val"):
+    with pytest.raises(DataError, match="no split 'test'.*all, train, val"):
         Folder(str(path), "test")
 
 
@@ -78,7 +77,7 @@ def test_an_archive_alone_in_its_folder(tmp_path):
     assert len(Folder(str(tmp_path), "train")) == 10
 
 
-def test_classes_without_split_folders_are_split(tmp_path):
+def test_classes_without_splits_are_parted(tmp_path):
     files = {f"{name}/{i:02d}.png": (i, 0, 0) for name in ("ant", "bee") for i in range(10)}
     path = str(write("folder", tmp_path, files))
     train, val = (
@@ -96,32 +95,32 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     assert dataset.targets == {}
     assert dataset[0].targets == {}
     write("folder", tmp_path, {"ant/1.png": (0, 0, 0)})
-    with pytest.raises(DataError, match=r"0\.png"):
+    with pytest.raises(DataError, match=r"0\.png lies in none"):
         Folder(path)
 
 
-def test_paths_without_images(tmp_path):
-    with pytest.raises(DataError, match="<class>"):
+def test_folders_that_hold_none(tmp_path):
+    with pytest.raises(DataError, match="there is nothing"):
         Folder(str(tmp_path))
     (tmp_path / "x.gz").write_bytes(b"\x1f\x8b")
-    with pytest.raises(DataError, match=r"x\.gz"):
+    with pytest.raises(DataError, match="compressed as a whole"):
         Folder(str(tmp_path / "x.gz"))
     (tmp_path / "x.tar").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"x\.tar"):
+    with pytest.raises(DataError, match="neither a folder nor a whole"):
         Folder(str(tmp_path / "x.tar"))
 
 
-def test_a_broken_image_is_named(tmp_path):
+def test_a_broken_picture_is_named(tmp_path):
     path = write("zip", tmp_path, {"ant/1.png": png()[:40]})
-    with pytest.raises(DataError, match=r"archive\.zip.*ant/1\.png"):
+    with pytest.raises(DataError, match=r"archive\.zip: cannot read the picture ant/1\.png"):
         Folder(str(path))[0]
 
 
 @pytest.mark.parametrize("name", ["../up.png", "/etc/up.png", "a/../../up.png"])
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_archive_members_outside_the_archive(tmp_path, kind, name):
+def test_archives_that_lead_out_of_themselves(tmp_path, kind, name):
     path = write(kind, tmp_path, {"ant/1.png": (0, 0, 0), name: (0, 0, 0)})
-    with pytest.raises(DataError, match=re.escape(name)):
+    with pytest.raises(DataError, match="leads out"):
         Folder(str(path))
 
 
@@ -130,7 +129,7 @@ def test_links_in_a_tar_are_not_followed(tmp_path):
         link = tarfile.TarInfo("ant/1.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    with pytest.raises(DataError, match=r"x\.tar"):
+    with pytest.raises(DataError, match="expected"):
         Folder(str(tmp_path / "x.tar"))
 
 
@@ -139,9 +138,9 @@ def test_files_that_unpack_to_too_much(tmp_path, monkeypatch):
     write("folder", tmp_path, {"ant/1.png": bytes(2_000)})
     monkeypatch.setattr("splitreg_datasets.stores.MAX_BYTES", 1_000)
     for place in (path, write("tar", tmp_path, {"ant/1.png": bytes(2_000)})):
-        with pytest.raises(DataError, match="1000 bytes"):
+        with pytest.raises(DataError, match="more than 1000 bytes"):
             open_store(place).names()
-    with pytest.raises(DataError, match="1000 bytes"):
+    with pytest.raises(DataError, match="more than 1000 bytes"):
         open_store(tmp_path).read("ant/1.png")
 
 
@@ -195,9 +194,9 @@ def test_shapes3d_options(shapes):
     assert len(np.unique(noisy[0].array())) == 3
     again = pickle.loads(pickle.dumps(noisy))
     assert (again[1].array() == noisy[1].array()).all()
-    with pytest.raises(DataError, match="'trian'"):
+    with pytest.raises(DataError, match="no split 'trian'"):
         Shapes3D(str(root), "trian")
-    with pytest.raises(DataError, match="1000"):
+    with pytest.raises(DataError, match="not 1000"):
         Shapes3D(str(root), "train", count=1000)
 
 
@@ -209,13 +208,13 @@ def test_files_that_are_not_shapes3d(shapes, tmp_path):
         Shapes3D(str(root))
     with h5py.File(root / "other.h5", "w") as file:
         file["x"] = 1
-    with pytest.raises(DataError, match=r"'images'.*'labels'.*\['x'\]"):
+    with pytest.raises(DataError, match=r"expected datasets.*there is \['x'\]"):
         Shapes3D(str(root / "other.h5"))
     (root / "3dshapes.h5").write_bytes(b"no")
     with pytest.raises(DataError, match="HDF5"):
         Shapes3D(str(root))
     (root / "3dshapes.h5").unlink()
-    with pytest.raises(DataError, match=r"3dshapes\.h5"):
+    with pytest.raises(DataError, match=r"expected 3dshapes\.h5"):
         Shapes3D.describe(str(root))
 
 

@@ -46,20 +46,20 @@ def test_voc_boxes_are_counted_from_one(voc):
     assert torch.isnan(found["multilabel"].present[2])
     assert found["segmentation"].mask[:4, 0].tolist() == [0, 1, 3, IGNORE]
     assert dataset.targets["segmentation"].labels == ("background", "cat", "dog", "zebra")
-    assert dataset[1].targets == {}, "an image may have no target"
+    assert dataset[1].targets == {}, "a picture may lack everything"
 
 
 def test_voc_real_copies_have_twenty_classes(voc):
     (voc / "ImageSets/Main/aeroplane_train.txt").write_text("")
-    with pytest.raises(DataError, match=r"one\.xml.*'zebra'.*20"):
+    with pytest.raises(DataError, match=r"one\.xml holds an object 'zebra'.*20 classes"):
         Voc(str(voc), "train")[0]
     dataset = Voc(str(voc), "train", classes="dog, cat,zebra", mask_classes="a,b,c")
     assert dataset.targets["detection"].labels == ("dog", "cat", "zebra")
     assert dataset.targets["segmentation"].labels == ("background", "a", "b", "c")
     assert Voc.describe(str(voc))["segmentation"].labels == ("background", *VOC20)
-    with pytest.raises(DataError, match=r"one\.png.*\b3\b.*mask_classes="):
+    with pytest.raises(DataError, match=r"one\.png holds the class id 3.*mask_classes="):
         Voc(str(voc), "train", classes="dog,cat,zebra", mask_classes="a,b")[0]
-    with pytest.raises(DataError, match="a,a"):
+    with pytest.raises(DataError, match="twice"):
         Voc.describe(str(voc), classes="a,a")
 
 
@@ -69,7 +69,7 @@ def test_voc_class_lists_give_the_class_of_the_picture(voc):
     assert dataset.targets["classification"].labels == ("a", "b")
     assert [dataset[i].targets["classification"].index for i in range(2)] == [1, 0]
     (voc / "classes_val.csv").write_text("file_name,class_index,breed\none.jpg,1,c\n")
-    with pytest.raises(DataError, match=r"classes_val\.csv.*\b1\b.*'c'.*'b'"):
+    with pytest.raises(DataError, match=r"classes_val\.csv: class 1 is 'c' here and 'b'"):
         Voc.describe(str(voc))
 
 
@@ -83,13 +83,13 @@ def test_voc_inside_its_devkit(voc, tmp_path_factory):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("<annotation><object>", "XML"),
-        ("", "XML"),
-        ("<annotation><object></object></annotation>", "object 1.*name"),
-        ("<annotation><object><name>dog</name></object></annotation>", "object 1.*dog.*bndbox"),
-        (xml(("dog", ("x", 1, 2, 3), 0)), "bndbox"),
-        (xml(("dog", ("nan", 1, 2, 3), 0)), "bndbox"),
-        (xml(size=(9, 12)), "12x9"),
+        ("<annotation><object>", "not an XML"),
+        ("", "not an XML"),
+        ("<annotation><object></object></annotation>", "object 1 has no name"),
+        ("<annotation><object><name>dog</name></object></annotation>", r"object 1 \(dog\) has no bndbox"),
+        (xml(("dog", ("x", 1, 2, 3), 0)), "has no bndbox"),
+        (xml(("dog", ("nan", 1, 2, 3), 0)), "has no bndbox"),
+        (xml(size=(9, 12)), "annotations say 12x9"),
         ('<!DOCTYPE a [<!ENTITY x "y">]><annotation>&x;</annotation>', "entities"),
     ],
 )
@@ -103,14 +103,14 @@ def test_voc_broken_annotations_are_named(voc, text, complaint):
 
 def test_voc_lists_that_lead_elsewhere(voc):
     (voc / "ImageSets/Main/val.txt").write_text("../../secret\n")
-    with pytest.raises(DataError, match="secret"):
+    with pytest.raises(DataError, match="without folders"):
         Voc(str(voc), "val")
     (voc / "ImageSets/Main/val.txt").write_text("three\n")
-    with pytest.raises(DataError, match=r"three\.jpg"):
+    with pytest.raises(DataError, match=r"no picture three\.jpg"):
         Voc(str(voc), "val")[0]
-    with pytest.raises(DataError, match="'tset'.*train, val"):
+    with pytest.raises(DataError, match="no split 'tset'.*There are: train, val"):
         Voc(str(voc), "tset")
-    with pytest.raises(DataError, match="camvid.*--data voc"):
+    with pytest.raises(DataError, match="is not a camvid dataset.*looks like voc: try --data voc"):
         CamVid.describe(str(voc))
 
 
@@ -135,7 +135,7 @@ def test_camvid_lists_of_another_machine(camvid):
     (camvid / "train.txt").write_text("/SegNet/CamVid/train/b.png /SegNet/CamVid/trainannot/b.png\n")
     assert [sample.name for sample in [CamVid(str(camvid), "train")[0]]] == ["b.png"]
     (camvid / "train.txt").write_text("train/b.png trainannot/b.png\ntrain/c.png trainannot/c.png\n")
-    with pytest.raises(DataError, match=r"train\.txt, line 2.*c\.png"):
+    with pytest.raises(DataError, match=r"train\.txt, line 2: there is no .*c\.png"):
         CamVid(str(camvid), "train")
     (camvid / "train.txt").write_text("train/b.png\n")
     with pytest.raises(DataError, match="line 1"):
@@ -150,26 +150,26 @@ def test_camvid_with_derived_boxes(camvid, write_json):
     dataset = CamVid(str(camvid), "train")
     assert dataset[0].targets["detection"].labels.tolist() == [1]
     assert dataset[0].targets["multilabel"].present.tolist() == [0, 1]
-    assert set(dataset[1].targets) == {"segmentation"}, "the second image is not in the list of boxes"
+    assert set(dataset[1].targets) == {"segmentation"}, "the second picture is not in the list of boxes"
     labels = {"classes": ["car", "pedestrian"], "labels": {"b.png": [0]}}
     write_json("multilabel_train.json", labels)
     assert CamVid(str(camvid), "train")[1].targets["multilabel"].present.tolist() == [1, 0]
     write_json("multilabel_train.json", {**labels, "labels": {"b.png": [2]}})
-    with pytest.raises(DataError, match=r"multilabel_train\.json.*b\.png"):
+    with pytest.raises(DataError, match=r"multilabel_train\.json: the labels of b\.png"):
         CamVid(str(camvid), "train")
 
 
 def test_camvid_labels_that_are_not_labels(camvid, picture):
     picture("trainannot/a.png", np.full((8, 12), 12, np.uint8))
-    with pytest.raises(DataError, match=r"a\.png.*\b12\b"):
+    with pytest.raises(DataError, match=r"a\.png holds the class id 12"):
         CamVid(str(camvid), "train")[0]
     picture("trainannot/a.png", np.zeros((8, 11), np.uint8))
-    with pytest.raises(DataError, match="11x8"):
+    with pytest.raises(DataError, match="11x8 pixels"):
         CamVid(str(camvid), "train")[0]
     picture("trainannot/a.png", np.zeros((8, 12, 3), np.uint8))
-    with pytest.raises(DataError, match="RGB"):
+    with pytest.raises(DataError, match="mode RGB"):
         CamVid(str(camvid), "train")[0]
-    with pytest.raises(DataError, match="'val'.*train"):
+    with pytest.raises(DataError, match="There are: train"):
         CamVid(str(camvid), "val")
 
 
