@@ -1,4 +1,4 @@
-"""Backbones: any timm model that gives feature maps, cut after any of its stages."""
+"""Backbones: any timm model that returns feature maps, cut after any of its stages."""
 
 from __future__ import annotations
 
@@ -59,22 +59,22 @@ class TimmBackbone(Backbone):
 
     Args:
         name: timm's name, with or without a weight tag: ``"resnet50"``, ``"resnet50.a1_in1k"``.
-        pretrained: True downloads timm's weights; a path reads them from a safetensors or PyTorch file.
-        image_size: (H, W) of the input. Convolutional models run on other sizes as well.
-        norm: apply the model's last norm to what it returns (plain transformers have one; timm leaves it out here).
+        pretrained: True: download timm's weights; a path: read a safetensors or PyTorch file.
+        image_size: (H, W) of the input. Convolutional models also run on other sizes.
+        norm: apply the last norm of the model to its features; plain transformers have one.
         drop_path_rate: stochastic depth in training, 0 to below 1.
-        classifier: keep the model's classifier, so that ``teach`` gives its logits.
+        classifier: keep the classifier of the model; ``teach`` returns its logits.
 
     Raises:
         UnknownComponent: timm has no such model.
-        RecipeError: the model does not take an option or the size.
-        BrokenComponent: the model gives no features that can be cut.
+        RecipeError: the model does not accept an option or the size.
+        BrokenComponent: the model has no feature map after which it can be cut.
         MissingExtra: the weights cannot be downloaded.
-        BundleError: the file of weights is not one of this model.
+        BundleError: the file does not have the weights of this model.
 
-    A model whose patches are not a power of two wide (14 pixels) sees the image resized so that its feature maps have
-    the stride of the nearest power of two (16); a plain transformer sees it resized to whole patches. Class and
-    register tokens cross a cut in additional channels, see ``splitreg_timm.token_layout``.
+    If patches are not a power of two wide (14 pixels), the image is resized so that feature maps have the
+    stride of the nearest power of two (16). For a plain transformer it is resized to whole patches. Class
+    and register tokens are sent in additional channels, see ``splitreg_timm.token_layout``.
     """
 
     def __init__(
@@ -106,16 +106,16 @@ class TimmBackbone(Backbone):
         return self.teach(image)[0]
 
     def teach(self, image: Tensor) -> tuple[dict[int, Tensor], Tensor | None]:
-        """Return the features as ``forward`` does, and the (B, K) logits where the classifier was kept."""
+        """Return the features of ``forward``, and the (B, K) logits if the classifier was kept."""
         values = self.net(self._resize(image))
         maps = values[: len(self._exits)]
         return _features(self._exits, maps), values[-1] if len(values) > len(maps) else None
 
     def split(self, cut: str) -> tuple[nn.Module, Body]:
-        """Return what runs up to the end of a stage and what runs after it; they share this backbone's weights.
+        """Return the part up to the end of a stage and the part after it; both share the backbone's weights.
 
         Raises:
-            RecipeError: there is no such stage, or it cannot be cut after it.
+            RecipeError: there is no such stage, or the model cannot be cut after it.
         """
         if cut not in self._stages:
             why = f" ({self.refused[cut]})" if cut in self.refused else suggest(cut, self._stages)
@@ -126,16 +126,16 @@ class TimmBackbone(Backbone):
 
 
 class _Resize(nn.Module):
-    """Gives a model the size that it sees, see ``TimmBackbone``."""
+    """Resize the image to the size of the model, see ``TimmBackbone``."""
 
-    def __init__(self, given: tuple[int, int], seen: tuple[int, int]) -> None:
+    def __init__(self, source: tuple[int, int], target: tuple[int, int]) -> None:
         super().__init__()
-        self.given, self.seen = given, seen
+        self.source, self.target = source, target
 
     def forward(self, image: Tensor) -> Tensor:
-        if tuple(image.shape[-2:]) != self.given:
-            raise ValueError(f"built for {self.given}, got {tuple(image.shape[-2:])} (height, width)")
-        return functional.interpolate(image, size=self.seen, mode="bilinear", align_corners=False)
+        if tuple(image.shape[-2:]) != self.source:
+            raise ValueError(f"built for {self.source}, got {tuple(image.shape[-2:])} (height, width)")
+        return functional.interpolate(image, size=self.target, mode="bilinear", align_corners=False)
 
 
 class _Prefix(nn.Module):
@@ -166,12 +166,12 @@ class _TimmBody(Body):
         return _features(self._exits, self.net(self._layout.unpack(feature)))
 
 
-def _last_of_each_stride(found: Iterable[CutStage]) -> dict[int, CutStage]:
-    return {stage.spec.stride: stage for stage in found}
+def _last_of_each_stride(cuts: Iterable[CutStage]) -> dict[int, CutStage]:
+    return {stage.spec.stride: stage for stage in cuts}
 
 
 def _packing(exits: Mapping[int, CutStage]) -> dict[int, TokenLayout | None]:
-    """Stride -> how its value becomes a map; None where it is one."""
+    """Stride -> layout of its value; None if the value is already a map."""
     return {stride: stage.layout if stage.tap is None else None for stride, stage in exits.items()}
 
 

@@ -1,4 +1,4 @@
-"""The stages of a traced model: each a feature map after which the model can be cut."""
+"""The stages of a traced model: feature maps after which it can be cut."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class CutStage:
 
     Args:
         spec: channels and stride of its feature.
-        value: what crosses when the model is cut here.
-        layout: how the value becomes a map.
-        tap: the feature map that timm returns; None where the stage's feature is the packed value.
+        value: the value that is sent if the model is cut here.
+        layout: layout of the value.
+        tap: the feature map that timm returns; None if the feature is the packed value.
     """
 
     spec: FeatureSpec
@@ -32,7 +32,7 @@ class CutStage:
 
     @property
     def output(self) -> fx.Node:
-        """The node from which the feature is made."""
+        """The node of the feature."""
         return self.value if self.tap is None else self.tap
 
 
@@ -42,13 +42,13 @@ def find(
     """Find the stages of a model.
 
     Args:
-        model: what was traced.
+        model: the traced model.
         taps: its feature maps.
-        info: timm's description of each.
-        image_size: (H, W) that strides relate to.
+        info: timm's description of each feature map.
+        image_size: (H, W) of the image; strides are relative to it.
 
     Returns:
-        The stages by name, in order; and why each other feature map is none.
+        The stages by name, in order; and for each other feature map, why it is not a stage.
     """
     stages: dict[str, CutStage] = {}
     refused: dict[str, str] = {}
@@ -76,17 +76,17 @@ def find(
 
 
 def _before(model: nn.Module, value: fx.Node, tap: fx.Node, later: Sequence[fx.Node]) -> bool:
-    """Whether a part that later stages need as well runs between the value and the map: the cut would be before it."""
+    """Whether layers between the value and the map are also needed by later stages."""
     between = (upstream([tap], value) or set()) & (upstream(later, value) or set())
     return bool(weights(model, between - {value}))
 
 
 def _embedding(model: nn.Module, stages: dict[str, CutStage]) -> dict[str, CutStage]:
-    """Put the embedding of a plain transformer before its first stage: there, no class token has to cross yet."""
+    """Add the embedding of a plain transformer as the first stage: it has no class token yet."""
     if not stages or (first := next(iter(stages.values()))).layout.kind != "tokens":
         return stages
-    way = upstream([first.value]) or set()
-    modules = [node for node in first.value.graph.nodes if node in way and node.op == "call_module"]
+    before = upstream([first.value]) or set()
+    modules = [node for node in first.value.graph.nodes if node in before and node.op == "call_module"]
     outputs = [stage.output for stage in stages.values()]
     value = separator(model, first.value, outputs, modules)
     if value is None or value is first.value or str(value.target) in stages:
@@ -101,5 +101,5 @@ def _embedding(model: nn.Module, stages: dict[str, CutStage]) -> dict[str, CutSt
 
 
 def power_of_two(stride: float) -> int:
-    """Return the power of two that is closest by ratio: 14 to 16."""
+    """Return the nearest power of two by ratio, for example 16 for 14."""
     return 1 << max(0, round(math.log2(stride)))

@@ -83,9 +83,9 @@ def test_a_gradient_that_is_not_finite_is_left_to_the_loop():
 
 
 def test_options_are_checked(monkeypatch):
-    with pytest.raises(RecipeError, match="Did you mean 'pcgrad'"):
+    with pytest.raises(RecipeError, match="'pcgrad'"):
         objective("surgery", method="pcgrd")
-    with pytest.raises(RecipeError, match="'weights' or 'features'"):
+    with pytest.raises(RecipeError, match="weights.*features"):
         objective("surgery", by="latent")
     from torchjd import aggregation
 

