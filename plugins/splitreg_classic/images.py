@@ -208,12 +208,14 @@ def _saved(image: Image.Image, name: str, **options: Any) -> bytes:
 def _spread(pixels: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
     """Scale [0, 2**bits - 1] to [0, 255], rounded."""
     top = 2**bits - 1
-    return ((pixels * 255 + top // 2) // top).astype(np.uint8)
+    scaled: NDArray[np.uint8] = ((pixels * 255 + top // 2) // top).astype(np.uint8)
+    return scaled
 
 
 def _gather(pixels: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
     """Undo ``_spread``."""
-    return (pixels.astype(np.int32) * (2**bits - 1) + 127) // 255
+    symbols: NDArray[np.int32] = (pixels.astype(np.int32) * (2**bits - 1) + 127) // 255
+    return symbols
 
 
 def _quality(codec: str, quality: int) -> int:

@@ -121,7 +121,8 @@ class Quantise(_FeatureBottleneck):
 
     def _scale(self) -> Tensor:
         # A constant channel needs a range, too.
-        return (2**self.bits - 1) / (self.high - self.low).clamp(min=1e-6)
+        scale: Tensor = (2**self.bits - 1) / (self.high - self.low).clamp(min=1e-6)
+        return scale
 
     def _calibrate(self, latent: Tensor) -> None:
         rows = latent.transpose(0, 1).flatten(1)  # (C, B*h*w)

@@ -41,7 +41,7 @@ class Pad(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H', W')."""
         if self.multiple > 1 and self.minimum == 1 and torch.onnx.is_in_onnx_export():
-            return _PadAnySize.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
+            return _PadAnySize.apply(x, self)  # type: ignore[no-any-return]
         # int(): constants in an exported graph. Not -(-a // b): torch's tracer rounds that towards zero.
         height, width = (self._missing(int(side)) for side in x.shape[-2:])
         return functional.pad(x, (0, width, 0, height), mode="replicate") if height or width else x
@@ -163,7 +163,8 @@ class _ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return x + self.inner(x)
+        change: Tensor = self.inner(x)
+        return x + change
 
 
 def _activated(convolution: nn.Conv2d) -> list[nn.Module]:

@@ -55,9 +55,9 @@ def density_tables(prior: FactorizedDensity, *, whole: bool = False) -> SymbolMo
         quantised(torch.cat([row[:length], escape]).double().numpy())
         for row, length, escape in zip(masses, lengths, escapes, strict=True)
     ]
-    offsets = -before.numpy()
+    offsets: NDArray[np.int64] = (-before).long().numpy()
     if whole:
-        return _model(rows, offsets + medians.numpy().astype(np.int32))
+        return _model(rows, offsets + medians.long().numpy())
     return _model(rows, offsets, medians.numpy())
 
 
@@ -133,7 +133,7 @@ def quantised(masses: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _frequencies(masses: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return frequencies of 2**16 in total; the most frequent symbol gets the rounding error."""
-    frequencies = np.maximum(1, np.rint(masses * 2**16)).astype(np.int64)
+    frequencies: NDArray[np.int64] = np.maximum(1, np.rint(masses * 2**16)).astype(np.int64)
     frequencies[masses.argmax()] += 2**16 - frequencies.sum()
     return frequencies
 
