@@ -51,7 +51,7 @@ class Average(Bottleneck):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the restored feature and the rate, ``bits`` per symbol; training adds noise instead of rounding."""
+        """Return the restored feature and the rate, ``bits`` per symbol; training replaces rounding by noise."""
         latent = self.analyse(x)
         levels = 2**self.bits - 1
         sent = (
