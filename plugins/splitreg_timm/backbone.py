@@ -26,7 +26,7 @@ class TracedModel:
         meta: the model on the meta device.
         stages: where it can be cut, in order.
         refused: feature map that is no stage -> the reason.
-        logits: the classifier's output, if it was kept.
+        logits: the node of the classifier's output, if the model has one.
     """
 
     meta: loading.MetaModel
@@ -47,11 +47,11 @@ def _trace(name: str, image_size: tuple[int, int], norm: bool, drop_path_rate: f
             f"{loading.first_line(cause)}; its own size is {meta.own_size}"
         ) from cause
     logits = [taps.pop()] if classifier else []
-    found, refused = stages.find(meta.model, taps, meta.info, image_size)
-    if not found:
+    cuts, refused = stages.find(meta.model, taps, meta.info, image_size)
+    if not cuts:
         reasons = "; ".join(sorted(set(refused.values())))
         raise BrokenComponent(f"timm's {name} has no feature map after which it can be cut: {reasons}")
-    return TracedModel(meta=meta, stages=found, refused=refused, logits=logits)
+    return TracedModel(meta=meta, stages=cuts, refused=refused, logits=logits)
 
 
 class TimmBackbone(Backbone):
@@ -106,7 +106,7 @@ class TimmBackbone(Backbone):
         return self.teach(image)[0]
 
     def teach(self, image: Tensor) -> tuple[dict[int, Tensor], Tensor | None]:
-        """Return the features of ``forward``, and the (B, K) logits if the classifier was kept."""
+        """Return the features of ``forward``, and the (B, K) logits if it has a classifier."""
         values = self.net(self._resize(image))
         maps = values[: len(self._exits)]
         return _features(self._exits, maps), values[-1] if len(values) > len(maps) else None

@@ -132,10 +132,10 @@ def test_bad_options(options):
         make(**options)
 
 
-@pytest.mark.parametrize("made", [Quantise, RawFeature])
-def test_the_image_is_not_the_feature(made):
+@pytest.mark.parametrize("cls", [Quantise, RawFeature])
+def test_the_image_is_not_the_feature(cls):
     with pytest.raises(RecipeError, match="from = 'feature'"):
-        made(FeatureSpec(channels=3, stride=1), SPEC)
+        cls(FeatureSpec(channels=3, stride=1), SPEC)
 
 
 def test_raw_is_bit_exact():

@@ -25,7 +25,7 @@ SMALL = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "hyper_channels": 3, "
 BOTH = pytest.mark.parametrize("kind", [ScaleHyperprior, MeanScaleHyperprior])
 
 
-def made(kind, **options):
+def build(kind, **options):
     torch.manual_seed(0)
     return kind(IMAGE, TARGET, **(SMALL | options))
 
@@ -48,7 +48,7 @@ def some_latent(height, width, seed=0, scale=6.0):
 @BOTH
 @pytest.mark.parametrize("size", [(1, 1), (3, 8), (4, 4), (9, 14)])
 def test_frozen_integers_are_what_was_trained(kind, size):
-    model = varied(made(kind))
+    model = varied(build(kind))
     frozen, latent = model.freeze(), some_latent(*size)
     hyper, rows, means = frozen.analyse(latent[0].numpy())
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_frozen_integers_are_what_was_trained(kind, size):
 
 @BOTH
 def test_the_codec_takes_the_bits_that_eval_states(kind):
-    model = made(kind).eval()
+    model = build(kind).eval()
     tables, codec, x = model.freeze(), CompressaiCodec(), torch.randn(2, 3, 90, 75)
     with torch.no_grad():
         expected, rate = model(x)
@@ -91,22 +91,22 @@ def test_training_lowers_rate_and_distortion_and_tables_follow(kind):
 
 
 def test_freezing_leaves_the_weights_alone_and_is_repeatable():
-    model = varied(made(MeanScaleHyperprior))
+    model = varied(build(MeanScaleHyperprior))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = model.freeze()
     model.eval()(torch.randn(1, 3, 20, 20))
     assert model.freeze().digest() == first.digest()
     after = model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    other = made(MeanScaleHyperprior)
+    other = build(MeanScaleHyperprior)
     other.load_state_dict(before)
-    assert other.freeze().digest() == first.digest() != made(MeanScaleHyperprior).freeze().digest()
+    assert other.freeze().digest() == first.digest() != build(MeanScaleHyperprior).freeze().digest()
 
 
 @BOTH
 @pytest.mark.parametrize("part", ["hyper_analysis.0.weight", "scales.bias", "prior.biases.0"])
 def test_diverged_weights_are_not_frozen(kind, part):
-    model = made(kind)
+    model = build(kind)
     with torch.no_grad():
         model.get_parameter(part).view(-1)[0] = math.nan
     with pytest.raises(InvalidTables, match="NaN"):
@@ -114,7 +114,7 @@ def test_diverged_weights_are_not_frozen(kind, part):
 
 
 def test_huge_weights_are_clipped_in_training_as_they_are_frozen():
-    model = made(ScaleHyperprior)
+    model = build(ScaleHyperprior)
     with torch.no_grad():
         model.scales.weight[0, 0] = 1e4
         model.scales.weight[1, 1] = -1e4
@@ -155,11 +155,11 @@ def test_gradients_lead_back_inside_and_nowhere_else():
 )  # fmt: skip
 def test_bad_options(options, words):
     with pytest.raises(RecipeError, match=words):
-        made(ScaleHyperprior, **options)
+        build(ScaleHyperprior, **options)
 
 
 def test_mixed_precision_leaves_the_rate_alone():
-    model = made(MeanScaleHyperprior).train()
+    model = build(MeanScaleHyperprior).train()
     latent = some_latent(9, 9)
     model.analyse = lambda x: latent
     rates = []

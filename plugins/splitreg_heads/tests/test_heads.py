@@ -67,7 +67,9 @@ def build(name, strides=STRIDES, **options):
     torch.manual_seed(0)
     head = CASES[name][0]
     read = head.select(strides)
-    return head({s: spec for s, spec in specs(*strides).items() if s in read}, LABELS, **{**SMALL.get(name, {}), **options})
+    return head(
+        {s: spec for s, spec in specs(*strides).items() if s in read}, LABELS, **{**SMALL.get(name, {}), **options}
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

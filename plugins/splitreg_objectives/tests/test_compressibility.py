@@ -16,8 +16,8 @@ def published(channel):
 
 
 def term(latent, **options):
-    (found,) = objective("compressibility", **options)(context(latent=latent)).values()
-    return float(found)
+    (value,) = objective("compressibility", **options)(context(latent=latent)).values()
+    return float(value)
 
 
 def test_it_is_the_published_formula_channel_by_channel():

@@ -28,8 +28,8 @@ def test_squared_errors_are_summed_over_a_feature_and_averaged_over_the_images()
 
 
 def test_options_of_the_features():
-    made = objective("distill", weight=2.0, strides=[4], reduction="mean")
-    assert {k: float(v) for k, v in made(context(features=OWN, teacher=THEIRS)).items()} == {"stride-4": 0.5}
+    distill = objective("distill", weight=2.0, strides=[4], reduction="mean")
+    assert {k: float(v) for k, v in distill(context(features=OWN, teacher=THEIRS)).items()} == {"stride-4": 0.5}
     assert objective("distill", weight=0.0)(context(features=OWN, teacher=THEIRS)) == {}
 
 
@@ -42,17 +42,17 @@ def test_the_gradient_moves_the_student_to_the_teacher():
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2, 2)])
 def test_the_divergence_is_of_the_teacher_from_the_student_over_the_classes(shape):
     own, theirs = torch.randn(shape) * 2, torch.randn(shape) * 2
-    made = objective("distill", weight=0.0, logits={"cls": 0.5}, temperature=4.0)
-    (term,) = made(context(teacher={}, outputs={"cls": own}, teacher_outputs={"cls": theirs})).values()
+    distill = objective("distill", weight=0.0, logits={"cls": 0.5}, temperature=4.0)
+    (term,) = distill(context(teacher={}, outputs={"cls": own}, teacher_outputs={"cls": theirs})).values()
     student, teacher = ((x / 4).softmax(1).numpy() for x in (own, theirs))
     assert float(term) == pytest.approx(0.5 * 16 * rel_entr(teacher, student).sum(1).mean(), rel=1e-5)
 
 
 def test_a_head_without_images_says_nothing_and_a_missing_teacher_is_an_error():
-    made = objective("distill", logits={"cls": 1.0})
-    assert "cls" not in made(context(features=OWN, teacher=THEIRS))
+    distill = objective("distill", logits={"cls": 1.0})
+    assert "cls" not in distill(context(features=OWN, teacher=THEIRS))
     with pytest.raises(TrainingError, match="teacher = {"):
-        made(context(features=OWN))
+        distill(context(features=OWN))
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def test_the_single_mode_shows_the_six_factors():
     assert dataset.targets.keys() == FACTORS.keys()
     assert [len(spec.labels) for spec in dataset.targets.values()] == list(FACTORS.values())
     for index in range(6):
-        found = {name: target.index for name, target in dataset[index].targets.items()}
-        assert found == factors_of(int(grid_indexes("test")[index]))
+        factors = {name: target.index for name, target in dataset[index].targets.items()}
+        assert factors == factors_of(int(grid_indexes("test")[index]))
 
 
 def test_noise_is_the_same_each_time_and_of_the_size_asked():

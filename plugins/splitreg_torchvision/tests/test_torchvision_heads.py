@@ -73,11 +73,11 @@ def test_fasterrcnn_predicts_a_batch_as_it_does_single_images():
 def test_fasterrcnn_boxes_lie_in_the_image_and_serialise():
     head = rcnn((4, 8, 16, 32)).eval()
     head.regions.score_thresh = 0.0
-    found = head.predict(head(maps((4, 8, 16, 32), size=(50, 70)), (50, 70)))[0]
-    assert len(found.boxes) and found.labels.min() >= 0 and found.labels.max() < 2
-    assert found.boxes.min() >= 0 and (found.boxes <= [70, 50, 70, 50]).all()
-    restored = found.restore(Geometry(original=(100, 140), coded=(50, 70), mode="resize"))
-    np.testing.assert_allclose(restored.boxes, found.boxes * 2, rtol=1e-5)
+    prediction = head.predict(head(maps((4, 8, 16, 32), size=(50, 70)), (50, 70)))[0]
+    assert len(prediction.boxes) and prediction.labels.min() >= 0 and prediction.labels.max() < 2
+    assert prediction.boxes.min() >= 0 and (prediction.boxes <= [70, 50, 70, 50]).all()
+    restored = prediction.restore(Geometry(original=(100, 140), coded=(50, 70), mode="resize"))
+    np.testing.assert_allclose(restored.boxes, prediction.boxes * 2, rtol=1e-5)
     json.dumps(restored.to_json())
 
 
