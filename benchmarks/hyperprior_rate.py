@@ -135,21 +135,14 @@ def float_bytes(model, images: torch.Tensor) -> float:
             for image in images:
                 latent = model.analyse(image[None])
                 hyper = model.hyper_analysis(model._blocks(latent)).round()
-                likelihood = whole_likelihood(model.prior, hyper)
+                flat = hyper.transpose(0, 1).reshape(hyper.shape[1], 1, -1)
+                likelihood = model.prior.masses(flat).clamp_min(1e-9)
                 scales, means = model._predict(hyper, latent)
                 symbols = (latent - means).round()
                 total.append((_normal_bits(symbols, scales).sum() - likelihood.log2().sum()).item() / 8)
     finally:
         FixedConv.exact = True
     return round(float(np.mean(total)), 1)
-
-
-def whole_likelihood(prior, hyper: torch.Tensor) -> torch.Tensor:
-    """Masses of the unit intervals around whole numbers."""
-    flat = hyper.transpose(0, 1).reshape(hyper.shape[1], 1, -1)
-    found = prior._likelihood(flat)
-    found = found[0] if isinstance(found, tuple) else found
-    return found.clamp_min(1e-9)
 
 
 def main() -> None:

@@ -75,11 +75,11 @@ def check(name: str, size: tuple[int, int]) -> dict[str, object]:
 
 def own_features(backbone: TimmBackbone, name: str, image: torch.Tensor) -> list[torch.Tensor]:
     """timm's own features with the backbone's weights: its parameters go by timm's names."""
-    skeleton = loading.skeleton(name, tuple(image.shape[-2:]), 0.0)
-    model = loading.weighted(skeleton, False).eval()
+    meta = loading.build_meta(name, tuple(image.shape[-2:]), 0.0)
+    model = loading.build_weighted(meta, False).eval()
     model.load_state_dict({k.removeprefix("net."): v for k, v in backbone.state_dict().items()}, strict=False)
-    if skeleton.size != tuple(image.shape[-2:]):
-        image = torch.nn.functional.interpolate(image, size=skeleton.size, mode="bilinear", align_corners=False)
+    if meta.size != tuple(image.shape[-2:]):
+        image = torch.nn.functional.interpolate(image, size=meta.size, mode="bilinear", align_corners=False)
     features: list[torch.Tensor] = model.forward_intermediates(image, intermediates_only=True)
     return features
 

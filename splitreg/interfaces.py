@@ -110,16 +110,21 @@ class Bottleneck(nn.Module, abc.ABC):
     latent: FeatureSpec
     symbol_spec: SymbolSpec
 
-    @abc.abstractmethod
     def analyse(self, x: Tensor) -> Tensor:
-        """On the device: (B, C_source, H, W) -> (B, C, h, w) float32; a static graph, for ONNX."""
+        """On the device: (B, C_source, H, W) -> (B, C, h, w) float32; a static graph, for ONNX.
 
-    @abc.abstractmethod
+        By default the output of ``encoder``.
+        """
+        latent: Tensor = self.encoder(x)
+        return latent.float()
+
     def synthesise(self, latent: Tensor) -> Tensor:
         """On the server: (B, C, h, w) -> (B, C_target, h', w'), at least as large as the feature at the cut.
 
-        The caller crops it at the right and the bottom.
+        The caller crops it at the right and the bottom. By default the output of ``decoder``.
         """
+        restored: Tensor = self.decoder(latent)
+        return restored
 
     @abc.abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

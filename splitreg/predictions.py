@@ -10,7 +10,6 @@ Shape letters: N objects, K classes, H x W pixels.
 from __future__ import annotations
 
 import abc
-import itertools
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from splitreg import drawing
 from splitreg.imaging import Geometry
+from splitreg.masks import decode_mask, encode_mask
 
 __all__ = [
     "CLASSIFICATION", "DEPTH", "DETECTION", "GENERIC", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION",
@@ -360,30 +360,6 @@ class GenericPrediction(Prediction):
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``array_data``."""
         return self.array_data
-
-
-def encode_mask(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """Return an (H, W) bool mask as uncompressed COCO run lengths: by columns, zeros first.
-
-    >>> encode_mask(np.array([[False, True], [True, True]]))
-    {'size': [2, 2], 'counts': [1, 3]}
-    """
-    flat = mask.ravel(order="F").astype(np.int8)
-    edges = np.flatnonzero(np.diff(flat, prepend=np.int8(0))).tolist()
-    bounds = [0, *edges, flat.size]
-    return {"size": list(mask.shape), "counts": [b - a for a, b in itertools.pairwise(bounds)]}
-
-
-def decode_mask(runs: dict[str, list[int]]) -> NDArray[np.bool_]:
-    """Return the (H, W) bool mask of run lengths, the inverse of ``encode_mask``.
-
-    >>> decode_mask({"size": [2, 2], "counts": [1, 3]}).tolist()
-    [[False, True], [True, True]]
-    """
-    counts = np.asarray(runs["counts"], np.int64)
-    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    height, width = runs["size"]
-    return flat.reshape(width, height).T
 
 
 def _short(value: float) -> float:

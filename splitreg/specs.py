@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 #: Version of ``splitreg.interfaces``; a plugin states the version that it was written for.
@@ -53,6 +54,29 @@ class ComponentSpec:
     def key(self) -> str:
         """``"kind:name"``."""
         return f"{self.kind}:{self.name}"
+
+
+def specs_of(kind: str, package: str, api: int) -> Callable[[str, str, str, str], ComponentSpec]:
+    """Return a short constructor for the specs of a package with several plugins of one kind.
+
+    Args:
+        kind: one of ``KINDS``.
+        package: package that holds the classes.
+        api: the ``API`` number that the plugins were written for.
+
+    Returns:
+        A function of name, target below the package, summary and source.
+
+    >>> specs_of("codec", "p", 1)("raw", "m:Raw", "Uncompressed.", "").target
+    'p.m:Raw'
+    """
+
+    def spec(name: str, target: str, summary: str, source: str) -> ComponentSpec:
+        return ComponentSpec(
+            kind=kind, name=name, api=api, target=f"{package}.{target}", summary=summary, source=source
+        )
+
+    return spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

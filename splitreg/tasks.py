@@ -10,12 +10,12 @@ Shape letters: N objects, K classes, H x W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision import tv_tensors
 
 from splitreg.predictions import (
     CLASSIFICATION,
@@ -27,6 +27,9 @@ from splitreg.predictions import (
     SEGMENTATION,
     Prediction,
 )
+
+if TYPE_CHECKING:
+    from torchvision import tv_tensors
 
 __all__ = [
     "CLASSIFICATION", "DEPTH", "DETECTION", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION", "BoxTarget",

@@ -1,1 +1,1 @@
-"""Bottlenecks and codecs that need no learning: quantise, raw; zstd, raw, png, jpeg, webp."""
+"""Bottlenecks and codecs without learning: quantise, raw; zstd, raw, png, jpeg, webp."""

@@ -1,4 +1,4 @@
-"""Codecs that need no tables: symbols packed into bytes, as they are or through zstd."""
+"""Codecs without tables: symbols packed into bytes, plain or compressed with zstd."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from splitreg.coding import Codec, SymbolModel
 from splitreg.errors import CorruptPacket, RecipeError
 
-# Neither the magic number nor the size is sent: the packet says what the payload is, its shape how large.
+# Neither the magic number nor the size is sent: codec and shape are known from the packet.
 _FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
 
 
 class RawCodec(Codec):
-    """Fixed-width integers: ``bits`` a symbol, most significant bit first; little-endian int32 where any value may come."""
+    """Fixed-width integers: ``bits`` per symbol, most significant bit first.
+
+    Symbols without a limit are little-endian int32.
+    """
 
     needs_tables: ClassVar[bool] = False
     max_bits: ClassVar[int] = 0
@@ -27,8 +30,8 @@ class RawCodec(Codec):
         """Pack (C, h, w) symbols into ``ceil(C*h*w*bits / 8)`` bytes.
 
         Raises:
-            ShapeMismatch: C is not the model's number of channels, or there is nothing to code.
-            InvalidLatent: a symbol has more than the model's bits.
+            ShapeMismatch: the shape is empty, or C is not the model's number of channels.
+            InvalidLatent: a symbol has more bits than the model.
         """
         flat = model.check_symbols(symbols).ravel()
         if model.bits in (0, 32):
@@ -37,10 +40,10 @@ class RawCodec(Codec):
         return np.packbits(((flat[:, None] >> places) & 1).astype(np.uint8)).tobytes()
 
     def decode(self, payload: bytes, shape: tuple[int, int, int], model: SymbolModel) -> NDArray[np.int32]:
-        """Unpack; the payload's length must be exact and its padding zero.
+        """Unpack a payload of the exact length, with padding of zeros.
 
         Raises:
-            CorruptPacket: another length, or bits set after the last symbol.
+            CorruptPacket: the length is wrong, or bits are set after the last symbol.
             ShapeMismatch: the shape does not fit the model.
         """
         model.check_shape(shape)
@@ -62,10 +65,10 @@ class RawCodec(Codec):
 class Zstd(Codec):
     """zstd over byte planes of the smallest width that holds a symbol.
 
-    Signed symbols are folded to unsigned ones first (0, -1, 1, -2, ...), so that small ones have empty upper bytes.
+    Signed symbols are mapped to unsigned ones (0, -1, 1, -2, ...): the upper bytes of small ones are 0.
 
     Args:
-        level: 1 (fast) to 22 (small).
+        level: compression level, 1 (fast) to 22 (small).
 
     Source: RFC 8878.
     """
@@ -83,8 +86,8 @@ class Zstd(Codec):
         """Compress (C, h, w) symbols.
 
         Raises:
-            ShapeMismatch: C is not the model's number of channels, or there is nothing to code.
-            InvalidLatent: a symbol has more than the model's bits.
+            ShapeMismatch: the shape is empty, or C is not the model's number of channels.
+            InvalidLatent: a symbol has more bits than the model.
         """
         flat = model.check_symbols(symbols).ravel()
         if _signed(model):
@@ -99,7 +102,7 @@ class Zstd(Codec):
         """Decompress into at most the bytes that ``shape`` takes.
 
         Raises:
-            CorruptPacket: not a frame, or not one of exactly that many bytes and bits.
+            CorruptPacket: the payload is not a frame of exactly that many bytes and bits.
             ShapeMismatch: the shape does not fit the model.
         """
         model.check_shape(shape)
@@ -107,7 +110,7 @@ class Zstd(Codec):
         size = count * width
         try:
             frame = zstandard.get_frame_parameters(payload, format=_FORMAT)
-            # A stated size would be trusted and allocated, and so would a window.
+            # The decoder allocates the size and the window that a frame declares.
             if frame.content_size != zstandard.CONTENTSIZE_UNKNOWN or frame.window_size > max(1024, 2 * size):
                 raise CorruptPacket(f"the zstd frame claims more memory than {count} symbols take")
             content = zstandard.ZstdDecompressor(format=_FORMAT).decompress(
@@ -126,9 +129,10 @@ class Zstd(Codec):
 
 
 def _signed(model: SymbolModel) -> bool:
+    """Whether symbols may be negative numbers."""
     return model.bits == 0 and model.mode != "bits"
 
 
 def _width(model: SymbolModel) -> int:
-    """Bytes a symbol."""
+    """Return the bytes per symbol."""
     return -(-(model.bits or 32) // 8)

@@ -1,4 +1,4 @@
-"""Bottlenecks without a network: the feature itself, quantised over a calibrated range or as it is."""
+"""Bottlenecks without a network: the feature itself, quantised over a calibrated range or unchanged."""
 
 from __future__ import annotations
 
@@ -11,33 +11,51 @@ from splitreg.coding import SymbolModel
 from splitreg.errors import RecipeError
 from splitreg.interfaces import Bottleneck, FeatureSpec, SymbolSpec
 
-#: Up to this many bits the histogram, and so the tables, are kept (2**bits entries a channel).
-TABLE_BITS = 10
-#: Range before any calibration: where normalised features mostly lie.
-FIRST_RANGE = (-4.0, 4.0)
-#: Percentiles are taken over at most this many values a channel.
-_SAMPLE = 4096
+#: Largest number of bits with a histogram and tables, of 2**bits entries per channel.
+MAX_TABLE_BITS = 10
+#: Range before calibration; most values of normalised features are inside.
+INITIAL_RANGE = (-4.0, 4.0)
+#: Percentiles are taken over at most this many values per channel.
+_MAX_SAMPLE = 4096
 
 
-class Quantise(Bottleneck):
-    """Uniform quantiser over a range that training calibrates; its tables come from a histogram of the symbols.
+class _FeatureBottleneck(Bottleneck):
+    """A bottleneck that sends the feature at the cut itself: the latent is the feature."""
+
+    source_default: ClassVar[str] = "feature"
+    name: ClassVar[str]
+
+    def __init__(self, source: FeatureSpec, target: FeatureSpec) -> None:
+        super().__init__()
+        if source != target:
+            raise RecipeError(
+                f"bottleneck {self.name} sends the feature at the cut ({target.channels} channels, stride "
+                f"{target.stride}) and cannot read {source.channels} channels at stride {source.stride}; set "
+                "from = 'feature'"
+            )
+        self.latent = source
+        self.encoder, self.decoder = nn.Identity(), nn.Identity()
+
+
+class Quantise(_FeatureBottleneck):
+    """Uniform quantiser over a range that training calibrates, with tables from a histogram of the symbols.
 
     Args:
         source: the feature at the cut.
         target: the same.
-        bits: 1 to 16.
-        per_channel: one range for each channel, not one for all.
-        percentile: 50 to 100: the range holds this share of the values on either side; 100 is minimum and maximum.
-        momentum: weight of a new batch in the running range and histogram; the first batch counts in full.
-        surrogate: what training sees: ``"noise"`` (uniform, half a step either way) or ``"ste"`` (rounded, straight-through).
+        bits: bits per symbol, 1 to 16.
+        per_channel: one range per channel instead of one for all channels.
+        percentile: above 50, at most 100: the range ends at this percentile; 100 is the maximum.
+        momentum: weight of a new batch in the running range and histogram.
+        surrogate: ``"noise"`` (uniform, half a step) or ``"ste"`` (rounding, straight-through).
 
     Raises:
-        RecipeError: an option out of bounds, or a source that is not the feature at the cut.
+        RecipeError: an option is out of range, or the source is not the feature at the cut.
 
     Source: Choi & Bajic 2018, arXiv:1802.03931 (min-max quantisation); Alvar & Bajic 2019, arXiv:1902.05179 (noise).
     """
 
-    source_default: ClassVar[str] = "feature"
+    name: ClassVar[str] = "quantise"
     low: Tensor
     high: Tensor
     counts: Tensor
@@ -54,8 +72,7 @@ class Quantise(Bottleneck):
         momentum: float = 0.1,
         surrogate: str = "noise",
     ) -> None:
-        super().__init__()
-        _same("quantise", source, target)
+        super().__init__(source, target)
         if not 1 <= bits <= 16:
             raise RecipeError(f"bottleneck quantise: bits must be 1 to 16, got {bits}")
         if not 50 < percentile <= 100:
@@ -66,28 +83,18 @@ class Quantise(Bottleneck):
             raise RecipeError(f"bottleneck quantise: surrogate must be 'noise' or 'ste', got {surrogate!r}")
         self.bits, self.per_channel, self.percentile = bits, per_channel, percentile
         self.momentum, self.surrogate = momentum, surrogate
-        self.latent = source
-        self.symbol_spec = SymbolSpec(bits=bits, tables=bits <= TABLE_BITS, exact=False)
-        self.encoder, self.decoder = nn.Identity(), nn.Identity()
-        self.register_buffer("low", torch.full((source.channels,), FIRST_RANGE[0]))
-        self.register_buffer("high", torch.full((source.channels,), FIRST_RANGE[1]))
+        self.symbol_spec = SymbolSpec(bits=bits, tables=bits <= MAX_TABLE_BITS, exact=False)
+        self.register_buffer("low", torch.full((source.channels,), INITIAL_RANGE[0]))
+        self.register_buffer("high", torch.full((source.channels,), INITIAL_RANGE[1]))
         levels = 2**bits if self.symbol_spec.tables else 0
         self.register_buffer("counts", torch.zeros(source.channels, levels))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
-    def analyse(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) as it is, float32."""
-        return self.encoder(x).float()
-
-    def synthesise(self, latent: Tensor) -> Tensor:
-        """(B, C, h, w) as it is."""
-        restored: Tensor = self.decoder(latent)
-        return restored
-
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the feature as the quantiser leaves it (in training, its surrogate) and the bits an image.
+        """Return the quantised feature (in training its surrogate) and the bits per image.
 
-        The rate has no gradient. It is the code length under the histogram so far, or ``bits`` an element.
+        The rate has no gradient. It is the code length under the histogram so far, or ``bits`` per
+        element without a histogram.
         """
         latent = self.analyse(x)
         if self.training:
@@ -95,7 +102,7 @@ class Quantise(Bottleneck):
         scale, shift, top = self._scale()[:, None, None], self.low[:, None, None], 2**self.bits - 1
         scaled = (latent - shift) * scale
         with torch.no_grad():
-            symbols = torch.round(scaled).clamp(0, top)  # half to even, as numpy's rint
+            symbols = torch.round(scaled).clamp(0, top)  # half to even, like numpy's rint
             if self.training:
                 self._count(symbols)
             rate = self._rate(symbols)
@@ -106,29 +113,30 @@ class Quantise(Bottleneck):
         return self.synthesise(symbols / scale + shift), rate
 
     def freeze(self) -> SymbolModel:
-        """Return range and tables; flat tables before any calibration."""
+        """Return range and tables; the tables are flat before calibration."""
         shift, scale = self.low.cpu().numpy(), self._scale().cpu().numpy()
         if not self.symbol_spec.tables:
             return SymbolModel.plain("uniform", self.latent.channels, self.bits, shift, scale)
         return SymbolModel.uniform(self.bits, shift, scale, self.counts.double().cpu().numpy())
 
     def _scale(self) -> Tensor:
-        # A channel that is constant still needs a range.
-        return (2**self.bits - 1) / (self.high - self.low).clamp(min=1e-6)
+        # A constant channel needs a range, too.
+        scale: Tensor = (2**self.bits - 1) / (self.high - self.low).clamp(min=1e-6)
+        return scale
 
     def _calibrate(self, latent: Tensor) -> None:
         rows = latent.transpose(0, 1).flatten(1)  # (C, B*h*w)
         if not self.per_channel:
             rows = rows.reshape(1, -1)
         if self.percentile < 100:
-            limit = _SAMPLE if self.per_channel else _SAMPLE * 64
+            limit = _MAX_SAMPLE if self.per_channel else _MAX_SAMPLE * 64
             sample = rows[:, :: max(1, rows.shape[1] // limit)]
             share = self.percentile / 100
             low, high = torch.quantile(sample, 1 - share, dim=1), torch.quantile(sample, share, dim=1)
         else:
             low, high = rows.amin(1), rows.amax(1)
         if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-            return  # one bad batch must not spoil the range for ever
+            return  # one batch with NaN must not destroy the range
         weight = 1.0 if self.batches.item() == 0 else self.momentum
         self.low.lerp_(low.expand_as(self.low), weight)
         self.high.lerp_(high.expand_as(self.high), weight)
@@ -140,59 +148,39 @@ class Quantise(Bottleneck):
         channels, levels = self.counts.shape
         rows = symbols.transpose(0, 1).flatten(1).long()
         rows = rows + torch.arange(channels, device=rows.device)[:, None] * levels
-        found = torch.bincount(rows.flatten(), minlength=channels * levels).reshape(channels, levels)
-        self.counts.lerp_(found.to(self.counts), 1.0 if self.batches.item() <= 1 else self.momentum)
+        counts = torch.bincount(rows.flatten(), minlength=channels * levels).reshape(channels, levels)
+        self.counts.lerp_(counts.to(self.counts), 1.0 if self.batches.item() <= 1 else self.momentum)
 
     def _rate(self, symbols: Tensor) -> Tensor:
         if not self.symbol_spec.tables or not torch.isfinite(symbols).all():
             return symbols.new_full((len(symbols),), float(self.bits * symbols[0].numel()))
-        # The frequencies that the tables will have: one each, the rest by the histogram.
+        # The frequencies that the tables will have: 1 each, the rest in proportion to the histogram.
         counts = torch.where(self.counts.sum(1, keepdim=True) > 0, self.counts, 1.0)
         bits = 16 - (1 + counts / counts.sum(1, keepdim=True) * (2**16 - 1 - counts.shape[1])).log2()  # (C, levels)
         rows = symbols.long().flatten(2)  # (B, C, h*w)
         return bits.expand(len(symbols), -1, -1).gather(2, rows).sum((1, 2))
 
 
-class RawFeature(Bottleneck):
-    """The feature's float32 bit patterns: the split model equals the unsplit one bit for bit.
+class RawFeature(_FeatureBottleneck):
+    """The bit patterns of the float32 feature: the split model equals the unsplit one bit for bit.
 
     Raises:
         RecipeError: the source is not the feature at the cut.
 
-    Source: Capogrosso et al. 2024, arXiv:2407.05982, sends features like this.
+    Source: Capogrosso et al. 2024, arXiv:2407.05982 (sends features uncompressed).
     """
 
-    source_default: ClassVar[str] = "feature"
+    name: ClassVar[str] = "raw"
 
     def __init__(self, source: FeatureSpec, target: FeatureSpec) -> None:
-        super().__init__()
-        _same("raw", source, target)
-        self.latent = source
+        super().__init__(source, target)
         self.symbol_spec = SymbolSpec(bits=0, tables=False, exact=True)
-        self.encoder, self.decoder = nn.Identity(), nn.Identity()
-
-    def analyse(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) as it is, float32."""
-        return self.encoder(x).float()
-
-    def synthesise(self, latent: Tensor) -> Tensor:
-        """(B, C, h, w) as it is."""
-        restored: Tensor = self.decoder(latent)
-        return restored
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the feature and 32 bits an element."""
+        """Return the feature and 32 bits per element."""
         latent = self.analyse(x)
         return self.synthesise(latent), latent.new_full((len(latent),), 32.0 * latent[0].numel())
 
     def freeze(self) -> SymbolModel:
-        """Return the rule; there are no tables."""
+        """Return the coding rule; there are no tables."""
         return SymbolModel.plain("bits", self.latent.channels, 0)
-
-
-def _same(name: str, source: FeatureSpec, target: FeatureSpec) -> None:
-    if source != target:
-        raise RecipeError(
-            f"bottleneck {name} sends the feature at the cut ({target.channels} channels, stride {target.stride}), it "
-            f"cannot make it from {source.channels} channels at stride {source.stride}; say from = 'feature'"
-        )

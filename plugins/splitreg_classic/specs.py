@@ -1,40 +1,28 @@
-"""What this package offers; no torch here."""
+"""Specs of the bottlenecks and codecs without learning; imports no torch."""
 
-from splitreg.specs import ComponentSpec
+from splitreg.specs import specs_of
 
-QUANTISE = ComponentSpec(
-    kind="bottleneck", name="quantise", api=1, target="splitreg_classic.quantise:Quantise",
-    summary="The feature itself, quantised to a few bits over a calibrated range.",
-    source="Choi & Bajic 2018, arXiv:1802.03931; Alvar & Bajic 2019, arXiv:1902.05179",
-)  # fmt: skip
+_bottleneck = specs_of("bottleneck", "splitreg_classic", api=1)
+_codec = specs_of("codec", "splitreg_classic", api=1)
 
-RAW_BOTTLENECK = ComponentSpec(
-    kind="bottleneck", name="raw", api=1, target="splitreg_classic.quantise:RawFeature",
-    summary="The feature itself, float32 as it is: nothing is lost and little is saved.",
-    source="Capogrosso et al. 2024, arXiv:2407.05982",
-)  # fmt: skip
-
-ZSTD = ComponentSpec(
-    kind="codec", name="zstd", api=1, target="splitreg_classic.packed:Zstd",
-    summary="General-purpose compression of packed symbols; needs no tables.", source="RFC 8878",
-)  # fmt: skip
-
-RAW_CODEC = ComponentSpec(
-    kind="codec", name="raw", api=1, target="splitreg_classic.packed:RawCodec",
-    summary="Symbols as fixed-width integers, no compression.",
-)  # fmt: skip
-
-PNG = ComponentSpec(
-    kind="codec", name="png", api=1, target="splitreg_classic.pictures:Png",
-    summary="Channels tiled into one grey PNG, 8 or 16 bits, lossless.", source="Alvar & Bajic 2019, arXiv:1902.05179",
-)  # fmt: skip
-
-JPEG = ComponentSpec(
-    kind="codec", name="jpeg", api=1, target="splitreg_classic.pictures:Jpeg",
-    summary="Channels tiled into one grey JPEG; lossy.", source="Alvar & Bajic 2019, arXiv:1902.05179",
-)  # fmt: skip
-
-WEBP = ComponentSpec(
-    kind="codec", name="webp", api=1, target="splitreg_classic.pictures:Webp",
-    summary="Channels tiled into one grey WebP, lossless unless a quality is given.", source="RFC 9649",
-)  # fmt: skip
+QUANTISE = _bottleneck("quantise", "quantise:Quantise",
+    "The feature itself, quantised to a few bits over a calibrated range.",
+    "Choi & Bajic 2018, arXiv:1802.03931; Alvar & Bajic 2019, arXiv:1902.05179")  # fmt: skip
+RAW_BOTTLENECK = _bottleneck("raw", "quantise:RawFeature",
+    "The feature itself in float32: lossless, not compressed.",
+    "Capogrosso et al. 2024, arXiv:2407.05982")  # fmt: skip
+ZSTD = _codec("zstd", "packed:Zstd",
+    "General-purpose compression of packed symbols; needs no tables.",
+    "RFC 8878")  # fmt: skip
+RAW_CODEC = _codec("raw", "packed:RawCodec",
+    "Symbols as fixed-width integers, without compression.",
+    "")  # fmt: skip
+PNG = _codec("png", "images:Png",
+    "Channels tiled into one grey PNG of 8 or 16 bits; lossless.",
+    "Alvar & Bajic 2019, arXiv:1902.05179")  # fmt: skip
+JPEG = _codec("jpeg", "images:Jpeg",
+    "Channels tiled into one grey JPEG; lossy.",
+    "Alvar & Bajic 2019, arXiv:1902.05179")  # fmt: skip
+WEBP = _codec("webp", "images:Webp",
+    "Channels tiled into one grey WebP; lossless unless a quality is given.",
+    "RFC 9649")  # fmt: skip

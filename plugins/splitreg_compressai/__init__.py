@@ -1,1 +1,1 @@
-"""Learned bottlenecks and the entropy coder of compressai: fp, shp, mshp; compressai."""
+"""Learned bottlenecks fp, shp and mshp, and codec ``compressai``."""

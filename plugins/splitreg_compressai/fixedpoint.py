@@ -1,4 +1,4 @@
-"""Convolutions that are trained in the fixed-point arithmetic in which they will run, with gradients straight through."""
+"""Convolutions trained in the fixed-point arithmetic in which they run, with straight-through gradients."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from torch.nn import functional
 from splitreg.coding import IntegerLayer
 from splitreg.errors import InvalidTables
 
-#: Weights are multiples of ``2**-WEIGHT_BITS``, within +-``LARGEST_WEIGHT`` of those.
+#: Weights are whole multiples of ``2**-WEIGHT_BITS``, from -MAX_WEIGHT to MAX_WEIGHT.
 WEIGHT_BITS = 8
-LARGEST_WEIGHT = 2047
+MAX_WEIGHT = 2047
 
 
 class FixedConv(nn.Module):
-    """A convolution over fixed-point numbers: integers times ``2**-reads`` come in, times ``2**-gives`` go out.
+    """A convolution of fixed-point numbers: integers times ``2**-reads`` to integers times ``2**-gives``.
 
     Args:
-        before: channels that come in.
-        after: channels that go out.
-        kernel: 1 or 3, with zeros around.
+        before: input channels.
+        after: output channels.
+        kernel: 1 or 3, with zero padding.
         reads: fraction bits of the input.
         gives: fraction bits of the output.
         low: smallest output, as an integer.
         high: largest output, as an integer.
-        rounds: False: leave rounding the output to the caller (where noise stands for it).
+        rounds: False: do not round the output; the caller adds noise instead.
 
     Attributes:
-        exact: False: no rounding at all, as a network in floating point (to measure what rounding costs).
+        exact: False: do not round at all, to measure the cost of rounding.
 
-    Source: Jacob et al. 2018, arXiv:1712.05877 (training with quantisation in the forward pass alone).
+    Source: Jacob et al. 2018, arXiv:1712.05877 (quantisation in the forward pass of training).
     """
 
     exact = True
@@ -58,12 +58,12 @@ class FixedConv(nn.Module):
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, before, h, w) to (B, after, h, w)."""
+        """(B, before, h, w) -> (B, after, h, w)."""
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         if self.exact:
             unit = 2.0**WEIGHT_BITS
-            weight = bounded(rounded(weight * unit), -LARGEST_WEIGHT, LARGEST_WEIGHT) / unit
+            weight = bounded(rounded(weight * unit), -MAX_WEIGHT, MAX_WEIGHT) / unit
             bias = rounded(bias * unit * 2.0**self.reads) / (unit * 2.0**self.reads)
         scaled = functional.conv2d(x, weight, bias, padding=weight.shape[-1] // 2) * 2.0**self.gives
         if self.exact and self.rounds:
@@ -71,16 +71,18 @@ class FixedConv(nn.Module):
         return bounded(scaled, self.low, self.high) / 2.0**self.gives
 
     def frozen(self, offset: int = 0) -> IntegerLayer:
-        """Return the present weights as an integer layer, whose outputs and bounds are ``offset`` larger.
+        """Return the current weights as an integer layer; outputs and bounds are increased by ``offset``.
 
         Raises:
-            InvalidTables: the weights are not finite, or a bias is huge.
+            InvalidTables: the weights are not finite, or a bias is too large.
         """
         shift = WEIGHT_BITS + self.reads - self.gives
-        weight = _whole(self.weight * 2.0**WEIGHT_BITS).clip(-LARGEST_WEIGHT, LARGEST_WEIGHT)
+        weight = _whole(self.weight * 2.0**WEIGHT_BITS).clip(-MAX_WEIGHT, MAX_WEIGHT)
         bias = _whole(self.bias * 2.0 ** (WEIGHT_BITS + self.reads)) + (offset << shift)
         if not np.isfinite(weight).all() or not (np.abs(bias) < 2.0**31).all():
-            raise InvalidTables("the hyperprior's networks have NaN, infinite or huge weights; training has diverged")
+            raise InvalidTables(
+                "the hyperprior's networks have NaN, infinite or very large weights; training has diverged"
+            )
         return IntegerLayer(
             weight=weight.astype(np.int16), bias=bias.astype(np.int32), shift=shift, low=self.low + offset,
             high=self.high + offset,
@@ -93,18 +95,18 @@ def frozen_layers(network: nn.Module) -> Sequence[IntegerLayer]:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Round halves up; gradients pass as if it were not there."""
-    found: Tensor = _Rounded.apply(x)
-    return found
+    """Round halves up, with straight-through gradients."""
+    result: Tensor = _Rounded.apply(x)
+    return result
 
 
 def bounded(x: Tensor, low: float, high: float) -> Tensor:
-    """Clip; beyond the bounds gradients pass where following them leads back."""
-    found: Tensor = _Bounded.apply(x, low, high)
-    return found
+    """Clip; outside the bounds only gradients that lead back inside pass."""
+    result: Tensor = _Bounded.apply(x, low, high)
+    return result
 
 
-class _Rounded(torch.autograd.Function):  # x + (round(x) - x).detach() is not always a whole number
+class _Rounded(torch.autograd.Function):  # x + (round(x) - x).detach() is not always whole
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
         return torch.floor(x + 0.5)
@@ -125,8 +127,8 @@ class _Bounded(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (x,), (low, high), (gradient,) = context.saved_tensors, context.bounds, gradients
         # Descent moves against the gradient.
-        stuck = ((x < low) & (gradient > 0)) | ((x > high) & (gradient < 0))
-        return gradient.masked_fill(stuck, 0.0), None, None
+        outward = ((x < low) & (gradient > 0)) | ((x > high) & (gradient < 0))
+        return gradient.masked_fill(outward, 0.0), None, None
 
 
 def _whole(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

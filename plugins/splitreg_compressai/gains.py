@@ -1,4 +1,4 @@
-"""Learned gains on a latent's channels: one model for a range of rates."""
+"""Learned gains per channel of the latent: one model for a range of rates."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from splitreg.coding import HyperModel, SymbolModel, VariableModel
-from splitreg.coding.variable import POSITIONS
+from splitreg.coding import POSITIONS, HyperModel, SymbolModel, VariableModel
 
-#: Position at which a model is validated, and encodes where no rate is asked for: its rate weight is the stage's own.
+#: Position of validation, and of encoding without a given rate; its rate weight is the stage's own.
 MIDDLE = POSITIONS // 2
 
 
 class Gains(nn.Module):
-    """A gain and an inverse gain for every channel, between ``points`` learned ones geometrically interpolated.
+    """A gain and an inverse gain per channel, interpolated geometrically between learned ones.
 
-    At rate r from 0 (fewest bytes) to 1 (most) the rate weighs ``span**(0.5 - r)`` times what the stage says. For a
-    distortion that grows with the square of the step, the best step grows with the root of that weight: there the gains
-    begin, and what is learned (and what weight decay pulls to zero) is the difference. So are the inverses, which may
-    learn to shrink what coarse steps exaggerate.
+    At rate r from 0 (smallest packets) to 1 (largest) the weight of the rate is ``span**(0.5 - r)`` times
+    the stage's. For a distortion that grows with the square of the step, the best step grows with the
+    root of that weight. Gains start there, and the difference is learned, so weight decay pulls it to
+    zero. Inverse gains can learn to shrink values that coarse steps exaggerate.
 
     Args:
         channels: C of the latent.
-        points: number of learned gains, at evenly spaced rates; at least 2.
-        span: largest rate weight over smallest.
+        points: number of learned gains, at evenly spaced rates; 2 or more.
+        span: largest weight of the rate over the smallest.
 
     Source: Cui et al. 2021, arXiv:2003.02012.
     """
@@ -50,9 +49,9 @@ class Gains(nn.Module):
         return logarithm.exp()[..., None, None], (shrink - logarithm).exp()[..., None, None]
 
     def at(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return gains, inverse gains and rate weights (B,) for a batch: drawn in training, else those of ``MIDDLE``.
+        """Return gains, inverse gains and rate weights (B,) of a batch: drawn in training, else of ``MIDDLE``.
 
-        Rates are drawn for each image, spread evenly over the batch, so that every step sees the whole range.
+        Rates are drawn per image and spread evenly over the batch, so each step sees the whole range.
         """
         device = self.gain.device
         if not self.training:
@@ -64,17 +63,17 @@ class Gains(nn.Module):
 
     @torch.no_grad()
     def rows(self, rates: Sequence[float] | None = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return gains and inverse gains (N, C) as they are frozen at some rates, or at the learned points."""
-        exact = copy.deepcopy(self).cpu().double()  # so that the training's device does not show
+        """Return frozen gains and inverse gains (N, C) at some rates, or at the learned points."""
+        exact = copy.deepcopy(self).cpu().double()  # independent of the training's device
         at = torch.linspace(0, 1, len(self.gain)) if rates is None else torch.tensor(rates, dtype=torch.float64)
-        gains, inverses = (found[..., 0, 0].float().numpy() for found in exact(at.double()))
+        gains, inverses = (rows[..., 0, 0].float().numpy() for rows in exact(at.double()))
         return gains, inverses
 
     def freeze(self, models: Sequence[SymbolModel | HyperModel], shift: Tensor | None = None) -> VariableModel:
-        """Return the frozen gains of all positions over ``models``, the first of them for the lowest rates.
+        """Return the frozen gains of all positions over ``models``, in the order of rising rates.
 
         Raises:
-            InvalidTables: the gains are not finite, or huge.
+            InvalidTables: the gains are not finite, or too large.
         """
         gains, inverses = self.rows([position / (POSITIONS - 1) for position in range(POSITIONS)])
         chosen = np.rint(np.arange(POSITIONS) * (len(models) - 1) / (POSITIONS - 1)).astype(np.uint8)

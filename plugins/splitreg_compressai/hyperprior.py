@@ -1,4 +1,4 @@
-"""Bottlenecks with a hyperprior whose networks run in integers on both sides: scales (shp), means and scales (mshp)."""
+"""Bottlenecks with a hyperprior in integers: scales (shp), or means and scales (mshp)."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import math
 from typing import ClassVar
 
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 from torch.nn import functional
 
 from splitreg.coding import HyperModel, IntegerNetwork, VariableModel
 from splitreg.interfaces import FeatureSpec
+from splitreg_compressai.density import FactorizedDensity
 from splitreg_compressai.fixedpoint import FixedConv, bounded, frozen_layers, rounded
 from splitreg_compressai.layers import Pad
 from splitreg_compressai.tables import PER_E, ROWS, UNIT, density_tables, scale_tables
 from splitreg_compressai.transforms import Transforms
 
-#: The hyper-latent has one value a channel for blocks of FACTOR x FACTOR elements of the latent.
+#: The hyper-latent has one value per channel for FACTOR x FACTOR elements of the latent.
 FACTOR = 4
-#: Fraction bits: of the latent that the analysis reads, of hidden activations, of logarithms of scales, of means.
+#: Fraction bits of the latent as the analysis reads it, hidden activations, logarithms of scales, means.
 READS, HIDDEN, SCALE, MEAN = 3, 4, PER_E.bit_length() - 1, 4
-#: Largest integers: latent (256 in units of one), hidden activations (64), hyper-latent, means (128).
-LATENT_MOST, HIDDEN_MOST, HYPER_MOST, MEAN_MOST = 2047, 1023, 127, 2047
+#: Largest integers of the latent (256), hidden activations (64), the hyper-latent and means (128).
+MAX_LATENT, MAX_HIDDEN, MAX_HYPER, MAX_MEAN = 2047, 1023, 127, 2047
 
 
 class ScaleHyperprior(Transforms):
-    """Analysis, scale hyperprior, synthesis: a side stream gives every element of the latent its own scale.
+    """Analysis, scale hyperprior, synthesis: a side stream gives each element of the latent a scale.
 
-    The hyperprior's two networks are trained in fixed point and run as integers, on both sides alike. Beside the options
-    of ``Transforms``:
+    The two networks of the hyperprior are trained in fixed point and run in integers on both sides.
+    The options are those of ``Transforms``, and:
 
     Args:
         hyper_channels: channels of the hyper-latent.
         hyper_hidden: width of the hyperprior's networks.
 
-    Source: Ballé et al. 2018, arXiv:1802.01436; integers as in Ballé et al. 2019, "Integer networks for data
+    Source: Ballé et al. 2018, arXiv:1802.01436; Ballé et al. 2019, "Integer networks for data
     compression with latent-variable models".
     """
 
@@ -72,7 +72,7 @@ class ScaleHyperprior(Transforms):
             _hidden(2 * wide if self.has_means else wide, hyper_hidden, READS),
             _hidden(hyper_hidden, hyper_hidden, HIDDEN),
             FixedConv(
-                hyper_hidden, hyper_channels, reads=HIDDEN, gives=0, low=-HYPER_MOST, high=HYPER_MOST, rounds=False
+                hyper_hidden, hyper_channels, reads=HIDDEN, gives=0, low=-MAX_HYPER, high=MAX_HYPER, rounds=False
             ),
         )
         self.hyper_synthesis = nn.Sequential(
@@ -80,30 +80,30 @@ class ScaleHyperprior(Transforms):
         )
         self.scales = FixedConv(hyper_hidden, wide, reads=HIDDEN, gives=SCALE, low=-UNIT, high=ROWS - 1 - UNIT)
         self.means = (
-            FixedConv(hyper_hidden, wide, reads=HIDDEN, gives=MEAN, low=-MEAN_MOST, high=MEAN_MOST)
+            FixedConv(hyper_hidden, wide, reads=HIDDEN, gives=MEAN, low=-MAX_MEAN, high=MAX_MEAN)
             if self.has_means
             else None
         )
-        self.prior = EntropyBottleneck(hyper_channels)
+        self.prior = FactorizedDensity(hyper_channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the restored feature and the bits an image: as training sees it, or as the codec leaves it.
+        """Return the restored feature and the bits per image, with the surrogate in training.
 
-        With several rates, training draws one for each image and returns its bits times that rate's weight.
+        With several rates, training draws one per image and returns its bits times the rate's weight.
         """
         latent = self.analyse(x)
         if self.gains is None:
-            received, bits = self._sent(latent)
+            received, bits = self._transmit(latent)
             return self.synthesise(received), bits
         with torch.autocast(latent.device.type, enabled=False):
             gains, inverses, weights = self.gains.at(len(latent))
-            received, bits = self._sent(latent * gains)
+            received, bits = self._transmit(latent * gains)
         return self.synthesise(received * inverses), bits * weights
 
     def freeze(self) -> HyperModel | VariableModel:
-        """Return the integer tables and networks of the present weights.
+        """Return the integer tables and networks of the current weights.
 
-        With several rates the hyperprior reads the latent after its gain, so that one serves them all.
+        With several rates the hyperprior reads the latent after the gain, so one serves all rates.
 
         Raises:
             InvalidTables: the weights are not finite.
@@ -115,29 +115,20 @@ class ScaleHyperprior(Transforms):
         return HyperModel(
             channels=self.latent.channels, factor=FACTOR, fraction=READS, mean_fraction=MEAN,
             hyper=density_tables(self.prior, whole=True), scales=scale_tables(),
-            analysis=IntegerNetwork(frozen_layers(self.hyper_analysis), -LATENT_MOST, LATENT_MOST),
-            synthesis=IntegerNetwork(frozen_layers(self.hyper_synthesis), -HYPER_MOST, HYPER_MOST),
-            rows=IntegerNetwork([self.scales.frozen(UNIT)], 0, HIDDEN_MOST),
-            means=None if self.means is None else IntegerNetwork([self.means.frozen()], 0, HIDDEN_MOST),
+            analysis=IntegerNetwork(frozen_layers(self.hyper_analysis), -MAX_LATENT, MAX_LATENT),
+            synthesis=IntegerNetwork(frozen_layers(self.hyper_synthesis), -MAX_HYPER, MAX_HYPER),
+            rows=IntegerNetwork([self.scales.frozen(UNIT)], 0, MAX_HIDDEN),
+            means=None if self.means is None else IntegerNetwork([self.means.frozen()], 0, MAX_HIDDEN),
         )  # fmt: skip
 
-    def auxiliary_loss(self) -> Tensor:
-        """Return the loss that moves the quantiles of the hyper-latent's density to its tails."""
-        loss: Tensor = self.prior.loss()
-        return loss
-
-    def auxiliary_parameters(self) -> list[nn.Parameter]:
-        """Return the quantiles."""
-        return [self.prior.quantiles]
-
     def _blocks(self, latent: Tensor) -> Tensor:
-        """(B, C, h, w) -> what the analysis reads, in fixed point: absolute values, with means after the values."""
-        fixed = bounded(rounded(latent * 2.0**READS), -LATENT_MOST, LATENT_MOST) / 2.0**READS
+        """(B, C, h, w) -> input of the analysis in fixed point: absolute values, with means also the values."""
+        fixed = bounded(rounded(latent * 2.0**READS), -MAX_LATENT, MAX_LATENT) / 2.0**READS
         fixed = torch.cat([fixed, fixed.abs()], 1) if self.has_means else fixed.abs()
         return functional.pixel_unshuffle(self.fill(fixed), FACTOR)
 
     def _predict(self, hyper: Tensor, latent: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Return a scale and a mean for every element of the latent."""
+        """Return a scale and a mean per element of the latent."""
         height, width = latent.shape[-2:]
         hidden = self.hyper_synthesis(hyper)
         scales = functional.pixel_shuffle(self.scales(hidden), FACTOR)[..., :height, :width].exp()
@@ -145,11 +136,11 @@ class ScaleHyperprior(Transforms):
             return scales, 0.0
         return scales, functional.pixel_shuffle(self.means(hidden), FACTOR)[..., :height, :width]
 
-    def _sent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what a receiver gets of the latent (in training, with noise or rounded), and the bits an image."""
+    def _transmit(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latent that the decoder gets, and the bits per image."""
         if not self.training:
             return self._coded(latent)
-        with torch.autocast(latent.device.type, enabled=False):  # likelihoods of 16-bit floats are worth nothing
+        with torch.autocast(latent.device.type, enabled=False):  # 16 bits are too few for likelihoods
             hyper = self.hyper_analysis(self._blocks(latent))
             _, likelihood = self.prior(hyper)
             scales, means = self._predict(rounded(hyper), latent)
@@ -158,15 +149,15 @@ class ScaleHyperprior(Transforms):
         return rounded(latent - means) + means if self.mixed else noisy, bits
 
     def _coded(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Code by the frozen model itself: an emulation could differ in one rounding."""
+        """Code with the frozen integers themselves: an emulation in floats could round differently."""
         model = self._hyper_model()
-        found = [model.measure(one.numpy()) for one in latent.detach().cpu()]
-        received = torch.stack([torch.from_numpy(restored) for restored, _ in found])
-        return received.to(latent), torch.tensor([bits for _, bits in found]).to(latent)
+        measured = [model.measure(image.numpy()) for image in latent.detach().cpu()]
+        received = torch.stack([torch.from_numpy(restored) for restored, _ in measured])
+        return received.to(latent), torch.tensor([bits for _, bits in measured]).to(latent)
 
 
 class MeanScaleHyperprior(ScaleHyperprior):
-    """Analysis, mean-scale hyperprior, synthesis: the side stream also says where each element probably is.
+    """Analysis, mean-scale hyperprior, synthesis: the side stream also gives each element a mean.
 
     Source: Minnen et al. 2018, arXiv:1809.02736 (without the autoregressive part).
     """
@@ -176,11 +167,11 @@ class MeanScaleHyperprior(ScaleHyperprior):
 
 
 def _hidden(before: int, after: int, reads: int, kernel: int = 1) -> FixedConv:
-    return FixedConv(before, after, kernel, reads=reads, gives=HIDDEN, low=0, high=HIDDEN_MOST)
+    return FixedConv(before, after, kernel, reads=reads, gives=HIDDEN, low=0, high=MAX_HIDDEN)
 
 
 def _normal_bits(values: Tensor, scales: Tensor) -> Tensor:
-    """Return the code length of values under a normal distribution around zero, convolved with a box of width one."""
+    """Return the code length of unit intervals around values, under normal distributions around zero."""
     distance = values.abs()
     root = math.sqrt(0.5)
     mass = 0.5 * (torch.erfc((distance - 0.5) / scales * root) - torch.erfc((distance + 0.5) / scales * root))

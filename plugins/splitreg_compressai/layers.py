@@ -1,4 +1,4 @@
-"""Building blocks of the learned bottlenecks. Every block keeps or divides the size, rounding up."""
+"""Building blocks of the learned bottlenecks. Each block keeps the size or divides it, rounding up."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.nn import functional
 
 
 class GDN1(nn.Module):
-    """Simplified generalised divisive normalisation: x / (beta + gamma |x|), or times it where ``inverse``.
+    """Simplified generalised divisive normalisation: x / (beta + gamma |x|), or the product if ``inverse``.
 
-    Beta and gamma are squares of parameters, hence positive, and the layer is Abs, Conv, Div to an exporter.
+    Beta and gamma are squares of parameters, so they are positive. In ONNX the layer is Abs, Conv, Div.
 
     Source: Johnston et al. 2019, arXiv:1912.08771; Ballé et al. 2016, arXiv:1511.06281.
     """
@@ -21,47 +21,47 @@ class GDN1(nn.Module):
         super().__init__()
         self.inverse = inverse
         self.beta = nn.Parameter(torch.ones(channels))
-        # A square has no slope at zero, so what starts as "none" starts a little above it.
+        # A square has no gradient at zero, so all weights start above it.
         self.gamma = nn.Parameter(0.1**0.5 * torch.eye(channels) + 1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
+        """(B, C, H, W) -> (B, C, H, W)."""
         norm = functional.conv2d(x.abs(), self.gamma.square()[:, :, None, None], self.beta.square() + 1e-6)
         return x * norm if self.inverse else x / norm
 
 
 class Pad(nn.Module):
-    """Repeats the last row and column until the size is a multiple of ``multiple`` and at least ``least``."""
+    """Repeat the last row and column until the size is a multiple of ``multiple`` and at least ``minimum``."""
 
-    def __init__(self, multiple: int = 1, least: int = 1) -> None:
+    def __init__(self, multiple: int = 1, minimum: int = 1) -> None:
         super().__init__()
         self.multiple = multiple
-        self.least = least
+        self.minimum = minimum
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H', W')."""
-        if self.multiple > 1 and self.least == 1 and torch.onnx.is_in_onnx_export():
-            return _PadAnySize.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
+        """(B, C, H, W) -> (B, C, H', W')."""
+        if self.multiple > 1 and self.minimum == 1 and torch.onnx.is_in_onnx_export():
+            return _PadAnySize.apply(x, self)  # type: ignore[no-any-return]
         # int(): constants in an exported graph. Not -(-a // b): torch's tracer rounds that towards zero.
         height, width = (self._missing(int(side)) for side in x.shape[-2:])
         return functional.pad(x, (0, width, 0, height), mode="replicate") if height or width else x
 
     def _missing(self, side: int) -> int:
-        return (max(side, self.least) + self.multiple - 1) // self.multiple * self.multiple - side
+        return (max(side, self.minimum) + self.multiple - 1) // self.multiple * self.multiple - side
 
 
 class _PadAnySize(torch.autograd.Function):
-    """``Pad`` for the exporter, whose tracer would write the sizes of its one image into the graph."""
+    """``Pad`` for the ONNX exporter, whose tracer would make the sizes of its example constant."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, pad: Pad) -> Tensor:
-        """As ``Pad`` does."""
+        """Pad like ``Pad``."""
         height, width = (pad._missing(int(side)) for side in x.shape[-2:])
         return functional.pad(x, (0, width, 0, height), mode="replicate")
 
     @staticmethod
     def symbolic(g: Any, x: Any, pad: Pad) -> Any:
-        """Shape, Neg, Mod (of the divisor's sign, so never negative), Concat, Pad."""
+        """Shape, Neg, Mod (the sign is the divisor's, so never negative), Concat, Pad."""
         multiple, starts = (g.op("Constant", value_t=torch.tensor(v)) for v in ([pad.multiple], [0] * 6))
         missing = g.op("Mod", g.op("Neg", g.op("Shape", x, start_i=2)), multiple)
         ends = g.op("Concat", starts, missing, axis_i=0)
@@ -69,13 +69,13 @@ class _PadAnySize(torch.autograd.Function):
 
 
 def gdn_encoder(source: int, channels: int, hidden: int, halvings: int) -> nn.Sequential:
-    """Strided 5x5 convolutions with GDN1, then 2x2 to ``channels``: the sides end one below side / 2**halvings.
+    """Strided 5x5 convolutions with GDN1, then 2x2 to ``channels``: the sides are side / 2**halvings - 1.
 
-    Two halvings from 3 channels, 96 hidden, to 24: the encoder of the Entropic Student and of Ladon.
+    With 3 to 24 channels, 96 hidden and two halvings: the encoder of the Entropic Student and Ladon.
 
     Source: Matsubara et al. 2022, arXiv:2108.11898; Matsubara et al. 2025, arXiv:2501.01420.
     """
-    layers: list[nn.Module] = [Pad(least=2**halvings + 1)]
+    layers: list[nn.Module] = [Pad(minimum=2**halvings + 1)]
     before = source
     for index in range(max(1, halvings)):
         after = max(1, hidden // 2) if index >= halvings - 1 else hidden
@@ -86,7 +86,7 @@ def gdn_encoder(source: int, channels: int, hidden: int, halvings: int) -> nn.Se
 
 
 def gdn_decoder(channels: int, target: int, hidden: int, doublings: int) -> nn.Sequential:
-    """2x2 convolutions with inverse GDN1, paddings 1, 0, 1: gives back the row and column that the encoder lost.
+    """2x2 convolutions with inverse GDN1, paddings 1, 0, 1: restores the row and column the encoder lost.
 
     ``doublings`` above zero adds a pixel shuffle, below zero strided convolutions.
     """
@@ -102,9 +102,9 @@ def gdn_decoder(channels: int, target: int, hidden: int, doublings: int) -> nn.S
 
 
 def unit_gain(network: nn.Module) -> nn.Module:
-    """Start every convolution so that it keeps the variance of its input.
+    """Initialise each convolution so that it keeps the variance of its input.
 
-    torch's default shrinks it to a third a layer, and a latent far below the rounding step starts out as all zeros.
+    With torch's default each layer reduces it to a third, and the first latents would round to zero.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -115,12 +115,12 @@ def unit_gain(network: nn.Module) -> nn.Module:
 
 
 def light_encoder(source: int, channels: int, hidden: int, halvings: int) -> nn.Sequential:
-    """Patches of up to 4x4, then pointwise and depthwise convolutions; the rest of the halvings by depthwise 5x5.
+    """Patches of up to 4x4, pointwise and depthwise convolutions; further halvings by depthwise 5x5.
 
-    Three halvings from 3 channels, 64 hidden (and 96 after the patches' stride), to 24: 0.11 GMAC at 416x416.
+    With 3 to 24 channels, 64 hidden (96 after the patches) and three halvings: 0.11 GMAC at 416x416.
 
-    Source: space-to-depth stems as in Ridnik et al. 2020, arXiv:2003.13630; separable convolutions as in Howard et al.
-    2017, arXiv:1704.04861.
+    Source: Ridnik et al. 2020, arXiv:2003.13630 (space-to-depth stem); Howard et al. 2017,
+    arXiv:1704.04861 (separable convolutions).
     """
     patch = min(2, halvings)
     wide = hidden * 3 // 2
@@ -138,16 +138,16 @@ def light_encoder(source: int, channels: int, hidden: int, halvings: int) -> nn.
 
 
 def residual_decoder(channels: int, target: int, hidden: int, doublings: int, blocks: int) -> nn.Sequential:
-    """1x1 to ``hidden``, residual blocks of two 3x3, 3x3 to the target; pixel shuffle or strided convolutions at the end."""
+    """1x1 to ``hidden``, residual blocks of two 3x3, 3x3 to the target, then as ``gdn_decoder``."""
     return nn.Sequential(
         nn.Conv2d(channels, hidden, 1),
-        *(_Residual(hidden) for _ in range(blocks)),
+        *(_ResidualBlock(hidden) for _ in range(blocks)),
         nn.Conv2d(hidden, target * 4 ** max(0, doublings), 3, padding=1),
         *_resize(target, doublings),
     )
 
 
-class _Residual(nn.Module):
+class _ResidualBlock(nn.Module):
     """x + conv(act(conv(x))). Source: He et al. 2016, arXiv:1603.05027."""
 
     def __init__(self, channels: int) -> None:
@@ -162,8 +162,9 @@ class _Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
-        return x + self.inner(x)
+        """(B, C, H, W) -> (B, C, H, W)."""
+        change: Tensor = self.inner(x)
+        return x + change
 
 
 def _activated(convolution: nn.Conv2d) -> list[nn.Module]:

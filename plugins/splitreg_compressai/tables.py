@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from numpy.typing import NDArray
 from torch import Tensor
 
 from splitreg.coding import SymbolModel
 from splitreg.errors import InvalidTables
+from splitreg_compressai.density import MIN_LIKELIHOOD, FactorizedDensity
+from splitreg_compressai.fixedpoint import bounded
 
 #: Values that are rarer than this on one side of the median are left to the escape: a table entry of their own would
 #: take 2**-16 from the others, and a heavy tail has hundreds of them.
@@ -25,37 +26,42 @@ REACH = 512
 ROWS, UNIT, PER_E = 52, 18, 8
 
 
-def density_tables(prior: EntropyBottleneck, *, whole: bool = False) -> SymbolModel:
-    """Return the integer tables of a learned density per channel: its medians, and rows as wide as its tails are.
+def density_tables(prior: FactorizedDensity, *, whole: bool = False) -> SymbolModel:
+    """Return the integer tables of a learned density: the medians, and rows as wide as the tails.
 
     Args:
-        prior: not changed.
-        whole: its symbols are whole numbers, so that no median is subtracted from them.
+        prior: of C channels, not changed.
+        whole: the symbols are whole numbers, so no median is subtracted from them.
 
     Raises:
         InvalidTables: the prior's parameters are not finite.
     """
-    prior = copy.deepcopy(prior).cpu().float()  # compressai's table buffers would change the state dict
+    prior = copy.deepcopy(prior).cpu().float().eval()
     with torch.no_grad():
         medians = prior.quantiles[:, 0, 1].clone()
         if whole:
             prior.quantiles[:, 0, 1] = medians = medians.round()
         steps = torch.arange(-REACH, REACH + 1)
-        _, mass = prior((medians[:, None] + steps)[None], training=False)  # (1, C, 2 * REACH + 1)
-        if not torch.isfinite(mass).all():
-            raise InvalidTables("the prior has NaN or infinite parameters; training has diverged")
-        below = (mass[0].cumsum(1) < TAIL).sum(1).clamp(max=REACH - 1)
-        above = (mass[0].flip(1).cumsum(1) < TAIL).sum(1).clamp(max=REACH - 1)
-        prior.quantiles[:, 0, 0] = medians + steps[below]
-        prior.quantiles[:, 0, 2] = medians - steps[above]
-    prior.update(force=True)
-    cdf, lengths, offsets = prior.quantized_cdf.numpy(), prior.cdf_length.numpy(), prior.offset.numpy()
+        _, likelihoods = prior((medians[:, None] + steps)[None])  # (1, C, 2 * REACH + 1)
+        below, above = _tails(likelihoods[0], "the prior has")
+        before = (medians - (medians + steps[below])).ceil().int().clamp(min=0)
+        after = ((medians - steps[above]) - medians).ceil().int().clamp(min=0)
+        lengths = before + after + 1
+        centres = torch.arange(int(lengths.max())) + (medians - before)[:, None, None]  # (C, 1, L)
+        lower, upper = prior.logits(centres - 0.5), prior.logits(centres + 0.5)
+        masses = (torch.sigmoid(upper) - torch.sigmoid(lower))[:, 0]
+        escapes = torch.sigmoid(lower[:, 0, :1]) + torch.sigmoid(-upper[:, 0, -1:])
+    rows = [
+        quantised(torch.cat([row[:length], escape]).double().numpy())
+        for row, length, escape in zip(masses, lengths, escapes, strict=True)
+    ]
+    offsets: NDArray[np.int64] = (-before).long().numpy()
     if whole:
-        return SymbolModel.from_cdf(cdf, lengths, offsets + medians.numpy().astype(np.int32))
-    return SymbolModel.from_cdf(cdf, lengths, offsets, medians.numpy())
+        return _model(rows, offsets + medians.long().numpy())
+    return _model(rows, offsets, medians.numpy())
 
 
-def step_masses(prior: EntropyBottleneck, centres: Tensor, halves: Tensor) -> Tensor:
+def step_masses(prior: FactorizedDensity, centres: Tensor, halves: Tensor) -> Tensor:
     """Return the masses that a learned density has within ``halves`` of ``centres``.
 
     Args:
@@ -65,18 +71,17 @@ def step_masses(prior: EntropyBottleneck, centres: Tensor, halves: Tensor) -> Te
     """
     edges = torch.stack([centres - halves, centres + halves])
     flat = edges.transpose(1, 2).transpose(0, 1).flatten(1)[:, None]  # (C, 1, 2 B h w)
-    # The public interface of compressai knows steps of one alone.
-    logits = prior._logits_cumulative(flat, stop_gradient=False)
-    lower, upper = logits.view(edges.shape[2], 2, len(centres), *centres.shape[2:]).transpose(0, 1).transpose(1, 2)
-    # Near 1 a sigmoid has no precision left, near 0 it has.
+    logits = prior.logits(flat).view(edges.shape[2], 2, len(centres), *centres.shape[2:])
+    lower, upper = logits.transpose(0, 1).transpose(1, 2)
+    # A sigmoid is exact near 0 and not near 1: take the side on which both are small.
     sign = -torch.sign(lower + upper).detach()
-    mass: Tensor = prior.likelihood_lower_bound((torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs())
-    return mass
+    masses = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
+    return bounded(masses, MIN_LIKELIHOOD, math.inf)
 
 
 @torch.no_grad()
-def step_tables(prior: EntropyBottleneck, gains: NDArray[np.float32]) -> SymbolModel:
-    """Return the integer tables of (latent - median) * gain, whose density a prior has without the gain.
+def step_tables(prior: FactorizedDensity, gains: NDArray[np.float32]) -> SymbolModel:
+    """Return the integer tables of (latent - median) * gain, given the density without the gain.
 
     Args:
         prior: of C channels, not changed.
@@ -89,39 +94,67 @@ def step_tables(prior: EntropyBottleneck, gains: NDArray[np.float32]) -> SymbolM
     widths = 1 / torch.from_numpy(gains)[:, None]
     centres = prior.quantiles[:, 0, 1, None] + torch.arange(-REACH, REACH + 1) * widths
     masses = step_masses(prior, centres[None, :, None], widths[None, :, None] / 2)[0, :, 0].double()
-    if not torch.isfinite(masses).all():
-        raise InvalidTables("the prior or the gains have NaN or infinite parameters; training has diverged")
-    below = (masses.cumsum(1) < TAIL).sum(1).clamp(max=REACH - 1).tolist()
-    above = (masses.flip(1).cumsum(1) < TAIL).sum(1).clamp(max=REACH - 1).tolist()
+    below, above = (side.tolist() for side in _tails(masses, "the prior or the gains have"))
     rows = []
     for low, high, row in zip(below, above, masses.numpy(), strict=True):
         inner = row[low : 2 * REACH + 1 - high]
-        rows.append(np.append(inner, max(0.0, 1 - inner.sum())))  # the last: the escape
-    return _tables(rows, [low - REACH for low in below])
+        rows.append(_frequencies(np.append(inner, max(0.0, 1 - inner.sum()))))  # last: the escape
+    return _model(rows, np.array([low - REACH for low in below]))
 
 
 def scale_tables() -> SymbolModel:
-    """Return ``ROWS`` normal distributions of rising scale, each as the masses of unit intervals around whole numbers."""
+    """Return ``ROWS`` normal distributions of rising scale, as masses of unit intervals."""
     rows, offsets = [], []
     for row in range(ROWS):
         scale = math.exp((row - UNIT) / PER_E)
         reach = next(k for k in range(1, REACH) if _above(k + 0.5, scale) < TAIL)
         edges = [_above(k - 0.5, scale) for k in range(reach + 2)]
         half = [edges[k] - edges[k + 1] for k in range(reach + 1)]  # half[k]: mass of k
-        rows.append(np.array([*half[:0:-1], *half, 2 * edges[-1]]))  # the last: the escape
+        rows.append(_frequencies(np.array([*half[:0:-1], *half, 2 * edges[-1]])))  # last: the escape
         offsets.append(-reach)
-    return _tables(rows, offsets)
+    return _model(rows, np.array(offsets))
 
 
-def _tables(rows: Sequence[NDArray[np.float64]], offsets: Sequence[int]) -> SymbolModel:
-    """Return the integer tables of masses, a row a channel; what rounding leaves goes to the most frequent symbol."""
+def quantised(masses: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return frequencies of 2**16 in total, each at least 1, as compressai rounds them.
+
+    Rounded masses are scaled to the total, which leaves the rest to the last one. A frequency of 0
+    takes 1 from the smallest that is above 1.
+    """
+    counts = np.floor(masses * 2**16 + 0.5).astype(np.int64)  # halves away from zero
+    frequencies: NDArray[np.int64] = counts * 2**16 // counts.sum()
+    frequencies[-1] = 2**16 - frequencies[:-1].sum()
+    for index in np.flatnonzero(frequencies == 0):
+        donor = np.where(frequencies > 1, frequencies, 2**17).argmin()
+        frequencies[donor] -= 1
+        frequencies[index] = 1
+    return frequencies
+
+
+def _frequencies(masses: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return frequencies of 2**16 in total; the most frequent symbol gets the rounding error."""
+    frequencies: NDArray[np.int64] = np.maximum(1, np.rint(masses * 2**16)).astype(np.int64)
+    frequencies[masses.argmax()] += 2**16 - frequencies.sum()
+    return frequencies
+
+
+def _model(
+    rows: Sequence[NDArray[np.int64]], offsets: NDArray[np.int64], shift: NDArray[np.float32] | None = None
+) -> SymbolModel:
+    """Return the tables of one row of frequencies per channel."""
     lengths = np.array([len(row) + 1 for row in rows])
     cdf = np.zeros((len(rows), lengths.max()), np.int64)
-    for index, masses in enumerate(rows):
-        frequencies = np.maximum(1, np.rint(masses * 2**16)).astype(np.int64)
-        frequencies[masses.argmax()] += 2**16 - frequencies.sum()
-        cdf[index, 1 : lengths[index]] = frequencies.cumsum()
-    return SymbolModel.from_cdf(cdf, lengths, np.array(offsets))
+    for index, row in enumerate(rows):
+        cdf[index, 1 : lengths[index]] = row.cumsum()
+    return SymbolModel.from_cdf(cdf, lengths, offsets, shift)
+
+
+def _tails(masses: Tensor, what: str) -> tuple[Tensor, Tensor]:
+    """Return how many symbols of (C, N) masses are rarer than ``TAIL`` together, on either side."""
+    if not torch.isfinite(masses).all():
+        raise InvalidTables(f"{what} NaN or infinite parameters; training has diverged")
+    below, above = ((m.cumsum(1) < TAIL).sum(1).clamp(max=REACH - 1) for m in (masses, masses.flip(1)))
+    return below, above
 
 
 def _above(x: float, scale: float) -> float:

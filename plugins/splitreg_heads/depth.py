@@ -1,52 +1,42 @@
-"""Head ``depth``: metres for every pixel."""
+"""Head ``depth``: metres per pixel."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from splitreg.errors import RecipeError
-from splitreg.evaluation.metrics import DepthError
 from splitreg.interfaces import Head
 from splitreg.predictions import Depth
 from splitreg.specs import FeatureSpec
 from splitreg.tasks import DEPTH, Prediction
-from splitreg_heads.pyramid import Pyramid, dense_strides, enlarge, separable
+from splitreg_heads.pyramid import Pyramid, StridedMap, dense_strides, separable
+
+if TYPE_CHECKING:
+    from splitreg.evaluation.metrics import DepthError
 
 _LOSSES = ("l1", "silog")
-
-
-@dataclass(frozen=True, slots=True)
-class DepthOutput:
-    """``log_depth`` (B, 1, h, w) at ``stride`` of an image of ``size`` (H, W)."""
-
-    log_depth: Tensor
-    stride: int
-    size: tuple[int, int]
-
-    def full(self) -> Tensor:
-        """Return (B, H, W) logarithms of metres."""
-        return enlarge(self.log_depth, self.stride, self.size)[:, 0]
+#: Share of the squared mean error that the scale-invariant loss forgives (Eigen et al. 2014).
+_FORGIVEN = 0.85
 
 
 class DepthHead(Head):
-    """Feature pyramid, then one value a pixel between the logarithms of the nearest and the farthest depth.
+    """Feature pyramid, then one value per pixel between the logarithms of two depths.
 
     Args:
-        features: any strides; those of 4, 8, 16, 32 that the body has are read.
+        features: any strides; the available ones of 4, 8, 16, 32 are read.
         labels: none; depth has no classes.
         width: channels of the pyramid.
-        min_depth: metres; nothing is nearer.
-        max_depth: metres; nothing is farther.
-        loss: ``"l1"`` of the logarithms, or ``"silog"``, which forgives a common factor.
+        min_depth: smallest depth in metres.
+        max_depth: largest depth in metres.
+        loss: ``"l1"`` of the logarithms, or ``"silog"``: scale-invariant.
 
     Raises:
-        RecipeError: an option that is not one.
+        RecipeError: an option is out of range.
     """
 
     task = DEPTH
@@ -77,18 +67,18 @@ class DepthHead(Head):
 
     @classmethod
     def select(cls, available: Sequence[int]) -> tuple[int, ...]:
-        """Read those of strides 4, 8, 16, 32 that are there."""
+        """Read the available strides of 4, 8, 16 and 32."""
         return dense_strides(available)
 
-    def forward(self, features: dict[int, Tensor], image_size: tuple[int, int]) -> DepthOutput:
-        """Return the logarithm of the depth at stride 4."""
+    def forward(self, features: dict[int, Tensor], image_size: tuple[int, int]) -> StridedMap:
+        """Return (B, 1, H/4, W/4) logarithms of metres."""
         low, high = self.range
         share = self.regress(self.pyramid(features, image_size)).float().sigmoid()
-        return DepthOutput(low + (high - low) * share, self.pyramid.stride, image_size)
+        return StridedMap(low + (high - low) * share, self.pyramid.stride, image_size)
 
-    def loss(self, output: DepthOutput, targets: Sequence[Any]) -> dict[str, Tensor]:
-        """Return ``log``, over the pixels whose depth is known; the mean over the images that have one."""
-        guess = output.full()  # (B, H, W)
+    def loss(self, output: StridedMap, targets: Sequence[Any]) -> dict[str, Tensor]:
+        """Return ``log`` over the pixels of known depth, averaged over the images that have any."""
+        guess = output.full()[:, 0]  # (B, H, W)
         truth = torch.stack([target.depth.as_subclass(Tensor) for target in targets]).to(guess)
         known = truth.isfinite() & (truth > 0)
         error = torch.where(known, guess - truth.where(known, 1.0).log().clamp(*self.range), 0.0)
@@ -96,15 +86,14 @@ class DepthHead(Head):
         if self.kind == "l1":
             each = error.abs().sum(dim=(1, 2)) / count
         else:
-            # variance plus a part of the squared mean (Eigen et al. 2014 with lambda 0.85)
             mean = error.sum(dim=(1, 2)) / count
-            each = (error**2).sum(dim=(1, 2)) / count - 0.85 * mean**2
-        there = known.any(dim=2).any(dim=1)
-        return {"log": each.sum() / there.sum().clamp(min=1)}
+            each = (error**2).sum(dim=(1, 2)) / count - _FORGIVEN * mean**2
+        measured = known.any(dim=2).any(dim=1)
+        return {"log": each.sum() / measured.sum().clamp(min=1)}
 
-    def predict(self, output: DepthOutput) -> list[Prediction]:
-        """Return metres for every pixel."""
-        return [Depth(depth=depth) for depth in output.full().detach().exp().cpu().numpy()]
+    def predict(self, output: StridedMap) -> list[Prediction]:
+        """Return metres per pixel."""
+        return [Depth(depth=depth) for depth in output.full().detach()[:, 0].exp().cpu().numpy()]
 
     def truth(self, target: Any) -> Depth:
         """Return the target's map."""
@@ -112,4 +101,6 @@ class DepthHead(Head):
 
     def metric(self) -> DepthError:
         """Return ``abs_rel``, ``rmse`` and ``delta1``."""
+        from splitreg.evaluation.metrics import DepthError
+
         return DepthError()

@@ -1,9 +1,9 @@
-"""Heads that say something of the whole image: ``cls`` and ``multilabel``."""
+"""Heads for the whole image: ``cls`` and ``multilabel``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,27 +11,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splitreg.errors import RecipeError
-from splitreg.evaluation.metrics import Accuracy, LabelPrecision
 from splitreg.interfaces import Head
 from splitreg.predictions import Classification, MultiLabel
 from splitreg.specs import FeatureSpec
 from splitreg.tasks import CLASSIFICATION, MULTILABEL, Prediction
+from splitreg_heads.bases import check_labels
+
+if TYPE_CHECKING:
+    from splitreg.evaluation.metrics import Accuracy, LabelPrecision
 
 
 class _PooledHead(Head):
     """Deepest feature -> pooled to grid x grid -> [hidden layer] -> K logits."""
 
     def __init__(
-        self, features: Mapping[int, FeatureSpec], labels: tuple[str, ...], hidden: int, dropout: float, grid: int
+        self,
+        features: Mapping[int, FeatureSpec],
+        labels: tuple[str, ...],
+        *,
+        hidden: int = 0,
+        dropout: float = 0.0,
+        grid: int = 1,
     ) -> None:
         super().__init__()
-        if not labels:
-            raise RecipeError(f"a {self.task} head needs class names, got none; give the head labels or a dataset")
+        self.labels = check_labels(f"for {self.task}", labels)
         if hidden < 0 or grid < 1 or not 0 <= dropout < 1:
             raise RecipeError(
                 f"hidden must be 0 or more, grid 1 or more, dropout in [0, 1); got {hidden}, {grid}, {dropout}"
             )
-        self.labels = tuple(labels)
         self.needs = (max(features),)
         width = features[max(features)].channels * grid * grid
         middle = [nn.Linear(width, hidden), nn.ReLU(inplace=True)] if hidden else []
@@ -55,18 +62,18 @@ class _PooledHead(Head):
 
 
 class ClassHead(_PooledHead):
-    """One class for the image.
+    """One class per image.
 
     Args:
         features: the deepest stride.
         labels: K class names.
         hidden: width of a hidden layer; 0: none. MTL-Split has 256.
-        dropout: before the last layer.
-        grid: the feature is pooled to grid x grid; 1 is global average pooling, more keeps where things are.
+        dropout: probability, before the last layer.
+        grid: the feature is pooled to grid x grid; 1 is global average pooling.
         label_smoothing: share of the target that is spread over all classes.
 
     Raises:
-        RecipeError: an option that is not one, or no labels.
+        RecipeError: an option is out of range, or there are no labels.
     """
 
     task = CLASSIFICATION
@@ -82,7 +89,7 @@ class ClassHead(_PooledHead):
         grid: int = 1,
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(features, labels, hidden, dropout, grid)
+        super().__init__(features, labels, hidden=hidden, dropout=dropout, grid=grid)
         if not 0 <= label_smoothing < 1:
             raise RecipeError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
@@ -93,7 +100,7 @@ class ClassHead(_PooledHead):
         return {"ce": F.cross_entropy(output, index, label_smoothing=self.label_smoothing)}
 
     def predict(self, output: Tensor) -> list[Prediction]:
-        """Return the class probabilities of every image."""
+        """Return the class probabilities of each image."""
         shares = output.detach().softmax(dim=1).cpu().numpy()
         return [Classification(probabilities=row, names=self.labels) for row in shares]
 
@@ -105,46 +112,37 @@ class ClassHead(_PooledHead):
 
     def metric(self) -> Accuracy:
         """Return ``top1`` and ``top5``."""
+        from splitreg.evaluation.metrics import Accuracy
+
         return Accuracy()
 
 
 class MultiLabelHead(_PooledHead):
-    """Any number of labels for the image, each on its own.
+    """Any number of labels per image, each with its own probability.
 
     Args:
         features: the deepest stride.
         labels: K label names.
         hidden: width of a hidden layer; 0: none.
-        dropout: before the last layer.
+        dropout: probability, before the last layer.
         grid: the feature is pooled to grid x grid.
 
     Raises:
-        RecipeError: an option that is not one, or no labels.
+        RecipeError: an option is out of range, or there are no labels.
     """
 
     task = MULTILABEL
     primary = "mAP"
 
-    def __init__(
-        self,
-        features: Mapping[int, FeatureSpec],
-        labels: tuple[str, ...],
-        *,
-        hidden: int = 0,
-        dropout: float = 0.0,
-        grid: int = 1,
-    ) -> None:
-        super().__init__(features, labels, hidden, dropout, grid)
-
     def loss(self, output: Tensor, targets: Sequence[Any]) -> dict[str, Tensor]:
-        """Return the binary cross-entropy as ``bce``, the mean over what is known."""
+        """Return the binary cross-entropy as ``bce``, averaged over the known labels."""
         present = torch.stack([target.present for target in targets]).to(output)
         known = ~present.isnan()
         each = F.binary_cross_entropy_with_logits(output, present.nan_to_num(0.0), reduction="none")
         return {"bce": (each * known).sum() / known.sum().clamp(min=1)}
 
     def predict(self, output: Tensor) -> list[Prediction]:
-        """Return the label probabilities of every image."""
+        """Return the label probabilities of each image."""
         shares = output.detach().sigmoid().cpu().numpy()
         return [MultiLabel(probabilities=row, names=self.labels) for row in shares]
 
@@ -154,4 +152,6 @@ class MultiLabelHead(_PooledHead):
 
     def metric(self) -> LabelPrecision:
         """Return ``mAP``."""
+        from splitreg.evaluation.metrics import LabelPrecision
+
         return LabelPrecision()

@@ -1,32 +1,56 @@
-"""A light feature pyramid: any strides in, one map at a fixed fine stride out. Shared by the dense heads."""
+"""A light feature pyramid: features of any strides to one map at a fixed stride."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splitreg.specs import FeatureSpec
 
-#: Strides that are of use to a dense head; others cost more than they bring.
+#: Strides that dense heads read: finer ones cost more than they bring.
 STRIDES = (4, 8, 16, 32)
 
 
 def dense_strides(available: Sequence[int]) -> tuple[int, ...]:
-    """Return those of ``STRIDES`` that are there, or everything where none of them is."""
+    """Return the available strides of ``STRIDES``, or all where none of them is available."""
     return tuple(s for s in STRIDES if s in available) or tuple(sorted(available))
 
 
 def enlarge(x: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
     """Enlarge (B, C, h, w) by a whole factor and crop to ``size``.
 
-    A feature of stride s covers ceil(H / s) * s pixels: enlarging straight to (H, W) would shift what lies right and below.
+    A feature of stride s covers ceil(H / s) * s pixels: resizing it to (H, W) would shift pixels.
     """
     if factor > 1:
         x = F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
     return x[..., : size[0], : size[1]]
+
+
+@dataclass(frozen=True, slots=True)
+class StridedMap:
+    """What a dense head returns for a batch, before it is enlarged.
+
+    Args:
+        values: (B, C, h, w).
+        stride: pixels per cell.
+        size: (H, W) of the image.
+    """
+
+    values: Tensor
+    stride: int
+    size: tuple[int, int]
+
+    def full(self) -> Tensor:
+        """Return (B, C, H, W)."""
+        return enlarge(self.values, self.stride, self.size)
+
+    def image(self, index: int) -> Tensor:
+        """Return (C, H, W) of one image, without a gradient."""
+        return enlarge(self.values[index : index + 1].detach(), self.stride, self.size)[0]
 
 
 def reduced(size: tuple[int, int], stride: int) -> tuple[int, int]:
@@ -45,12 +69,12 @@ def separable(channels: int, out: int) -> nn.Sequential:
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Return group normalisation: batches of a dense head are small, and often only part of them has its target."""
+    """Return group normalisation: batches are small, and often only some images have the target."""
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 class Pyramid(nn.Module):
-    """Top-down sum of all strides, each squeezed to ``width`` channels.
+    """Top-down sum of all strides, each reduced to ``width`` channels.
 
     ::
 
@@ -60,8 +84,8 @@ class Pyramid(nn.Module):
 
     Args:
         features: stride -> spec, at least one.
-        width: channels inside and out.
-        stride: of the result; where no feature is that fine, the finest is enlarged.
+        width: channels of the layers and of the result.
+        stride: of the result; if no feature is that fine, the finest one is enlarged.
 
     Source: Lin et al. 2017, arXiv:1612.03144, with separable convolutions.
     """

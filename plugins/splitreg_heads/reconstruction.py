@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splitreg.errors import RecipeError
-from splitreg.evaluation.metrics import ImageQuality
 from splitreg.interfaces import Head
 from splitreg.predictions import Reconstruction
 from splitreg.specs import FeatureSpec
 from splitreg.tasks import RECONSTRUCTION, Prediction
+
+if TYPE_CHECKING:
+    from splitreg.evaluation.metrics import ImageQuality
 
 _LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
 
@@ -33,11 +35,11 @@ class ReconstructionHead(Head):
     Args:
         features: the finest stride.
         labels: none.
-        width: channels inside.
-        loss: ``"l1"``, or ``"mse"``, which the PSNR measures.
+        width: channels of the layers.
+        loss: ``"l1"``, or ``"mse"``, from which the PSNR is computed.
 
     Raises:
-        RecipeError: an option that is not one.
+        RecipeError: an option is out of range.
     """
 
     task = RECONSTRUCTION
@@ -59,17 +61,17 @@ class ReconstructionHead(Head):
         self.kind = loss
         layers: list[nn.Module] = [nn.Conv2d(features[finest].channels, width, 3, padding=1), nn.PReLU(width)]
         for _ in range(finest.bit_length() - 1):  # strides are powers of two
-            layers += [nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2), _Residual(width)]
+            layers += [nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2), _DepthwiseResidual(width)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1))
 
     @classmethod
     def select(cls, available: Sequence[int]) -> tuple[int, ...]:
-        """Read the finest feature: nothing deeper knows more of the pixels."""
+        """Read the finest feature."""
         return (min(available),)
 
     def forward(self, features: dict[int, Tensor], image_size: tuple[int, int]) -> ReconstructionOutput:
         """Return the image, cropped to its size."""
-        image = self.layers(features[self.needs[0]]).float() + 0.5  # begins at mid-grey
+        image = self.layers(features[self.needs[0]]).float() + 0.5  # starts at mid-grey
         return ReconstructionOutput(image[..., : image_size[0], : image_size[1]])
 
     def loss(self, output: ReconstructionOutput, targets: Sequence[Any]) -> dict[str, Tensor]:
@@ -89,10 +91,12 @@ class ReconstructionHead(Head):
 
     def metric(self) -> ImageQuality:
         """Return ``psnr``."""
+        from splitreg.evaluation.metrics import ImageQuality
+
         return ImageQuality()
 
 
-class _Residual(nn.Module):
+class _DepthwiseResidual(nn.Module):
     """x + pointwise(depthwise 3x3(x)): cheap at full resolution."""
 
     def __init__(self, width: int) -> None:

@@ -1,1 +1,1 @@
-"""Objectives: how the losses of several heads become one."""
+"""Objectives: combine the losses of several heads."""

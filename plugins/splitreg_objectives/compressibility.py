@@ -1,4 +1,4 @@
-"""Latents that a picture codec likes: what it would be left with after prediction and transform is kept small."""
+"""Compressible latents: a small residual after the prediction and transform of an image codec."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from splitreg_classic.tiling import grid
 from torch import Tensor
 
 from splitreg.errors import RecipeError, TrainingError
@@ -13,22 +14,21 @@ from splitreg.interfaces import Objective, StepContext, TeacherCapabilities
 
 
 class Compressibility(Objective):
-    """Mean of |DCT-II(0.5 (F D_w + D_h^T F))| over each channel F of the latent, which is scaled first.
+    """Mean of |DCT-II(0.5 (F D_w + D_h^T F))| over the channels F of the scaled latent.
 
-    D is the identity with -1 on the first superdiagonal, so that F D_w and D_h^T F hold the differences to the left and
-    to the upper neighbour; the DCT is orthonormal, in both directions.
+    D is the identity with -1 on the first superdiagonal: F D_w and D_h^T F are the differences to the
+    left and to the upper neighbour. The DCT is orthonormal, in both directions.
 
     Args:
         heads: names of the heads.
-        weight: of the term.
-        scale: what the latents are divided by: ``"deviation"``, the standard deviation of the batch's; ``"range"``, from
-            their least to their greatest, as a min-max quantiser does it, which a few outliers enlarge for all;
-            ``"none"``: with it the term falls when the latent shrinks, which saves no bytes.
-        tiled: take the channels as one picture of 2^floor(log2(C) / 2) x 2^ceil(log2(C) / 2) tiles (for the next power
-            of two above C), as the picture codecs lay them; tiles that no channel fills are zero.
+        weight: weight of the term.
+        scale: divisor of the latents: ``"deviation"``: the standard deviation of the batch; ``"range"``:
+            maximum minus minimum, like a min-max quantiser, which outliers enlarge; ``"none"``: the
+            term falls when the latent shrinks, which saves no bytes.
+        tiled: take the channels as one image of tiles, like the image codecs; unused tiles are zero.
 
     Raises:
-        RecipeError: an option that is not one.
+        RecipeError: an option is out of range.
 
     Source: Alvar & Bajic 2019, arXiv:1902.05179.
     """
@@ -40,7 +40,7 @@ class Compressibility(Objective):
     ) -> None:
         super().__init__()
         if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise RecipeError(f"objective compressibility: weight must be zero or more, got {weight!r}")
+            raise RecipeError(f"objective compressibility: weight must be 0 or more, got {weight!r}")
         if scale not in _SCALES:
             raise RecipeError(f"objective compressibility: scale must be {', '.join(_SCALES)}; got {scale!r}")
         self.weight, self.scale, self.tiled = float(weight), scale, tiled
@@ -49,18 +49,18 @@ class Compressibility(Objective):
         """Return one term.
 
         Raises:
-            TrainingError: the encoder did not run.
+            TrainingError: the context has no latent, because the encoder did not run.
         """
         if context.latent is None:
             raise TrainingError(f"objective compressibility: {_NONE}")
-        latent = context.latent.float()  # sums of 16-bit floats are worth little
+        latent = context.latent.float()  # 16 bits are too few for sums
         with torch.autocast(latent.device.type, enabled=False):
             latent = latent / _SCALES[self.scale](latent).clamp(min=1e-6)
-            pictures = tile(latent) if self.tiled else latent
-            return {"compressibility": self.weight * transform(residual(pictures)).abs().mean()}
+            images = tile(latent) if self.tiled else latent
+            return {"compressibility": self.weight * transform(residual(images)).abs().mean()}
 
     def problems(self, student: TeacherCapabilities, teacher: TeacherCapabilities | None) -> list[str]:
-        """See that there is a latent."""
+        """Check that there is a latent."""
         return [] if student.latent else [_NONE]
 
 
@@ -70,28 +70,28 @@ _SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda latent: latent.new_ones(()),
 }
 
-_NONE = "it looks at the latent, and no bottleneck encodes in this run; leave it out when a head is trained late"
+_NONE = "it needs the latent, but no bottleneck encodes in this run; remove it when a head is trained late"
 
 
-def residual(pictures: Tensor) -> Tensor:
-    """(..., h, w) -> 0.5 (F D_w + D_h^T F): the mean of the differences to the left and to the upper neighbour.
+def residual(images: Tensor) -> Tensor:
+    """(..., h, w) -> 0.5 (F D_w + D_h^T F): mean difference to the left and to the upper neighbour.
 
     >>> residual(torch.tensor([[1.0, 2.0], [4.0, 8.0]])).tolist()
     [[1.0, 1.5], [3.5, 5.0]]
     """
-    left = torch.nn.functional.pad(pictures, (1, 0))[..., :-1]
-    above = torch.nn.functional.pad(pictures, (0, 0, 1, 0))[..., :-1, :]
-    return pictures - 0.5 * (left + above)
+    left = torch.nn.functional.pad(images, (1, 0))[..., :-1]
+    above = torch.nn.functional.pad(images, (0, 0, 1, 0))[..., :-1, :]
+    return images - 0.5 * (left + above)
 
 
-def transform(pictures: Tensor) -> Tensor:
+def transform(images: Tensor) -> Tensor:
     """(..., h, w) -> orthonormal DCT-II in both directions."""
-    rows, columns = (basis(size, pictures) for size in pictures.shape[-2:])
-    return rows @ pictures @ columns.T
+    rows, columns = (basis(size, images) for size in images.shape[-2:])
+    return rows @ images @ columns.T
 
 
 def basis(size: int, like: Tensor) -> Tensor:
-    """Return the (size, size) matrix whose rows are the orthonormal DCT-II's cosines."""
+    """Return the (size, size) matrix of the orthonormal DCT-II."""
     index = torch.arange(size, device=like.device, dtype=like.dtype)
     matrix = torch.cos(math.pi / size * (index + 0.5) * index[:, None]) * math.sqrt(2 / size)
     return torch.cat([matrix[:1] / math.sqrt(2), matrix[1:]])
@@ -104,8 +104,7 @@ def tile(latent: Tensor) -> Tensor:
     [[[[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]]]
     """
     batch, channels, height, width = latent.shape
-    doublings = (channels - 1).bit_length()  # of the next power of two
-    rows, columns = 1 << doublings // 2, 1 << (doublings + 1) // 2
+    rows, columns = grid(channels)
     filled = torch.nn.functional.pad(latent, (0, 0, 0, 0, 0, rows * columns - channels))
     tiles = filled.reshape(batch, rows, columns, height, width).transpose(2, 3)
     return tiles.reshape(batch, 1, rows * height, columns * width)

@@ -1,4 +1,4 @@
-"""Learning from a teacher: its features at the same strides, and its logits."""
+"""Knowledge distillation: a teacher's features at the same strides, and its logits."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from splitreg.tasks import CLASSIFICATION, SEGMENTATION
 
 
 class Distill(Objective):
-    """Squared errors between the student's features and the teacher's, and the divergence of their classes.
+    """Squared errors to the teacher's features, and divergence from its classes.
 
     Args:
         heads: names of the heads.
-        weight: of the features; 0 leaves them out.
-        strides: at which features are compared; all that both have by default.
-        reduction: of the squared errors of an image and a stride: ``"sum"`` as published, or ``"mean"``.
-        logits: head -> weight of the divergence between its classes and the teacher's (Kullback-Leibler, times the
-            square of the temperature).
-        temperature: that divides both sides' logits.
+        weight: weight of the features; 0: do not compare features.
+        strides: strides of the compared features; by default all that both have.
+        reduction: of the squared errors per image and stride: ``"sum"`` as published, or ``"mean"``.
+        logits: head -> weight of the Kullback-Leibler divergence from the teacher's classes, times
+            the square of the temperature.
+        temperature: divisor of the logits of both.
 
     Raises:
-        RecipeError: an option that is not one.
+        RecipeError: an option is out of range.
 
     Source: Matsubara et al. 2022, arXiv:2108.11898 (features); Hinton et al. 2015, arXiv:1503.02531 (logits).
     """
@@ -45,74 +45,74 @@ class Distill(Objective):
         if reduction not in ("sum", "mean"):
             raise RecipeError(f"objective distill: reduction must be 'sum' or 'mean', got {reduction!r}")
         if not 0 < temperature < math.inf:
-            raise RecipeError(f"objective distill: temperature must be above zero, got {temperature!r}")
+            raise RecipeError(f"objective distill: temperature must be above 0, got {temperature!r}")
         self.logits = dict(logits or {})
         for head, share in {"features": weight, **self.logits}.items():
             if head != "features" and head not in heads:
                 raise RecipeError(
-                    f"objective distill has logits of {head!r}, which is no head.{suggest(head, heads)} "
+                    f"objective distill has logits of an unknown head {head!r}.{suggest(head, heads)} "
                     f"There are: {', '.join(heads)}"
                 )
             if not isinstance(share, int | float) or not 0 <= share < math.inf:
-                raise RecipeError(f"objective distill: the weight of {head!r} must be zero or more, got {share!r}")
+                raise RecipeError(f"objective distill: the weight of {head!r} must be 0 or more, got {share!r}")
         self.weight, self.reduction, self.temperature = float(weight), reduction, float(temperature)
         self.reads_heads = any(self.logits.values())
         self.strides = None if strides is None else tuple(strides)
 
     def forward(self, context: StepContext) -> dict[str, Tensor]:
-        """Return a term for each stride, ``stride-8``, and one for each head of ``logits`` that has targets here.
+        """Return a term per stride, ``stride-8``, and one per head of ``logits`` with targets in the batch.
 
         Raises:
             TrainingError: there is no teacher.
-            ShapeMismatch: the teacher's features or logits are of another shape.
+            ShapeMismatch: features or logits of student and teacher differ in shape.
         """
         if context.teacher is None:
-            raise TrainingError("objective distill needs a teacher; " + _SAY)
+            raise TrainingError(f"objective distill needs a teacher; {_HINT}")
         terms = {}
         if self.weight:
             for stride in self._compared(context.features, context.teacher):
                 own, theirs = context.features[stride].float(), context.teacher[stride].float()
                 _same(f"features at stride {stride}", own, theirs)
                 errors = (own - theirs).square().flatten(1)  # (B, C * h * w)
-                image = errors.sum(1) if self.reduction == "sum" else errors.mean(1)
-                terms[f"stride-{stride}"] = self.weight * image.mean()
+                per_image = errors.sum(1) if self.reduction == "sum" else errors.mean(1)
+                terms[f"stride-{stride}"] = self.weight * per_image.mean()
         for head, weight in self.logits.items():
             if head in context.outputs and head in context.teacher_outputs:
                 terms[head] = weight * self._divergence(head, context.outputs[head], context.teacher_outputs[head])
         return terms
 
     def problems(self, student: TeacherCapabilities, teacher: TeacherCapabilities | None) -> list[str]:
-        """See that the teacher has what is compared, with as many channels and classes."""
+        """Check that the teacher has the compared features and heads, with equal channels and classes."""
         if teacher is None:
-            return ["it needs a teacher; " + _SAY]
-        found = []
+            return [f"it needs a teacher; {_HINT}"]
+        problems = []
         for stride in self._compared(student.features, teacher.features) if self.weight else ():
             own, theirs = student.features.get(stride), teacher.features.get(stride)
             if own is None or theirs is None:
-                found.append(
-                    f"it compares features at stride {stride}; the student has them at {_list(student.features)}, the "
-                    f"teacher at {_list(teacher.features)}"
+                problems.append(
+                    f"it compares features at stride {stride}; the student has strides {_list(student.features)}, the "
+                    f"teacher {_list(teacher.features)}"
                 )
             elif own.channels != theirs.channels:
-                found.append(
+                problems.append(
                     f"at stride {stride} the student's feature has {own.channels} channels, the teacher's "
-                    f"{theirs.channels}; take a teacher of the same backbone, or name other strides"
+                    f"{theirs.channels}; use a teacher with the same backbone, or other strides"
                 )
-        if self.weight and not found and not self._compared(student.features, teacher.features):
-            found.append(
-                f"no stride is common: the student has features at {_list(student.features)}, the teacher at "
-                f"{_list(teacher.features)}; weight = 0 leaves features out"
+        if self.weight and not problems and not self._compared(student.features, teacher.features):
+            problems.append(
+                f"no stride is common: the student has strides {_list(student.features)}, the teacher "
+                f"{_list(teacher.features)}; set weight = 0 to compare no features"
             )
-        return found + [line for head in self.logits for line in self._head(head, student, teacher)]
+        return problems + [line for head in self.logits for line in self._head(head, student, teacher)]
 
     def _head(self, head: str, student: TeacherCapabilities, teacher: TeacherCapabilities) -> list[str]:
         own, theirs = student.heads.get(head), teacher.heads.get(head)
-        if own is None:  # trained late, without the others
+        if own is None:  # a late head is trained without the others
             return []
         if own.task not in (CLASSIFICATION, SEGMENTATION):
             return [f"head {head!r} has no logits of exclusive classes: its task is {own.task}"]
         if theirs is None:
-            return [f"the teacher says nothing for head {head!r}; it has: {_list(teacher.heads)}"]
+            return [f"the teacher has no head {head!r}; it has: {_list(teacher.heads)}"]
         if theirs.task != own.task or len(theirs.labels) != len(own.labels):
             return [
                 f"head {head!r} does {own.task} with {len(own.labels)} classes, the teacher {theirs.task} with "
@@ -127,20 +127,22 @@ class Distill(Objective):
         return self.strides if self.strides is not None else tuple(sorted(student.keys() & teacher.keys()))
 
     def _divergence(self, head: str, own: Tensor, theirs: Tensor) -> Tensor:
-        """KL(teacher || student), summed over the classes (axis 1), averaged over images and pixels."""
+        """Return KL(teacher || student), summed over classes (axis 1), averaged over images and pixels."""
         _same(f"logits of head {head!r}", own, theirs)
-        said = F.log_softmax(own.float() / self.temperature, 1)
-        taught = F.log_softmax(theirs.float() / self.temperature, 1)
-        return F.kl_div(said, taught, reduction="none", log_target=True).sum(1).mean() * self.temperature**2
+        student = F.log_softmax(own.float() / self.temperature, 1)
+        teacher = F.log_softmax(theirs.float() / self.temperature, 1)
+        return F.kl_div(student, teacher, reduction="none", log_target=True).sum(1).mean() * self.temperature**2
 
 
-_SAY = 'say for instance teacher = { backbone = "resnet50", pretrained = true } in the recipe'
+_HINT = 'set for example teacher = { backbone = "resnet50", pretrained = true } in the recipe'
 
 
 def _same(what: str, own: object, theirs: object) -> None:
     if not isinstance(own, Tensor) or not isinstance(theirs, Tensor) or own.shape != theirs.shape:
         shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (own, theirs)]
-        raise ShapeMismatch(f"objective distill: the student's {what} are {shapes[0]}, the teacher's {shapes[1]}")
+        raise ShapeMismatch(
+            f"objective distill: {what} of the student are {shapes[0]}, those of the teacher {shapes[1]}"
+        )
 
 
 def _list(names: Mapping[int, object] | Mapping[str, object]) -> str:

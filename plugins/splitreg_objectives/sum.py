@@ -1,4 +1,4 @@
-"""The weighted sum."""
+"""Weighted sum of the heads' losses."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Sum(Objective):
 
     Args:
         heads: names of the heads.
-        weights: head -> weight; 1 for a head that is not named.
+        weights: head -> weight; by default 1.
 
     Raises:
-        RecipeError: a weight for a head that is not there, or one that is negative or not finite.
+        RecipeError: a weight is for an unknown head, negative or not finite.
     """
 
     def __init__(self, heads: Sequence[str], *, weights: Mapping[str, float] | None = None) -> None:
@@ -28,15 +28,15 @@ class Sum(Objective):
         for head, weight in (weights or {}).items():
             if head not in self.weights:
                 raise RecipeError(
-                    f"objective sum has a weight for {head!r}, which is no head.{suggest(head, heads)} "
+                    f"objective sum has a weight for an unknown head {head!r}.{suggest(head, heads)} "
                     f"There are: {', '.join(heads)}"
                 )
             if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-                raise RecipeError(f"objective sum: the weight of {head!r} must be zero or more, got {weight!r}")
+                raise RecipeError(f"objective sum: the weight of {head!r} must be 0 or more, got {weight!r}")
             self.weights[head] = float(weight)
 
     def forward(self, context: StepContext) -> dict[str, Tensor]:
-        """Return one term a head."""
+        """Return one term per head."""
         return {
             head: self.weights[head] * sum(parts.values(), context.rate.new_zeros(()))
             for head, parts in context.losses.items()

@@ -11,9 +11,9 @@ from splitreg.interfaces import Objective, StepContext
 
 
 class Uncertainty(Objective):
-    """Homoscedastic uncertainty: exp(-s) L + s for each head, with a learned s.
+    """Homoscedastic uncertainty: exp(-s) L + s per head, with a learned s.
 
-    L is the sum of the head's parts. A head without a target in a batch adds nothing, not even its s.
+    L is the sum of the parts of a head's loss. A head without a target in a batch adds nothing.
 
     Args:
         heads: names of the heads.
@@ -26,7 +26,7 @@ class Uncertainty(Objective):
         self.log_variances = nn.ParameterDict({head: nn.Parameter(torch.zeros(())) for head in heads})
 
     def forward(self, context: StepContext) -> dict[str, Tensor]:
-        """Return one term a head."""
+        """Return one term per head."""
         terms = {}
         for head, parts in context.losses.items():
             s = self.log_variances[head]

@@ -1,1 +1,1 @@
-"""Dataset ``scenes``: a ray caster draws rooms with solids; every kind of label, no files."""
+"""Dataset ``scenes``: ray-cast rooms with solids, with labels of every task; needs no files."""

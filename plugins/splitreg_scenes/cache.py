@@ -1,11 +1,11 @@
-"""Rendered scenes on disk: shards of records, written atomically, checked when read, filled by several processes.
+"""Rendered scenes on disk: shards of records, written atomically, checked when read.
 
-A shard is one ``.npy`` file of structured records, mapped into memory. Each record carries a checksum: a damaged or
-shortened shard is rendered again. Nothing is locked: whoever renders a shard moves it into place whole, and two who
-render the same one write the same bytes.
+A shard is one ``.npy`` file of structured records, mapped into memory. Each record has a checksum; a
+damaged or truncated shard is rendered again. There are no locks: a process writes a shard to a
+temporary file and renames it, and two processes that render the same shard write the same bytes.
 
-Helpers are plain child processes that run this module, so that rendering works from any program (no ``__main__`` guard
-is needed), in a worker of a data loader and under every start method.
+Helpers are child processes that run this module. So rendering works from any program without a
+``__main__`` guard, in data loader workers, and with every start method.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from splitreg_scenes.rendering import MAX_SOLIDS, capacity, rendering
 
 __all__ = ["SceneCache", "cache_folder"]
 
-#: Part of the folder's name: raise it with every change of what is drawn or how it is stored.
+#: Part of the folder's name; increase it when images or their storage change.
 VERSION = 1
-#: Images in a shard: a fifth of a second of work.
+#: Images per shard; they take about 0.2 s to render.
 SHARD = 64
 
 
 def cache_folder() -> Path:
-    """Return the folder of everything that can be made again: ``SPLITREG_CACHE``, or ``~/.cache/splitreg``."""
+    """Return the cache folder: ``SPLITREG_CACHE``, or ``~/.cache/splitreg``."""
     return Path(os.environ.get("SPLITREG_CACHE") or Path.home() / ".cache" / "splitreg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneCache:
-    """``count`` images of a split, rendered once.
+    """The first ``count`` images of a split, rendered once.
 
     Args:
         mode: see ``splitreg_scenes.rendering``.
-        split: likewise.
+        split: see ``splitreg_scenes.rendering``.
         size: (height, width).
-        count: how many.
+        count: number of images.
         seed: see ``splitreg_scenes.rendering``.
-        folder: where shards are kept; ``cache_folder()`` when None.
+        folder: folder of the shards; None: ``cache_folder()``.
 
     Raises:
-        DataError: no such mode or split, or it has not that many images.
+        DataError: an argument is out of range, or there is no such mode or split.
     """
 
     mode: str
@@ -68,26 +68,26 @@ class SceneCache:
     def __post_init__(self) -> None:
         if not 1 <= self.count <= capacity(self.mode, self.split):
             raise DataError(
-                f"scenes {self.mode}/{self.split} have 1 to {capacity(self.mode, self.split)} images, not {self.count}"
+                f"scenes {self.mode}/{self.split} has 1 to {capacity(self.mode, self.split)} images, not {self.count}"
             )
         if min(self.size) < 8 or max(self.size) > 2048:
-            raise DataError(f"scenes are 8 to 2048 pixels a side, not {self.size}")
+            raise DataError(f"scenes have 8 to 2048 pixels per side, not {self.size}")
         if self.seed < 0:
-            raise DataError(f"a seed is 0 or more, not {self.seed}")
+            raise DataError(f"seed must be 0 or more, got {self.seed}")
 
     @property
     def home(self) -> Path:
-        """Folder of the shards; every count shares it."""
+        """Folder of the shards; it does not depend on ``count``."""
         name = f"{self.mode}-{self.split}-{self.size[0]}x{self.size[1]}-seed{self.seed}"
         return (self.folder or cache_folder()) / f"scenes-v{VERSION}" / name
 
     @property
     def shards(self) -> int:
-        """How many shards hold ``count`` images; all but a split's very last one are full."""
+        """Number of shards with ``count`` images; all are full, except the last one of a split."""
         return -(-self.count // SHARD)
 
     def open(self, shard: int) -> NDArray[Any] | None:
-        """Map a shard into memory, or return None if there is no whole one (contents are checked by ``record``)."""
+        """Map a shard into memory, or return None if it is missing or incomplete; ``record`` checks contents."""
         try:
             records = np.load(self._path(shard), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
@@ -96,7 +96,7 @@ class SceneCache:
         return records if whole else None
 
     def render(self, shard: int) -> None:
-        """Render a shard and move it into place, whole."""
+        """Render a shard and rename it into place."""
         records = np.zeros(self._length(shard), self._dtype)
         for number, record in enumerate(records):
             position = shard * SHARD + number
@@ -111,14 +111,14 @@ class SceneCache:
             partial.unlink(missing_ok=True)
 
     def fill(self, *, workers: int | None = None, progress: bool | None = None) -> None:
-        """Render what is missing.
+        """Render the missing shards.
 
         Args:
-            workers: processes that render, this one among them; None: up to two, by the work there is.
-            progress: show a bar on stderr; None: only where stderr is a terminal.
+            workers: number of processes, with this one; None: up to two, by the number of shards.
+            progress: show a progress bar on stderr; None: if stderr is a terminal.
 
         Raises:
-            DataError: the cache's folder cannot be written.
+            DataError: the folder of the cache cannot be written.
         """
         missing = [shard for shard in range(self.shards) if self.open(shard) is None]
         if not missing:
@@ -126,14 +126,14 @@ class SceneCache:
         if workers is None:
             workers = min(2, os.cpu_count() or 1, 1 + len(missing) // 4)  # a helper takes 0.3 s to start
         try:
-            with _bar(progress, f"rendering {self.home.name}", self.count) as show, self._helpers(workers):
+            with _bar(progress, f"rendering {self.home.name}", self.count) as update, self._helpers(workers):
                 for done, shard in enumerate(_order(self.shards, 0, workers), 1):
-                    if self.open(shard) is None:  # not done by a helper, or by another program, in the meantime
+                    if self.open(shard) is None:  # not yet done by a helper or another program
                         self.render(shard)
-                    show(min(self.count, done * SHARD))
+                    update(min(self.count, done * SHARD))
         except OSError as cause:
             raise DataError(
-                f"cannot write rendered scenes under {self.home}: {cause}; set SPLITREG_CACHE to a folder that can be"
+                f"cannot write rendered scenes to {self.home}: {cause}; set SPLITREG_CACHE to a writable folder"
             ) from cause
 
     def record(self, records: NDArray[Any], number: int) -> Rendering | None:
@@ -155,16 +155,16 @@ class SceneCache:
 
     @contextlib.contextmanager
     def _helpers(self, workers: int) -> Iterator[None]:
-        """Run ``workers - 1`` child processes, each going through the work in another order."""
+        """Run ``workers - 1`` child processes, each with its own order of shards."""
         running = []
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         plain = {**asdict(self), "folder": str(self.folder or cache_folder())}
         try:
             for helper in range(1, workers):
                 call = [sys.executable, "-m", "splitreg_scenes.cache", repr(plain), str(helper), str(workers)]
-                with contextlib.suppress(OSError):  # without helpers it only takes longer
+                with contextlib.suppress(OSError):  # without helpers rendering only takes longer
                     running.append(
-                        subprocess.Popen(  # it must not read what is typed, nor write into our output
+                        subprocess.Popen(  # without our stdin and output
                             call, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL,
                         )
@@ -177,9 +177,9 @@ class SceneCache:
 
 
 class SceneReader:
-    """Images of a filled cache by position; opens shards when first asked and repairs damaged ones.
+    """Images of a cache by position; opens shards on first use and renders damaged ones again.
 
-    It holds no open file when pickled, so that data loader workers of any start method can have one.
+    It can be pickled, so data loader workers of any start method can use it.
     """
 
     def __init__(self, cache: SceneCache) -> None:
@@ -198,26 +198,26 @@ class SceneReader:
                 records = self.cache.open(shard)
                 if records is not None:
                     self._open[shard] = records
-            found = self.cache.record(self._open[shard], number) if shard in self._open else None
-            if found is not None:
-                return found
+            image = self.cache.record(self._open[shard], number) if shard in self._open else None
+            if image is not None:
+                return image
             self._open.pop(shard, None)
             if attempt < 2:
                 self.cache.render(shard)
         raise DataError(
-            f"rendered scenes under {self.cache.home} stay damaged; delete the folder or set SPLITREG_CACHE"
+            f"rendered scenes in {self.cache.home} are damaged again after rendering; delete the folder or set SPLITREG_CACHE"
         )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"cache": self.cache, "_open": {}}
 
 
-def _pack(record: NDArray[Any], seen: Rendering) -> None:
-    record["image"] = seen.image
-    record["surface"] = seen.surface
-    record["depth_mm"] = np.clip(np.rint(seen.depth * 1000), 0, 65535)
+def _pack(record: NDArray[Any], image: Rendering) -> None:
+    record["image"] = image.image
+    record["surface"] = image.surface
+    record["depth_mm"] = np.clip(np.rint(image.depth * 1000), 0, 65535)
     record["kinds"] = -1
-    record["kinds"][: len(seen.kinds)] = seen.kinds
+    record["kinds"][: len(image.kinds)] = image.kinds
     record["crc"] = _crc(record)
 
 
@@ -241,8 +241,8 @@ def _crc(record: NDArray[Any]) -> int:
 
 
 @contextlib.contextmanager
-def _bar(wanted: bool | None, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    if not (sys.stderr.isatty() if wanted is None else wanted):
+def _bar(show: bool | None, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    if not (sys.stderr.isatty() if show is None else show):
         yield lambda done: None
         return
     from rich.console import Console
@@ -255,7 +255,7 @@ def _bar(wanted: bool | None, title: str, total: int) -> Iterator[Callable[[int]
 
 
 def _order(shards: int, worker: int, workers: int) -> list[int]:
-    """Shards in the order of one worker: two of them meet in the middle of each part, so that few are rendered twice."""
+    """Return the order of shards of one worker; two workers meet in the middle of each part."""
     part, backward = divmod(worker, 2)
     parts = (workers + 1) // 2
     begin, end = shards * part // parts, shards * (part + 1) // parts
@@ -264,10 +264,10 @@ def _order(shards: int, worker: int, workers: int) -> list[int]:
 
 
 def _help(options: str, worker: str, workers: str) -> None:
-    """Render what is missing beside the process that called."""
+    """Render missing shards in a helper process."""
     import ast
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that an unfinished file is removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # removes an unfinished file
     plain = ast.literal_eval(options)
     cache = SceneCache(**{**plain, "folder": Path(plain["folder"])})
     for shard in _order(cache.shards, int(worker), int(workers)):

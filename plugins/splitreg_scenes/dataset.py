@@ -1,4 +1,4 @@
-"""Procedural scenes: every kind of label, no files, rendered once into the cache."""
+"""Procedural scenes with labels of every task, rendered once into the cache."""
 
 from __future__ import annotations
 
@@ -45,20 +45,21 @@ FACTOR_TARGETS: Mapping[str, TargetSpec] = {
 
 
 class Scenes(Dataset):
-    """Rooms with solids, drawn here.
+    """Procedural rooms with solids.
 
     Args:
-        root: not needed; ignored.
-        split: ``"train"``, ``"val"`` or ``"test"``; no image is in two of them.
-        mode: ``"multi"``: one to six solids and every kind of label. ``"single"``: one solid and the six factors of
-            3D Shapes; its test split shows only combinations of floor and wall hue that the others never show.
-        size: pixels a side; 0: 128 (multi) or 64 (single).
-        count: images, or split -> images as in ``{"train": 20_000}``; 0: 2000 (train) or 400 (val and test).
-        seed: another seed, other images.
-        noise: part of the pixels that salt-and-pepper noise replaces (MTL-Split: 0.08).
+        root: ignored.
+        split: ``"train"``, ``"val"`` or ``"test"``; they have no image in common.
+        mode: ``"multi"``: one to six solids and labels of every task. ``"single"``: one solid and the
+            six factors of 3D Shapes; the test split has combinations of floor and wall hue that the
+            other splits do not have.
+        size: pixels per side; 0: 128 (multi) or 64 (single).
+        count: number of images, or split -> number as in ``{"train": 20_000}``; 0: 2000 (train) or 400.
+        seed: seed of the images.
+        noise: share of the pixels that salt-and-pepper noise replaces (MTL-Split: 0.08).
 
     Raises:
-        DataError: an option that makes no sense, or a cache that cannot be written.
+        DataError: an option is out of range, or the cache cannot be written.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Scenes(Dataset):
     ) -> None:
         self.targets = self.describe(root, mode=mode)
         if not 0 <= noise <= 1:
-            raise DataError(f"noise is a part of the pixels, 0 to 1; got {noise}")
+            raise DataError(f"noise must be a share of the pixels, 0 to 1; got {noise}")
         if isinstance(count, Mapping):
             if wrong := [name for name in count if name not in SPLITS]:
                 raise DataError(
@@ -82,7 +83,7 @@ class Scenes(Dataset):
                 )
             count = count.get(split, 0)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise DataError(f"count is a number of images, or one a split; got {count!r} for {split}")
+            raise DataError(f"count must be a number of images, or one per split; got {count!r} for {split}")
         side = size or (128 if mode == "multi" else 64)
         cache = SceneCache(
             mode=mode,
@@ -100,7 +101,7 @@ class Scenes(Dataset):
         """Return the targets of a mode.
 
         Raises:
-            DataError: no such mode.
+            DataError: there is no such mode.
         """
         if mode not in MODES:
             raise DataError(f"scenes have no mode {mode!r}.{suggest(mode, MODES)} There are: {', '.join(MODES)}")
@@ -110,13 +111,13 @@ class Scenes(Dataset):
         return len(self._reader)
 
     def __getitem__(self, index: int) -> Sample:
-        seen = self._reader[index]
-        image = seen.image
+        scene = self._reader[index]
+        image = scene.image
         if self.noise:
             image = salt_and_pepper(image, self.noise, seed=(self.seed, SPLITS.index(self.split), index))
         targets: dict[str, Target | None]
         if self.mode == "multi":
-            targets = _multi_targets(seen)
+            targets = _multi_targets(scene)
         else:
             factors = factors_of(int(grid_indexes(self.split, self.seed)[index]))
             targets = {name: ClassTarget(index=value) for name, value in factors.items()}
@@ -128,7 +129,7 @@ class Scenes(Dataset):
 
 
 def salt_and_pepper(image: np.ndarray[Any, Any], part: float, *, seed: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Replace a part of the pixels by black or white, the same ones for the same seed: (H, W, 3) uint8."""
+    """Replace a share of the pixels of an (H, W, 3) uint8 image by black or white, by the seed."""
     rng = np.random.default_rng(seed)
     draw = rng.random(image.shape[:2], np.float32)
     noisy = image.copy()
@@ -137,19 +138,19 @@ def salt_and_pepper(image: np.ndarray[Any, Any], part: float, *, seed: tuple[int
     return noisy
 
 
-def _multi_targets(seen: Rendering) -> dict[str, Target | None]:
+def _multi_targets(scene: Rendering) -> dict[str, Target | None]:
     present = torch.zeros(len(KINDS))
-    present[torch.from_numpy(seen.kinds)] = 1
-    height, width = seen.surface.shape
+    present[torch.from_numpy(scene.kinds)] = 1
+    height, width = scene.surface.shape
     return {
-        tasks.CLASSIFICATION: ClassTarget(index=int(seen.kinds[seen.areas.argmax()])),
+        tasks.CLASSIFICATION: ClassTarget(index=int(scene.kinds[scene.areas.argmax()])),
         tasks.MULTILABEL: MultiLabelTarget(present=present),
         tasks.DETECTION: BoxTarget(
-            boxes=tv_tensors.BoundingBoxes(torch.from_numpy(seen.boxes), format="XYXY", canvas_size=(height, width)),
-            labels=torch.from_numpy(seen.kinds),
-            crowd=torch.zeros(len(seen.kinds), dtype=torch.bool),
-            masks=tv_tensors.Mask(torch.from_numpy(seen.masks)),
+            boxes=tv_tensors.BoundingBoxes(torch.from_numpy(scene.boxes), format="XYXY", canvas_size=(height, width)),
+            labels=torch.from_numpy(scene.kinds),
+            crowd=torch.zeros(len(scene.kinds), dtype=torch.bool),
+            masks=tv_tensors.Mask(torch.from_numpy(scene.masks)),
         ),
-        tasks.SEGMENTATION: MaskTarget(mask=tv_tensors.Mask(torch.from_numpy(seen.semantic))),
-        tasks.DEPTH: DepthTarget(depth=tv_tensors.Mask(torch.from_numpy(seen.depth))),
+        tasks.SEGMENTATION: MaskTarget(mask=tv_tensors.Mask(torch.from_numpy(scene.semantic))),
+        tasks.DEPTH: DepthTarget(depth=tv_tensors.Mask(torch.from_numpy(scene.depth))),
     }

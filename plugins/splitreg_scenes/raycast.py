@@ -1,7 +1,7 @@
 """A small ray caster: solids in a room, for all pixels at once (numpy only).
 
-Units are metres; the floor is the plane y = 0, y points up. Shadows are first hits seen from the light. Contact shade is
-the closed form for a sphere over a plane: a solid angle of about r^2 / d^2, weighted by its cosine.
+Units are metres; the floor is the plane y = 0, and y points up. Shadows are first hits as seen from the
+light. Contact shade is that of a sphere over a plane: a solid angle of about r^2 / d^2, times its cosine.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from splitreg_scenes.solids import KINDS, TINY, Floats, Solid, first_hits, normals_at, unit
 
-#: Values of ``Rendering.surface``; object i is ``OBJECT + i``.
+#: Values of ``Rendering.surface``; solid i is ``OBJECT + i``.
 FLOOR, WALL, OBJECT = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
-    """A pinhole camera at ``eye`` that looks at ``target``; ``view`` is its vertical field of view in radians."""
+    """A pinhole camera at ``eye``, directed at ``target``; ``view`` is the vertical field of view in radians."""
 
     eye: Floats
     target: Floats
@@ -28,9 +28,9 @@ class Camera:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """A room of half size ``room`` (x, z) around the origin, its solids, one point light and a camera.
+    """A room of half size ``room`` (x, z) around the origin, solids, one point light and a camera.
 
-    ``floor`` is two linear RGB colours, the tiles'; ``tile`` their side in metres (0: one colour only).
+    ``floor`` has the two linear RGB colours of the tiles; ``tile`` is their side in metres, 0 for none.
     """
 
     solids: tuple[Solid, ...]
@@ -44,13 +44,13 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """What a camera sees.
+    """An image of a scene, with labels.
 
     Args:
         image: (H, W, 3) uint8.
-        surface: (H, W) uint8: ``FLOOR``, ``WALL`` or ``OBJECT`` + number of the solid.
+        surface: (H, W) uint8: ``FLOOR``, ``WALL`` or ``OBJECT`` + index of the solid.
         depth: (H, W) float32 metres along the optical axis.
-        kinds: (N,) int64 indexes into ``KINDS``, a solid each.
+        kinds: (N,) int64 index into ``KINDS`` of each solid.
     """
 
     image: NDArray[np.uint8]
@@ -67,12 +67,12 @@ class Rendering:
     def masks(self) -> NDArray[np.bool_]:
         """(N, H, W): the visible pixels of each solid."""
         numbers = OBJECT + np.arange(len(self.kinds), dtype=np.uint8)
-        found: NDArray[np.bool_] = self.surface[None] == numbers[:, None, None]
-        return found
+        masks: NDArray[np.bool_] = self.surface[None] == numbers[:, None, None]
+        return masks
 
     @property
     def boxes(self) -> Floats:
-        """(N, 4) x0, y0, x1, y1 around the visible pixels of each solid; zeros where none is visible."""
+        """(N, 4) x0, y0, x1, y1 around the visible pixels of each solid; zeros if none is visible."""
         boxes = np.zeros((len(self.kinds), 4), np.float32)
         for box, mask in zip(boxes, self.masks, strict=True):
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -87,24 +87,28 @@ class Rendering:
 
 
 def render(scene: Scene, size: tuple[int, int]) -> Rendering:
-    """Cast a ray through the middle of each pixel of an image of ``size`` (height, width), four more where edges are.
+    """Cast a ray through the centre of each pixel, and four more through pixels at edges.
 
-    The labels are the middle ray's; only the colours of edge pixels are averages.
+    Labels are those of the central ray; colours at edges are averages.
+
+    Args:
+        scene: the scene.
+        size: (height, width) of the image.
     """
     height, width = size
     rows, columns = (axis.ravel().astype(np.float32) + np.float32(0.5) for axis in np.indices(size))
     colours, surface, depth = _trace(scene, columns, rows, size)
-    picture = _encode(colours).reshape(3, height, width)
-    edges = np.flatnonzero(_edges(picture))
+    pixels = _encode(colours).reshape(3, height, width)
+    edges = np.flatnonzero(_edges(pixels))
     if edges.size:
         corners = [(-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25)]
         across = np.concatenate([columns[edges] + np.float32(x) for x, _ in corners])
         down = np.concatenate([rows[edges] + np.float32(y) for _, y in corners])
         around, _, _ = _trace(scene, across, down, size)
         colours[:, edges] = around.reshape(3, 4, -1).mean(1)
-        picture = _encode(colours).reshape(3, height, width)
+        pixels = _encode(colours).reshape(3, height, width)
     return Rendering(
-        image=np.ascontiguousarray(picture.transpose(1, 2, 0)),
+        image=np.ascontiguousarray(pixels.transpose(1, 2, 0)),
         surface=surface.reshape(size),
         depth=depth.reshape(size),
         kinds=np.array([KINDS.index(solid.kind) for solid in scene.solids], np.int64),
@@ -114,7 +118,7 @@ def render(scene: Scene, size: tuple[int, int]) -> Rendering:
 def _trace(
     scene: Scene, columns: Floats, rows: Floats, size: tuple[int, int]
 ) -> tuple[Floats, NDArray[np.uint8], Floats]:
-    """Return (3, P) linear colours, (P,) surfaces and (P,) depths at P places of the image, in pixels."""
+    """Return (3, P) linear colours, (P,) surfaces and (P,) depths at P positions in pixels."""
     eye = scene.camera.eye
     rays, forward = _rays(scene.camera, columns, rows, size)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -135,16 +139,16 @@ def _trace(
 
 
 def _encode(linear: Floats) -> NDArray[np.uint8]:
-    """Gamma 2: close to sRGB and much cheaper."""
+    """Encode with gamma 2: close to sRGB, and faster."""
     return (np.sqrt(np.clip(linear, 0, 1)) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
-def _edges(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(H, W): pixels that differ visibly from a neighbour."""
-    signed = picture.astype(np.int16)
+def _edges(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return (H, W): pixels that differ from a neighbour by more than 12."""
+    signed = pixels.astype(np.int16)
     across = (np.abs(np.diff(signed, axis=2)) > 12).any(0)
     down = (np.abs(np.diff(signed, axis=1)) > 12).any(0)
-    edges = np.zeros(picture.shape[1:], bool)
+    edges = np.zeros(pixels.shape[1:], bool)
     edges[:, 1:] |= across
     edges[:, :-1] |= across
     edges[1:] |= down
@@ -153,7 +157,7 @@ def _edges(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _rays(camera: Camera, columns: Floats, rows: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Return (3, P) unit rays through places of the image, and (3,) the direction that the camera looks in."""
+    """Return (3, P) unit rays through positions of the image, and the (3,) direction of the camera."""
     forward = unit(camera.target - camera.eye)
     right = unit(np.cross(forward, np.array([0, 1, 0], np.float32)))
     up = np.cross(right, forward)
@@ -164,7 +168,7 @@ def _rays(camera: Camera, columns: Floats, rows: Floats, size: tuple[int, int]) 
 
 
 def _room_hits(scene: Scene, eye: Floats, rays: Floats) -> tuple[Floats, NDArray[np.bool_], Floats]:
-    """(P,) distance to the room, (P,) whether it is a wall, (3, P) inward normals."""
+    """Return (P,) distances to floor or wall, (P,) whether it is a wall, (3, P) inward normals."""
     down = np.where(rays[1] < -TINY, -eye[1] / np.minimum(rays[1], -TINY), np.inf)
     to_x = (np.sign(rays[0]) * scene.room[0] - eye[0]) / np.where(np.abs(rays[0]) < TINY, TINY, rays[0])
     to_z = (np.sign(rays[2]) * scene.room[1] - eye[2]) / np.where(np.abs(rays[2]) < TINY, TINY, rays[2])
@@ -198,7 +202,7 @@ def _shade(
     to_light /= length
     facing = np.maximum((normals * to_light).sum(0), 0)
     blocked, _ = first_hits(scene.light, -to_light, scene.solids)
-    facing *= blocked > length - np.float32(2e-3)  # a lit point is itself the light's first hit
+    facing *= blocked > length - np.float32(2e-3)  # a lit point is the first hit of the light
     ambient = 0.30 + 0.08 * normals[1]
     for number, solid in enumerate(scene.solids):
         away = solid.centre[:, None] - points

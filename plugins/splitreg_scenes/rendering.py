@@ -1,14 +1,13 @@
-"""Procedural scenes with every label there is, and the factor grid of 3D Shapes (numpy only).
+"""Procedural scenes, and the factor grid of 3D Shapes (numpy only).
 
-Image ``position`` of a split depends on (mode, split, size, seed, position) and nothing else.
+An image depends on (mode, split, size, seed, position) and nothing else. There are two modes:
 
-Two modes:
-
-- ``"multi"``: one to six solids of five kinds in a room, a random camera. The image's class is the kind of the solid
-  with the most visible pixels.
-- ``"single"``: one solid on the grid of six factors of 3D Shapes (Burgess and Kim 2018), 480,000 images. The split
-  ``"test"`` holds the 25 of 100 combinations of floor and wall hue that the others never show (120,000 images), as in
-  MTL-Split (Capogrosso et al., DAC 2024); a tenth of the other images is ``"val"``.
+- ``"multi"``: one to six solids of five kinds in a room, a random camera. The class of an image is the
+  kind of the solid with the largest number of visible pixels.
+- ``"single"``: one solid on the grid of the six factors of 3D Shapes (Burgess and Kim 2018): 480,000
+  images. Split ``"test"`` has 25 of the 100 combinations of floor and wall hue, which the other splits
+  do not have (120,000 images), like MTL-Split (Capogrosso et al., DAC 2024). A tenth of the other
+  images is ``"val"``.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ SPLITS = ("train", "val", "test")
 #: Names of the semantic classes of ``Rendering.semantic``.
 SEMANTIC = ("floor", "wall", *KINDS)
 
-#: Factors of 3D Shapes and how many values each has; the last one varies fastest.
+#: Factors of 3D Shapes and their numbers of values; the last one varies fastest.
 FACTORS: Mapping[str, int] = {
     "floor_hue": 10,
     "wall_hue": 10,
@@ -48,9 +47,9 @@ FACTORS: Mapping[str, int] = {
 SHAPES = KINDS[:4]
 GRID = math.prod(FACTORS.values())
 
-#: A solid with a smaller part of the image is left out: nobody could tell what it is.
+#: Smallest visible share of the image; solids below it are removed.
 MIN_VISIBLE = 0.002
-#: More solids than this are never placed.
+#: Largest number of solids.
 MAX_SOLIDS = 6
 
 
@@ -60,34 +59,34 @@ def rendering(mode: str, split: str, position: int, *, size: tuple[int, int], se
     Args:
         mode: one of ``MODES``.
         split: one of ``SPLITS``.
-        position: 0 up to ``capacity(mode, split)``.
+        position: 0 to ``capacity(mode, split) - 1``.
         size: (height, width) in pixels.
-        seed: another seed, other scenes (multi) or another order (single).
+        seed: seed of the scenes (multi) or of their order (single).
 
     Raises:
-        DataError: no such mode or split, or the position lies beyond its end.
+        DataError: there is no such mode or split, or the position is past its end.
     """
     if not 0 <= position < capacity(mode, split):
-        raise DataError(f"scenes {mode}/{split} has {capacity(mode, split)} images; there is no number {position}")
+        raise DataError(f"scenes {mode}/{split} has {capacity(mode, split)} images; there is no image {position}")
     if mode == "single":
         return render(single_scene(**factors_of(int(grid_indexes(split, seed)[position]))), size)
     rng = np.random.default_rng([seed, SPLITS.index(split), position])
     while True:
         scene = multi_scene(rng)
-        seen = render(scene, size)
-        enough = seen.areas >= MIN_VISIBLE * size[0] * size[1]
-        if enough.all():
-            return seen
-        if enough.any():
-            solids = tuple(s for s, keep in zip(scene.solids, enough, strict=True) if keep)
+        image = render(scene, size)
+        visible = image.areas >= MIN_VISIBLE * size[0] * size[1]
+        if visible.all():
+            return image
+        if visible.any():
+            solids = tuple(s for s, keep in zip(scene.solids, visible, strict=True) if keep)
             return render(_with_solids(scene, solids), size)
 
 
 def capacity(mode: str, split: str) -> int:
-    """Return how many images a split can have.
+    """Return the largest number of images of a split.
 
     Raises:
-        DataError: no such mode or split.
+        DataError: there is no such mode or split.
     """
     for what, name, names in (("mode", mode, MODES), ("split", split, SPLITS)):
         if name not in names:
@@ -106,27 +105,27 @@ def factors_of(index: int) -> dict[str, int]:
 
 
 def index_of(factors: Mapping[str, int]) -> int:
-    """Return the place on the grid of all six factors: the inverse of ``factors_of``."""
+    """Return the index on the grid of all six factors: the inverse of ``factors_of``."""
     return int(np.ravel_multi_index(tuple(factors[name] for name in FACTORS), tuple(FACTORS.values())))
 
 
 def unseen(floor_hue: NDArray[np.int64], wall_hue: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Say which combinations of hues only the test split shows: 25 of 100, two or three for every single hue."""
-    held: NDArray[np.bool_] = (3 * np.asarray(floor_hue) + np.asarray(wall_hue)) % 4 == 1
-    return held
+    """Return whether only the test split has a combination of hues: 25 of 100, two or three per hue."""
+    held_out: NDArray[np.bool_] = (3 * np.asarray(floor_hue) + np.asarray(wall_hue)) % 4 == 1
+    return held_out
 
 
 def grid_indexes(split: str, seed: int = 0) -> NDArray[np.int64]:
-    """Return the grid indexes of a split's images, in an order that ``seed`` gives; the set is always the same."""
+    """Return the grid indexes of a split, in an order by ``seed``; the set does not depend on it."""
     return _ordered(split, seed)
 
 
 def partition(floor_hue: NDArray[np.int64], wall_hue: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-    """Part N images, given by their hues, into splits: split -> indexes. Depends on nothing else."""
-    held = unseen(floor_hue, wall_hue)
-    known = np.random.default_rng(20180501).permutation(np.flatnonzero(~held))
+    """Assign N images to splits by their hues: split -> indexes."""
+    held_out = unseen(floor_hue, wall_hue)
+    known = np.random.default_rng(20180501).permutation(np.flatnonzero(~held_out))
     tenth = len(known) // 10
-    return {"train": known[tenth:], "val": known[:tenth], "test": np.flatnonzero(held)}
+    return {"train": known[tenth:], "val": known[:tenth], "test": np.flatnonzero(held_out)}
 
 
 @functools.cache
@@ -142,7 +141,7 @@ def _ordered(split: str, seed: int) -> NDArray[np.int64]:
 
 
 def single_scene(*, floor_hue: int, wall_hue: int, object_hue: int, scale: int, shape: int, orientation: int) -> Scene:
-    """Return the scene of six factors: hues in tenths of the circle, scale 0.75 to 1.25, orientation -30 to 30°."""
+    """Return the scene of six factors: hues in tenths, scale 0.75 to 1.25, orientation -30° to 30°."""
     size = 0.75 + 0.5 * scale / 7
     kind = SHAPES[shape]
     half = {"cube": 0.62, "cylinder": 0.72, "sphere": 0.75, "capsule": 0.95}[kind] * size
@@ -169,7 +168,7 @@ def single_scene(*, floor_hue: int, wall_hue: int, object_hue: int, scale: int, 
 
 
 def multi_scene(rng: np.random.Generator) -> Scene:
-    """Draw a room with one to ``MAX_SOLIDS`` solids that do not touch, and a camera that looks at its middle."""
+    """Sample a room with one to ``MAX_SOLIDS`` solids that do not touch, and a camera directed at its centre."""
     solids: list[Solid] = []
     for _ in range(int(rng.integers(1, MAX_SOLIDS + 1))):
         for _ in range(20):
@@ -207,7 +206,7 @@ def _draw_solid(rng: np.random.Generator) -> Solid:
     lying = kind in ("cylinder", "capsule") and rng.uniform() < 0.3
     rotation = _turned(rng.uniform(0, 2 * math.pi))
     if lying:
-        rotation = rotation @ np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]], np.float32)  # the axis along x, then turned
+        rotation = rotation @ np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]], np.float32)  # the axis along x, then rotated
     far, around = 2.1 * math.sqrt(rng.uniform()), rng.uniform(0, 2 * math.pi)
     return Solid(
         kind=kind,
@@ -220,7 +219,7 @@ def _draw_solid(rng: np.random.Generator) -> Solid:
 
 
 def _apart(one: Solid, other: Solid) -> bool:
-    """Whether two solids leave a gap between the circles that hold their footprints, whatever way they are turned."""
+    """Whether there is a gap between the circles around two solids on the floor, for any rotation."""
 
     def reach(solid: Solid) -> float:
         upright = abs(float(solid.rotation[1, 1])) > 0.5
@@ -238,11 +237,11 @@ def _with_solids(scene: Scene, solids: tuple[Solid, ...]) -> Scene:
 
 
 def _turned(angle: float) -> Floats:
-    """Rotation about the vertical."""
+    """Return a rotation about the vertical axis."""
     c, s = math.cos(angle), math.sin(angle)
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Floats:
-    """Linear RGB of a colour (the picture is gamma-coded with exponent 2)."""
+    """Return the linear RGB of a colour; images are encoded with gamma 2."""
     return np.square(np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32))

@@ -1,8 +1,8 @@
-"""Convex solids: where rays meet them first, and which way their surfaces look (numpy only).
+"""Convex solids: first hits of rays, and surface normals (numpy only).
 
-Units are metres. Arrays of rays are (3, P) float32, P rays of unit length. A ray meets a convex solid in one interval
-[enter, leave]: an intersection of slabs and quadrics (Kay and Kajiya 1986 for boxes; the same idea serves cylinders and
-cones).
+Units are metres. Arrays of rays are (3, P) float32: P rays of unit length. A ray intersects a convex
+solid in one interval [enter, leave], an intersection of slabs and quadrics (Kay and Kajiya 1986 for
+boxes; the same holds for cylinders and cones).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-#: Kinds of solid; the first four are the ones of 3D Shapes, in its order.
+#: Kinds of solids; the first four are those of 3D Shapes, in its order.
 KINDS = ("cube", "cylinder", "sphere", "capsule", "cone")
 
-#: Lengths below this are taken for zero.
+#: Lengths below this count as zero.
 TINY = np.float32(1e-7)
 
 
@@ -29,7 +29,7 @@ class Solid:
         kind: one of ``KINDS``.
         centre: (3,) metres.
         radius: half width of a cube, radius of all others.
-        half: half of its length along its axis (a sphere's is its radius; a capsule's includes its round ends).
+        half: half of the length along the axis; of a sphere the radius, of a capsule with the ends.
         rotation: (3, 3) local to world; the local axis is y.
         colour: (3,) linear RGB in 0..1.
     """
@@ -43,7 +43,7 @@ class Solid:
 
     @property
     def bound(self) -> float:
-        """Radius of a sphere around it."""
+        """Radius of a sphere around the solid."""
         if self.kind == "cube":
             return float(np.hypot(self.radius * np.sqrt(2), self.half))
         if self.kind in ("cylinder", "cone"):
@@ -52,13 +52,13 @@ class Solid:
 
 
 def first_hits(origin: Floats, rays: Floats, solids: tuple[Solid, ...]) -> tuple[Floats, NDArray[np.int64]]:
-    """Return (P,) distance of the first solid that each ray from ``origin`` meets (or infinity) and (P,) its number."""
+    """Return (P,) distances of the first solid on each ray from ``origin``, or infinity, and its (P,) index."""
     distance = np.full(rays.shape[1], np.inf, np.float32)
     who = np.full(rays.shape[1], -1, np.int64)
     for number, solid in enumerate(solids):
         away = solid.centre - origin
         squared = float(away @ away) - solid.bound**2
-        if squared > 0:  # only rays inside the cone around the solid's bounding sphere can meet it
+        if squared > 0:  # only rays inside the cone around the bounding sphere can hit
             near = np.flatnonzero(away @ rays > np.float32(np.sqrt(squared)))
         else:
             near = np.arange(rays.shape[1])
@@ -71,7 +71,7 @@ def first_hits(origin: Floats, rays: Floats, solids: tuple[Solid, ...]) -> tuple
 
 
 def normals_at(solid: Solid, points: Floats) -> Floats:
-    """Outward unit normals (3, M) at points on the solid's surface."""
+    """Return outward unit normals (3, M) at points on the surface."""
     local = solid.rotation.T @ (points - solid.centre[:, None])
     x, y, z = local
     r, h = solid.radius, solid.half
@@ -102,8 +102,8 @@ def unit(vectors: Floats) -> Floats:
 
 
 def _interval(solid: Solid, origin: Floats, rays: Floats) -> tuple[Floats, Floats]:
-    """Enter and leave of each ray, in the solid's own frame."""
-    x, y, z = map(float, origin)  # plain numbers keep the arrays float32 under every numpy
+    """Return enter and leave of each ray, in the frame of the solid."""
+    x, y, z = map(float, origin)  # Python numbers keep the arrays float32
     u, v, w = rays
     r, h = solid.radius, solid.half
     if solid.kind == "sphere":
@@ -139,7 +139,7 @@ def _slab(origin: float, direction: Floats, half: float) -> tuple[Floats, Floats
 
 
 def _roots(a: Floats | float, b: Floats, c: float) -> tuple[Floats, Floats]:
-    """Roots of a t^2 + 2 b t + c, in order; (inf, -inf) where there is none."""
+    """Return the roots of a t^2 + 2 b t + c in order; (inf, -inf) if there are none."""
     square = b * b - a * c
     root = np.sqrt(np.maximum(square, 0))
     one, other = (-b - root) / a, (-b + root) / a

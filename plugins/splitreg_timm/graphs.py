@@ -1,4 +1,4 @@
-"""Where a traced model can be cut, and the modules on either side."""
+"""Find where a traced model can be cut, and extract the modules of both sides."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from splitreg_timm.tracing import BATCH
 
 
 def upstream(outputs: Iterable[fx.Node], start: fx.Node | None = None) -> set[fx.Node] | None:
-    """Return the nodes that compute ``outputs`` from ``start`` (from the image where it is None).
+    """Return the nodes that compute ``outputs`` from ``start``; from the image if it is None.
 
-    Batch size and device are asked of whatever comes in, so what they were asked of is not followed.
+    Batch size and device are read from the input, so their own inputs are not followed.
 
     Returns:
-        The nodes with ``start`` or the image among them if it is needed at all; None where ``start`` is not enough.
+        The nodes, with ``start`` or the image if they are needed; None if ``start`` is not sufficient.
     """
-    found: set[fx.Node] = set()
+    needed: set[fx.Node] = set()
     waiting = list(outputs)
     while waiting:
         node = waiting.pop()
-        if node in found:
+        if node in needed:
             continue
-        found.add(node)
-        if node is start or _asks_of_input(node):
+        needed.add(node)
+        if node is start or _reads_input(node):
             continue
         if node.op == "placeholder" and start is not None:
             return None
         waiting.extend(node.all_input_nodes)
-    return found
+    return needed
 
 
 def separator(
-    model: nn.Module, tap: fx.Node, outputs: Sequence[fx.Node], wanted: Sequence[fx.Node] | None = None
+    model: nn.Module, tap: fx.Node, outputs: Sequence[fx.Node], candidates: Sequence[fx.Node] | None = None
 ) -> fx.Node | None:
-    """Find the last value on the way to ``tap`` from which all ``outputs`` can be computed.
+    """Find the last value before ``tap`` from which all ``outputs`` can be computed.
 
     Args:
-        model: what was traced.
+        model: the traced model.
         tap: a feature map.
-        outputs: this feature map and all that is wanted later.
-        wanted: look among these nodes alone, in this order (default: all on the way to ``tap``, the last first).
+        outputs: this feature map and all later ones.
+        candidates: nodes to consider, in this order; by default all before ``tap``, the last first.
 
     Returns:
-        The node, or None where there is none: other data crosses (parallel branches), or both sides share weights.
+        The node; None if other data would have to cross (parallel branches), or both sides share weights.
     """
-    way = upstream([tap]) or set()
-    candidates = wanted if wanted is not None else [node for node in reversed(tap.graph.nodes) if node in way]
+    if candidates is None:
+        before_tap = upstream([tap]) or set()
+        candidates = [node for node in reversed(tap.graph.nodes) if node in before_tap]
     for node in candidates:
         if node.op == "placeholder" or not isinstance(node.meta["val"], Tensor) or node.meta["val"].shape[0] != BATCH:
             continue
@@ -63,48 +64,48 @@ def separator(
 
 def weights(model: nn.Module, nodes: Iterable[fx.Node]) -> set[str]:
     """Return the names of the persistent tensors that these nodes use."""
-    kept = model.state_dict(keep_vars=True).keys()
+    persistent = model.state_dict(keep_vars=True).keys()
     paths = [str(node.target) for node in nodes if node.op in ("call_module", "get_attr")]
-    return {key for path in paths for key in kept if key == path or key.startswith(f"{path}.")}
+    return {key for path in paths for key in persistent if key == path or key.startswith(f"{path}.")}
 
 
 def extract(model: nn.Module, start: fx.Node | None, outputs: Sequence[fx.Node]) -> fx.GraphModule:
-    """Return a module from ``start`` (the image where it is None) to a tuple of ``outputs``.
+    """Return a module from ``start``, or from the image if it is None, to a tuple of ``outputs``.
 
-    It shares the parameters of ``model`` and holds no others than it uses, under the names that ``model`` gives them.
+    It shares the parameters of ``model`` that it uses, with the same names, and has no others.
     """
     needed = upstream(outputs, start)
     if needed is None:
         raise ValueError(f"{start} does not determine {list(outputs)}")
     graph = fx.Graph()
     entry = graph.placeholder("image" if start is None else "feature")
-    moved: dict[fx.Node, fx.Node] = {}
+    copies: dict[fx.Node, fx.Node] = {}
     for node in outputs[0].graph.nodes:
         if node is start or node.op == "placeholder":
-            moved[node] = entry
-        elif node in needed and _asks_of_input(node):
+            copies[node] = entry
+        elif node in needed and _reads_input(node):
             value = node.meta["val"]
-            moved[node] = (
+            copies[node] = (
                 graph.call_function(getattr, (entry, "device"))
                 if isinstance(value, torch.device)
                 else graph.call_method("size", (entry, 0))
             )
         elif node in needed:
-            moved[node] = graph.node_copy(node, lambda n: moved[n])
-            moved[node].meta = {}  # values of the meta device are of no use any more
-    graph.output(tuple(moved[node] for node in outputs))
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
+            copies[node].meta = {}  # values of the meta device are no longer needed
+    graph.output(tuple(copies[node] for node in outputs))
     module = fx.GraphModule(model, graph)
-    for node in graph.nodes:  # fx makes every tensor that it copies persistent
+    for node in graph.nodes:  # fx makes all copied tensors persistent
         if node.op == "get_attr":
             owner, _, name = str(node.target).rpartition(".")
             if name in model.get_submodule(owner)._non_persistent_buffers_set:
                 module.get_submodule(owner)._non_persistent_buffers_set.add(name)
-    for path, part in module.named_modules():  # containers that fx made anew; all else is shared
+    for path, part in module.named_modules():  # fx creates new containers; all else is shared
         part.training = model.get_submodule(path).training
     return module
 
 
-def _asks_of_input(node: fx.Node) -> bool:
+def _reads_input(node: fx.Node) -> bool:
     value = node.meta.get("val")
     batch = node.op == "call_method" and node.target == "size" and isinstance(value, int)
     return batch or (node.target is getattr and isinstance(value, torch.device))

@@ -1,4 +1,4 @@
-"""Models from timm: without weights, for their shape; with them, for use."""
+"""Build timm models: on the meta device for their shapes, and with weights."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from splitreg_timm.stages import power_of_two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Skeleton:
+class MetaModel:
     """A model on the meta device.
 
     Args:
         name: timm's name.
-        model: in eval mode, without classifier unless that was asked for.
-        options: what it was built with.
-        size: (H, W) that the model itself sees; another than was asked where its patches are not a power of two wide.
+        model: the model in eval mode, without its classifier by default.
+        options: its arguments.
+        size: (H, W) of the input of the model; differs from the image size for odd patches.
         info: timm's description of its feature maps.
     """
 
@@ -38,68 +38,68 @@ class Skeleton:
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Per-channel mean that the weights expect."""
+        """Mean per channel that the weights expect."""
         return tuple(self.model.pretrained_cfg.get("mean", (0.485, 0.456, 0.406)))  # type: ignore
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """Per-channel standard deviation that the weights expect."""
+        """Standard deviation per channel that the weights expect."""
         return tuple(self.model.pretrained_cfg.get("std", (0.229, 0.224, 0.225)))  # type: ignore
 
     @property
     def own_size(self) -> str:
-        """The size that its weights were made for, as ``"224x224"``."""
+        """The input size of its weights, as ``"224x224"``."""
         _, height, width = self.model.pretrained_cfg.get("input_size", (3, 224, 224))  # type: ignore
         return f"{width}x{height}"
 
 
-def skeleton(name: str, image_size: tuple[int, int], drop_path_rate: float, *, classifier: bool = False) -> Skeleton:
-    """Build a model on the meta device for an input of this (H, W), with its classifier or without.
+def build_meta(name: str, image_size: tuple[int, int], drop_path_rate: float, *, classifier: bool = False) -> MetaModel:
+    """Build a model on the meta device for images of this (H, W), with or without its classifier.
 
     Raises:
         UnknownComponent: timm has no such model.
-        RecipeError: the model does not take an option or the size.
+        RecipeError: the model does not accept an option or the size.
     """
     options: dict[str, Any] = {"img_size": image_size} if classifier else {"num_classes": 0, "img_size": image_size}
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
     model = _on_meta(name, options)
     info = _info(model)
-    size = _seen(image_size, [facts["reduction"] for facts in info], fixed="img_size" in options)
+    size = _model_size(image_size, [facts["reduction"] for facts in info], fixed="img_size" in options)
     if size != image_size and "img_size" in options:
         options["img_size"] = size
         model = _on_meta(name, options)
-    return Skeleton(name=name, model=model.eval(), options=options, size=size, info=info)
+    return MetaModel(name=name, model=model.eval(), options=options, size=size, info=info)
 
 
-def weighted(skeleton: Skeleton, pretrained: bool | str) -> nn.Module:
-    """Build the model again with weights, in training mode.
+def build_weighted(meta: MetaModel, pretrained: bool | str) -> nn.Module:
+    """Build the model with weights, in training mode.
 
     Args:
-        skeleton: what to build.
-        pretrained: True downloads timm's weights; a path reads them; False draws them at random.
+        meta: the model on the meta device.
+        pretrained: True: download timm's weights; a path: read them; False: random weights.
 
     Raises:
-        MissingExtra: the weights cannot be downloaded, or timm knows none.
-        BundleError: the file of weights is not one of this model.
+        MissingExtra: the weights cannot be downloaded, or do not exist.
+        BundleError: the file does not have the weights of this model.
     """
     if pretrained is not True:
-        model: nn.Module = timm.create_model(skeleton.name, **skeleton.options)
+        model: nn.Module = timm.create_model(meta.name, **meta.options)
         if pretrained:
-            _read(model, skeleton.name, Path(pretrained))
+            _read(model, meta.name, Path(pretrained))
         return model
     try:
-        model = timm.create_model(skeleton.name, pretrained=True, **skeleton.options)
+        model = timm.create_model(meta.name, pretrained=True, **meta.options)
     except Exception as cause:  # requests, urllib, huggingface_hub and timm each have their own
         raise MissingExtra(
-            f"no pretrained weights for timm's {skeleton.name}: {first_line(cause)}; with a network they are "
-            "downloaded, without one give a file: pretrained = 'weights.safetensors'"
+            f"no pretrained weights for timm's {meta.name}: {first_line(cause)}; without a network, "
+            "set a file: pretrained = 'weights.safetensors'"
         ) from cause
     return model
 
 
 def _on_meta(name: str, options: dict[str, Any]) -> nn.Module:
-    """Build on the meta device; drops ``img_size`` from the options where the model has no such argument."""
+    """Build on the meta device; removes ``img_size`` from the options if the model does not have it."""
     try:
         with torch.device("meta"), _quiet():
             model: nn.Module = timm.create_model(name, **options)
@@ -108,25 +108,27 @@ def _on_meta(name: str, options: dict[str, Any]) -> nn.Module:
             del options["img_size"]
             return _on_meta(name, options)
         if "drop_path_rate" in options and "drop_path_rate" in str(cause):
-            raise RecipeError(f"timm's {name} has no stochastic depth; leave drop_path_rate out") from cause
+            raise RecipeError(f"timm's {name} has no stochastic depth; remove drop_path_rate") from cause
         raise RecipeError(f"timm's {name} cannot be built: {first_line(cause)}") from cause
     except Exception as cause:
         known = timm.list_models()
         if name.partition(".")[0] not in known:
-            raise UnknownComponent(f"timm has no model {name!r}.{suggest(name, known)} It has {len(known)}") from cause
+            raise UnknownComponent(
+                f"timm has no model {name!r}.{suggest(name, known)} It has {len(known)} models"
+            ) from cause
         tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         if "." in name and name not in tags:
             raise UnknownComponent(f"timm has no weights {name!r}.{suggest(name, tags)}") from cause
         size = options.get("img_size")
-        asked = f" for {size[1]}x{size[0]} pixels" if size else ""
-        raise RecipeError(f"timm's {name} cannot be built{asked}: {first_line(cause)}") from cause
+        pixels = f" for {size[1]}x{size[0]} pixels" if size else ""
+        raise RecipeError(f"timm's {name} cannot be built{pixels}: {first_line(cause)}") from cause
     return model
 
 
-def _seen(image_size: tuple[int, int], reductions: Sequence[int], *, fixed: bool) -> tuple[int, int]:
-    """Return the (H, W) at which strides of 14 (14, 28) give the maps that 16 (16, 32) give at ``image_size``.
+def _model_size(image_size: tuple[int, int], reductions: Sequence[int], *, fixed: bool) -> tuple[int, int]:
+    """Return the (H, W) at which strides of 14 give maps of the size that strides of 16 give.
 
-    A plain transformer (one stride, one size) drops what does not fill a patch; it sees whole patches instead.
+    A plain transformer ignores pixels that do not fill a patch; its input is resized to whole patches.
     """
     ratios = {power_of_two(reduction) / reduction for reduction in reductions}
     plain = fixed and len(set(reductions)) == 1
@@ -142,9 +144,9 @@ def _info(model: nn.Module) -> list[Mapping[str, Any]]:
 
 
 def _read(model: nn.Module, name: str, path: Path) -> None:
-    """Load a file as timm loads its own: position embeddings and the like are resized to this model."""
+    """Load a file like timm does: position embeddings and similar tensors are resized."""
     if not path.is_file():
-        raise BundleError(f"no weights at {path}; give the path of a safetensors or PyTorch file of timm's {name}")
+        raise BundleError(f"no weights at {path}; set the path of a safetensors or PyTorch file of timm's {name}")
     missing: list[str] = []
     note = model.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
         lambda _, keys: missing.extend(keys.missing_keys)
@@ -156,7 +158,7 @@ def _read(model: nn.Module, name: str, path: Path) -> None:
                 model, pretrained_cfg={**model.pretrained_cfg, "file": str(path), "custom_load": False},  # type: ignore
                 num_classes=model.num_classes, filter_fn=convert, strict=False,  # type: ignore
             )  # fmt: skip
-    except Exception as cause:  # not a file of tensors, or tensors of other shapes
+    except Exception as cause:  # not a file of tensors, or other shapes
         raise BundleError(f"{path} does not hold the weights of timm's {name}: {first_line(cause)}") from cause
     finally:
         note.remove()
@@ -168,14 +170,14 @@ def _read(model: nn.Module, name: str, path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what a foreign error says, in one line."""
+    """Return the message of an error in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines[:2])}" if lines else type(error).__name__
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence timm's warnings about what is asked on purpose here."""
+    """Suppress timm's warnings, which do not apply here."""
     logger = logging.getLogger("timm")
     level = logger.level
     logger.setLevel(logging.ERROR)

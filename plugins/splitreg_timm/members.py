@@ -1,4 +1,4 @@
-"""The names that the family answers for."""
+"""Names of the members of the family."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import timm
 
 
 def names() -> list[str]:
-    """Return every model name of the installed timm, without weight tags."""
+    """Return the names of all models of the installed timm, without weight tags."""
     return list(timm.list_models())

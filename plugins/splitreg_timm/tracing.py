@@ -1,9 +1,10 @@
 """From a timm model to a graph of its stages.
 
-timm gives nearly every model a ``forward_intermediates`` that calls the model's parts in turn and collects the feature
-maps. This traces that one method symbolically (``torch.fx``), with every submodule as a leaf: ten to a few hundred
-nodes, whatever the architecture. Shapes are known while tracing, because each node is also run on the meta device:
-code that asks for a height or a width gets a number, code that asks for the batch size gets a node.
+Nearly all timm models have a method ``forward_intermediates``, which calls the parts of the model in turn
+and collects the feature maps. It is traced symbolically with ``torch.fx``, with all submodules as
+leaves: ten to a few hundred nodes for any architecture. Each node is also run on the meta device, so
+shapes are known while tracing: code that reads a height or width gets a number, code that reads the
+batch size gets a node.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from timm.layers import get_notrace_functions  # type: ignore[attr-defined]
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-#: Batch size while tracing: a number that is no model's own, so that a dimension of this size is the batch.
+#: Batch size while tracing: no model has a dimension of this size, so it identifies the batch.
 BATCH = 13
 
 
 class _Features(nn.Module):
-    """``forward_intermediates`` as a ``forward``, which is what fx traces; with the classifier, its logits come last."""
+    """``forward_intermediates`` as ``forward``, for fx; with the classifier, logits are last."""
 
     def __init__(self, model: nn.Module, norm: bool, classifier: bool) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class _Features(nn.Module):
 
 
 class _SizedProxy(fx.Proxy):
-    """A proxy that knows its value on the meta device."""
+    """A proxy with a value on the meta device."""
 
     @property
     def _value(self) -> Any:
@@ -79,12 +80,12 @@ class _SizedProxy(fx.Proxy):
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(self._value, tuple | list) and not _has_tensor(self._value[key]):
-            return self._value[key]  # a size that a module returned beside its tensor
+            return self._value[key]  # a size that a module returned with its tensor
         return self.tracer.create_proxy("call_function", operator.getitem, (self, key), {})
 
 
 class _StageTracer(fx.Tracer):
-    """Every submodule is a leaf, and every node is run on the meta device as it is made."""
+    """A tracer with all submodules as leaves, which runs each new node on the meta device."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))  # type: ignore[no-untyped-call]
@@ -100,7 +101,7 @@ class _StageTracer(fx.Tracer):
             return forward(*args, **kwargs)
         try:
             self.path_of_module(m)
-        except NameError:  # made on the fly, as a slice of an nn.Sequential is: its children are the leaves
+        except NameError:  # created on the fly, like a slice of nn.Sequential: its children are leaves
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
@@ -144,7 +145,7 @@ class _StageTracer(fx.Tracer):
 
 
 class _Factories(TorchFunctionMode):
-    """Makes nodes of the tensors that a model builds on the way (coordinates of a position embedding)."""
+    """Create nodes for tensors that a model creates, like coordinates of a position embedding."""
 
     _NAMES = ("arange", "empty", "full", "linspace", "meshgrid", "ones", "tensor", "zeros")
     _FUNCTIONS = frozenset(getattr(torch, name) for name in _NAMES)
@@ -164,7 +165,7 @@ def _has_tensor(value: Any) -> bool:
 
 
 def _values(argument: Any) -> Any:
-    """Replace nodes by their values, in fresh lists: some modules write into the list that they are given."""
+    """Replace nodes by their values, in new lists: some modules change their arguments."""
     if isinstance(argument, fx.Node):
         return argument.meta["val"]
     if isinstance(argument, tuple):
@@ -179,18 +180,18 @@ def _values(argument: Any) -> Any:
 def trace(
     model: nn.Module, image_size: tuple[int, int], *, norm: bool = False, classifier: bool = False
 ) -> tuple[fx.Graph, list[fx.Node]]:
-    """Trace the feature maps of a model that was built on the meta device.
+    """Trace the feature maps of a model on the meta device.
 
     Args:
-        model: a timm classifier in eval mode, all of it on the meta device.
-        image_size: (H, W); a model whose top-level code asks for sizes is traced for this one alone.
-        norm: apply the model's last norm to what it returns.
-        classifier: trace the classifier, too.
+        model: a timm classifier in eval mode on the meta device.
+        image_size: (H, W); if the model's top-level code reads sizes, the trace is for this size only.
+        norm: apply the last norm of the model to its features.
+        classifier: also trace the classifier.
 
     Returns:
-        The graph, whose targets are paths inside ``model``, and a node for each feature map; one for the logits comes
-        last where they were asked for. Each node has its value
-        on the meta device, of batch size ``BATCH``, in ``node.meta["val"]``.
+        The graph, whose targets are paths inside ``model``; and a node per feature map, with a last one
+        for the logits if ``classifier`` is set. ``node.meta["val"]`` is the value on the meta device,
+        with batch size ``BATCH``.
     """
     image = torch.empty((BATCH, 3, *image_size), device="meta")
     with torch.no_grad():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from splitreg_heads.bases import BoxHead, check_labels
 from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -18,49 +19,47 @@ from torchvision.ops import FeaturePyramidNetwork, box_area, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from splitreg.errors import RecipeError
-from splitreg.evaluation.metrics import BoxPrecision
-from splitreg.interfaces import Head
 from splitreg.predictions import Detections
 from splitreg.specs import FeatureSpec
-from splitreg.tasks import DETECTION, BoxTarget, Prediction
+from splitreg.tasks import BoxTarget, Prediction
 from splitreg_torchvision.levels import Anchors, region_pool
 
 
 @dataclass(frozen=True, slots=True)
 class PyramidOutput:
-    """Levels of the feature pyramid, (B, width, h, w) each. Proposals need the truth in training: they come later."""
+    """Levels of the feature pyramid, (B, width, h, w) each.
+
+    Proposals need the truth in training, so ``loss`` and ``predict`` compute them.
+    """
 
     levels: OrderedDict[str, Tensor]
     images: int
     size: tuple[int, int]
 
     def image_list(self) -> ImageList:
-        """Return what torchvision wants to know of the images: their sizes, and a device."""
+        """Return the images' sizes and device, as torchvision takes them."""
         like = next(iter(self.levels.values()))
         return ImageList(like.new_empty(()).expand(self.images, 3, *self.size), [self.size] * self.images)
 
 
-class FasterRCNNHead(Head):
-    """Two stages: boxes that may hold something, then what it is.
+class FasterRCNNHead(BoxHead):
+    """Two stages: regions that may hold an object, then their classes and boxes.
 
     Args:
-        features: any strides; those of 4, 8, 16, 32 that the body has are read.
-        labels: K class names; the background class is added inside.
+        features: any strides; the available ones of 4, 8, 16, 32 are read.
+        labels: K class names; the background class is added internally.
         width: channels of the pyramid.
-        hidden: width of the two layers that look at a region.
-        anchor_scale: side of a level's anchors in cells of it; torchvision has 8, for images of 800 pixels.
-        region_scale: side of the regions that are read from a level, in cells of it; by default ``anchor_scale``.
-            torchvision's weights want 19.8.
-        proposals: regions an image that are looked at, at most.
-        most: objects an image, at most.
-        score: objects below this score are left out.
+        hidden: width of the two layers that classify a region.
+        anchor_scale: side of a level's anchors in its cells; torchvision has 8, for 800 pixels.
+        region_scale: side of the regions that are read from a level, in its cells; ``anchor_scale``
+            by default. torchvision's weights need 19.8.
+        proposals: largest number of regions per image.
+        most: largest number of objects per image.
+        score: objects with a lower score are left out.
 
     Raises:
-        RecipeError: an option that is not one, or no labels.
+        RecipeError: an option is out of range, or there are no labels.
     """
-
-    task = DETECTION
-    primary = "mAP"
 
     def __init__(
         self,
@@ -76,15 +75,13 @@ class FasterRCNNHead(Head):
         score: float = 0.05,
     ) -> None:
         super().__init__()
-        if not labels:
-            raise RecipeError("head det-fasterrcnn needs class names, got none; give the head labels or a dataset")
+        self.labels = check_labels("det-fasterrcnn", labels)
         region_scale = anchor_scale if region_scale is None else region_scale
         if min(width, hidden, anchor_scale, region_scale, proposals, most) <= 0 or not 0 <= score < 1:
             raise RecipeError(
                 "width, hidden, anchor_scale, region_scale, proposals and most must be positive, score in [0, 1); "
                 f"got {width}, {hidden}, {anchor_scale}, {region_scale}, {proposals}, {most}, {score}"
             )
-        self.labels = tuple(labels)
         self.needs = tuple(sorted(features))
         channels = [features[stride].channels for stride in self.needs]
         self.pyramid = FeaturePyramidNetwork(channels, width, extra_blocks=LastLevelMaxPool())
@@ -114,11 +111,6 @@ class FasterRCNNHead(Head):
             detections_per_img=most,
         )
 
-    @classmethod
-    def select(cls, available: Sequence[int]) -> tuple[int, ...]:
-        """Read those of strides 4, 8, 16, 32 that are there."""
-        return tuple(s for s in (4, 8, 16, 32) if s in available) or tuple(sorted(available))
-
     def forward(self, features: dict[int, Tensor], image_size: tuple[int, int]) -> PyramidOutput:
         """Return the pyramid."""
         levels = self.pyramid(OrderedDict((str(stride), features[stride]) for stride in self.needs))
@@ -142,11 +134,11 @@ class FasterRCNNHead(Head):
 
     @torch.no_grad()
     def predict(self, output: PyramidOutput) -> list[Prediction]:
-        """Return the objects of every image, best first."""
+        """Return the objects of each image, best first."""
         images = output.image_list()
         with _mode(self, training=False):
             proposals, _ = self.rpn(images, output.levels)
-            found, _ = self.regions(output.levels, proposals, images.image_sizes)
+            results, _ = self.regions(output.levels, proposals, images.image_sizes)
         return [
             Detections(
                 boxes=one["boxes"].float().cpu().numpy(),
@@ -154,22 +146,8 @@ class FasterRCNNHead(Head):
                 labels=(one["labels"] - 1).cpu().numpy(),  # 0 is torchvision's background
                 names=self.labels,
             )
-            for one in found
+            for one in results
         ]
-
-    def truth(self, target: Any) -> Detections:
-        """Return the target's objects with score 1, without crowds."""
-        single = ~target.crowd
-        return Detections(
-            boxes=target.boxes.as_subclass(Tensor)[single].float().reshape(-1, 4).cpu().numpy(),
-            scores=torch.ones(int(single.sum())).numpy(),
-            labels=target.labels[single].long().cpu().numpy(),
-            names=self.labels,
-        )
-
-    def metric(self) -> BoxPrecision:
-        """Return ``mAP``, ``mAP50`` and ``mAP75``."""
-        return BoxPrecision()
 
 
 class _Proposals(RegionProposalNetwork):  # type: ignore[misc]
@@ -206,17 +184,17 @@ def _mostly_in(boxes: Tensor, crowds: Tensor) -> Tensor:
 
 
 def _away_from_crowds(proposals: Tensor, truth: dict[str, Tensor]) -> Tensor:
-    """Leave out the regions that lie in a crowd and on no object."""
+    """Leave out the regions that lie in a crowd and overlap no object."""
     on_object = torch.zeros(len(proposals), dtype=torch.bool, device=proposals.device)
     if len(truth["boxes"]):
         on_object = box_iou(proposals, truth["boxes"]).amax(dim=1) >= 0.5
-    kept = on_object | ~_mostly_in(proposals, truth["crowds"])
-    return proposals[kept] if bool(kept.any()) else proposals
+    usable = on_object | ~_mostly_in(proposals, truth["crowds"])
+    return proposals[usable] if bool(usable.any()) else proposals
 
 
 @contextmanager
 def _mode(head: FasterRCNNHead, *, training: bool) -> Iterator[None]:
-    """Let torchvision's two stages train or infer, whatever the head does: they hold nothing else that depends on it."""
+    """Put torchvision's two stages in a mode that does not depend on the head's own."""
     before = head.rpn.training, head.regions.training
     head.rpn.train(training)
     head.regions.train(training)

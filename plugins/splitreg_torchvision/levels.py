@@ -1,6 +1,7 @@
-"""What torchvision infers from the sizes of maps, said outright: the strides are known.
+"""Anchors and region pooling with known strides, which torchvision infers from the maps' sizes.
 
-Inferred, a stride is wrong as soon as a side of the image is not a multiple of it, and then fixed for good at the first call.
+An inferred stride is wrong if a side of the image is not a multiple of it, and torchvision keeps the
+stride of the first call.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _RATIOS = (0.5, 1.0, 2.0)
 
 
 class Anchors(AnchorGenerator):  # type: ignore[misc]
-    """Three anchors a cell, whose area is the square of ``scale`` cells."""
+    """Three anchors per cell, each with the area of ``scale`` x ``scale`` cells."""
 
     per_cell = len(_RATIOS)
 
@@ -24,13 +25,16 @@ class Anchors(AnchorGenerator):  # type: ignore[misc]
         self.strides = strides
 
     def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
-        """Lay the anchors over grids of the known strides; ``strides`` is torchvision's guess."""
+        """Place the anchors on grids of the known strides; ``strides``, torchvision's guess, is ignored."""
         anchors: list[Tensor] = super().grid_anchors(grid_sizes, [[stride, stride] for stride in self.strides])
         return anchors
 
 
 def region_pool(strides: tuple[int, ...], scale: float) -> MultiScaleRoIAlign:
-    """Return a pool of 7 x 7 for levels of these strides, named by them; a region is read where anchors are its size."""
+    """Return a pool of 7 x 7 for levels of these strides, which are also their names.
+
+    A region is read from the level whose anchors have its size.
+    """
     pool = MultiScaleRoIAlign([str(stride) for stride in strides], output_size=7, sampling_ratio=2)
     pool.scales = [1 / stride for stride in strides]
     pool.map_levels = _Levels(strides, scale)

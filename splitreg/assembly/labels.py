@@ -1,28 +1,30 @@
-"""Class names where no dataset gives them: the field's usual label sets."""
+"""Class names where no dataset gives them: the usual label sets of the tasks."""
 
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
 
 from splitreg.tasks import CLASSIFICATION, DETECTION, MULTILABEL, SEGMENTATION
 
+#: Task -> its usual label set in ``class_names.json``, which ``scripts/make_class_names.py`` writes.
+_USUAL = {CLASSIFICATION: "imagenet", DETECTION: "coco", MULTILABEL: "coco", SEGMENTATION: "voc"}
 
-@functools.cache
+
 def default_labels(task: str) -> tuple[str, ...] | None:
     """Return ImageNet's 1,000 for classification, COCO's 80 for boxes and multi-label, VOC's 21 for masks.
 
-    None where a task has no usual set. Source: the names that torchvision's weights carry.
+    None where a task has no usual set. Source: the metadata of torchvision's weights.
     """
-    from torchvision import models
+    return tuple(_label_sets()[_USUAL[task]]) if task in _USUAL else None
 
-    if task == CLASSIFICATION:
-        return tuple(models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
-    if task in (DETECTION, MULTILABEL):
-        names = models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-        return tuple(name for name in names if name not in ("__background__", "N/A"))
-    if task == SEGMENTATION:
-        return tuple(models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"])
-    return None
+
+@functools.cache
+def _label_sets() -> Mapping[str, list[str]]:
+    names: dict[str, list[str]] = json.loads(Path(__file__).with_name("class_names.json").read_bytes())
+    return names
 
 
 #: Ids of COCO's categories, 1 to 90, that no object has.

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from splitreg.assembly.adapter import Branch
 from splitreg.interfaces import Body, Bottleneck
@@ -99,6 +98,8 @@ class Skeleton:
 
 
 def _cost(modules: Iterable[nn.Module], run: Callable[[], Any], first_input: Tensor) -> Cost:
+    from torch.utils.flop_counter import FlopCounterMode  # 0.1 s, and a model that only runs has no use for it
+
     modules = list(modules)
     peak = first_input.numel()
     hooks = []

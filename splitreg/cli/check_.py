@@ -1,4 +1,4 @@
-"""``splitreg check``: run the conformance suite on a plugin, or on all plugins of a package."""
+"""``splitreg check``: run the conformance suite of a plugin, or of all plugins of a package."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from splitreg.cli.tables import print_json, table
 
 @click.command("check")
 @click.argument("what", metavar="KIND:NAME | PACKAGE")
-@click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Options for the plugin, e.g. channels=4.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the plugin, e.g. channels=4.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(what: str, options: tuple[str, ...], as_json: bool) -> None:
-    """Run the shipped conformance suite on a plugin.
+    """Run the conformance suite of a plugin.
+
+    Builds each plugin, small and with random weights, and prints one line per check of its interface.
+    A check that does not apply is skipped. The exit status is 1 if a check fails.
 
     \b
     splitreg check codec:zstd
@@ -47,6 +50,16 @@ def command(what: str, options: tuple[str, ...], as_json: bool) -> None:
         print_json([dict(zip(("plugin", "check", "passed", "reason"), row, strict=True)) for row in rows])
     else:
         click.echo(
-            table(("plugin", "check", "", "reason"), [(a, b, "ok" if c else "FAILED", d) for a, b, c, d in rows])
+            table(
+                ("plugin", "check", "result", "reason"),
+                [(a, b, _result(c, d), d.removeprefix("skipped: ")) for a, b, c, d in rows],
+            )
         )
     sys.exit(0 if all(row[2] for row in rows) else 1)
+
+
+def _result(passed: bool, reason: str) -> str:
+    """Return the word for the result of a check."""
+    if not passed:
+        return "FAILED"
+    return "skipped" if reason.startswith("skipped") else "ok"

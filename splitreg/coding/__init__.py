@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from splitreg.coding.rans import RansCodec
     from splitreg.coding.streams import LatentModel, decode_streams, encode_streams, load_model
     from splitreg.coding.symbols import SymbolModel
-    from splitreg.coding.variable import VariableModel
+    from splitreg.coding.variable import POSITIONS, VariableModel
 
 __all__ = [
-    "MAX_PACKET_BYTES", "Codec", "HyperModel", "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel", "Packet",
-    "RansCodec", "SymbolModel", "VariableModel", "decode_streams", "encode_streams", "load_model",
+    "MAX_PACKET_BYTES", "POSITIONS", "Codec", "HyperModel", "IntegerLayer", "IntegerNetwork", "LatentCoding",
+    "LatentModel", "Packet", "RansCodec", "SymbolModel", "VariableModel", "decode_streams", "encode_streams",
+    "load_model",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_exports(__name__, {
-    "MAX_PACKET_BYTES": "splitreg.coding.packet", "Codec": "splitreg.coding.codec",
+    "MAX_PACKET_BYTES": "splitreg.coding.packet", "POSITIONS": "splitreg.coding.variable",
+    "Codec": "splitreg.coding.codec",
     "HyperModel": "splitreg.coding.hyper", "IntegerLayer": "splitreg.coding.integer",
     "IntegerNetwork": "splitreg.coding.integer", "LatentCoding": "splitreg.coding.latent_coding",
     "LatentModel": "splitreg.coding.streams", "Packet": "splitreg.coding.packet", "RansCodec": "splitreg.coding.rans",

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.detection import MeanAveragePrecision
+from torchmetrics import Metric, detection
 from torchmetrics.functional.classification import binary_average_precision
 from torchmetrics.utilities import dim_zero_cat
 
@@ -23,7 +22,7 @@ from splitreg.errors import DataError, ShapeMismatch
 from splitreg.predictions import Classification, Depth, Detections, MultiLabel, Reconstruction, Segmentation
 from splitreg.tasks import IGNORE, BoxTarget, ClassTarget, DepthTarget, ImageTarget, MaskTarget, MultiLabelTarget
 
-__all__ = ["Accuracy", "BoxPrecision", "DepthError", "ImageQuality", "LabelPrecision", "MaskOverlap"]
+__all__ = ["Accuracy", "DepthError", "ImageQuality", "LabelPrecision", "MeanAveragePrecision", "MeanIoU"]
 
 #: A picture without any error has no finite ratio; uint8 pictures with one stay below this.
 PSNR_LIMIT_DB = 100.0
@@ -86,7 +85,7 @@ class LabelPrecision(Metric):
         return {"mAP": float(np.mean(values)) if values else math.nan}
 
 
-class BoxPrecision(MeanAveragePrecision):
+class MeanAveragePrecision(detection.MeanAveragePrecision):
     """COCO mean average precision: ``mAP`` (IoU .50 to .95), ``mAP50``, ``mAP75``; crowds by the COCO protocol.
 
     Source: Lin et al. 2014, arXiv:1405.0312; computed by faster-coco-eval.
@@ -127,7 +126,7 @@ class BoxPrecision(MeanAveragePrecision):
         return {ours: math.nan if (v := float(values[theirs])) < 0 else v for ours, theirs in names.items()}
 
 
-class MaskOverlap(Metric):
+class MeanIoU(Metric):
     """Mean intersection over union, and share of right pixels: ``mIoU``, ``pixel_accuracy``.
 
     Counts are summed over all images before they are divided. Pixels that the truth ignores count nowhere; the mean is

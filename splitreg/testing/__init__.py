@@ -1,4 +1,4 @@
-"""Conformance suites: what every plugin of a kind must do, as tests that plugin authors inherit.
+"""Conformance suites: tests of what each kind of plugin must do, for plugin authors to inherit.
 
 In a plugin's own tests::
 
@@ -8,7 +8,7 @@ In a plugin's own tests::
         component = "my-codec"
         options = {"level": 1}
 
-pytest collects one test per check. Without pytest: ``run("codec", "my-codec")``, or
+pytest collects one test per check. Without pytest, use ``run("codec", "my-codec")`` or
 ``splitreg check codec:my-codec``.
 """
 

@@ -1,4 +1,4 @@
-"""What every bottleneck must do."""
+"""Conformance suite of bottlenecks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SIZES = ((64, 64), (7, 7), (14, 14), (33, 47), (1, 1), (2, 90))
 
 
 class BottleneckSuite(Suite):
-    """Shapes, training path against coded path, who needs which weights, tables.
+    """Shapes, training path against coded path, weights of each side, tables.
 
     Attributes:
-        source: what it reads; by default the image or the feature at the cut, as its ``source_default`` says.
+        source: input of the encoder; by default the image or the feature at the cut, by ``source_default``.
         target: the feature at the cut.
     """
 
@@ -30,19 +30,19 @@ class BottleneckSuite(Suite):
     target: ClassVar[FeatureSpec] = FeatureSpec(channels=12, stride=4)
 
     def reads(self) -> FeatureSpec:
-        """Return what it reads."""
+        """Return the spec of the encoder's input."""
         if self.source is not None:
             return self.source
         return FeatureSpec(channels=3, stride=1) if self.load().source_default == "image" else self.target
 
     def make(self) -> Bottleneck:
-        """Return a fresh bottleneck; always the same weights."""
+        """Return a new bottleneck; always with the same weights."""
         torch.manual_seed(0)
         bottleneck: Bottleneck = self.load()(self.reads(), self.target, **self.options)
         return bottleneck
 
     def trained(self) -> Bottleneck:
-        """Return one that has seen a few training steps, so that statistics and ranges are not the first ones."""
+        """Return a bottleneck after a few training steps, so that its statistics have changed."""
         bottleneck = self.make().train()
         apart = {id(p) for p in bottleneck.auxiliary_parameters()}
         weights = [p for p in bottleneck.parameters() if id(p) not in apart]
@@ -56,14 +56,14 @@ class BottleneckSuite(Suite):
         return bottleneck.eval()
 
     def input(self, size: tuple[int, int], seed: int = 0, batch: int = 2) -> Tensor:
-        """Return what it reads for an image of ``size`` (height, width)."""
+        """Return an input of the encoder for an image of ``size`` (height, width)."""
         source = self.reads()
         generator = torch.Generator().manual_seed(seed)
         height, width = (-(-side // source.stride) for side in size)
         return torch.randn(batch, source.channels, height, width, generator=generator)
 
-    def test_restores_every_size(self) -> None:
-        """The latent is as stated, and what is restored covers the feature at the cut, for any input size."""
+    def test_any_input_size(self) -> None:
+        """For any size, the latent matches its spec and the restored feature covers the cut's."""
         bottleneck = self.make().eval()
         for size in _SIZES:
             with torch.no_grad():
@@ -75,18 +75,18 @@ class BottleneckSuite(Suite):
                 latent.ndim == 4 and latent.shape[:2] == (2, bottleneck.latent.channels) and min(latent.shape) > 0,
                 f"{what} the latent is {tuple(latent.shape)}, its spec says {bottleneck.latent.channels} channels",
             )
-            most = [-(-side // bottleneck.latent.stride) + 1 for side in size]
-            fits = all(have <= limit for have, limit in zip(latent.shape[2:], most, strict=True))
+            limits = [-(-side // bottleneck.latent.stride) + 1 for side in size]
+            fits = all(side <= limit for side, limit in zip(latent.shape[2:], limits, strict=True))
             expect(fits or min(size) < 16, f"{what} the latent is {tuple(latent.shape)}, more than its stride allows")
-            wanted = tuple(-(-side // self.target.stride) for side in size)
+            needed = tuple(-(-side // self.target.stride) for side in size)
             expect(
                 restored.shape[1] == self.target.channels
-                and restored.shape[2] >= wanted[0]
-                and restored.shape[3] >= wanted[1],
-                f"{what} it restores {tuple(restored.shape)}, the feature at the cut is {(self.target.channels, *wanted)}",
+                and restored.shape[2] >= needed[0]
+                and restored.shape[3] >= needed[1],
+                f"{what} it restores {tuple(restored.shape)}, the feature at the cut is {(self.target.channels, *needed)}",
             )
 
-    def test_plan_without_weights(self) -> None:
+    def test_meta_device(self) -> None:
         """It can be built and run on the meta device, with the same shapes."""
         with torch.device("meta"):
             planned: Bottleneck = self.load()(self.reads(), self.target, **self.options).eval()
@@ -100,8 +100,8 @@ class BottleneckSuite(Suite):
                 restored.shape == real.synthesise(expected).shape, "the feature has another shape on the meta device"
             )
 
-    def test_training_path(self) -> None:
-        """``forward`` restores what ``synthesise`` would in shape, with a finite positive rate an image, and gradients."""
+    def test_forward_in_training(self) -> None:
+        """``forward`` returns the shape of ``synthesise`` and a finite positive rate per image, with gradients."""
         bottleneck = self.make().train()
         x = self.input((32, 32)).requires_grad_()
         restored, rate = bottleneck(x)
@@ -113,7 +113,7 @@ class BottleneckSuite(Suite):
         restored.square().mean().backward()
         expect(
             x.grad is not None and torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0,
-            "no gradient reaches its input",
+            "no gradient reaches the input",
         )
         for name, parameter in bottleneck.encoder.named_parameters():
             expect(
@@ -121,8 +121,8 @@ class BottleneckSuite(Suite):
                 f"no finite gradient reaches encoder.{name}",
             )
 
-    def test_eval_path_is_the_coded_path(self) -> None:
-        """In eval mode ``forward`` gives what analyse, quantise, dequantise, synthesise give."""
+    def test_forward_in_eval_mode(self) -> None:
+        """In eval mode ``forward`` equals analyse, quantise, dequantise, synthesise."""
         bottleneck = self.trained()
         tables = bottleneck.freeze()
         x = 2 * self.input((33, 47), seed=9)
@@ -132,41 +132,47 @@ class BottleneckSuite(Suite):
                 decoded = torch.from_numpy(tables.restore(latent.numpy()))
                 restored = bottleneck.synthesise(decoded[None])
                 close = torch.allclose(restored[0], expected[row], rtol=1e-4, atol=1e-4)
-                expect(close, "forward in eval mode differs from what the receiver restores")
+                expect(close, "forward in eval mode differs from the feature that the server restores")
 
-    def test_tables(self) -> None:
-        """``freeze`` is repeatable, changes nothing, and gives the kind of symbols that ``symbols`` promises."""
+    def test_freeze(self) -> None:
+        """``freeze`` is repeatable, changes no weight, and matches ``symbol_spec``."""
         bottleneck = self.trained()
         before = copy.deepcopy(bottleneck.state_dict())
         tables = bottleneck.freeze()
         expect(
             type(load_model(tables.to_arrays())) is type(tables), "freeze must return a LatentModel of splitreg.coding"
         )
-        expect(tables.digest() == bottleneck.freeze().digest(), "freezing twice gives other tables")
+        expect(tables.digest() == bottleneck.freeze().digest(), "freezing twice gives different tables")
         after = bottleneck.state_dict()
         same = before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
         expect(same, "freeze changes the state dict")
-        expect(tables.channels == bottleneck.latent.channels, "the tables have other channels than the latent")
+        expect(
+            tables.channels == bottleneck.latent.channels,
+            "the tables and the latent have different numbers of channels",
+        )
         expect(
             tables.bits == bottleneck.symbol_spec.bits,
-            f"symbols says {bottleneck.symbol_spec.bits} bits, the tables {tables.bits}",
+            f"symbol_spec has {bottleneck.symbol_spec.bits} bits, the tables have {tables.bits}",
         )
-        expect(tables.has_tables or not bottleneck.symbol_spec.tables, "symbols promises tables, and there are none")
-        expect(self.make().freeze() is not None, "an untrained one must freeze too")
+        expect(
+            tables.has_tables or not bottleneck.symbol_spec.tables,
+            "symbol_spec promises tables, and freeze returns none",
+        )
+        expect(self.make().freeze() is not None, "an untrained bottleneck must freeze, too")
 
-    def test_state_is_complete(self) -> None:
-        """A fresh one with the same state gives the same latents, features and tables."""
+    def test_state_dict(self) -> None:
+        """A new bottleneck with the same state dict has the same latents, features and tables."""
         trained, fresh = self.trained(), self.make()
         fresh.load_state_dict(trained.state_dict())
         fresh.eval()
         x = self.input((32, 32), seed=5)
         with torch.no_grad():
-            expect(torch.equal(fresh.analyse(x), trained.analyse(x)), "the state dict lacks something of the encoder")
-            expect(torch.equal(fresh(x)[0], trained(x)[0]), "the state dict lacks something of the decoder")
-        expect(fresh.freeze().digest() == trained.freeze().digest(), "the state dict lacks something of the tables")
+            expect(torch.equal(fresh.analyse(x), trained.analyse(x)), "the state dict lacks a part of the encoder")
+            expect(torch.equal(fresh(x)[0], trained(x)[0]), "the state dict lacks a part of the decoder")
+        expect(fresh.freeze().digest() == trained.freeze().digest(), "the state dict lacks a part of the tables")
 
-    def test_each_side_needs_its_own_weights_alone(self) -> None:
-        """``analyse`` uses nothing outside ``encoder``, ``synthesise`` nothing outside ``decoder``."""
+    def test_sides_are_independent(self) -> None:
+        """``analyse`` uses no weight outside ``encoder``, ``synthesise`` none outside ``decoder``."""
         bottleneck = self.trained()
         x = self.input((32, 32), seed=5)
         with torch.no_grad():
@@ -178,8 +184,8 @@ class BottleneckSuite(Suite):
             expect(torch.equal(device.analyse(x), latent), "analyse uses weights outside `encoder`")
             expect(torch.equal(server.synthesise(latent), restored), "synthesise uses weights outside `decoder`")
 
-    def test_images_do_not_mix(self) -> None:
-        """In eval mode an image's latent does not depend on its neighbours in the batch."""
+    def test_batch_independence(self) -> None:
+        """In eval mode the latent of an image does not depend on the rest of the batch."""
         bottleneck = self.trained()
         x = self.input((32, 32), seed=5, batch=3)
         with torch.no_grad():
@@ -189,26 +195,26 @@ class BottleneckSuite(Suite):
         )
 
     def test_auxiliary_loss(self) -> None:
-        """Its parameters belong to the bottleneck, and its gradient reaches them alone."""
+        """Its parameters belong to the bottleneck, and its gradient reaches no others."""
         bottleneck = self.make()
         loss, parameters = bottleneck.auxiliary_loss(), bottleneck.auxiliary_parameters()
         if loss is None:
-            expect(not parameters, "there are auxiliary parameters and no auxiliary loss")
+            expect(not parameters, "there are auxiliary parameters, but no auxiliary loss")
             return
         expect(loss.ndim == 0 and torch.isfinite(loss), "the auxiliary loss must be a finite scalar")
         loss.backward()  # type: ignore[no-untyped-call]
         own = {id(p) for p in bottleneck.parameters()}
         apart = {id(p) for p in parameters}
-        expect(apart and apart <= own, "auxiliary parameters must be the bottleneck's own")
+        expect(apart and apart <= own, "auxiliary parameters must belong to the bottleneck")
         others = [
             n for n, p in bottleneck.named_parameters() if p.grad is not None and p.grad.any() and id(p) not in apart
         ]
         expect(not others, f"the auxiliary loss also trains {', '.join(others)}")
 
 
-def _spoil(whole: nn.Module, kept: nn.Module) -> None:
-    """Fill everything with NaN but the tensors of ``kept``."""
-    keep = {id(t) for t in (*kept.parameters(), *kept.buffers())}
+def _spoil(whole: nn.Module, part: nn.Module) -> None:
+    """Fill all tensors with NaN, except those of ``part``."""
+    keep = {id(t) for t in (*part.parameters(), *part.buffers())}
     for tensor in (*whole.parameters(), *whole.buffers()):
         if id(tensor) not in keep and tensor.is_floating_point():
             tensor.data.fill_(float("nan"))

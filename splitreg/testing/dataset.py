@@ -1,4 +1,4 @@
-"""What every dataset must do."""
+"""Conformance suite of datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from splitreg.assembly.labels import LABELLED
 from splitreg.errors import DataError
 from splitreg.interfaces import Dataset, TargetSpec
 from splitreg.tasks import IGNORE, BoxTarget, ClassTarget, DepthTarget, MaskTarget, MultiLabelTarget, Sample, Target
-from splitreg.testing.suite import Suite, expect, refused
+from splitreg.testing.suite import Suite, expect, raises
 
 _TYPES: Mapping[str, type[Target]] = {
     tasks.CLASSIFICATION: ClassTarget,
@@ -23,15 +23,15 @@ _TYPES: Mapping[str, type[Target]] = {
     tasks.SEGMENTATION: MaskTarget,
     tasks.DEPTH: DepthTarget,
 }
-_SEEN = 8
+_SAMPLES = 8
 
 
 class DatasetSuite(Suite):
-    """Samples against what is described.
+    """Samples match the description of the dataset.
 
     Attributes:
-        root: its folder; may also come in ``options``.
-        split: likewise.
+        root: folder of the dataset; may also be in ``options``.
+        split: name of a split; may also be in ``options``.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -41,7 +41,7 @@ class DatasetSuite(Suite):
     split: ClassVar[str] = "train"
 
     def described(self) -> Mapping[str, TargetSpec]:
-        """Return its targets without building it."""
+        """Return the targets from ``describe``."""
         root, _, options = self._arguments()
         targets: Mapping[str, TargetSpec] = self.load().describe(root, **options)
         return targets
@@ -57,96 +57,105 @@ class DatasetSuite(Suite):
         return options.pop("root", self.root), options.pop("split", self.split), options
 
     def samples(self) -> list[Sample]:
-        """Return some of its samples."""
+        """Return up to eight samples."""
         dataset = self.make()
         return [
-            dataset[index] for index in np.linspace(0, len(dataset) - 1, min(_SEEN, len(dataset))).astype(int).tolist()
+            dataset[index]
+            for index in np.linspace(0, len(dataset) - 1, min(_SAMPLES, len(dataset))).astype(int).tolist()
         ]
 
     def test_describe(self) -> None:
-        """``describe`` says what the built dataset says, with labels where the task has classes."""
+        """``describe`` returns the targets of the dataset, with labels if the task has classes."""
         described = self.described()
-        expect(described, "it describes no target")
-        expect(dict(described) == dict(self.make().targets), "describe and the built dataset give different targets")
+        expect(described, "describe returns no target")
+        expect(dict(described) == dict(self.make().targets), "describe and the dataset have different targets")
         for name, spec in described.items():
             expect(isinstance(spec, TargetSpec), f"target {name!r} must be a TargetSpec")
             expect(spec.labels or spec.task not in LABELLED, f"target {name!r} has no labels")
-            expect(len(set(spec.labels)) == len(spec.labels), f"target {name!r} has a label twice")
+            expect(len(set(spec.labels)) == len(spec.labels), f"target {name!r} has duplicate labels")
 
     def test_length_and_indexes(self) -> None:
-        """It has samples, and an index beyond them is an ``IndexError``."""
+        """It has samples, and an index past the end raises ``IndexError``."""
         dataset = self.make()
-        expect(len(dataset) > 0, "it is empty")
-        with refused(f"index {len(dataset)}", IndexError):
+        expect(len(dataset) > 0, "the dataset is empty")
+        with raises(f"index {len(dataset)}", IndexError):
             dataset[len(dataset)]
 
     def test_samples(self) -> None:
-        """Images are (3, H, W) uint8, and no target is there that was not described."""
+        """Images are (3, H, W) uint8, and targets match their description."""
         described = self.described()
         for sample in self.samples():
             what = f"sample {sample.name!r}"
-            expect(isinstance(sample, Sample), "it must give splitreg.tasks.Sample")
+            expect(isinstance(sample, Sample), "samples must be of type splitreg.tasks.Sample")
             image = sample.image
             three = image.ndim == 3 and image.shape[0] == 3
-            fine = three and isinstance(image, tv_tensors.Image) and image.dtype == torch.uint8
-            expect(fine, f"{what}: the image must be a (3, H, W) uint8 tv_tensors.Image")
+            valid = three and isinstance(image, tv_tensors.Image) and image.dtype == torch.uint8
+            expect(valid, f"{what}: the image must be a (3, H, W) uint8 tv_tensors.Image")
             unknown = set(sample.targets) - set(described)
-            expect(not unknown, f"{what} has targets that describe does not name: {', '.join(sorted(unknown))}")
+            expect(not unknown, f"{what} has targets that describe does not return: {', '.join(sorted(unknown))}")
             for name, target in sample.targets.items():
                 if target is not None:
                     _check_target(f"{what}, target {name!r}", target, described[name], tuple(image.shape[1:]))
 
-    def test_each_target_is_somewhere(self) -> None:
-        """Each described target is there in at least one of the samples looked at."""
-        there = {name for sample in self.samples() for name, target in sample.targets.items() if target is not None}
-        missing = set(self.described()) - there
-        expect(not missing, f"no sample looked at has a target for {', '.join(sorted(missing))}")
+    def test_each_target_occurs(self) -> None:
+        """Each described target is in at least one of the checked samples."""
+        present = {name for sample in self.samples() for name, target in sample.targets.items() if target is not None}
+        missing = set(self.described()) - present
+        expect(not missing, f"none of the checked samples has a target for {', '.join(sorted(missing))}")
 
-    def test_same_index_same_sample(self) -> None:
-        """An index gives the same image and name every time, also from a second instance."""
+    def test_deterministic_samples(self) -> None:
+        """An index gives the same image and name on each call and from each instance."""
         first, second = self.make(), self.make()
         for index in {0, len(first) - 1}:
             one, again, other = first[index], first[index], second[index]
             same = torch.equal(one.image, again.image) and torch.equal(one.image, other.image)
             expect(same and one.name == other.name, f"index {index} gives different samples")
 
-    def test_names_tell_samples_apart(self) -> None:
-        """Names are not empty, and not two samples share one."""
+    def test_sample_names_are_unique(self) -> None:
+        """Sample names are not empty, and unique."""
         names = [sample.name for sample in self.samples()]
-        expect(all(names) and len(set(names)) == len(names), "samples need names of their own")
+        expect(all(names) and len(set(names)) == len(names), "sample names must be unique and not empty")
 
-    def test_unknown_splits_are_refused(self) -> None:
-        """A split that is not there is a ``DataError``."""
-        with refused("the split 'no-such-split'", DataError):
+    def test_unknown_split(self) -> None:
+        """An unknown split raises ``DataError``."""
+        with raises("the split 'no-such-split'", DataError):
             self.make("no-such-split")
 
 
 def _check_target(what: str, target: Target, spec: TargetSpec, size: tuple[int, ...]) -> None:
-    wanted, classes = _TYPES.get(spec.task, Target), len(spec.labels)
-    expect(isinstance(target, wanted), f"{what} must be a {wanted.__name__}, got {type(target).__name__}")
+    required, classes = _TYPES.get(spec.task, Target), len(spec.labels)
+    expect(isinstance(target, required), f"{what} must be a {required.__name__}, got {type(target).__name__}")
     match target:
         case ClassTarget():
             expect(0 <= target.index < classes, f"{what}: class {target.index} of {classes}")
         case MultiLabelTarget():
-            expect(tuple(target.present.shape) == (classes,), f"{what} must have one number a label")
+            expect(tuple(target.present.shape) == (classes,), f"{what} must have one number per label")
             known = target.present[~target.present.isnan()]
             expect(((known == 0) | (known == 1)).all(), f"{what} must be 0, 1 or NaN")
         case BoxTarget():
             boxes, count = target.boxes.as_subclass(torch.Tensor), len(target.labels)
-            expect(tuple(boxes.shape) == (count, 4) and len(target.crowd) == count, f"{what}: lengths differ")
-            expect(tuple(target.boxes.canvas_size) == size, f"{what}: the boxes' canvas is not the image")
+            expect(
+                tuple(boxes.shape) == (count, 4) and len(target.crowd) == count,
+                f"{what}: boxes, labels and crowd must have one length",
+            )
+            expect(
+                tuple(target.boxes.canvas_size) == size, f"{what}: the canvas size of the boxes is not the image size"
+            )
             expect((boxes[:, 2:] > boxes[:, :2]).all(), f"{what} has a box without an area")
             inside = (boxes >= -1).all() and (boxes[:, 2] <= size[1] + 1).all() and (boxes[:, 3] <= size[0] + 1).all()
             expect(inside, f"{what} has a box outside the image")
-            expect(((target.labels >= 0) & (target.labels < classes)).all(), f"{what} has a label beyond its classes")
+            expect(
+                ((target.labels >= 0) & (target.labels < classes)).all(),
+                f"{what} has a label that is not a class index",
+            )
             if target.masks is not None:
                 expect(tuple(target.masks.shape) == (count, *size), f"{what}: masks must be (N, H, W)")
         case MaskTarget():
-            expect(tuple(target.mask.shape) == size, f"{what} must be as large as the image")
+            expect(tuple(target.mask.shape) == size, f"{what} must have the size of the image")
             known = target.mask[target.mask != IGNORE]
-            expect(((known >= 0) & (known < classes)).all(), f"{what} has a class beyond its labels")
+            expect(((known >= 0) & (known < classes)).all(), f"{what} has a value that is not a class index")
         case DepthTarget():
-            expect(tuple(target.depth.shape) == size, f"{what} must be as large as the image")
+            expect(tuple(target.depth.shape) == size, f"{what} must have the size of the image")
             expect(
-                (torch.isfinite(target.depth) & (target.depth >= 0)).all(), f"{what} must be finite, 0 where unknown"
+                (torch.isfinite(target.depth) & (target.depth >= 0)).all(), f"{what} must be finite, and 0 if unknown"
             )

@@ -1,4 +1,4 @@
-"""Run what may crash or hang in a child process."""
+"""Run code that may crash or hang in a child process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 
 def isolated(check: Callable[[], None], seconds: int = 60) -> None:
-    """Run ``check`` in a forked child (in this process where the system cannot fork).
+    """Run ``check`` in a forked child process; in this process if the system cannot fork.
 
     Args:
-        check: raises when it fails; may crash or never end.
-        seconds: after this the child is killed by the system, even inside native code.
+        check: function that may raise, crash or hang.
+        seconds: time limit; the system then kills the child, even in native code.
 
     Raises:
-        AssertionError: the check failed, crashed or did not end; says which.
+        AssertionError: the check failed, crashed or timed out; the message says which.
     """
     if not hasattr(os, "fork"):
         check()
@@ -27,7 +27,7 @@ def isolated(check: Callable[[], None], seconds: int = 60) -> None:
     sys.stderr.flush()
     readable, writable = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the child only runs numpy and the plugin
+        warnings.simplefilter("ignore", DeprecationWarning)  # the child runs only numpy and the plugin
         child = os.fork()
     if child == 0:
         os.close(readable)
@@ -39,14 +39,14 @@ def isolated(check: Callable[[], None], seconds: int = 60) -> None:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         hung = number == signal.SIGALRM
-        raise AssertionError(f"did not end within {seconds} s" if hung else f"crashed: {signal.strsignal(number)}")
+        raise AssertionError(f"timed out after {seconds} s" if hung else f"crashed: {signal.strsignal(number)}")
     if os.WEXITSTATUS(status):
-        raise AssertionError(message or f"ended with status {os.WEXITSTATUS(status)}")
+        raise AssertionError(message or f"exited with status {os.WEXITSTATUS(status)}")
 
 
 def _child(check: Callable[[], None], pipe: int, seconds: int) -> int:
     try:
-        faulthandler.disable()  # the parent says what happened
+        faulthandler.disable()  # the parent reports the signal
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(seconds)
         check()

@@ -1,4 +1,4 @@
-"""Run a suite without pytest."""
+"""Run a conformance suite without pytest."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SUITES: Mapping[str, type[Suite]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """Outcome of one check.
+    """Result of one check.
 
     Args:
-        name: what was checked.
-        passed: whether it holds; a check that does not apply passes.
-        reason: why it does not hold, or why it was skipped; empty otherwise.
-        seconds: time it took.
+        name: name of the check.
+        passed: whether it passed or was skipped.
+        reason: why it failed or was skipped; else empty.
+        seconds: duration.
     """
 
     name: str
@@ -47,30 +47,29 @@ def run(
     registry: Registry | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[CheckResult]:
-    """Run the conformance suite of a kind on a plugin.
+    """Run the conformance suite of a plugin.
 
     Args:
         kind: kind of plugin.
-        name: its name, or a family's member.
-        registry: where to find it; what is installed by default.
-        options: options for its constructor; for a dataset also ``root`` and ``split``.
+        name: name of the plugin, or of a family's member.
+        registry: the installed plugins, by default.
+        options: options of the constructor; for a dataset also ``root`` and ``split``.
 
     Raises:
-        RegistryError: no such kind or plugin, or it cannot be loaded.
+        RegistryError: there is no such kind or plugin, or it cannot be loaded.
     """
     if kind not in SUITES:
         raise RegistryError(f"no kind of plugin named {kind!r}.{suggest(kind, SUITES)} There are: {', '.join(SUITES)}")
     registry = registry or discover()
     suite = SUITES[kind]
-    chosen = type(
-        suite.__name__, (suite,), {"component": name, "options": dict(options or {}), "registry": registry}
-    )  # fmt: skip
-    chosen().load()
-    checks = [key for base in reversed(chosen.__mro__) for key in vars(base) if key.startswith("test_")]
-    return [_checked(chosen(), check) for check in dict.fromkeys(checks)]
+    attributes = {"component": name, "options": dict(options or {}), "registry": registry}
+    concrete: type[Suite] = type(suite.__name__, (suite,), attributes)
+    concrete().load()
+    checks = [key for base in reversed(concrete.__mro__) for key in vars(base) if key.startswith("test_")]
+    return [_run_check(concrete(), check) for check in dict.fromkeys(checks)]
 
 
-def _checked(suite: Suite, check: str) -> CheckResult:
+def _run_check(suite: Suite, check: str) -> CheckResult:
     start, passed, reason = time.perf_counter(), True, ""
     try:
         getattr(suite, check)()

@@ -1,4 +1,4 @@
-"""What the six suites share: finding the plugin, saying what is wrong, and checks that fit every kind."""
+"""What the six suites share: loading the plugin, assertions, and checks of every kind."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from splitreg.registry import Registry, discover
 from splitreg.specs import ComponentSpec
 
 
-def expect(fine: Any, message: str) -> None:
-    """Fail the check with a message unless ``fine``."""
-    if not fine:
+def expect(condition: Any, message: str) -> None:
+    """Fail the check with a message unless the condition holds."""
+    if not condition:
         raise AssertionError(message)
 
 
 def skip(reason: str) -> None:
-    """Leave the check out; pytest and ``run`` both report it as skipped."""
+    """Skip the check; pytest and ``run`` both report it as skipped."""
     raise SkipTest(reason)
 
 
 @contextmanager
-def refused(what: str, *errors: type[Exception]) -> Iterator[None]:
+def raises(what: str, *errors: type[Exception]) -> Iterator[None]:
     """Fail unless the block raises one of ``errors``."""
     names = " or ".join(error.__name__ for error in errors)
     try:
@@ -39,56 +39,56 @@ def refused(what: str, *errors: type[Exception]) -> Iterator[None]:
 
 
 class Suite:
-    """Checks of one plugin; every ``test_*`` method is one.
+    """Checks of one plugin; each ``test_*`` method is one.
 
     Attributes:
         component: name of the plugin, or of a family's member (``"resnet18"``, ``"timm:resnet18"``).
-        options: options for its constructor; choose small ones.
-        registry: where to find it; what is installed by default.
+        options: options of the constructor; choose small sizes.
+        registry: the installed plugins, by default.
     """
 
     kind: ClassVar[str]
     interface: ClassVar[type[Any]]
-    #: Leading constructor arguments that are not options.
+    #: Number of leading constructor arguments that are not options.
     leading: ClassVar[int] = 0
     component: ClassVar[str] = ""
     options: ClassVar[Mapping[str, Any]] = {}
     registry: ClassVar[Registry | None] = None
 
-    def found(self) -> tuple[ComponentSpec, str | None]:
-        """Return the spec, and the member's name for a family."""
+    def resolve(self) -> tuple[ComponentSpec, str | None]:
+        """Return the spec, and the member's name if it is a family."""
         return (self.registry or discover()).resolve(self.kind, self.component)
 
     def load(self) -> type[Any]:
         """Return the class."""
-        return (self.registry or discover()).load(self.found()[0])
+        return (self.registry or discover()).load(self.resolve()[0])
 
-    def test_class_keeps_the_contract(self) -> None:
-        """The class implements the interface, and its constructor takes named options only."""
-        made = self.load()
+    def test_class_and_constructor(self) -> None:
+        """The class implements the interface, and its constructor takes keyword options with defaults."""
+        cls = self.load()
         expect(
-            issubclass(made, self.interface), f"{made.__name__} is not a splitreg.interfaces.{self.interface.__name__}"
+            issubclass(cls, self.interface), f"{cls.__name__} is not a splitreg.interfaces.{self.interface.__name__}"
         )
-        missing = ", ".join(sorted(getattr(made, "__abstractmethods__", ())))
-        expect(not missing, f"{made.__name__} lacks {missing}")
-        parameters = list(inspect.signature(made).parameters.values())
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        expect(not missing, f"{cls.__name__} does not implement {missing}")
+        parameters = list(inspect.signature(cls).parameters.values())
         for parameter in parameters:
             expect(
                 parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL),
-                f"the constructor takes *{parameter.name}: a misspelt option would not be noticed",
+                f"the constructor takes *{parameter.name}, so a misspelt option is not an error",
             )
-        leading = self.leading + (self.found()[1] is not None)
+        leading = self.leading + (self.resolve()[1] is not None)
         for parameter in parameters[leading:]:
             expect(parameter.kind == parameter.KEYWORD_ONLY, f"option {parameter.name} must be keyword-only")
             expect(parameter.default is not parameter.empty, f"option {parameter.name} needs a default")
 
-    def test_listing_is_cheap(self) -> None:
-        """The module of the spec imports no torch and no compressai."""
+    def test_spec_imports_no_torch(self) -> None:
+        """The module of the spec imports neither torch, timm nor compressai."""
         registry = self.registry or discover()
-        spec, _ = self.found()
+        spec, _ = self.resolve()
         entry = registry[self.kind][spec.name]
         if entry.package == "(given)":
-            skip("the spec was given, not installed")
+            skip("the spec was passed to the registry, not installed")
         heavy = ("torch", "timm", "compressai")
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; import {entry.module}; "

@@ -1,4 +1,4 @@
-"""Targets of the first-party tasks, made up for the suites."""
+"""Invented targets of the first-party tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from splitreg.tasks import (
 
 
 def some_target(task: str, classes: int, size: tuple[int, int], seed: int) -> Target | None:
-    """Return a target with something in it for an image of ``size`` (height, width); None for an unknown task."""
+    """Return a target for an image of ``size`` (height, width), or None for an unknown task."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     match task:
@@ -47,7 +47,7 @@ def some_target(task: str, classes: int, size: tuple[int, int], seed: int) -> Ta
 
 
 def empty_target(task: str, classes: int, size: tuple[int, int]) -> Target | None:
-    """Return a target in which nothing is known or present; None where a task has no such thing."""
+    """Return a target in which nothing is known or present, or None if the task has none."""
     match task:
         case tasks.MULTILABEL:
             return MultiLabelTarget(present=torch.full((classes,), float("nan")))

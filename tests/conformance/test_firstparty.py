@@ -1,4 +1,4 @@
-"""The shipped suites, on every first-party plugin."""
+"""The conformance suites, on every first-party plugin."""
 
 import pytest
 
@@ -6,205 +6,71 @@ from splitreg.registry import discover
 from splitreg.specs import FeatureSpec
 from splitreg.testing import BackboneSuite, BottleneckSuite, CodecSuite, DatasetSuite, HeadSuite, ObjectiveSuite
 
-
-class TestRans(CodecSuite):
-    component = "rans"
-
-
-class TestRansWithoutAdaptation(CodecSuite):
-    component = "rans"
-    options = {"adapt": False}
-
-
-class TestRansInNumpy(CodecSuite):
-    component = "rans"
-    options = {"kernel": "numpy"}
-
-
-class TestCompressai(CodecSuite):
-    component = "compressai"
-
-
-class TestZstd(CodecSuite):
-    component = "zstd"
-    options = {"level": 3}
-
-
-class TestRawCodec(CodecSuite):
-    component = "raw"
-
-
-class TestPng(CodecSuite):
-    component = "png"
-    options = {"level": 1}
-
-
-class TestJpeg(CodecSuite):
-    component = "jpeg"
-
-
-class TestWebp(CodecSuite):
-    component = "webp"
-    options = {"effort": 0}
-
-
-class TestLossyWebp(CodecSuite):
-    component = "webp"
-    options = {"effort": 0, "quality": 80}
-
-
-class TestFactorizedPrior(BottleneckSuite):
-    component = "fp"
-    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8}
-
-
-class TestLightFactorizedPrior(BottleneckSuite):
-    component = "fp"
-    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "encoder": "light"}
-
-
-class TestFactorizedPriorOnFeatures(BottleneckSuite):
-    component = "fp"
-    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8}
-    source = FeatureSpec(channels=12, stride=4)
-
-
-class TestVariableFactorizedPrior(BottleneckSuite):
-    component = "fp"
-    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "rates": 5}
-
-
-class TestVariableHyperprior(BottleneckSuite):
-    component = "mshp"
-    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "hyper_channels": 3, "hyper_hidden": 8, "rates": 3}
-
-
-class TestScaleHyperprior(BottleneckSuite):
-    component = "shp"
-    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "hyper_channels": 3, "hyper_hidden": 8}
-
-
-class TestMeanScaleHyperprior(BottleneckSuite):
-    component = "mshp"
-    options = {
-        "channels": 4,
-        "hidden": 8,
-        "decoder_hidden": 8,
-        "hyper_channels": 3,
-        "hyper_hidden": 8,
-        "encoder": "light",
-    }
-
-
-class TestMeanScaleHyperpriorOnFeatures(BottleneckSuite):
-    component = "mshp"
-    options = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "hyper_channels": 3, "hyper_hidden": 8}
-    source = FeatureSpec(channels=12, stride=4)
-
-
-class TestQuantise(BottleneckSuite):
-    component = "quantise"
-    options = {"bits": 6}
-
-
-class TestQuantiseByChannel(BottleneckSuite):
-    component = "quantise"
-    options = {"bits": 12, "per_channel": True, "percentile": 99.0, "surrogate": "ste"}
-
-
-class TestRawBottleneck(BottleneckSuite):
-    component = "raw"
-
-
-class TestResNet(BackboneSuite):
-    component = "resnet18"
-
-
-class TestMobileNet(BackboneSuite):
-    component = "timm:mobilenetv3_small_050"
-
-
-class TestCls(HeadSuite):
-    component = "cls"
-
-
-class TestMultiLabel(HeadSuite):
-    component = "multilabel"
-
-
-class TestDet(HeadSuite):
-    component = "det"
-    options = {"width": 16}
-
-
-class TestSeg(HeadSuite):
-    component = "seg"
-    options = {"width": 16}
-
-
-class TestDepth(HeadSuite):
-    component = "depth"
-    options = {"width": 16}
-
-
-class TestRecon(HeadSuite):
-    component = "recon"
-
-
-class TestFasterRCNN(HeadSuite):
-    component = "det-fasterrcnn"
-    options = {"width": 16, "hidden": 32, "proposals": 50}
-
-
-class TestDeepLab(HeadSuite):
-    component = "seg-deeplabv3"
-
-
-class TestSum(ObjectiveSuite):
-    component = "sum"
-
-
-class TestDistill(ObjectiveSuite):
-    component = "distill"
-    options = {"logits": {"cls": 0.5, "seg": 0.5}, "temperature": 2.0}
-
-
-class TestUncertainty(ObjectiveSuite):
-    component = "uncertainty"
-
-
-class TestCompressibility(ObjectiveSuite):
-    component = "compressibility"
-
-
-class TestTiledCompressibility(ObjectiveSuite):
-    component = "compressibility"
-    options = {"tiled": True}
-
-
-class TestSurgery(ObjectiveSuite):
-    component = "surgery"
-
-
-class TestSurgeryOnFeatures(ObjectiveSuite):
-    component = "surgery"
-    options = {"method": "mgda", "by": "features"}
-
-
-class TestScenes(DatasetSuite):
-    component = "scenes"
-    options = {"size": 32, "count": 6}
-
-    @pytest.fixture(autouse=True)
-    def cache(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path))
+FEATURE = FeatureSpec(channels=12, stride=4)
+SMALL = {"channels": 4, "hidden": 8, "decoder_hidden": 8}
+HYPER = {**SMALL, "hyper_channels": 3, "hyper_hidden": 8}
+
+#: Name of the test class -> suite, plugin, and what differs from the suite's attributes.
+CASES = {
+    "Rans": (CodecSuite, "rans", {}),
+    "RansWithoutAdaptation": (CodecSuite, "rans", {"options": {"adapt": False}}),
+    "RansInNumpy": (CodecSuite, "rans", {"options": {"kernel": "numpy"}}),
+    "Compressai": (CodecSuite, "compressai", {}),
+    "Zstd": (CodecSuite, "zstd", {"options": {"level": 3}}),
+    "RawCodec": (CodecSuite, "raw", {}),
+    "Png": (CodecSuite, "png", {"options": {"level": 1}}),
+    "Jpeg": (CodecSuite, "jpeg", {}),
+    "Webp": (CodecSuite, "webp", {"options": {"effort": 0}}),
+    "LossyWebp": (CodecSuite, "webp", {"options": {"effort": 0, "quality": 80}}),
+    "FactorizedPrior": (BottleneckSuite, "fp", {"options": SMALL}),
+    "LightFactorizedPrior": (BottleneckSuite, "fp", {"options": {**SMALL, "encoder": "light"}}),
+    "FactorizedPriorOnFeatures": (BottleneckSuite, "fp", {"options": SMALL, "source": FEATURE}),
+    "VariableFactorizedPrior": (BottleneckSuite, "fp", {"options": {**SMALL, "rates": 5}}),
+    "ScaleHyperprior": (BottleneckSuite, "shp", {"options": HYPER}),
+    "MeanScaleHyperprior": (BottleneckSuite, "mshp", {"options": {**HYPER, "encoder": "light"}}),
+    "MeanScaleHyperpriorOnFeatures": (BottleneckSuite, "mshp", {"options": HYPER, "source": FEATURE}),
+    "VariableHyperprior": (BottleneckSuite, "mshp", {"options": {**HYPER, "rates": 3}}),
+    "Quantise": (BottleneckSuite, "quantise", {"options": {"bits": 6}}),
+    "QuantiseByChannel": (
+        BottleneckSuite,
+        "quantise",
+        {"options": {"bits": 12, "per_channel": True, "percentile": 99.0, "surrogate": "ste"}},
+    ),
+    "RawBottleneck": (BottleneckSuite, "raw", {}),
+    "ResNet": (BackboneSuite, "resnet18", {}),
+    "MobileNet": (BackboneSuite, "timm:mobilenetv3_small_050", {}),
+    "Cls": (HeadSuite, "cls", {}),
+    "MultiLabel": (HeadSuite, "multilabel", {}),
+    "Det": (HeadSuite, "det", {"options": {"width": 16}}),
+    "Seg": (HeadSuite, "seg", {"options": {"width": 16}}),
+    "Depth": (HeadSuite, "depth", {"options": {"width": 16}}),
+    "Recon": (HeadSuite, "recon", {}),
+    "FasterRCNN": (HeadSuite, "det-fasterrcnn", {"options": {"width": 16, "hidden": 32, "proposals": 50}}),
+    "DeepLab": (HeadSuite, "seg-deeplabv3", {}),
+    "Sum": (ObjectiveSuite, "sum", {}),
+    "Distill": (ObjectiveSuite, "distill", {"options": {"logits": {"cls": 0.5, "seg": 0.5}, "temperature": 2.0}}),
+    "Uncertainty": (ObjectiveSuite, "uncertainty", {}),
+    "Compressibility": (ObjectiveSuite, "compressibility", {}),
+    "TiledCompressibility": (ObjectiveSuite, "compressibility", {"options": {"tiled": True}}),
+    "Surgery": (ObjectiveSuite, "surgery", {}),
+    "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
+    "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
+}
+#: Datasets that need files: the suite runs on them beside their own tests, which have the files.
+ELSEWHERE = {"dataset:shapes3d", "dataset:coco", "dataset:voc", "dataset:camvid", "dataset:folder"}
+
+for _name, (_suite, _component, _attributes) in CASES.items():
+    _attributes = {"component": _component, "__module__": __name__, **_attributes}
+    globals()[f"Test{_name}"] = type(f"Test{_name}", (_suite,), _attributes)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path))
 
 
 def test_every_first_party_plugin_is_checked():
-    # The datasets that need files have their fixtures, and this suite, beside their own tests.
-    elsewhere = {"dataset:shapes3d", "dataset:coco", "dataset:voc", "dataset:camvid", "dataset:folder"}
-    suites = [made for made in globals().values() if isinstance(made, type) and getattr(made, "component", "")]
-    checked = {f"{made.kind}:{made().found()[0].name}" for made in suites}
     registry = discover()
-    firstparty = {f"{k}:{e.name}" for k, names in registry.items() for e in names.values() if e.package == "splitreg"}
-    assert firstparty - elsewhere <= checked
+    checked = {registry.resolve(suite.kind, component)[0].key for suite, component, _ in CASES.values()}
+    installed = {f"{k}:{e.name}" for k, names in registry.items() for e in names.values() if e.package == "splitreg"}
+    assert installed - ELSEWHERE <= checked

@@ -100,7 +100,7 @@ def test_raw_length_is_exact(bits):
 def test_raw_layout():
     assert RawCodec().encode(np.array([[[1, 2, 3]]], np.int32), plain(1, 4)) == bytes([0x12, 0x30])
     assert RawCodec().encode(np.array([[[-2]]], np.int32), plain(1, 0)) == b"\xfe\xff\xff\xff"
-    with pytest.raises(CorruptPacket, match="after its last"):
+    with pytest.raises(CorruptPacket, match="bits"):
         RawCodec().decode(bytes([0x12, 0x31]), (1, 1, 3), plain(1, 4))
 
 
@@ -136,7 +136,7 @@ def test_zstd_bombs_are_not_unpacked():
 
 def test_zstd_symbols_beyond_the_bits_are_corrupt():
     payload = Zstd().encode(np.full((1, 2, 2), 7, np.int32), plain(1, 8))
-    with pytest.raises(CorruptPacket, match="beyond 2 bits"):
+    with pytest.raises(CorruptPacket, match="2 bits"):
         Zstd().decode(payload, (1, 2, 2), plain(1, 2))
 
 

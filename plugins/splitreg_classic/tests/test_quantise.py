@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from splitreg_classic.packed import RawCodec
-from splitreg_classic.quantise import FIRST_RANGE, Quantise, RawFeature
+from splitreg_classic.quantise import INITIAL_RANGE, Quantise, RawFeature
 
 from splitreg.errors import RecipeError
 from splitreg.specs import FeatureSpec
@@ -103,7 +103,7 @@ def test_skewed_features_cost_less_than_their_bits():
 def test_uncalibrated_tables_are_flat():
     bottleneck = make(bits=4)
     tables = bottleneck.freeze()
-    assert tables.bits == 4 and tables.shift[0] == FIRST_RANGE[0]
+    assert tables.bits == 4 and tables.shift[0] == INITIAL_RANGE[0]
     frequencies = np.diff(tables.cdf[0])
     assert frequencies[:16].max() - frequencies[:16].min() <= 16 and frequencies[-1] == 1
     restored, rate = bottleneck.eval()(features())
@@ -132,10 +132,10 @@ def test_bad_options(options):
         make(**options)
 
 
-@pytest.mark.parametrize("made", [Quantise, RawFeature])
-def test_the_image_is_not_the_feature(made):
+@pytest.mark.parametrize("cls", [Quantise, RawFeature])
+def test_the_image_is_not_the_feature(cls):
     with pytest.raises(RecipeError, match="from = 'feature'"):
-        made(FeatureSpec(channels=3, stride=1), SPEC)
+        cls(FeatureSpec(channels=3, stride=1), SPEC)
 
 
 def test_raw_is_bit_exact():

@@ -9,6 +9,7 @@ from splitreg_compressai.ans import CompressaiCodec
 from splitreg_compressai.fixedpoint import FixedConv, bounded, rounded
 from splitreg_compressai.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from splitreg_compressai.tables import PER_E, ROWS, UNIT, scale_tables
+from support.bottlenecks import fit
 from support.training import train
 
 import splitreg
@@ -24,7 +25,7 @@ SMALL = {"channels": 4, "hidden": 8, "decoder_hidden": 8, "hyper_channels": 3, "
 BOTH = pytest.mark.parametrize("kind", [ScaleHyperprior, MeanScaleHyperprior])
 
 
-def made(kind, **options):
+def build(kind, **options):
     torch.manual_seed(0)
     return kind(IMAGE, TARGET, **(SMALL | options))
 
@@ -47,7 +48,7 @@ def some_latent(height, width, seed=0, scale=6.0):
 @BOTH
 @pytest.mark.parametrize("size", [(1, 1), (3, 8), (4, 4), (9, 14)])
 def test_frozen_integers_are_what_was_trained(kind, size):
-    model = varied(made(kind))
+    model = varied(build(kind))
     frozen, latent = model.freeze(), some_latent(*size)
     hyper, rows, means = frozen.analyse(latent[0].numpy())
     with torch.no_grad():
@@ -61,7 +62,7 @@ def test_frozen_integers_are_what_was_trained(kind, size):
 
 @BOTH
 def test_the_codec_takes_the_bits_that_eval_states(kind):
-    model = made(kind).eval()
+    model = build(kind).eval()
     tables, codec, x = model.freeze(), CompressaiCodec(), torch.randn(2, 3, 90, 75)
     with torch.no_grad():
         expected, rate = model(x)
@@ -78,56 +79,42 @@ def test_the_codec_takes_the_bits_that_eval_states(kind):
 def test_training_lowers_rate_and_distortion_and_tables_follow(kind):
     torch.manual_seed(0)
     model = kind(IMAGE, FeatureSpec(channels=3, stride=4), encoder="light", **(SMALL | {"decoder_hidden": 16}))
-    loud = torch.tensor([0.2, 0.2, 3.0, 3.0]).repeat_interleave(8)  # one half is flat, the other is not
-    x = torch.nn.functional.interpolate(torch.randn(4, 3, 32, 32) * loud, scale_factor=4, mode="bilinear")
+    loud = torch.tensor([0.2, 0.2, 3.0, 3.0]).repeat_interleave(5)  # one half is flat
+    x = torch.nn.functional.interpolate(torch.randn(4, 3, 20, 20) * loud, scale_factor=4, mode="bilinear")
     target = torch.nn.functional.avg_pool2d(x, 4)
-    quantiles = model.auxiliary_parameters()
-    main = torch.optim.Adam([p for p in model.parameters() if all(p is not q for q in quantiles)], 4e-3)
-    auxiliary = torch.optim.Adam(quantiles, 1e-2)
-    first = None
-    for _ in range(150):
-        restored, rate = model(x)
-        distortion = (restored[..., :32, :32] - target).square().mean()
-        first = first or (distortion.item(), rate.mean().item())
-        main.zero_grad()
-        (distortion + 2e-4 * rate.mean()).backward()
-        assert all(p.grad is not None for p in main.param_groups[0]["params"])
-        main.step()
-        auxiliary.zero_grad()
-        model.auxiliary_loss().backward()
-        auxiliary.step()
-    assert distortion.item() < 0.6 * first[0] and rate.mean().item() < 0.7 * first[1]
+    first, last = fit(model, x, target, 150, 4e-3, 2e-4)
+    assert last[0] < 0.6 * first[0] and last[1] < 0.7 * first[1]
     coded = model.eval()(x)[1]
-    assert coded.mean().item() == pytest.approx(rate.mean().item(), rel=0.15)
+    assert coded.mean().item() == pytest.approx(last[1], rel=0.15)
     rows = model.freeze().analyse(model.analyse(x)[0].detach().numpy())[1].indexes
-    assert rows[..., 8:].mean() > rows[..., :8].mean() + 2  # the loud half has the wider distributions
+    assert rows[..., 5:].mean() > rows[..., :5].mean() + 2  # the loud half has the wider distributions
 
 
 def test_freezing_leaves_the_weights_alone_and_is_repeatable():
-    model = varied(made(MeanScaleHyperprior))
+    model = varied(build(MeanScaleHyperprior))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = model.freeze()
     model.eval()(torch.randn(1, 3, 20, 20))
     assert model.freeze().digest() == first.digest()
     after = model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    other = made(MeanScaleHyperprior)
+    other = build(MeanScaleHyperprior)
     other.load_state_dict(before)
-    assert other.freeze().digest() == first.digest() != made(MeanScaleHyperprior).freeze().digest()
+    assert other.freeze().digest() == first.digest() != build(MeanScaleHyperprior).freeze().digest()
 
 
 @BOTH
 @pytest.mark.parametrize("part", ["hyper_analysis.0.weight", "scales.bias", "prior.biases.0"])
 def test_diverged_weights_are_not_frozen(kind, part):
-    model = made(kind)
+    model = build(kind)
     with torch.no_grad():
         model.get_parameter(part).view(-1)[0] = math.nan
-    with pytest.raises(InvalidTables, match="diverged"):
+    with pytest.raises(InvalidTables, match="NaN"):
         model.freeze()
 
 
 def test_huge_weights_are_clipped_in_training_as_they_are_frozen():
-    model = made(ScaleHyperprior)
+    model = build(ScaleHyperprior)
     with torch.no_grad():
         model.scales.weight[0, 0] = 1e4
         model.scales.weight[1, 1] = -1e4
@@ -137,7 +124,7 @@ def test_huge_weights_are_clipped_in_training_as_they_are_frozen():
     np.testing.assert_array_equal(rows, (scales[0].log() * PER_E).round().int().numpy() + UNIT)
     with torch.no_grad():
         model.scales.bias[0] = 1e9
-    with pytest.raises(InvalidTables, match="huge"):
+    with pytest.raises(InvalidTables, match="weights"):
         model.freeze()
 
 
@@ -168,11 +155,11 @@ def test_gradients_lead_back_inside_and_nowhere_else():
 )  # fmt: skip
 def test_bad_options(options, words):
     with pytest.raises(RecipeError, match=words):
-        made(ScaleHyperprior, **options)
+        build(ScaleHyperprior, **options)
 
 
 def test_mixed_precision_leaves_the_rate_alone():
-    model = made(MeanScaleHyperprior).train()
+    model = build(MeanScaleHyperprior).train()
     latent = some_latent(9, 9)
     model.analyse = lambda x: latent
     rates = []

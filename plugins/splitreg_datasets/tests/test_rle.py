@@ -69,15 +69,15 @@ def test_a_polygon_covers_its_pixels():
 @pytest.mark.parametrize(
     ("segmentation", "complaint"),
     [
-        ({"size": [5, 7], "counts": [30]}, "add up to 30"),
+        ({"size": [5, 7], "counts": [30]}, "30"),
         ({"size": [7, 5], "counts": [35]}, "size"),
-        ({"size": [5, 7], "counts": [-1, 36]}, "below zero"),
-        ({"size": [5, 7], "counts": "\x7f"}, "byte"),
-        ({"size": [5, 7], "counts": "o" * 20}, "too many digits|run length of"),
-        ([[1, 2, 3]], "x and y"),
-        ([[1, 2, 3, 4, 5, 1e9]], "near the picture"),
-        ([[1, 2, 3, 4, 5, float("nan")]], "numbers"),
-        ("polygon", "neither"),
+        ({"size": [5, 7], "counts": [-1, 36]}, "run lengths"),
+        ({"size": [5, 7], "counts": "\x7f"}, "127"),
+        ({"size": [5, 7], "counts": "o" * 20}, "run length"),
+        ([[1, 2, 3]], "polygon"),
+        ([[1, 2, 3, 4, 5, 1e9]], "polygon"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "polygon"),
+        ("polygon", "polygons"),
     ],
 )
 def test_what_is_malformed_is_named(segmentation, complaint):

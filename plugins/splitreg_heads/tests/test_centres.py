@@ -89,20 +89,20 @@ def output_of(*objects):
 
 
 def test_a_peak_becomes_a_box_in_pixels():
-    found = head().predict(output_of((1, 6, 10, 4.0, (2.0, 1.0, 3.0, 0.5))))[0]
-    assert found.labels.tolist() == [1]
-    assert found.boxes[0].tolist() == pytest.approx([42 - 8, 26 - 4, 42 + 12, 26 + 2], abs=1e-4)
-    assert found.scores[0] == pytest.approx(0.982, abs=1e-3)
+    prediction = head().predict(output_of((1, 6, 10, 4.0, (2.0, 1.0, 3.0, 0.5))))[0]
+    assert prediction.labels.tolist() == [1]
+    assert prediction.boxes[0].tolist() == pytest.approx([42 - 8, 26 - 4, 42 + 12, 26 + 2], abs=1e-4)
+    assert prediction.scores[0] == pytest.approx(0.982, abs=1e-3)
 
 
 def test_boxes_are_clipped_neighbours_suppressed_and_classes_kept_apart():
     wide = (5.0, 5.0, 5.0, 5.0)
     peaks = [(0, 0, 0, 3.0, wide), (0, 0, 1, 2.0, wide), (1, 0, 0, 1.0, wide), (0, 0, 2, 2.5, wide)]
-    found = head().predict(output_of(*peaks))[0]
-    assert found.boxes.min() >= 0
+    prediction = head().predict(output_of(*peaks))[0]
+    assert prediction.boxes.min() >= 0
     # column 1 is no peak; column 2 overlaps column 0 by 19 / 24 x 19 / 24 of the clipped boxes
-    assert found.labels.tolist() == [0, 1]
-    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    assert prediction.labels.tolist() == [0, 1]
+    assert prediction.scores.tolist() == sorted(prediction.scores.tolist(), reverse=True)
 
 
 def test_no_more_than_the_most():
@@ -116,5 +116,5 @@ def test_no_more_than_the_most():
 def test_rounding_does_not_choose_among_equal_neighbours(noise, step):
     far = (3.0, 3.0, 3.0, 3.0)
     flat = output_of((0, 6, 10, 1.0, far), (0, 6 + step[0], 10 + step[1], 1.0 + noise, far))
-    found = head().predict(flat)[0]
-    assert found.boxes.tolist() == [[30.0, 14.0, 54.0, 38.0]]  # always the first cell: centre (42, 26)
+    prediction = head().predict(flat)[0]
+    assert prediction.boxes.tolist() == [[30.0, 14.0, 54.0, 38.0]]  # always the first cell: centre (42, 26)

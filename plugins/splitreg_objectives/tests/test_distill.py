@@ -28,8 +28,8 @@ def test_squared_errors_are_summed_over_a_feature_and_averaged_over_the_images()
 
 
 def test_options_of_the_features():
-    made = objective("distill", weight=2.0, strides=[4], reduction="mean")
-    assert {k: float(v) for k, v in made(context(features=OWN, teacher=THEIRS)).items()} == {"stride-4": 0.5}
+    distill = objective("distill", weight=2.0, strides=[4], reduction="mean")
+    assert {k: float(v) for k, v in distill(context(features=OWN, teacher=THEIRS)).items()} == {"stride-4": 0.5}
     assert objective("distill", weight=0.0)(context(features=OWN, teacher=THEIRS)) == {}
 
 
@@ -42,61 +42,61 @@ def test_the_gradient_moves_the_student_to_the_teacher():
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2, 2)])
 def test_the_divergence_is_of_the_teacher_from_the_student_over_the_classes(shape):
     own, theirs = torch.randn(shape) * 2, torch.randn(shape) * 2
-    made = objective("distill", weight=0.0, logits={"cls": 0.5}, temperature=4.0)
-    (term,) = made(context(teacher={}, outputs={"cls": own}, teacher_outputs={"cls": theirs})).values()
-    said, taught = ((x / 4).softmax(1).numpy() for x in (own, theirs))
-    assert float(term) == pytest.approx(0.5 * 16 * rel_entr(taught, said).sum(1).mean(), rel=1e-5)
+    distill = objective("distill", weight=0.0, logits={"cls": 0.5}, temperature=4.0)
+    (term,) = distill(context(teacher={}, outputs={"cls": own}, teacher_outputs={"cls": theirs})).values()
+    student, teacher = ((x / 4).softmax(1).numpy() for x in (own, theirs))
+    assert float(term) == pytest.approx(0.5 * 16 * rel_entr(teacher, student).sum(1).mean(), rel=1e-5)
 
 
 def test_a_head_without_images_says_nothing_and_a_missing_teacher_is_an_error():
-    made = objective("distill", logits={"cls": 1.0})
-    assert "cls" not in made(context(features=OWN, teacher=THEIRS))
+    distill = objective("distill", logits={"cls": 1.0})
+    assert "cls" not in distill(context(features=OWN, teacher=THEIRS))
     with pytest.raises(TrainingError, match="teacher = {"):
-        made(context(features=OWN))
+        distill(context(features=OWN))
 
 
 @pytest.mark.parametrize(
-    ("options", "teacher", "said"),
+    ("options", "teacher", "facts"),
     [
         ({}, offer(), None),
-        ({}, None, "needs a teacher"),
-        ({}, offer((3, 6)), "stride 8 the student's feature has 5 channels, the teacher's 6"),
+        ({}, None, ["teacher"]),
+        ({}, offer((3, 6)), ["stride 8", "5", "6"]),
         ({"strides": [4]}, offer((3, 6)), None),
-        ({"strides": [4, 32]}, offer(), "at stride 32; the student has them at 4, 8, the teacher at 4, 8"),
-        ({}, TeacherCapabilities(features={}, heads={}), "no stride is common"),
+        ({"strides": [4, 32]}, offer(), ["stride 32", "4, 8"]),
+        ({}, TeacherCapabilities(features={}, heads={}), ["stride", "4, 8", "none"]),
         ({"weight": 0.0}, TeacherCapabilities(features={}, heads={}), None),
-        ({"logits": {"cls": 1.0}}, offer(classes=5), "4 classes, the teacher classification with 5"),
+        ({"logits": {"cls": 1.0}}, offer(classes=5), ["classification", "4", "5"]),
         (
             {"logits": {"cls": 1.0}},
             offer(first=1),
-            "class 0 of head 'cls' is '0' for the student and '1' for the teacher",
+            ["class 0", "'cls'", "'0'", "'1'"],
         ),
-        ({"logits": {"cls": 1.0}}, offer(heads=("seg",)), "says nothing for head 'cls'; it has: seg"),
+        ({"logits": {"cls": 1.0}}, offer(heads=("seg",)), ["'cls'", "seg"]),
         ({"logits": {"cls": 1.0}}, offer(), None),
     ],
 )
-def test_what_does_not_fit_is_said_before_the_first_step(options, teacher, said):
+def test_mismatches_are_problems_before_the_first_step(options, teacher, facts):
     problems = objective("distill", **options).problems(offer(), teacher)
-    assert not problems if said is None else said in problems[0]
+    assert not problems if facts is None else all(fact in problems[0] for fact in facts)
 
 
 def test_only_exclusive_classes_have_a_divergence():
     (problem,) = objective("distill", logits={"cls": 1.0}).problems(offer(task="detection"), offer(task="detection"))
-    assert "its task is detection" in problem
+    assert "detection" in problem
 
 
 def test_other_shapes_are_named():
-    with pytest.raises(ShapeMismatch, match=r"stride 4 are \(2, 3, 4, 4\), the teacher's \(2, 3, 3, 4\)"):
+    with pytest.raises(ShapeMismatch, match=r"stride 4 .*\(2, 3, 4, 4\).*\(2, 3, 3, 4\)"):
         objective("distill", strides=[4])(context(features=OWN, teacher={4: torch.zeros(2, 3, 3, 4)}))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "facts"),
     [
-        ({"reduction": "max"}, "'sum' or 'mean'"), ({"temperature": 0}, "above zero"), ({"weight": -1}, "zero or more"),
-        ({"logits": {"sge": 1}}, "Did you mean 'seg'"), ({"logits": {"seg": math.inf}}, "zero or more"),
+        ({"reduction": "max"}, "reduction.*'max'"), ({"temperature": 0}, "temperature"), ({"weight": -1}, "weight.*-1"),
+        ({"logits": {"sge": 1}}, "'sge'.*'seg'"), ({"logits": {"seg": math.inf}}, "'seg'.*inf"),
     ],
 )  # fmt: skip
-def test_options_are_checked(options, said):
-    with pytest.raises(RecipeError, match=said):
+def test_options_are_checked(options, facts):
+    with pytest.raises(RecipeError, match=facts):
         objective("distill", **options)

@@ -58,8 +58,8 @@ def test_the_single_mode_shows_the_six_factors():
     assert dataset.targets.keys() == FACTORS.keys()
     assert [len(spec.labels) for spec in dataset.targets.values()] == list(FACTORS.values())
     for index in range(6):
-        found = {name: target.index for name, target in dataset[index].targets.items()}
-        assert found == factors_of(int(grid_indexes("test")[index]))
+        factors = {name: target.index for name, target in dataset[index].targets.items()}
+        assert factors == factors_of(int(grid_indexes("test")[index]))
 
 
 def test_noise_is_the_same_each_time_and_of_the_size_asked():
@@ -79,11 +79,11 @@ def test_noise_is_the_same_each_time_and_of_the_size_asked():
 def test_defaults_of_describe_and_options_that_make_no_sense():
     assert "depth" in Scenes.describe(None)
     assert "scale" in Scenes.describe(None, mode="single", size=64)
-    with pytest.raises(DataError, match="Did you mean 'single'"):
+    with pytest.raises(DataError, match="'single'"):
         Scenes.describe(None, mode="singel")
     with pytest.raises(DataError, match="noise"):
         Scenes(None, "train", size=16, count=1, noise=2)
-    with pytest.raises(DataError, match="no split 'vla'.*'val'"):
+    with pytest.raises(DataError, match="'vla'.*'val'"):
         Scenes(None, "vla", size=16, count=1)
 
 
@@ -96,8 +96,8 @@ def test_every_split_may_have_its_own_count(tmp_path, monkeypatch):
     monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path))
     options = {"size": 16, "mode": "single", "count": {"train": 3, "test": 2}}
     assert [len(Scenes(None, split, **options)) for split in ("train", "test")] == [3, 2]
-    with pytest.raises(DataError, match="no split 'tset'.*'test'"):
+    with pytest.raises(DataError, match="'tset'.*'test'"):
         Scenes(None, "train", size=16, count={"tset": 3})
     for wrong in ("x", 2.5, -1, True, {"train": "x"}):
-        with pytest.raises(DataError, match="number of images"):
+        with pytest.raises(DataError, match="count"):
             Scenes(None, "train", size=16, count=wrong)

@@ -8,34 +8,14 @@ import torch
 from splitreg_torchvision.deeplab import DeepLabHead
 from splitreg_torchvision.fasterrcnn import FasterRCNNHead, _away_from_crowds, _mostly_in
 from splitreg_torchvision.levels import Anchors, region_pool
+from support.heads import SIZE, boxes, fit, maps, specs
 from torchvision import tv_tensors
 
 from splitreg.errors import RecipeError
 from splitreg.imaging import Geometry
-from splitreg.specs import FeatureSpec
-from splitreg.tasks import IGNORE, BoxTarget, MaskTarget
+from splitreg.tasks import IGNORE, MaskTarget
 
-SIZE = (64, 96)
 LABELS = ("car", "person")
-
-
-def boxes(corners, labels, crowd=None, size=SIZE):
-    return BoxTarget(
-        boxes=tv_tensors.BoundingBoxes(
-            torch.tensor(corners, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=size
-        ),
-        labels=torch.tensor(labels, dtype=torch.int64),
-        crowd=torch.tensor(crowd or [False] * len(labels), dtype=torch.bool),
-    )
-
-
-def specs(*strides):
-    return {s: FeatureSpec(channels=8, stride=s) for s in strides}
-
-
-def maps(strides, batch=2, size=SIZE, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    return {s: torch.randn(batch, 8, -(-size[0] // s), -(-size[1] // s), generator=draw) for s in strides}
 
 
 def rcnn(strides=(8, 16)):
@@ -43,22 +23,10 @@ def rcnn(strides=(8, 16)):
     return FasterRCNNHead(specs(*strides), LABELS, width=16, hidden=32, proposals=60)
 
 
-def fit(head, features, targets, steps, rate=3e-3):
-    optimiser = torch.optim.Adam(head.parameters(), rate)
-    history = []
-    for _ in range(steps):
-        loss = sum(head.loss(head(features, SIZE), targets).values())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        history.append(float(loss.detach()))
-    return history
-
-
 def test_fasterrcnn_learns_a_batch_and_finds_its_boxes():
     head, features = rcnn(), maps((8, 16))
     targets = [boxes([[8, 8, 40, 40]], [1]), boxes([[48, 16, 88, 56], [4, 36, 30, 60]], [0, 1])]
-    history = fit(head.train(), features, targets, 70)
+    history = fit(head, features, targets, 70, 3e-3)
     assert np.mean(history[-5:]) < history[0] * 0.4
     metric = head.metric()
     metric.update(head.eval().predict(head(features, SIZE)), targets)
@@ -105,11 +73,11 @@ def test_fasterrcnn_predicts_a_batch_as_it_does_single_images():
 def test_fasterrcnn_boxes_lie_in_the_image_and_serialise():
     head = rcnn((4, 8, 16, 32)).eval()
     head.regions.score_thresh = 0.0
-    found = head.predict(head(maps((4, 8, 16, 32), size=(50, 70)), (50, 70)))[0]
-    assert len(found.boxes) and found.labels.min() >= 0 and found.labels.max() < 2
-    assert found.boxes.min() >= 0 and (found.boxes <= [70, 50, 70, 50]).all()
-    restored = found.restore(Geometry(original=(100, 140), coded=(50, 70), mode="resize"))
-    np.testing.assert_allclose(restored.boxes, found.boxes * 2, rtol=1e-5)
+    prediction = head.predict(head(maps((4, 8, 16, 32), size=(50, 70)), (50, 70)))[0]
+    assert len(prediction.boxes) and prediction.labels.min() >= 0 and prediction.labels.max() < 2
+    assert prediction.boxes.min() >= 0 and (prediction.boxes <= [70, 50, 70, 50]).all()
+    restored = prediction.restore(Geometry(original=(100, 140), coded=(50, 70), mode="resize"))
+    np.testing.assert_allclose(restored.boxes, prediction.boxes * 2, rtol=1e-5)
     json.dumps(restored.to_json())
 
 
@@ -136,7 +104,7 @@ def test_deeplab_learns_a_batch():
     mask[:, :4] = IGNORE
     targets = [MaskTarget(mask=tv_tensors.Mask(m)) for m in mask]
     features = maps((16, 32))
-    history = fit(head.train(), features, targets, 60)
+    history = fit(head, features, targets, 60, 3e-3)
     assert np.mean(history[-5:]) < history[0] * 0.3
     metric = head.metric()
     metric.update(head.eval().predict(head(features, SIZE)), targets)

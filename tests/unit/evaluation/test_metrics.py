@@ -8,7 +8,14 @@ import torch
 from torchvision import tv_tensors
 
 from splitreg.errors import DataError, ShapeMismatch
-from splitreg.evaluation.metrics import Accuracy, BoxPrecision, DepthError, ImageQuality, LabelPrecision, MaskOverlap
+from splitreg.evaluation.metrics import (
+    Accuracy,
+    DepthError,
+    ImageQuality,
+    LabelPrecision,
+    MeanAveragePrecision,
+    MeanIoU,
+)
 from splitreg.predictions import Classification, Depth, Detections, MultiLabel, Reconstruction, Segmentation
 from splitreg.tasks import IGNORE, BoxTarget, ClassTarget, DepthTarget, ImageTarget, MaskTarget, MultiLabelTarget
 
@@ -39,7 +46,7 @@ def truth(boxes, labels, crowd=None):
 
 
 def precision(predictions, targets):
-    metric = BoxPrecision()
+    metric = MeanAveragePrecision()
     metric.update(predictions, targets)
     return metric.compute()
 
@@ -128,7 +135,7 @@ def test_no_object_at_all_is_not_a_number_and_no_prediction_is_zero():
 
 
 def test_box_precision_starts_anew_after_reset():
-    metric = BoxPrecision()
+    metric = MeanAveragePrecision()
     metric.update([found([], [], [])], [truth([BOX], [0])])
     assert metric.compute()["mAP"] == 0
     metric.reset()
@@ -137,7 +144,7 @@ def test_box_precision_starts_anew_after_reset():
 
 
 def overlap(pairs, classes):
-    metric = MaskOverlap(classes)
+    metric = MeanIoU(classes)
     for prediction, target in pairs:
         metric.update(
             [Segmentation(mask=np.array(prediction, np.uint8), names=names(classes))],
@@ -228,10 +235,10 @@ def random_batches(kind):
         elif kind is LabelPrecision:
             present = torch.tensor(rng.integers(0, 2, 3), dtype=torch.float32)
             yield MultiLabel(probabilities=shares, names=names(3)), MultiLabelTarget(present=present)
-        elif kind is BoxPrecision:
+        elif kind is MeanAveragePrecision:
             corners = rng.integers(0, 50, (3, 4)) + np.array([0, 0, 60, 60])
             yield found(corners + rng.integers(0, 20, (3, 4)), shares, [0, 1, 2]), truth(corners, [0, 1, 1])
-        elif kind is MaskOverlap:
+        elif kind is MeanIoU:
             mask = tv_tensors.Mask(torch.tensor(rng.integers(0, 3, (4, 5))))
             yield Segmentation(mask=rng.integers(0, 3, (4, 5)).astype(np.uint8), names=names(3)), MaskTarget(mask=mask)
         elif kind is DepthError:
@@ -242,9 +249,9 @@ def random_batches(kind):
             yield Reconstruction(image=rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)), ImageTarget(image=image)
 
 
-@pytest.mark.parametrize("kind", [Accuracy, LabelPrecision, BoxPrecision, MaskOverlap, DepthError, ImageQuality])
+@pytest.mark.parametrize("kind", [Accuracy, LabelPrecision, MeanAveragePrecision, MeanIoU, DepthError, ImageQuality])
 def test_parts_of_a_set_add_up_to_the_whole(kind):
-    whole, left, right = (kind(3) if kind is MaskOverlap else kind() for _ in range(3))
+    whole, left, right = (kind(3) if kind is MeanIoU else kind() for _ in range(3))
     for i, (prediction, target) in enumerate(random_batches(kind)):
         for metric in (whole, left if i % 2 else right):
             metric.update([prediction], [target])

@@ -80,7 +80,7 @@ def test_classifier(peer, tmp_path, image):
     prior = peer.bottleneck_layer.entropy_bottleneck
     means = prior.quantiles[:, 0, 1][:, None, None].expand_as(latent)
     symbols = prior.quantize(latent, "dequantize", means)
-    restored, _ = model.bottleneck.prior(latent, training=False)
+    restored, _ = model.bottleneck.prior(latent)
     close(restored, symbols)
     assert symbols.unique().numel() > 8  # the medians and more than one step each
     reference = list(features(peer, symbols).values())

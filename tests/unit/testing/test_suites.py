@@ -105,15 +105,15 @@ def swallow(self, **options):
 @pytest.mark.parametrize(
     ("methods", "check", "words"),
     [
-        ({"decode": crash}, "random payloads", "crashed: Segmentation fault"),
-        ({"encode": clip}, "far symbols are escaped or refused", "does not survive"),
-        ({"decode": untyped}, "random payloads", "no splitreg error"),
-        ({"decode": untyped}, "wrong shapes are refused", "must raise ShapeMismatch"),
-        ({"decode": beyond}, "damaged payloads", "beyond"),
-        ({"encode": random, "decode": tolerant}, "same symbols same bytes", "other bytes"),
+        ({"decode": crash}, "random payloads", "Segmentation fault"),
+        ({"encode": clip}, "symbols outside tables", "decoded to another value"),
+        ({"decode": untyped}, "random payloads", "CorruptPacket"),
+        ({"decode": untyped}, "wrong shapes", "ShapeMismatch"),
+        ({"decode": beyond}, "damaged payloads", "bits"),
+        ({"encode": random, "decode": tolerant}, "deterministic bytes", "bytes"),
         ({"encode": random}, "round trip", "CorruptPacket"),
-        ({"__init__": swallow}, "class keeps the contract", "misspelt"),
-        ({"max_bits": 99}, "limits are stated", "max_bits"),
+        ({"__init__": swallow}, "class and constructor", "options"),
+        ({"max_bits": 99}, "declared limits", "max_bits"),
     ],
 )
 def test_broken_codecs(methods, check, words, monkeypatch):
@@ -152,14 +152,14 @@ def test_good_bottleneck(monkeypatch):
 @pytest.mark.parametrize(
     ("methods", "check", "words"),
     [
-        ({"synthesise": lambda s, z: s.decoder(z) * s.scale.exp()}, "each side needs its own weights alone", "decoder"),
-        ({"analyse": lambda s, x: 4 * s.encoder(x) * s.scale.exp()}, "each side needs its own weights alone", "encoder"),
-        ({"synthesise": lambda s, z: s.decoder(z)[..., 1:, 1:]}, "restores every size", "feature at the cut"),
-        ({"forward": lambda s, x: (s.decoder(4 * s.encoder(x)), x.new_ones(2))}, "eval path is the coded path", "differs"),
-        ({"forward": lambda s, x: (s.decoder(s.encoder(x)), x.new_ones(()))}, "training path", "(B,)"),
-        ({"forward": lambda s, x: (s.decoder(s.encoder(x).detach()), x.new_ones(2))}, "training path", "gradient"),
-        ({"analyse": lambda s, x: s.encoder(x) - s.encoder(x).mean(0)}, "images do not mix", "batch"),
-        ({"freeze": lambda s: SymbolModel.plain("uniform", 2, 4)}, "tables", "bits"),
+        ({"synthesise": lambda s, z: s.decoder(z) * s.scale.exp()}, "sides are independent", "decoder"),
+        ({"analyse": lambda s, x: 4 * s.encoder(x) * s.scale.exp()}, "sides are independent", "encoder"),
+        ({"synthesise": lambda s, z: s.decoder(z)[..., 1:, 1:]}, "any input size", "feature at the cut"),
+        ({"forward": lambda s, x: (s.decoder(4 * s.encoder(x)), x.new_ones(2))}, "forward in eval mode", "eval mode"),
+        ({"forward": lambda s, x: (s.decoder(s.encoder(x)), x.new_ones(()))}, "forward in training", "(B,)"),
+        ({"forward": lambda s, x: (s.decoder(s.encoder(x).detach()), x.new_ones(2))}, "forward in training", "gradient"),
+        ({"analyse": lambda s, x: s.encoder(x) - s.encoder(x).mean(0)}, "batch independence", "batch"),
+        ({"freeze": lambda s: SymbolModel.plain("uniform", 2, 4)}, "freeze", "bits"),
         ({"auxiliary_loss": lambda s: s.decoder.weight.sum() + s.scale, "auxiliary_parameters": lambda s: [s.scale]},
          "auxiliary loss", "also trains"),
     ],
@@ -221,9 +221,9 @@ def test_broken_backbones(monkeypatch):
             prefix, body = super().split(cut)
             return nn.Sequential(prefix, nn.Conv2d(prefix[-1].out_channels, prefix[-1].out_channels, 1)), body
 
-    assert "differs" in failures("backbone", Noisy, monkeypatch)["cuts change nothing"]
-    assert "spec says 4 channels" in failures("backbone", Lying, monkeypatch)["stages are what they say"]
-    assert "not the backbone's" in failures("backbone", Copying, monkeypatch)["each side has its own weights"]
+    assert "differs" in failures("backbone", Noisy, monkeypatch)["cut is exact"]
+    assert "spec says 4 channels" in failures("backbone", Lying, monkeypatch)["stages match their specs"]
+    assert "does not have" in failures("backbone", Copying, monkeypatch)["no weight is on both sides"]
 
 
 @dataclass(frozen=True)
@@ -318,14 +318,14 @@ def test_a_head_with_a_task_of_its_own(monkeypatch):
 @pytest.mark.parametrize(
     ("methods", "check", "words"),
     [
-        ({"predict": lambda s, o: [Brightness(0.0)]}, "test_predictions", "1 times"),
+        ({"predict": lambda s, o: [Brightness(0.0)]}, "test_predictions", "1 predictions"),
         ({"primary": "mse"}, "test_metric", "primary is 'mse'"),
         ({"lower_is_better": False}, "test_metric", "better"),
-        ({"loss": lambda s, o, t: {"mae": o.sum() / 0}}, "test_loss_trains", "finite"),
-        ({"loss": lambda s, o, t: {"mae": o.sum().detach()}}, "test_loss_trains", "no gradient"),
+        ({"loss": lambda s, o, t: {"mae": o.sum() / 0}}, "test_loss_and_gradients", "finite"),
+        ({"loss": lambda s, o, t: {"mae": o.sum().detach()}}, "test_loss_and_gradients", "no gradient"),
         ({"forward": lambda s, f, z: s.layer(f[s.needs[0]].mean((0, 2, 3)))[None].expand(2, 1)[:, 0]},
          "test_predictions", "batch"),
-        ({"select": classmethod(lambda c, a: ())}, "test_any_body", "chooses nothing"),
+        ({"select": classmethod(lambda c, a: ())}, "test_any_strides", "select"),
     ],
 )  # fmt: skip
 def test_broken_heads(methods, check, words, monkeypatch):
@@ -381,7 +381,7 @@ def test_broken_datasets(monkeypatch):
 
     assert "IndexError" in failures("dataset", Endless, monkeypatch)["length and indexes"]
     assert "class 1 of 1" in failures("dataset", Lying, monkeypatch)["samples"]
-    assert "different" in failures("dataset", Random, monkeypatch)["same index same sample"]
+    assert "different" in failures("dataset", Random, monkeypatch)["deterministic samples"]
 
 
 def test_objectives(monkeypatch):
@@ -413,7 +413,7 @@ def test_hangs_and_crashes_are_told_apart():
         isolated(failing)
     with pytest.raises(AssertionError, match="crashed"):
         isolated(lambda: os.kill(os.getpid(), signal.SIGSEGV))
-    with pytest.raises(AssertionError, match="did not end within 1 s"):
+    with pytest.raises(AssertionError, match="1 s"):
         isolated(lambda: time.sleep(60), seconds=1)
 
 
@@ -429,5 +429,5 @@ def test_results_are_plain_data(monkeypatch):
     toy = ComponentSpec(kind="codec", name="toy", api=1, target="toy_plugins:Toy", summary="A toy.")
     results = run("codec", "toy", registry=Registry.of(toy))
     assert json.dumps([(r.name, r.passed, r.reason, r.seconds) for r in results])
-    assert {r.reason for r in results if r.reason} == {"skipped: the spec was given, not installed"}
+    assert [r.name for r in results if r.reason.startswith("skipped")] == ["spec imports no torch"]
     assert issubclass(CodecSuite, object) and not CodecSuite.__name__.startswith("Test")

@@ -50,18 +50,8 @@ class Average(Bottleneck):
             nn.Conv2d(channels, target.channels, 1), nn.Upsample(scale_factor=float(pool), mode="nearest")
         )
 
-    def analyse(self, x: Tensor) -> Tensor:
-        """(B, C_source, H, W) -> (B, C, h, w) float32 in 0 to 1."""
-        latent: Tensor = self.encoder(x)
-        return latent.float()
-
-    def synthesise(self, latent: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C_target, h * pool, w * pool)."""
-        restored: Tensor = self.decoder(latent)
-        return restored
-
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the restored feature and the rate, ``bits`` per symbol; training adds noise instead of rounding."""
+        """Return the restored feature and the rate, ``bits`` per symbol; training replaces rounding by noise."""
         latent = self.analyse(x)
         levels = 2**self.bits - 1
         sent = (

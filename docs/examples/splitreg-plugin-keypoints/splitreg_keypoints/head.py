@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from torch.nn import functional as F
 
 from splitreg.errors import RecipeError
 from splitreg.interfaces import FeatureSpec, Head
-from splitreg_keypoints.metric import CorrectKeypoints
 from splitreg_keypoints.points import TASK, Keypoints, KeypointTarget, perfect
+
+if TYPE_CHECKING:
+    from splitreg_keypoints.metric import CorrectKeypoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,7 @@ class KeypointHead(Head):
         features: one stride.
         labels: K names of the points.
         hidden: channels of the two hidden layers.
-        decode: ``"soft"``: the mean position of the heatmap (soft-argmax); ``"hard"``: the centre of its best cell.
+        decode: ``"soft"``: mean position of the heatmap (soft-argmax); ``"hard"``: centre of its best cell.
 
     Raises:
         RecipeError: an option is out of range, or there are no names.
@@ -71,9 +74,7 @@ class KeypointHead(Head):
         self.layers = nn.Sequential(
             nn.Conv2d(features[stride].channels, hidden, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(
-                hidden, hidden, 3, padding=2, dilation=2
-            ),  # corners differ in their surroundings: a wide receptive field
+            nn.Conv2d(hidden, hidden, 3, padding=2, dilation=2),  # wide: corners differ in their surroundings
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden, len(labels), 1),
         )
@@ -89,7 +90,7 @@ class KeypointHead(Head):
         return Heatmaps(logits=self.layers(features[stride]).float(), stride=stride)
 
     def loss(self, output: Heatmaps, targets: Sequence[KeypointTarget]) -> dict[str, Tensor]:
-        """Return ``heat``, the cross-entropy of the cell, and ``place``, the distance in cells, over visible points."""
+        """Return ``heat``, the cross-entropy of the cell, and ``place``, the distance in cells."""
         device = output.logits.device
         truth = torch.stack([target.points.as_subclass(Tensor) for target in targets]).to(device, torch.float32)
         seen = torch.stack([target.seen() for target in targets]).to(device)
@@ -121,6 +122,9 @@ class KeypointHead(Head):
 
     def metric(self) -> CorrectKeypoints:
         """Return ``pck`` and ``error``."""
+        # Imported here: torchmetrics takes seconds to import, and a server never needs it.
+        from splitreg_keypoints.metric import CorrectKeypoints
+
         return CorrectKeypoints()
 
 

@@ -12,10 +12,10 @@ from splitreg_keypoints.points import Keypoints, KeypointTarget
 
 
 class CorrectKeypoints(Metric):
-    """``pck``: share of points within a tenth of the object's extent; ``error``: mean distance divided by the extent.
+    """``pck``: share of points within a tenth of the extent; ``error``: mean distance over extent.
 
-    The extent is the longer side of the box around the visible points, so neither metric depends on the image size.
-    Points that are not visible do not count. Without any visible point, both metrics are NaN.
+    The extent is the longer side of the box around the visible points of the object, so neither metric
+    depends on the image size. Points that are not visible do not count. Without any, both are NaN.
 
     Args:
         tolerance: largest distance of a correct point, relative to the extent.

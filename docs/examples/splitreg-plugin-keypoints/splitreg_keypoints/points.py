@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision import tv_tensors
 
 from splitreg import drawing
 from splitreg.imaging import Geometry
 from splitreg.tasks import Prediction, Target
+
+if TYPE_CHECKING:
+    from torchvision import tv_tensors
 
 #: The task's name: a dataset's target of this task trains a head of this task.
 TASK = "keypoints"

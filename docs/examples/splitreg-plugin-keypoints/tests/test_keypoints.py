@@ -36,9 +36,9 @@ def head(**options):
 
 @pytest.mark.parametrize("decode", ["soft", "hard"])
 def test_a_certain_heatmap_gives_the_middle_of_its_cell(decode):
-    found = head(decode=decode).predict(certain([(0, 0), (3, 15)]))[0]
-    assert np.allclose(found.points, [[2, 2], [62, 14]], atol=1e-3)
-    assert np.allclose(found.scores, 1)
+    prediction = head(decode=decode).predict(certain([(0, 0), (3, 15)]))[0]
+    assert np.allclose(prediction.points, [[2, 2], [62, 14]], atol=1e-3)
+    assert np.allclose(prediction.scores, 1)
 
 
 def test_the_loss_is_smallest_at_the_truth_and_ignores_what_is_not_seen():
@@ -82,43 +82,43 @@ def test_the_corners_lie_on_the_squares_edge():
 def test_pck_counts_by_the_objects_extent():
     metric = CorrectKeypoints()
     truth = target([[10, 10], [30, 10], [30, 30], [10, 30]], visible=[True, True, True, False])
-    found = perfect(truth, CORNERS)
-    found.points[1] += [1.5, 0]  # 0.075 of the extent: right
-    found.points[2] += [0, 4]  # 0.2: wrong
-    found.points[3] += 100  # not seen: does not count
-    metric.update([found], [truth])
+    prediction = perfect(truth, CORNERS)
+    prediction.points[1] += [1.5, 0]  # 0.075 of the extent: right
+    prediction.points[2] += [0, 4]  # 0.2: wrong
+    prediction.points[3] += 100  # not seen: does not count
+    metric.update([prediction], [truth])
     assert metric.compute() == {"pck": pytest.approx(2 / 3), "error": pytest.approx((0.075 + 0.2) / 3)}
     nothing = CorrectKeypoints()
-    nothing.update([found], [target([[10, 10]] * 4, visible=[False] * 4)])
+    nothing.update([prediction], [target([[10, 10]] * 4, visible=[False] * 4)])
     assert np.isnan(nothing.compute()["pck"])
 
 
 def test_a_prediction_comes_back_to_the_original_pixels_and_draws():
-    found = perfect(target([[2, 18], [60, 40]]), ("a", "b")).restore(
+    prediction = perfect(target([[2, 18], [60, 40]]), ("a", "b")).restore(
         Geometry(original=(100, 200), coded=(64, 64), mode="letterbox")
     )
-    assert np.allclose(found.points, [[6.25, 6.25], [187.5, 75]])
+    assert np.allclose(prediction.points, [[6.25, 6.25], [187.5, 75]])
     blank = np.zeros((100, 200, 3), np.uint8)
-    assert found.draw(blank)[:200].any() and not blank.any()
-    assert found.to_json()["points"][0] == {"label": "a", "x": 6.25, "y": 6.25, "score": 1.0}
+    assert prediction.draw(blank)[:200].any() and not blank.any()
+    assert prediction.to_json()["points"][0] == {"label": "a", "x": 6.25, "y": 6.25, "score": 1.0}
 
 
 @pytest.mark.parametrize("source", [FeatureSpec(channels=6, stride=4), FeatureSpec(channels=3, stride=1)])
 @pytest.mark.parametrize("side", [32, 37])
 def test_average_restores_at_least_the_feature(source, side):
-    made = Average(source, FeatureSpec(channels=6, stride=4)).eval()
-    latent = made.analyse(torch.rand(1, source.channels, *[-(-side // source.stride)] * 2))
+    bottleneck = Average(source, FeatureSpec(channels=6, stride=4)).eval()
+    latent = bottleneck.analyse(torch.rand(1, source.channels, *[-(-side // source.stride)] * 2))
     assert latent.shape[-1] == -(-side // 8)
-    assert made.synthesise(latent).shape[-1] >= -(-side // 4)
+    assert bottleneck.synthesise(latent).shape[-1] >= -(-side // 4)
 
 
 def test_averages_training_path_sees_what_the_symbols_carry():
-    made = Average(FeatureSpec(channels=6, stride=4), FeatureSpec(channels=6, stride=4), bits=3).eval()
+    bottleneck = Average(FeatureSpec(channels=6, stride=4), FeatureSpec(channels=6, stride=4), bits=3).eval()
     x = torch.randn(2, 6, 8, 8)
-    restored, rate = made(x)
-    rule = made.freeze()
-    sent = np.stack([rule.dequantise(rule.quantise(latent.detach().numpy())) for latent in made.analyse(x)])
-    assert torch.allclose(restored, made.synthesise(torch.from_numpy(sent)), atol=1e-5)
+    restored, rate = bottleneck(x)
+    rule = bottleneck.freeze()
+    sent = np.stack([rule.dequantise(rule.quantise(latent.detach().numpy())) for latent in bottleneck.analyse(x)])
+    assert torch.allclose(restored, bottleneck.synthesise(torch.from_numpy(sent)), atol=1e-5)
     assert rate.tolist() == [3 * 8 * 4 * 4] * 2
 
 

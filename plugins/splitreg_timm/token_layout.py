@@ -1,4 +1,4 @@
-"""How a value inside a model crosses a cut: always as one map (B, C, h, w), and back without a change."""
+"""Send a value of any layout across a cut: to one map (B, C, h, w), and back without a change."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Where channels and places are in a value.
+class TokenLayout:
+    """Layout of a value: its dimensions, and tokens that are not on the grid.
 
     Args:
         kind: ``"map"`` (B, C, h, w), ``"channels-last"`` (B, h, w, C) or ``"tokens"`` (B, extra + h * w, C).
         channels: C.
-        grid: (h, w) at the size that the model was built for; read for tokens alone.
-        extra: tokens that are no place of the grid (class, distillation, register), the first of the sequence.
-        order: the value's dimensions as they lie in memory, the slowest first: convolutions round differently when
-            channels lie last, so the server puts them back.
-        missing: rows and columns by which a map is smaller than its stride makes it (Inception does not pad); zeros
-            are put around it, at most one more below and at the right.
+        grid: (h, w) for the image size of the model; used for tokens only.
+        extra: number of tokens that are not on the grid (class, distillation, register); they come first.
+        order: dimensions in memory order, slowest first. Convolutions round differently if channels
+            are last, so the server restores the order.
+        missing: rows and columns by which a map is smaller than its stride requires (Inception does not
+            pad); the border is filled with zeros, at most one more at the bottom and the right.
 
-    The numbers of the extra tokens are laid out in additional channels of the map, as many as they need, filled with
-    zeros. So a map with tokens has the same height and width as one without, whatever reads or restores it.
+    The values of the extra tokens fill additional channels of the map, padded with zeros. So a map with
+    tokens has the same height and width as one without.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Layout:
 
     @property
     def carriers(self) -> int:
-        """Additional channels that carry the extra tokens."""
+        """Number of additional channels for the extra tokens."""
         return -(-self.extra * self.channels // (self.grid[0] * self.grid[1]))
 
     def pack(self, value: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Layout:
         return torch.cat([grid, tokens.reshape(-1, self.carriers, *self.grid)], dim=1)
 
     def unpack(self, feature: Tensor) -> Tensor:
-        """Return the value whose map this is."""
+        """Return the value of a map: the inverse of ``pack``."""
         if self.kind == "map":
             (top, bottom), (left, right) = self._border
             height, width = feature.shape[-2:]
@@ -77,14 +77,14 @@ class Layout:
         return value.permute(self.order).contiguous().permute(back)
 
 
-def layout_of(value: Tensor, channels: int, grid: tuple[int, int]) -> Layout | None:
-    """Recognise a value whose map has ``channels`` and ``grid``; None where it is not one."""
+def find_layout(value: Tensor, channels: int, grid: tuple[int, int]) -> TokenLayout | None:
+    """Return the layout of a value whose map has ``channels`` and ``grid``, or None if it has another shape."""
     shape = tuple(value.shape[1:])
     order = tuple(sorted(range(value.ndim), key=lambda d: (-value.stride()[d], d)))
     if shape == (channels, *grid):
-        return Layout(kind="map", channels=channels, grid=grid, order=order)
+        return TokenLayout(kind="map", channels=channels, grid=grid, order=order)
     if shape == (*grid, channels):
-        return Layout(kind="channels-last", channels=channels, grid=grid, order=order)
+        return TokenLayout(kind="channels-last", channels=channels, grid=grid, order=order)
     if len(shape) == 2 and shape[1] == channels and (extra := shape[0] - grid[0] * grid[1]) >= 0:
-        return Layout(kind="tokens", channels=channels, grid=grid, extra=extra, order=order)
+        return TokenLayout(kind="tokens", channels=channels, grid=grid, extra=extra, order=order)
     return None

@@ -1,6 +1,6 @@
-"""Codecs that tile the channels of a quantised feature into one grey picture: PNG, JPEG, WebP.
+"""Codecs that tile the channels of a quantised feature into one grey image: PNG, JPEG, WebP.
 
-Source: Alvar & Bajic 2019, arXiv:1902.05179 (tiling and the use of picture codecs for features).
+Source: Alvar & Bajic 2019, arXiv:1902.05179 (tiling and image codecs for features).
 """
 
 from __future__ import annotations
@@ -15,82 +15,59 @@ from PIL import Image
 
 from splitreg.coding import Codec, SymbolModel
 from splitreg.errors import CorruptPacket, RecipeError, ShapeMismatch
+from splitreg.files import IMAGE_CODECS
+from splitreg_classic.tiling import grid, tile, untile
 
-#: Pixels of a picture, at most: beyond this pillow warns of a bomb, and soon refuses.
+#: Largest number of pixels of an image: above it Pillow warns of a decompression bomb.
 MAX_PIXELS = 89_000_000
 
 
-def grid(channels: int) -> tuple[int, int]:
-    """Return (rows, columns) of tiles: powers of two, as square as can be, the wider way otherwise.
-
-    >>> grid(256), grid(512), grid(24)
-    ((16, 16), (16, 32), (4, 8))
-    """
-    doublings = (channels - 1).bit_length()
-    return 1 << doublings // 2, 1 << (doublings + 1) // 2
-
-
-def tile(symbols: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(C, h, w) -> (rows * h, columns * w); tiles without a channel are zero."""
-    channels, height, width = symbols.shape
-    rows, columns = grid(channels)
-    full = np.zeros((rows * columns, height, width), symbols.dtype)
-    full[:channels] = symbols
-    return full.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
-
-
-def untile(picture: NDArray[np.int32], shape: tuple[int, int, int]) -> NDArray[np.int32]:
-    """Undo ``tile``."""
-    channels, height, width = shape
-    rows, columns = grid(channels)
-    tiles = picture.reshape(rows, height, columns, width).swapaxes(1, 2).reshape(-1, height, width)
-    return np.ascontiguousarray(tiles[:channels])
-
-
-class _Picture(Codec):
-    """One grey picture of all channels."""
+class _ImageCodec(Codec):
+    """One grey image of all channels."""
 
     needs_tables: ClassVar[bool] = False
+    #: Pillow's name of the format.
     name: ClassVar[str]
-    largest_side: ClassVar[int]
+    #: Largest width and height.
+    max_side: ClassVar[int]
 
     @abc.abstractmethod
-    def _write(self, picture: NDArray[np.int32], bits: int) -> bytes: ...
+    def _write(self, pixels: NDArray[np.int32], bits: int) -> bytes: ...
 
     @abc.abstractmethod
     def _read(self, payload: bytes, size: tuple[int, int], bits: int) -> NDArray[np.int32]:
         """Return (H, W) int32; ``size`` is (W, H), checked before pixels are decoded."""
 
     def encode(self, symbols: NDArray[np.int32], model: SymbolModel) -> bytes:
-        """Code (C, h, w) unsigned symbols of at most ``max_bits`` bits as one picture.
+        """Code (C, h, w) unsigned symbols of at most ``max_bits`` bits as one image.
 
         Raises:
-            ShapeMismatch: C is not the model's number of channels, there is nothing to code, the symbols are too wide
-                for the format, or the picture would be.
-            InvalidLatent: a symbol has more than the model's bits.
+            ShapeMismatch: the shape is empty or does not fit the model, or the symbols or the image are
+                too large for the format.
+            InvalidLatent: a symbol has more bits than the model.
         """
         self._check_size(symbols.shape, model)
         return self._write(tile(model.check_symbols(symbols)), model.bits)
 
     def decode(self, payload: bytes, shape: tuple[int, int, int], model: SymbolModel) -> NDArray[np.int32]:
-        """Decode a picture of exactly the size that ``shape`` takes.
+        """Decode an image of exactly the size that ``shape`` takes.
 
         Raises:
-            CorruptPacket: not a picture of this format, size and depth; or cut short.
+            CorruptPacket: the payload is cut short, or not an image of this format, size and depth.
             ShapeMismatch: the shape does not fit the model or the format.
         """
         model.check_shape(shape)
         width, height = self._check_size(shape, model)
         try:
-            picture = self._read(payload, (width, height), model.bits)
+            pixels = self._read(payload, (width, height), model.bits)
         except CorruptPacket:
             raise
-        except Exception as cause:  # pillow raises OSError, SyntaxError, ValueError, struct.error and more on bad files
-            raise CorruptPacket(f"the payload is not a whole {self.name} picture: {cause}") from cause
-        return model.check_decoded(untile(picture, shape))
+        except Exception as cause:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
+            raise CorruptPacket(f"the payload is not a complete {self.name} image: {cause}") from cause
+        return model.check_decoded(untile(pixels, shape))
 
     def _check_size(self, shape: tuple[int, ...], model: SymbolModel) -> tuple[int, int]:
-        """Return (width, height) of the picture."""
+        """Return (width, height) of the image."""
         if not 1 <= model.bits <= self.max_bits:
             what = f"{model.bits} bits" if model.bits else "any 32-bit integer"
             raise ShapeMismatch(f"{self.name} carries unsigned symbols of 1 to {self.max_bits} bits, not {what}")
@@ -98,15 +75,15 @@ class _Picture(Codec):
             raise ShapeMismatch(f"symbols are (C, h, w), got {shape}")
         rows, columns = grid(shape[0])
         width, height = columns * shape[2], rows * shape[1]
-        if max(width, height) > self.largest_side or width * height > MAX_PIXELS:
+        if max(width, height) > self.max_side or width * height > MAX_PIXELS:
             raise ShapeMismatch(
-                f"{shape} symbols make a picture of {width}x{height}, {self.name} ends at {self.largest_side} a side "
-                f"and {MAX_PIXELS} pixels; use codec zstd"
+                f"{shape} symbols make an image of {width}x{height}; {self.name} has at most {self.max_side} pixels "
+                f"per side, and {MAX_PIXELS} in all are allowed: use codec zstd"
             )
         return width, height
 
     def _open(self, payload: bytes, size: tuple[int, int], mode: str) -> Any:
-        image = Image.open(io.BytesIO(payload), formats=[self.name])  # reads the header alone
+        image = Image.open(io.BytesIO(payload), formats=[self.name])  # reads the header only
         if (image.format, image.size, image.mode) != (self.name, size, mode):
             raise CorruptPacket(
                 f"expected a {self.name} of {size[0]}x{size[1]} {mode}, the payload is a {image.format} of "
@@ -115,33 +92,33 @@ class _Picture(Codec):
         return image
 
 
-class Png(_Picture):
-    """Grey PNG of 8 bits, or 16 where the symbols need more.
+class Png(_ImageCodec):
+    """Grey PNG of 8 bits, or of 16 if the symbols need them.
 
     Args:
-        level: 0 to 9, effort of its deflate.
+        level: compression level, 0 (fast) to 9 (small).
     """
 
     max_bits: ClassVar[int] = 16
     lossless: ClassVar[bool] = True
-    name: ClassVar[str] = "PNG"
-    largest_side: ClassVar[int] = 65535  # the format has more, pillow's buffers and nobody's features do
+    name: ClassVar[str] = IMAGE_CODECS["png"][0]
+    max_side: ClassVar[int] = 65535  # the format allows more, Pillow's buffers do not
 
     def __init__(self, *, level: int = 9) -> None:
         if not 0 <= level <= 9:
             raise RecipeError(f"codec png: level must be 0 to 9, got {level}")
         self.level = level
 
-    def _write(self, picture: NDArray[np.int32], bits: int) -> bytes:
-        image = Image.fromarray(picture.astype(np.uint8 if bits <= 8 else np.uint16))
-        return _saved(image, "PNG", compress_level=self.level)
+    def _write(self, pixels: NDArray[np.int32], bits: int) -> bytes:
+        image = Image.fromarray(pixels.astype(np.uint8 if bits <= 8 else np.uint16))
+        return _saved(image, self.name, compress_level=self.level)
 
     def _read(self, payload: bytes, size: tuple[int, int], bits: int) -> NDArray[np.int32]:
         return np.asarray(self._open(payload, size, "L" if bits <= 8 else "I;16")).astype(np.int32)
 
 
-class Jpeg(_Picture):
-    """Grey baseline JPEG; symbols of fewer than 8 bits are spread over 0 to 255.
+class Jpeg(_ImageCodec):
+    """Grey baseline JPEG; symbols of fewer than 8 bits are scaled to 0 to 255.
 
     Args:
         quality: 1 to 100.
@@ -149,35 +126,37 @@ class Jpeg(_Picture):
 
     max_bits: ClassVar[int] = 8
     lossless: ClassVar[bool] = False
-    name: ClassVar[str] = "JPEG"
-    largest_side: ClassVar[int] = 65500  # libjpeg's
+    name: ClassVar[str] = IMAGE_CODECS["jpeg"][0]
+    max_side: ClassVar[int] = 65500  # libjpeg's limit
 
     def __init__(self, *, quality: int = 90) -> None:
         self.quality = _quality("jpeg", quality)
 
-    def _write(self, picture: NDArray[np.int32], bits: int) -> bytes:
-        return _saved(Image.fromarray(_spread(picture, bits)), "JPEG", quality=self.quality, optimize=True)
+    def _write(self, pixels: NDArray[np.int32], bits: int) -> bytes:
+        return _saved(
+            Image.fromarray(_spread(pixels, bits)), self.name, quality=self.quality, **IMAGE_CODECS["jpeg"][1]
+        )
 
     def _read(self, payload: bytes, size: tuple[int, int], bits: int) -> NDArray[np.int32]:
         image = self._open(payload, size, "L")
-        if image.info.get("progressive"):  # its many scans cost time out of proportion to its bytes
+        if image.info.get("progressive"):  # many scans take much time for few bytes
             raise CorruptPacket("the payload is a progressive JPEG; this codec writes baseline ones")
         return _gather(np.asarray(image), bits)
 
 
-class Webp(_Picture):
+class Webp(_ImageCodec):
     """Grey WebP.
 
     Args:
         quality: None for lossless; 0 to 100 for lossy.
         effort: 0 (fast) to 6 (small).
 
-    Source: RFC 9649 (its headers are checked here, because pillow allocates the canvas on opening).
+    Source: RFC 9649. Headers are checked here, because Pillow allocates the canvas when it opens a file.
     """
 
     max_bits: ClassVar[int] = 8
-    name: ClassVar[str] = "WEBP"
-    largest_side: ClassVar[int] = 16383
+    name: ClassVar[str] = IMAGE_CODECS["webp"][0]
+    max_side: ClassVar[int] = 16383
 
     def __init__(self, *, quality: int | None = None, effort: int = 4) -> None:
         if not 0 <= effort <= 6:
@@ -186,10 +165,10 @@ class Webp(_Picture):
         self.effort = effort
         self.lossless = quality is None  # type: ignore[misc]  # depends on the option
 
-    def _write(self, picture: NDArray[np.int32], bits: int) -> bytes:
-        image = Image.fromarray(_spread(picture, bits) if self.quality is not None else picture.astype(np.uint8))
+    def _write(self, pixels: NDArray[np.int32], bits: int) -> bytes:
+        image = Image.fromarray(_spread(pixels, bits) if self.quality is not None else pixels.astype(np.uint8))
         options = {"lossless": True} if self.quality is None else {"quality": self.quality}
-        return _saved(image.convert("RGB"), "WEBP", method=self.effort, **options)
+        return _saved(image.convert("RGB"), self.name, method=self.effort, **options)
 
     def _read(self, payload: bytes, size: tuple[int, int], bits: int) -> NDArray[np.int32]:
         if _webp_size(payload, lossless=self.quality is None) != size:
@@ -199,12 +178,12 @@ class Webp(_Picture):
             return _gather(np.asarray(image.convert("L")), bits)
         pixels = np.asarray(image)
         if (pixels != pixels[:, :, :1]).any():
-            raise CorruptPacket("the payload is a WebP with colours; this codec writes grey ones")
+            raise CorruptPacket("the payload is a WebP with colours; this codec writes grey images")
         return pixels[:, :, 0].astype(np.int32)
 
 
 def _webp_size(payload: bytes, lossless: bool) -> tuple[int, int] | None:
-    """Return (width, height) of a simple WebP file of one picture, None for anything else."""
+    """Return (width, height) of a WebP file of one still image, None for anything else."""
     head = bytes(payload[:30])
     if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
         return None
@@ -226,15 +205,17 @@ def _saved(image: Image.Image, name: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _spread(picture: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
+def _spread(pixels: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
     """Scale [0, 2**bits - 1] to [0, 255], rounded."""
     top = 2**bits - 1
-    return ((picture * 255 + top // 2) // top).astype(np.uint8)
+    scaled: NDArray[np.uint8] = ((pixels * 255 + top // 2) // top).astype(np.uint8)
+    return scaled
 
 
-def _gather(picture: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
+def _gather(pixels: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
     """Undo ``_spread``."""
-    return (picture.astype(np.int32) * (2**bits - 1) + 127) // 255
+    symbols: NDArray[np.int32] = (pixels.astype(np.int32) * (2**bits - 1) + 127) // 255
+    return symbols
 
 
 def _quality(codec: str, quality: int) -> int:

@@ -1,4 +1,4 @@
-"""A decoder of compressai's streams in plain Python: slow, and no input can hurt it.
+"""A decoder of compressai's streams in plain Python: slow, and safe for any input.
 
 Written from the description of rANS (Duda 2013, arXiv:1311.2540) and of compressai's escapes.
 """
@@ -13,19 +13,19 @@ from itertools import chain, repeat
 from splitreg.errors import CorruptPacket
 
 _LOWEST = 1 << 31
-_MOST_NIBBLES = 7
+_MAX_NIBBLES = 7
 
 
 def decode_slowly(
     payload: bytes, indexes: Sequence[int], cdfs: Sequence[list[int]], lengths: Sequence[int], offsets: Sequence[int]
 ) -> list[int]:
-    """Decode one symbol for each row index; words past the payload are zero.
+    """Decode one symbol per row index; words after the payload are zero.
 
     Args:
         payload: 32-bit little-endian words, at least two.
         indexes: row of each symbol.
         cdfs: cumulative frequencies of each row, from 0 to ``2**16``.
-        lengths: used entries of each row.
+        lengths: number of entries in use of each row.
         offsets: value of the first symbol of each row.
 
     Raises:
@@ -52,8 +52,8 @@ def decode_slowly(
             state = state << 32 | next(words)
         if symbol == escape:
             count = nibble()
-            if count > _MOST_NIBBLES:
-                raise CorruptPacket("the payload has an escape that is too long; it is damaged")
+            if count > _MAX_NIBBLES:
+                raise CorruptPacket(f"the payload has an escape of more than {_MAX_NIBBLES} nibbles; it is damaged")
             folded = sum(nibble() << 4 * place for place in range(count))
             symbol = -(folded >> 1) - 1 if folded & 1 else escape + (folded >> 1)
         symbols.append(symbol + offsets[row])
