@@ -34,6 +34,7 @@ from splitreg.errors import (
     UnknownComponent,
     suggest,
 )
+from splitreg.parsing import check_options
 from splitreg.specs import API, KINDS, ComponentSpec
 
 
@@ -105,14 +106,7 @@ class Component:
         """
         first = positional + (self.member is not None)
         known = [name for name in self.parameters[first:] if name not in reserved]
-        available = f"Available: {', '.join(known)}" if known else "It has no options"
-        unknown = [
-            f"invalid option {key!r} for {self.kind} {self.name!r}.{suggest(key, known)} {available}"
-            for key in options
-            if key not in known
-        ]
-        if unknown:
-            raise RecipeError("; ".join(unknown))
+        check_options(options, known, f"{self.kind} {self.name!r}")
 
     def create(self, *args: Any, options: Mapping[str, Any], reserved: Mapping[str, Any] | None = None) -> Any:
         """Check the options and instantiate the class.
