@@ -109,7 +109,7 @@ def _draw(
     folder: Path, stem: str, size: tuple[int, int], predictions: dict[str, Prediction], over: Path | None
 ) -> None:
     from splitreg import imaging
-    from splitreg.evaluation.pictures import png
+    from splitreg.evaluation.examples import png
 
     height, width = size
     canvas = np.full((height, width, 3), imaging.FILL, np.uint8)

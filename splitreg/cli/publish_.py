@@ -53,8 +53,8 @@ def command(
     from splitreg.assembly import load
     from splitreg.bundle import check_free
     from splitreg.cli.eval_ import open_data
-    from splitreg.evaluation import evaluate
-    from splitreg.evaluation.pictures import examples, jpeg, sheet
+    from splitreg.evaluation import EvalOptions, evaluate
+    from splitreg.evaluation.examples import examples, jpeg, sheet
     from splitreg.overrides import parse_overrides
     from splitreg.publishing import PublishOptions, publish, quantise_edge, recode
     from splitreg.publishing.int8 import GATE, summary
@@ -84,7 +84,8 @@ def command(
             click.echo(f"8-bit edge half: {summary(ready.figures)}", err=True)
     else:
         ready = None
-        metrics = {"evaluations": [evaluate(model, source, dataset=name, limit=limit, progress=not quiet).to_json()]}
+        wanted = EvalOptions(dataset=name, limit=limit, progress=not quiet)
+        metrics = {"evaluations": [evaluate(model, source, wanted).to_json()]}
     shown = [source[index * len(source) // max(1, pictures)] for index in range(pictures)]
     images = {"examples.jpg": jpeg(sheet(examples(model, shown)))} if shown else {}
     changes = PublishOptions(metrics=metrics, images=images, int8=ready, codec=codec, overwrite=overwrite)

@@ -20,13 +20,13 @@ from PIL import Image
 from splitreg.assembly import EdgeModel, SplitModel, load, save
 from splitreg.demo.report import page
 from splitreg.errors import TrainingError
-from splitreg.evaluation import evaluate
-from splitreg.evaluation.pictures import Example, example, jpeg, sheet
+from splitreg.evaluation import EvalOptions, evaluate
+from splitreg.evaluation.examples import Example, example, jpeg, sheet
+from splitreg.files import write_atomic
 from splitreg.publishing import verify
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry
 from splitreg.training import TrainOptions, train
-from splitreg.training.checkpoint import write_atomically
 from splitreg.training.data import open_split
 
 #: Images that cross to the second process.
@@ -89,7 +89,7 @@ def demo(
     trained = time.monotonic()
     say("2/4 measuring with real packets")
     held_out = open_split(result.model.recipe, "val", registry)
-    report = evaluate(result.model, held_out, dataset="scenes val", progress=progress).to_json()
+    report = evaluate(result.model, held_out, EvalOptions(dataset="scenes val", progress=progress)).to_json()
     bundle = save(result.model, folder / "bundle", metrics={"evaluations": [report]}, overwrite=True)
     failed = [check for check in verify(bundle, registry=registry) if not check.passed]
     if failed:
@@ -114,7 +114,7 @@ def demo(
         rates=rates, metrics=report["metrics"], examples=found,
         facts=_facts(result.model, report, trained - start, seconds),
     )  # fmt: skip
-    write_atomically(out, html.encode())
+    write_atomic(out, html.encode())
     return Demo(
         bundle=bundle, report=out, metrics=report["metrics"], packet_bytes=rates[0][1], rates=rates, seconds=seconds
     )

@@ -19,7 +19,7 @@ from splitreg.assembly.testvectors import SYMBOLS_THAT_MAY_DIFFER, share_differe
 from splitreg.data.loading import Source
 from splitreg.edge import EdgeHalf
 from splitreg.errors import BundleError, DataError, MissingExtra, SplitregError
-from splitreg.evaluation.packets import evaluate, spread
+from splitreg.evaluation.packets import EvalOptions, evaluate, spread
 from splitreg.evaluation.report import Report
 from splitreg.files import IMAGE_SUFFIXES, is_image
 from splitreg.imaging import ImageLike
@@ -83,7 +83,8 @@ def quantise_edge(
     inputs = (imaging.prepare(imaging.read(picture), model.coding.preprocess)[0] for picture in pictures)
     data = quantised(export_edge(model.edge).data, inputs)
     edge = run_graph(model.edge, data, "edge.int8.onnx")
-    run = functools.partial(evaluate, model, source, dataset=dataset, limit=limit, progress=progress)
+    options = EvalOptions(dataset=dataset, limit=limit, progress=progress)
+    run = functools.partial(evaluate, model, source, options)
     before, after = run(), run(edge=edge, sent="packet, 8-bit edge")
     heads = _losses(model, before, after)
     if not heads:
