@@ -53,6 +53,7 @@ class Progress:
                 yield Bar(live, task)
             finally:
                 live.remove_task(task)
+                live.refresh()
 
     def track(self, items: Iterable[_T], total: int, title: str) -> Iterator[_T]:
         """Yield items, with a bar that counts them."""
@@ -78,7 +79,7 @@ class Bar:
         if self._live is None or time.monotonic() - self._drawn < _INTERVAL:
             return
         self._drawn = time.monotonic()
-        self._live.update(self._task, completed=done, note=note)
+        self._live.update(self._task, completed=done, note=note, refresh=True)
 
 
 class _Display:
@@ -124,5 +125,5 @@ def _new_display() -> Any:
     return progress.Progress(
         progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=20),
         progress.TaskProgressColumn(), progress.TextColumn("{task.fields[note]}"), progress.TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
+        console=Console(stderr=True), transient=True, auto_refresh=False,  # Bar.update refreshes
     )  # fmt: skip
