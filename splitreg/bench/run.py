@@ -72,7 +72,7 @@ def run(
     if not series or not all(series.values()):
         raise RecipeError("a benchmark needs series with at least one point each; name a bundle")
     if options.anchor is not None:
-        check_name(options.anchor, series, "series for the anchor")
+        check_name(options.anchor, series, "series")
     setting = Setting(data=(data,) if isinstance(data, DataPart) else tuple(data), limit=options.limit)
     points = Points(folder / "points", setting, registry=registry, progress=options.progress)
     measured = []

@@ -145,8 +145,9 @@ def _run(
         for folder, job in missing.items():
             (folder / "outcome.json").unlink(missing_ok=True)
             job.write(folder)
-    for folder in known:
-        options.emit("known", labels[folder], Outcome.read(folder))
+    for folder in jobs:
+        if folder in known:
+            options.emit("known", labels[folder], Outcome.read(folder))
 
     def on_worker(event: str, folder: Path) -> None:
         options.emit(event, labels[folder], Outcome.read(folder) if event == "end" else None)

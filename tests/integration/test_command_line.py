@@ -340,7 +340,7 @@ def test_a_folder_that_is_taken_is_refused_before_the_work(trained, tmp_path, mo
     )
     refused(run("train", recipe, *options, "-o", tmp_path, "--overwrite", check=False), "is no bundle")
     both = tmp_path / "both"
-    refused(run("train", recipe, *options, "-o", both, "--run", both, check=False), "must be another one", code=2)
+    refused(run("train", recipe, *options, "-o", both, "--run", both, check=False), str(both), "-o", "--run", code=2)
 
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(bundle, pictures, tmp_path, monkeypatch):
