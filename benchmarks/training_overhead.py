@@ -111,7 +111,7 @@ def main():
 
         def ours():
             loop.position.batch, loop.position.epoch = 0, 0
-            loop._run_epoch(batches, 0, Bar(None, None))
+            loop._run_epoch(batches, 0, Bar())
 
         def theirs():
             bare(models[1], held, targets, optimizer, device)

@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 #: Seconds between two drawings of a bar.
 _INTERVAL = 0.2
+#: Characters of a bar, its percentage and its remaining time.
+_BAR_WIDTH = 42
 
 
 class Progress:
@@ -45,12 +47,12 @@ class Progress:
             done: value at the start.
         """
         if not (self.enabled and sys.stderr.isatty()):
-            yield Bar(None, None)
+            yield Bar()
             return
         with _display.shared() as live:
             task = live.add_task(title, total=total, completed=done, note="")
             try:
-                yield Bar(live, task)
+                yield Bar(live, task, title)
             finally:
                 live.remove_task(task)
                 live.refresh()
@@ -71,15 +73,16 @@ class Progress:
 class Bar:
     """One bar; without a display, ``update`` does nothing."""
 
-    def __init__(self, live: Any, task: Any) -> None:
-        self._live, self._task, self._drawn = live, task, 0.0
+    def __init__(self, live: Any = None, task: Any = None, title: str = "") -> None:
+        self._live, self._task, self._title, self._drawn = live, task, title, 0.0
 
     def update(self, done: float, note: str = "") -> None:
         """Set the value, and the text after the bar; drawn at most five times per second."""
         if self._live is None or time.monotonic() - self._drawn < _INTERVAL:
             return
         self._drawn = time.monotonic()
-        self._live.update(self._task, completed=done, note=note, refresh=True)
+        room = max(0, self._live.console.width - len(self._title) - _BAR_WIDTH)
+        self._live.update(self._task, completed=done, note=note[:room], refresh=True)
 
 
 class _Display:
@@ -123,7 +126,7 @@ def _new_display() -> Any:
     from rich.console import Console
 
     return progress.Progress(
-        progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=20),
-        progress.TaskProgressColumn(), progress.TextColumn("{task.fields[note]}"), progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=20), progress.TaskProgressColumn(),
+        progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[note]}"),
         console=Console(stderr=True), transient=True, auto_refresh=False,  # Bar.update refreshes
     )  # fmt: skip

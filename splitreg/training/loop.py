@@ -254,7 +254,9 @@ class Loop:
 
 
 def _figures(images_per_s: float, values: Mapping[str, float]) -> str:
-    return "  ".join([f"{images_per_s:.1f} images/s", *(f"{name} {value:.4g}" for name, value in values.items())])
+    """Return the numbers in one line, loss and bits first."""
+    ordered = {name: values[name] for name in ("loss", "bits") if name in values} | dict(values)
+    return "  ".join([f"{images_per_s:.1f} images/s", *(f"{name} {value:.4g}" for name, value in ordered.items())])
 
 
 def _summary(line: Mapping[str, Any]) -> dict[str, float]:
