@@ -62,13 +62,13 @@ class Curve:
             raise NoOverlap("a curve needs points, got none")
         if not all(rate > 0 and math.isfinite(rate) and math.isfinite(accuracy) for rate, accuracy in points):
             raise NoOverlap("the rates of a curve must be above 0 and its accuracies finite")
-        kept: list[tuple[float, float]] = []
+        best: list[tuple[float, float]] = []
         for rate, accuracy in points:
-            if not kept or accuracy > kept[-1][1]:
-                kept.append((rate, accuracy))
+            if not best or accuracy > best[-1][1]:
+                best.append((rate, accuracy))
         return cls(
-            accuracies=np.array([accuracy for _, accuracy in kept]), log_rates=np.log([rate for rate, _ in kept]),
-            left_out=len(points) - len(kept),
+            accuracies=np.array([accuracy for _, accuracy in best]), log_rates=np.log([rate for rate, _ in best]),
+            left_out=len(points) - len(best),
         )  # fmt: skip
 
     def __len__(self) -> int:

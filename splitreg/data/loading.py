@@ -79,8 +79,8 @@ class Mixture:
             for name, spec in dataset.targets.items():
                 if self.targets.setdefault(name, spec) != spec:
                     raise DataError(
-                        f"target {name!r} differs between the datasets of a mixture: {_describe(self.targets[name])} and "
-                        f"{_describe(spec)}; mix only datasets that share its labels"
+                        f"target {name!r} differs between the datasets of a mixture: {_describe(self.targets[name])} "
+                        f"and {_describe(spec)}; mix only datasets that share its labels"
                     )
 
     def __len__(self) -> int:
@@ -251,8 +251,8 @@ class _Items:
         with seeded(self.options.seed, epoch, position, 2):
             sample = self.dataset[index]
             if targets is not None:
-                kept = {name: target for name, target in sample.targets.items() if name in targets}
-                sample = replace(sample, targets=kept)
+                used = {name: target for name, target in sample.targets.items() if name in targets}
+                sample = replace(sample, targets=used)
             if augment is not None:
                 sample = augment(sample)
             geometry = self.fit.geometry(sample)

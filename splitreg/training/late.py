@@ -108,14 +108,10 @@ def train_late_head(
         )  # fmt: skip
         record = run.execute(options)
     extended.to(home).eval()
-    compared = spread(len(datasets.train), COMPARED_PACKETS)
-    for index in compared:
-        if training.encode(index) != training.packets[index]:
-            raise TrainingError(f"the packet of image {index} changed while head {head!r} was trained; this is a bug")
     if edge_digest(extended) != digest:
         raise TrainingError(f"the edge half changed while head {head!r} was trained; this is a bug")
     return LateResult(
-        model=extended, output=run.folder, packets_compared=len(compared), edge_digest=digest, **vars(record)
+        model=extended, output=run.folder, packets_compared=training.check(), edge_digest=digest, **vars(record)
     )  # fmt: skip
 
 
@@ -231,6 +227,18 @@ class _Packets:
         """Return the packet of an image."""
         rate = index * _GOLDEN_RATIO % 1 if self._all_rates else None
         return self._edge.encode(self._source[index].array(), rate=rate)[0]
+
+    def check(self) -> int:
+        """Encode some images again, and return how many.
+
+        Raises:
+            TrainingError: a packet has changed.
+        """
+        indexes = spread(len(self._source), COMPARED_PACKETS)
+        for index in indexes:
+            if self.encode(index) != self.packets[index]:
+                raise TrainingError(f"the packet of image {index} changed while a late head was trained; this is a bug")
+        return len(indexes)
 
     def latents(self, indexes: Sequence[int]) -> Tensor:
         """Return (B, C, h, w) latents as the server decodes them."""

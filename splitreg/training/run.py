@@ -98,7 +98,7 @@ def train(
     options, registry = options or TrainOptions(), registry or discover()
     if model is None:
         model = build(recipe, registry=registry)
-    # The plan fills in targets and labels of the heads; a given model may have been built for other data.
+    # The plan fills in targets and labels of the heads; a caller's model may have been built for other data.
     resolved = dataclasses.replace(
         model.recipe, data=recipe.data, augment=recipe.augment, stages=recipe.stages, seed=recipe.seed,
         teacher=recipe.teacher,
@@ -117,10 +117,10 @@ def train(
     return TrainResult(model=model, output=run.folder, **vars(record))
 
 
-def _teacher(given: Any, recipe: Recipe, model: SplitModel, registry: Registry) -> Teacher | None:
-    """Return the teacher that was given, else the recipe's, adapted to the model's images."""
-    if given is not None:
-        teacher = as_teacher(given)
+def _teacher(value: Any, recipe: Recipe, model: SplitModel, registry: Registry) -> Teacher | None:
+    """Return the teacher of a caller, otherwise the recipe's, adapted to the model's images."""
+    if value is not None:
+        teacher = as_teacher(value)
     elif recipe.teacher is not None:
         teacher = open_teacher(recipe.teacher, model.plan.preprocess.size, registry)
         copy_parts(teacher, model, recipe.teacher.start)
