@@ -71,11 +71,12 @@ def attempt(backbone: str, bottleneck: str, codec: str, heads: tuple[str, ...], 
     optimizer.step()
     model.eval()
     bundle = save(model, folder / "bundle")
-    packet = load(bundle).edge.encode(dataset[0].array())[0]
-    mine, theirs = model.server.infer(packet)[0], load(bundle).server.infer(packet)[0]
-    for head, prediction in mine.items():
+    loaded = load(bundle)
+    packet = loaded.edge.encode(dataset[0].array())[0]
+    before, after = model.server.infer(packet)[0], loaded.server.infer(packet)[0]
+    for head, prediction in before.items():
         for name, array in prediction.arrays().items():
-            if not np.array_equal(array, theirs[head].arrays()[name]):
+            if not np.array_equal(array, after[head].arrays()[name]):
                 raise RuntimeError(f"{head}: {name} differs after loading")
     return "ok"
 

@@ -1,9 +1,6 @@
 """``splitreg sweep`` and ``splitreg bench`` as a user meets them."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from click.testing import CliRunner
@@ -27,26 +24,11 @@ def swept(tmp_path_factory):
     """The folder of a sweep of two points, and what the command printed."""
     folder = tmp_path_factory.mktemp("swept")
     (folder / "tiny.toml").write_text(RECIPE)
-    environment = {**os.environ, "SPLITREG_CACHE": str(folder / "cache")}
-    command = [
-        sys.executable,
-        "-m",
-        "splitreg",
-        "sweep",
-        "tiny.toml",
-        "-o",
-        "out",
-        "--jobs",
-        "2",
-        "--device",
-        "cpu",
-        "--json",
-    ]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPLITREG_CACHE", str(folder / "cache"))
         patch.chdir(folder)
+        done = call("sweep", "tiny.toml", "-o", "out", "--jobs", 2, "--device", "cpu", "--json")
+        assert done.exit_code == 0, done.output
         yield folder / "out", json.loads(done.stdout), done.stderr
 
 
