@@ -20,7 +20,7 @@ import torch
 
 import splitreg
 from splitreg.assembly import load, save
-from splitreg.data.loading import Loader
+from splitreg.data.loading import Loader, LoaderOptions
 from splitreg.errors import PlanError
 
 #: Small members of twelve families: convolutional, mobile, hybrid, hierarchical and plain transformers.
@@ -58,7 +58,9 @@ def attempt(backbone: str, bottleneck: str, codec: str, heads: tuple[str, ...], 
     except PlanError as error:
         return "refused: " + "; ".join(error.problems)
     model = splitreg.build(planned).train()
-    batch = next(iter(Loader(dataset, planned.preprocess, batch_size=len(dataset), shuffle=False).epoch(0)))
+    batch = next(
+        iter(Loader(dataset, planned.preprocess, LoaderOptions(batch_size=len(dataset), shuffle=False)).epoch(0))
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     output = model(batch.images)
     losses = model.loss(output.outputs, {head.name: batch.targets[head.target] for head in planned.heads})
@@ -69,11 +71,12 @@ def attempt(backbone: str, bottleneck: str, codec: str, heads: tuple[str, ...], 
     optimizer.step()
     model.eval()
     bundle = save(model, folder / "bundle")
-    packet = load(bundle).edge.encode(dataset[0].array())[0]
-    mine, theirs = model.server.infer(packet)[0], load(bundle).server.infer(packet)[0]
-    for head, prediction in mine.items():
+    loaded = load(bundle)
+    packet = loaded.edge.encode(dataset[0].array())[0]
+    before, after = model.server.infer(packet)[0], loaded.server.infer(packet)[0]
+    for head, prediction in before.items():
         for name, array in prediction.arrays().items():
-            if not np.array_equal(array, theirs[head].arrays()[name]):
+            if not np.array_equal(array, after[head].arrays()[name]):
                 raise RuntimeError(f"{head}: {name} differs after loading")
     return "ok"
 

@@ -19,14 +19,17 @@ import torch
 from splitreg.assembly import build
 from splitreg.evaluation.report import hardware, versions
 from splitreg.imaging import Preprocess
+from splitreg.progress import Bar, Progress
 from splitreg.recipe import Recipe
+from splitreg.training import TrainOptions
 from splitreg.training.checkpoint import Checkpoints
-from splitreg.training.data import Datasets, Feeds, open_split, to_work
+from splitreg.training.data import DataLoaders, Datasets, open_split
 from splitreg.training.interrupts import Interrupts
 from splitreg.training.log import RunLog
-from splitreg.training.loop import Loop, Options, Position
-from splitreg.training.progress import Progress
+from splitreg.training.loop import Loop, Position
+from splitreg.training.run import Run
 from splitreg.training.stage import StageRun
+from splitreg.training.step import step_batch
 
 
 class Held:
@@ -43,12 +46,12 @@ class Held:
 
 
 def bare(model, batches, targets, optimizer, device):
-    """The loop that one would write by hand."""
+    """A loop written by hand."""
     model.train()
     for batch in batches:
-        work = to_work(batch, targets, device)
-        output = model(work.images, work.select)
-        losses = model.loss(output.outputs, {name: work.targets[name] for name in output.outputs})
+        inputs = step_batch(batch, targets, device)
+        output = model(inputs.images, inputs.select)
+        losses = model.loss(output.outputs, {name: inputs.targets[name] for name in output.outputs})
         total = sum(value for parts in losses.values() for value in parts.values())
         optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -80,37 +83,35 @@ def main():
     models = [build(Recipe.from_mapping(table)) for _ in range(2)]
     recipe = models[0].recipe
     targets = {head.name: head.target for head in recipe.heads}
-    feeds = Feeds(
+    loaders = DataLoaders(
         recipe=recipe, datasets=Datasets(train=open_split(recipe, "train")),
         preprocess=Preprocess(size=(options.size, options.size)),
     )  # fmt: skip
-    loader, held = feeds.train(options.batch), []
+    loader, held = loaders.train(options.batch), []
     for batch in loader.epoch(0):
         held.append(batch)
         if len(held) == options.steps:
             break
     batches = Held(held)
-    stage = recipe.stages[0]
-    run = StageRun(
-        models[0], stage, number=0, seed=0, per_epoch=len(batches), targets=targets, registry=models[0].plan.registry,
-        device=options.device,
+    run = Run(
+        model=models[0], recipe=recipe, folder=Path(), loaders=loaders, registry=models[0].plan.registry
     )  # fmt: skip
-    device = run.device
+    stage_run = StageRun(run, 0, steps_per_epoch=len(batches), device=options.device)
+    device = stage_run.device
     models[1].to(device)
     optimizer = torch.optim.AdamW([p for p in models[1].parameters() if p.requires_grad], lr=1e-3, weight_decay=1e-2)
     ratios, seconds = [], []
     with tempfile.TemporaryDirectory() as folder, Interrupts() as interrupts:
         log = RunLog(Path(folder), tensorboard=True)
         loop = Loop(
-            model=models[0], recipe=recipe, registry=models[0].plan.registry, feeds=feeds, options=Options(),
-            checkpoints=Checkpoints(Path(folder)), log=log, progress=Progress(), interrupts=interrupts, position=Position(),
+            run=run, options=TrainOptions(), checkpoints=Checkpoints(Path(folder)), log=log, progress=Progress(),
+            position=Position(),
         )  # fmt: skip
-        loop._run = run
-        run.train_mode()
+        loop.interrupts, loop._stage_run = interrupts, stage_run
 
         def ours():
             loop.position.batch, loop.position.epoch = 0, 0
-            loop._epoch(batches, 0)
+            loop._run_epoch(batches, 0, Bar())
 
         def theirs():
             bare(models[1], held, targets, optimizer, device)

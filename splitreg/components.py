@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from splitreg.errors import ApiMismatch, BrokenComponent, MissingExtra, RecipeError, SplitregError, suggest
+from splitreg.errors import ApiMismatch, BrokenComponent, MissingExtra, RecipeError, SplitregError
+from splitreg.parsing import check_options
 from splitreg.specs import API, ComponentSpec
 
 __all__ = ["Component", "Entry", "error_context", "import_object"]
@@ -103,14 +104,7 @@ class Component:
         """
         reserved = tuple(reserved)
         known = [name for name in self.options if name not in reserved]
-        available = f"Available: {', '.join(known)}" if known else "It has no options"
-        unknown = [
-            f"invalid option {name!r} for {self.kind} {self.name!r}.{suggest(name, known)} {available}"
-            for name in names
-            if name not in known
-        ]
-        if unknown:
-            raise RecipeError("; ".join(unknown))
+        check_options(names, known, f"{self.kind} {self.name!r}")
 
     def create(self, *args: Any, options: Mapping[str, Any], reserved: Mapping[str, Any] | None = None) -> Any:
         """Check the options and instantiate the class.

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,21 @@ def dump_json(value: Any, *, indent: int | None = None) -> str:
         return json.dumps(value, allow_nan=False, indent=indent)
     except ValueError:
         return json.dumps(json_safe(value), allow_nan=False, indent=indent)
+
+
+@contextlib.contextmanager
+def disk_errors(place: Path, error: Callable[[str], Exception], advice: str) -> Iterator[None]:
+    """Turn an ``OSError`` of a block that writes files into a typed error with the cause and the place.
+
+    Args:
+        place: the file or folder that the block writes.
+        error: type of the error, e.g. ``TrainingError``.
+        advice: what the user can do.
+    """
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"cannot write {place}: {cause.strerror or cause}; {advice}") from cause
 
 
 def json_safe(value: Any) -> Any:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.errors import DataError
+from splitreg.progress import Progress
 from splitreg_scenes.raycast import Rendering
 from splitreg_scenes.rendering import MAX_SOLIDS, capacity, rendering
 
@@ -110,12 +111,12 @@ class SceneCache:
         finally:
             partial.unlink(missing_ok=True)
 
-    def fill(self, *, workers: int | None = None, progress: bool | None = None) -> None:
+    def fill(self, *, workers: int | None = None, progress: bool = True) -> None:
         """Render the missing shards.
 
         Args:
             workers: number of processes, with this one; None: up to two, by the number of shards.
-            progress: show a progress bar on stderr; None: if stderr is a terminal.
+            progress: show a progress bar on stderr, if that is a terminal.
 
         Raises:
             DataError: the folder of the cache cannot be written.
@@ -126,11 +127,12 @@ class SceneCache:
         if workers is None:
             workers = min(2, os.cpu_count() or 1, 1 + len(missing) // 4)  # a helper takes 0.3 s to start
         try:
-            with _bar(progress, f"rendering {self.home.name}", self.count) as update, self._helpers(workers):
+            title = f"rendering {self.home.name}"
+            with Progress(progress).bar(title, self.count) as bar, self._helpers(workers):
                 for done, shard in enumerate(_order(self.shards, 0, workers), 1):
                     if self.open(shard) is None:  # not yet done by a helper or another program
                         self.render(shard)
-                    update(min(self.count, done * SHARD))
+                    bar.update(min(self.count, done * SHARD))
         except OSError as cause:
             raise DataError(
                 f"cannot write rendered scenes to {self.home}: {cause}; set SPLITREG_CACHE to a writable folder"
@@ -238,20 +240,6 @@ def _crc(record: NDArray[Any]) -> int:
     for field in ("image", "surface", "depth_mm", "kinds"):
         value = zlib.crc32(np.ascontiguousarray(record[field]).data, value)
     return value
-
-
-@contextlib.contextmanager
-def _bar(show: bool | None, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    if not (sys.stderr.isatty() if show is None else show):
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=console.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def _order(shards: int, worker: int, workers: int) -> list[int]:

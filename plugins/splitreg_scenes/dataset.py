@@ -122,7 +122,7 @@ class Scenes(Dataset):
             factors = factors_of(int(grid_indexes(self.split, self.seed)[index]))
             targets = {name: ClassTarget(index=value) for name, value in factors.items()}
         return Sample(
-            image=tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1).contiguous()),
+            image=tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)),
             targets=targets,
             name=f"{self.split}-{index:06d}",
         )

@@ -71,7 +71,8 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
             )
         lines += ["", "| head | metric | value |", "| --- | --- | --- |"]
         for head, values in row.get("metrics", {}).items():
-            lines += [f"| {head} | {metric} | {value:.4f} |" for metric, value in values.items()]
+            cells = {metric: "-" if value is None else f"{value:.4f}" for metric, value in values.items()}
+            lines += [f"| {head} | {metric} | {cell} |" for metric, cell in cells.items()]
         lines.append("")
     return lines
 

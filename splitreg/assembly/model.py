@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,28 +14,14 @@ from splitreg.assembly.edge import EdgeModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.server import ServerModel, crop
 from splitreg.assembly.states import edge_state, wire_id
+from splitreg.assembly.trainable import ModelOutput, Trainable
 from splitreg.coding import LatentCoding
 from splitreg.interfaces import Head
 from splitreg.recipe import Recipe
 from splitreg.tasks import Target
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOutput:
-    """Output of the training path.
-
-    Args:
-        features: stride -> (B, C, H/s, W/s), the input of the heads.
-        rate: (B,) bits per image.
-        outputs: head -> raw output for its selected images.
-    """
-
-    features: dict[int, Tensor]
-    rate: Tensor
-    outputs: dict[str, Any]
-
-
-class SplitModel(nn.Module):
+class SplitModel(Trainable):
     """A split model in one process.
 
     Attributes:

@@ -1,8 +1,11 @@
-"""Bench: bundles and baselines as rate-accuracy curves, with BD-rates and charts."""
+"""Benchmarks: rate-accuracy curves of bundles and baselines, with BD-rates and charts."""
 
 from splitreg.bench.bjontegaard import Curve, NoOverlap, bd_rate
-from splitreg.bench.points import Point, Sent, packets, pictures
-from splitreg.bench.report import Result
-from splitreg.bench.run import run
+from splitreg.bench.points import Point, Sent, image_points, packet_points
+from splitreg.bench.report import BenchResult
+from splitreg.bench.run import BenchOptions, run
 
-__all__ = ["Curve", "NoOverlap", "Point", "Result", "Sent", "bd_rate", "packets", "pictures", "run"]
+__all__ = [
+    "BenchOptions", "BenchResult", "Curve", "NoOverlap", "Point", "Sent", "bd_rate", "image_points", "packet_points",
+    "run",
+]  # fmt: skip

@@ -1,10 +1,10 @@
-"""Bjøntegaard's mean difference between two rate-accuracy curves, with monotone cubic interpolation. numpy only.
+"""BD-rate: Bjøntegaard's mean difference of two rate-accuracy curves, with monotone cubic interpolation.
 
-A curve is log-rate as a function of accuracy; the mean difference of two of them over the accuracies that both reach is the
-logarithm of a mean ratio of rates.
+A curve is the log-rate as a function of accuracy. The mean difference of two curves over their common
+accuracies is the logarithm of a mean ratio of rates.
 
-Source: Bjøntegaard 2001, VCEG-M33; interpolation as Fritsch and Butland 1984 (PCHIP), which, unlike the original's cubic
-polynomial, cannot overshoot between points.
+Source: Bjøntegaard 2001, VCEG-M33; interpolation of Fritsch and Butland 1984 (PCHIP), which, unlike the
+cubic polynomial of the original, does not overshoot between points.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from splitreg.errors import SplitregError
 
 Floats = NDArray[np.float64]
 
-#: Points of a curve below which its shape between them is a guess.
+#: Number of points that a curve should have; with fewer, its shape is a guess.
 RECOMMENDED = 4
 
 
 class NoOverlap(SplitregError):
-    """Two curves that cannot be compared: too few points, or no accuracy that both reach."""
+    """Two curves that cannot be compared: too few points, or no common accuracy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,9 @@ class Curve:
     """Log-rate as a function of accuracy.
 
     Args:
-        accuracies: (n,) strictly increasing; errors (lower is better) with their sign turned.
-        log_rates: (n,) strictly increasing natural logarithms.
-        left_out: points that another point beats with fewer bytes, which are no part of the curve.
+        accuracies: (n,) strictly increasing; errors (lower is better) are negated.
+        log_rates: (n,) natural logarithms, strictly increasing.
+        left_out: number of points that are no part of the curve, because a point with fewer bytes is as accurate.
     """
 
     accuracies: Floats
@@ -44,10 +44,15 @@ class Curve:
 
     @classmethod
     def through(cls, rates: Sequence[float], accuracies: Sequence[float], *, lower_is_better: bool = False) -> Curve:
-        """Make the curve of some points, in any order; those that a cheaper or equally cheap one matches are left out.
+        """Return the curve through some points in any order; points that another one dominates are left out.
+
+        Args:
+            rates: bytes of the points.
+            accuracies: metric of the points.
+            lower_is_better: whether the metric is an error.
 
         Raises:
-            NoOverlap: there is no point, a rate is not positive, or a figure is not finite.
+            NoOverlap: there is no point, a rate is not positive, or a number is not finite.
         """
         sign = -1.0 if lower_is_better else 1.0
         points = sorted(
@@ -56,23 +61,21 @@ class Curve:
         if not points:
             raise NoOverlap("a curve needs points, got none")
         if not all(rate > 0 and math.isfinite(rate) and math.isfinite(accuracy) for rate, accuracy in points):
-            raise NoOverlap(
-                "a curve's rates must be above 0 and its figures finite; a point of 0 bytes has no logarithm"
-            )
-        kept: list[tuple[float, float]] = []
+            raise NoOverlap("the rates of a curve must be above 0 and its accuracies finite")
+        best: list[tuple[float, float]] = []
         for rate, accuracy in points:
-            if not kept or accuracy > kept[-1][1]:
-                kept.append((rate, accuracy))
+            if not best or accuracy > best[-1][1]:
+                best.append((rate, accuracy))
         return cls(
-            accuracies=np.array([accuracy for _, accuracy in kept]), log_rates=np.log([rate for rate, _ in kept]),
-            left_out=len(points) - len(kept),
+            accuracies=np.array([accuracy for _, accuracy in best]), log_rates=np.log([rate for rate, _ in best]),
+            left_out=len(points) - len(best),
         )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.accuracies)
 
     def rate_at(self, accuracy: float) -> float | None:
-        """Return the rate at an accuracy (an error's sign turned) by interpolation; None outside the curve."""
+        """Return the rate at an accuracy (a negated error) by interpolation; None outside the curve."""
         if not self.accuracies[0] <= accuracy <= self.accuracies[-1]:
             return None
         if len(self) == 1:
@@ -83,7 +86,7 @@ class Curve:
         )
 
     def mean_log_rate(self, low: float, high: float) -> float:
-        """Return the mean of the log-rate over the accuracies from ``low`` to ``high``, within the curve; exact."""
+        """Return the mean log-rate over the accuracies from ``low`` to ``high``, which are within the curve."""
         total = 0.0
         for start, end, cubic in zip(
             self.accuracies, self.accuracies[1:], _cubics(self.accuracies, self.log_rates), strict=False
@@ -101,23 +104,21 @@ def bd_rate(curve: Curve, anchor: Curve) -> float:
     Raises:
         NoOverlap: a curve has fewer than two distinct points, or they share no accuracies.
     """
-    for name, found in (("the curve", curve), ("the anchor", anchor)):
-        if len(found) < 2:
-            raise NoOverlap(
-                f"{name} has {len(found)} distinct point, a mean difference needs 2 and deserves {RECOMMENDED}"
-            )
+    for name, one in (("the curve", curve), ("the anchor", anchor)):
+        if len(one) < 2:
+            raise NoOverlap(f"{name} has {len(one)} distinct point; a BD-rate needs 2, {RECOMMENDED} are recommended")
     low = max(curve.accuracies[0], anchor.accuracies[0])
     high = min(curve.accuracies[-1], anchor.accuracies[-1])
     if not low < high:
         raise NoOverlap(
-            "the curves do not overlap: one reaches "
-            f"{_span(curve)}, the anchor {_span(anchor)}; add points whose accuracies meet"
+            f"the curves have no common accuracies: one has {_span(curve)}, the anchor {_span(anchor)}; add points "
+            "in between"
         )
     return math.expm1(curve.mean_log_rate(low, high) - anchor.mean_log_rate(low, high))
 
 
 def overlap(curve: Curve, anchor: Curve) -> float:
-    """Return the share of the two curves' accuracies together that both reach, 0 to 1."""
+    """Return the share of the accuracies of two curves that they have in common, 0 to 1."""
     low = max(curve.accuracies[0], anchor.accuracies[0])
     high = min(curve.accuracies[-1], anchor.accuracies[-1])
     whole = max(curve.accuracies[-1], anchor.accuracies[-1]) - min(curve.accuracies[0], anchor.accuracies[0])
@@ -130,7 +131,7 @@ def _span(curve: Curve) -> str:
 
 
 def _cubics(x: Floats, y: Floats) -> Floats:
-    """(n - 1, 4) coefficients of the interpolating cubics in x - x[i], the highest power first."""
+    """Return the (n - 1, 4) coefficients of the interpolating cubics in x - x[i], highest power first."""
     steps, slopes = np.diff(x), np.diff(y) / np.diff(x)
     tangents = _tangents(steps, slopes)
     left, right = tangents[:-1], tangents[1:]
@@ -140,7 +141,7 @@ def _cubics(x: Floats, y: Floats) -> Floats:
 
 
 def _tangents(steps: Floats, slopes: Floats) -> Floats:
-    """(n,) derivatives at the points: weighted harmonic means within, a limited three-point formula at the ends."""
+    """Return (n,) derivatives at the points: weighted harmonic means, and a limited three-point formula at the ends."""
     if len(slopes) == 1:
         return np.repeat(slopes, 2)
     first, second = steps[:-1] + 2 * steps[1:], 2 * steps[:-1] + steps[1:]
@@ -152,9 +153,9 @@ def _tangents(steps: Floats, slopes: Floats) -> Floats:
 
 
 def _end(step: float, next_step: float, slope: float, next_slope: float) -> float:
-    found = ((2 * step + next_step) * slope - step * next_slope) / (step + next_step)
-    if found * slope <= 0:
+    tangent = ((2 * step + next_step) * slope - step * next_slope) / (step + next_step)
+    if tangent * slope <= 0:
         return 0.0
-    if slope * next_slope <= 0 and abs(found) > 3 * abs(slope):
+    if slope * next_slope <= 0 and abs(tangent) > 3 * abs(slope):
         return 3 * slope
-    return float(found)
+    return float(tangent)

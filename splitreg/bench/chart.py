@@ -1,4 +1,4 @@
-"""A chart as SVG: bytes or cost on a logarithmic axis, one line and one kind of marker a series. No library."""
+"""Charts as SVG: bytes or cost on a logarithmic axis, one line and one marker per series. No library."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-# Okabe and Ito 2008: told apart with every kind of colour vision.
+# Okabe and Ito 2008: distinguishable with every kind of colour vision.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_WIDTH, _LEAST_HEIGHT = 820, 480
+_WIDTH, _MIN_HEIGHT = 820, 480
 _LEFT, _TOP, _RIGHT, _BOTTOM = 76, 48, 590, 420  # of the plotting area
-_NAME = 26  # letters of a name that the legend has room for
+_MAX_NAME = 26  # characters of a name in the legend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """One series: (bytes or cost, height, label) points. Those of nothing are drawn as a dashed level."""
+    """One series of (bytes or cost, metric, label) points. Points of 0 bytes are drawn as a dashed level."""
 
     name: str
     points: Sequence[tuple[float, float, str]]
@@ -26,10 +26,10 @@ def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "byt
     """Draw the chart.
 
     Args:
-        title: above it.
-        y_label: what the height is.
+        title: title above the chart.
+        y_label: name of the metric.
         traces: at least one with a point.
-        x_label: what is counted, for an image.
+        x_label: unit of the horizontal axis, per image.
     """
     sent = [x for trace in traces for x, _, _ in trace.points if x > 0] or [1.0]
     heights = [y for trace in traces for _, y, _ in trace.points]
@@ -42,7 +42,7 @@ def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "byt
     def y_at(value: float) -> float:
         return _BOTTOM - (value - y_low) / (y_high - y_low) * (_BOTTOM - _TOP)
 
-    height = max(_LEAST_HEIGHT, _TOP + 24 * (len(traces) + 1))
+    height = max(_MIN_HEIGHT, _TOP + 24 * (len(traces) + 1))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
         'font-family="Helvetica, Arial, sans-serif" font-size="13" fill="#222">',
@@ -59,7 +59,7 @@ def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "byt
         y, digits = y_at(number * step), max(0, -math.floor(math.log10(step) + 1e-9))
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{_LEFT - 9}" y="{y + 4.5:.1f}" text-anchor="end">{number * step:.{digits}f}</text>')
-    below = f"{escape(x_label)} an image (logarithmic)"
+    below = f"{escape(x_label)} per image (logarithmic)"
     parts += [
         f'<path d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}" fill="none" stroke="#444"/>',
         f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 44}" text-anchor="middle">{below}</text>',
@@ -80,12 +80,12 @@ def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "byt
             )
         markers += [_marker(number, x, y, colour, text) for x, y, text in places]
         legend += _legend(number, trace.name, colour, line=len(places) > 1, level=not places)
-    parts += [*levels, *lines, *markers, *legend]  # what is drawn later lies on top
+    parts += [*levels, *lines, *markers, *legend]  # later elements cover earlier ones
     return "\n".join([*parts, "</svg>", ""])
 
 
 def _marker(number: int, x: float, y: float, colour: str, text: str = "") -> str:
-    """A circle, square, triangle or diamond by number, white around so that overlapping ones stay apart."""
+    """Return a circle, square, triangle or diamond by number, with a white outline."""
     paint = f'fill="{colour}" stroke="#fff" stroke-width="1.2"'
     inner = f"<title>{escape(text)}</title>" if text else ""
     shapes = (
@@ -104,8 +104,8 @@ def _legend(number: int, name: str, colour: str, *, line: bool, level: bool) -> 
         yield f'<path d="M{x} {y}h28" stroke="{colour}" stroke-width="2"{dash}/>'
     if not level:
         yield _marker(number, x + 14, y, colour)
-    shown = name if len(name) <= _NAME else name[: _NAME - 1] + "…"
-    yield f'<text x="{x + 36}" y="{y + 4.5}"><title>{escape(name)}</title>{escape(shown)}</text>'
+    label = name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
+    yield f'<text x="{x + 36}" y="{y + 4.5}"><title>{escape(name)}</title>{escape(label)}</text>'
 
 
 def _widened(low: float, high: float, share: float, least: float) -> tuple[float, float]:
@@ -114,21 +114,21 @@ def _widened(low: float, high: float, share: float, least: float) -> tuple[float
 
 
 def _nice_step(span: float, ticks: int = 8) -> float:
-    """Return 1, 2 or 5 times a power of ten, so that about ``ticks`` of them fill the span."""
+    """Return 1, 2 or 5 times a power of ten, so that at most ``ticks`` of them fill the span."""
     power = 10.0 ** math.floor(math.log10(span / ticks))
     return next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= ticks)
 
 
 def _short(value: float) -> str:
-    """Return 20,000 or 20 M: what fits under a tick."""
+    """Return a number that fits below a tick: 20,000 or 20 M."""
     return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.15g} M"
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers between powers of ten; fewer of each decade, the more decades there are."""
+    """Return round numbers, at most eight: fewer per decade if there are more decades."""
     decades = range(math.floor(low), math.ceil(high) + 1)
     for digits in ((1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        found = [m * 10.0**d for d in decades for m in digits if low <= math.log10(m * 10.0**d) <= high]
-        if len(found) <= 8:
+        ticks = [m * 10.0**d for d in decades for m in digits if low <= math.log10(m * 10.0**d) <= high]
+        if len(ticks) <= 8:
             break
-    return found
+    return ticks

@@ -1,4 +1,4 @@
-"""Rate-accuracy curves of several series, held against one of them: BD-rates, and bytes at equal accuracy."""
+"""Comparison of rate-accuracy curves with one of them: BD-rates, and bytes at equal accuracy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from splitreg.bench.bjontegaard import RECOMMENDED, Curve, NoOverlap, bd_rate, overlap
 from splitreg.bench.points import Point
 
-#: Share of common accuracies below which a BD-rate says little of the whole curves.
-FEW_IN_COMMON = 0.25
+#: Share of common accuracies below which a BD-rate is marked as rough.
+MIN_OVERLAP = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Series:
     """The measured points of one series."""
 
     name: str
@@ -23,7 +23,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """What a curve's height is: a head's primary metric."""
+    """The metric of a curve: the primary metric of a head."""
 
     head: str
     metric: str
@@ -34,27 +34,27 @@ class Axis:
 
     @property
     def sign(self) -> float:
-        """What turns the metric into one that is better when larger."""
+        """1 if larger is better, otherwise -1."""
         return -1.0 if self.lower_is_better else 1.0
 
     def value(self, point: Point) -> float | None:
-        """Return a point's height, or None where it was not measured."""
+        """Return the metric of a point; None if it was not measured."""
         return point.metrics.get(self.head, {}).get(self.metric)
 
-    def curve(self, line: Line) -> Curve | None:
-        """Return a series's curve; None where none of its points has bytes and this metric."""
-        pairs = [(p.bytes, value) for p in line.points if p.bytes > 0 and (value := self.value(p)) is not None]
+    def curve(self, series: Series) -> Curve | None:
+        """Return the curve of a series; None if none of its points has bytes and this metric."""
+        pairs = [(p.bytes, value) for p in series.points if p.bytes > 0 and (value := self.value(p)) is not None]
         return Curve.through(*zip(*pairs, strict=True), lower_is_better=self.lower_is_better) if pairs else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A series against the anchor.
+    """A series compared with the anchor.
 
     Args:
-        series: its name.
-        bd_rate: -0.3: 30 % fewer bytes at equal accuracy; None where the curves cannot be compared.
-        note: why not, or what makes the figure a rough one; else empty.
+        series: name of the series.
+        bd_rate: -0.3 is 30 % fewer bytes at equal accuracy; None if the curves cannot be compared.
+        note: why they cannot be compared, or why the number is rough; otherwise empty.
     """
 
     series: str
@@ -64,13 +64,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """What every series needs for one accuracy.
+    """The bytes of every series at one accuracy.
 
     Args:
-        value: the metric.
-        of: whose point has it.
-        bytes: series -> bytes an image; None where it never gets there.
-        at_most: series whose cheapest point is better than that: it may need less.
+        value: value of the metric.
+        of: series with a point of that value.
+        bytes: series -> bytes per image; None if it does not reach the value.
+        at_most: series whose smallest point is better than the value, so it may need fewer bytes.
     """
 
     value: float
@@ -81,7 +81,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One metric of all series, against the anchor."""
+    """One metric of all series, compared with the anchor."""
 
     axis: Axis
     differences: tuple[Difference, ...]
@@ -97,26 +97,26 @@ class Comparison:
         }
 
 
-def axes(lines: Sequence[Line]) -> list[Axis]:
-    """Return every head's primary metric, in the order in which the heads come."""
-    found = {
+def axes(series: Sequence[Series]) -> list[Axis]:
+    """Return the primary metric of every head, in the order of the heads."""
+    unique = {
         Axis(head=head, metric=metric, lower_is_better=lower): None
-        for line in lines
-        for point in line.points
+        for one in series
+        for point in one.points
         for head, (metric, lower) in point.primary.items()
-        if metric in point.metrics.get(head, {})
+        if point.metrics.get(head, {}).get(metric) is not None
     }
-    return list(found)
+    return list(unique)
 
 
-def usual_anchor(lines: Sequence[Line]) -> str:
-    """Return the first series that is a curve, or the first one."""
-    return next((line.name for line in lines if sum(p.bytes > 0 for p in line.points) > 1), lines[0].name)
+def default_anchor(series: Sequence[Series]) -> str:
+    """Return the first series with several points, or the first one."""
+    return next((one.name for one in series if sum(p.bytes > 0 for p in one.points) > 1), series[0].name)
 
 
-def compare(axis: Axis, lines: Sequence[Line], anchor: str) -> Comparison:
-    """Hold every series against the anchor."""
-    curves = {line.name: axis.curve(line) for line in lines}
+def compare(axis: Axis, series: Sequence[Series], anchor: str) -> Comparison:
+    """Compare every series with the anchor."""
+    curves = {one.name: axis.curve(one) for one in series}
     others = [name for name in curves if name != anchor]
     return Comparison(
         axis=axis, differences=tuple(_difference(name, curves[name], curves[anchor]) for name in others),
@@ -126,36 +126,34 @@ def compare(axis: Axis, lines: Sequence[Line], anchor: str) -> Comparison:
 
 def _difference(name: str, curve: Curve | None, anchor: Curve | None) -> Difference:
     if curve is None or anchor is None:
-        whose = "it" if curve is None else "the anchor"
-        return Difference(
-            series=name, bd_rate=None, note=f"{whose} has no point of that metric at which anything is sent"
-        )
+        subject = "it" if curve is None else "the anchor"
+        return Difference(series=name, bd_rate=None, note=f"{subject} has no point with bytes and this metric")
     try:
-        found = bd_rate(curve, anchor)
+        rate = bd_rate(curve, anchor)
     except NoOverlap as error:
         return Difference(series=name, bd_rate=None, note=str(error))
     rough = []
     if min(len(curve), len(anchor)) < RECOMMENDED:
         rough.append(f"{len(curve)} against {len(anchor)} points, {RECOMMENDED} recommended")
-    if (share := overlap(curve, anchor)) < FEW_IN_COMMON:
+    if (share := overlap(curve, anchor)) < MIN_OVERLAP:
         rough.append(f"only {share:.0%} of the accuracies in common")
     if left := curve.left_out + anchor.left_out:
-        rough.append(f"{left} point{'s' if left > 1 else ''} left out that a cheaper one matches")
-    return Difference(series=name, bd_rate=found, note="; ".join(rough))
+        rough.append(f"{left} point{'s' if left > 1 else ''} left out, because one with fewer bytes is as accurate")
+    return Difference(series=name, bd_rate=rate, note="; ".join(rough))
 
 
 def _levels(axis: Axis, curves: dict[str, Curve | None], anchor: str) -> list[Level]:
-    """Return the anchor's accuracies and those of every series of a single point, the best first."""
+    """Return the accuracies of the anchor and of every series with a single point, best first."""
     wanted: dict[float, str] = {}
     for name, curve in curves.items():
         if curve is not None and (name == anchor or len(curve) == 1):
             wanted |= {float(accuracy): name for accuracy in curve.accuracies if float(accuracy) not in wanted}
-    found = []
+    levels = []
     for accuracy in sorted(wanted, reverse=True):
         needed = {name: None if curve is None else _needed(curve, accuracy) for name, curve in curves.items()}
         at_most = tuple(name for name, c in curves.items() if c is not None and accuracy < c.accuracies[0])
-        found.append(Level(value=axis.sign * accuracy, of=wanted[accuracy], bytes=needed, at_most=at_most))
-    return found
+        levels.append(Level(value=axis.sign * accuracy, of=wanted[accuracy], bytes=needed, at_most=at_most))
+    return levels
 
 
 def _needed(curve: Curve, accuracy: float) -> float | None:

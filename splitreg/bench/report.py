@@ -1,106 +1,101 @@
-"""What a bench found: JSON for programs, Markdown for people, a chart a metric."""
+"""Result of a benchmark: JSON for programs, Markdown for people, one chart per metric."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from splitreg.bench.chart import Trace, chart
-from splitreg.bench.curves import Comparison, Line
+from splitreg.bench.curves import Axis, Comparison, Series
+from splitreg.bench.points import Point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class BenchResult:
     """Curves of several series on one dataset.
 
     Args:
-        dataset: which images.
-        images: how many.
-        anchor: the series that the others are held against.
-        lines: series with their points.
-        comparisons: one a metric.
+        dataset: name of the dataset.
+        images: number of images.
+        anchor: series that the others are compared with.
+        series: the series with their points.
+        comparisons: one per metric.
         output: folder of ``bench.json``, ``bench.md`` and the charts.
     """
 
     dataset: str
     images: int
     anchor: str
-    lines: tuple[Line, ...]
+    series: tuple[Series, ...]
     comparisons: tuple[Comparison, ...]
     output: Path
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data, with every point's whole evaluation."""
+        """Return plain data, with the whole evaluation of every point."""
         return {
             "dataset": self.dataset, "images": self.images, "anchor": self.anchor,
             "series": {
-                line.name: [
+                one.name: [
                     {"label": p.label, "bytes": p.bytes, "device": {"parameters": p.parameters, "macs": p.macs},
                      "metrics": p.metrics, "evaluation": p.report}
-                    for p in line.points
+                    for p in one.points
                 ]
-                for line in self.lines
+                for one in self.series
             },
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
         }  # fmt: skip
 
     def charts(self) -> dict[str, str]:
-        """Return file name -> SVG: every metric against bytes, and against the device's cost where that differs."""
-        found = {}
-        costs = {p.macs for line in self.lines for p in line.points if p.macs}
+        """Return file name -> SVG: every metric against bytes, and against MACs on the device if those differ."""
+        charts = {}
+        costs = {p.macs for one in self.series for p in one.points if p.macs}
         for axis in (comparison.axis for comparison in self.comparisons):
-            traces = [
-                Trace(
-                    name=line.name,
-                    points=[(p.bytes, y, p.label) for p in line.points if (y := axis.value(p)) is not None],
-                )
-                for line in self.lines
-            ]
-            better = f"{axis} (lower is better)" if axis.lower_is_better else str(axis)
-            title = f"{axis} on {self.images} images of {self.dataset}"
-            found[f"{axis.head}-{axis.metric}.svg"] = chart(title, better, [t for t in traces if t.points])
+            charts[f"{axis.head}-{axis.metric}.svg"] = self._chart(axis, _by_bytes, "bytes")
             if len(costs) > 1:
-                traces = [
-                    Trace(
-                        name=line.name,
-                        points=[
-                            (p.macs, y, f"{p.label}, {p.bytes:,.0f} bytes")
-                            for p in line.points
-                            if p.macs and (y := axis.value(p)) is not None
-                        ],
-                    )
-                    for line in self.lines
-                ]
-                found[f"{axis.head}-{axis.metric}-macs.svg"] = chart(
-                    title, better, [t for t in traces if t.points], "multiply-accumulates on the device"
+                charts[f"{axis.head}-{axis.metric}-macs.svg"] = self._chart(
+                    axis, _by_macs, "multiply-accumulates on the device"
                 )
-        return found
+        return charts
+
+    def _chart(self, axis: Axis, place: Callable[[Point], tuple[float, str] | None], x_label: str) -> str:
+        """Draw a metric; ``place`` returns the x value and the label of a point, None to leave it out."""
+        traces = []
+        for one in self.series:
+            points = [
+                (at[0], value, at[1])
+                for p in one.points
+                if (value := axis.value(p)) is not None and (at := place(p)) is not None
+            ]
+            if points:
+                traces.append(Trace(name=one.name, points=points))
+        y_label = f"{axis} (lower is better)" if axis.lower_is_better else str(axis)
+        return chart(f"{axis} on {self.images} images of {self.dataset}", y_label, traces, x_label)
 
     def markdown(self) -> str:
-        """Return the tables: every point, every series against the anchor, bytes at equal accuracy."""
+        """Return tables of all points, of all series against the anchor, and of bytes at equal accuracy."""
         names = [str(c.axis) for c in self.comparisons]
         points = [
-            [line.name, p.label, f"{p.bytes:,.0f}", *(_figure(c.axis.value(p)) for c in self.comparisons)]
-            for line in self.lines
-            for p in sorted(line.points, key=lambda p: p.bytes)
+            [one.name, p.label, f"{p.bytes:,.0f}", *(_number(c.axis.value(p)) for c in self.comparisons)]
+            for one in self.series
+            for p in sorted(one.points, key=lambda p: p.bytes)
         ]
         series = [
-            [line.name, _range(p.parameters for p in line.points), _range(p.macs for p in line.points),
-             *(_difference(c, line.name) for c in self.comparisons)]
-            for line in self.lines
+            [one.name, _range(p.parameters for p in one.points), _range(p.macs for p in one.points),
+             *(_difference(c, one.name) for c in self.comparisons)]
+            for one in self.series
         ]  # fmt: skip
         blocks = [
             f"{self.images} images of {self.dataset}.",
-            _table(["series", "sent", "bytes an image", *names], points),
+            _table(["series", "sent", "bytes per image", *names], points),
             f"Bytes at equal accuracy against {self.anchor} (BD-rate; less is better):",
             _table(["series", "device parameters", "device MACs", *names], series),
         ]
         notes = [f"- {', '.join(where)}: {note}." for note, where in self._notes().items()]
         if notes:
             blocks.append("\n".join(notes))
-        sending = [line.name for line in self.lines if any(p.bytes > 0 for p in line.points)]
+        sending = [one.name for one in self.series if any(p.bytes > 0 for p in one.points)]
         for comparison in self.comparisons:
             rows = [
                 [f"{level.value:.4f} ({level.of})", *(_needed(level.bytes, name, level.at_most) for name in sending)]
@@ -108,32 +103,41 @@ class Result:
             ]
             if rows and len(sending) > 1:
                 blocks.append(
-                    f"Bytes an image for the same {comparison.axis}, interpolated (≤: the cheapest point is better):"
+                    f"Bytes per image for the same {comparison.axis}, interpolated (≤: the smallest point is better):"
                 )
                 blocks.append(_table([str(comparison.axis), *sending], rows))
         return "\n\n".join(blocks) + "\n"
 
     def _notes(self) -> dict[str, list[str]]:
-        """Return what is to be said -> of which series; with the metrics where it is not true of all."""
-        said: dict[str, dict[str, list[str]]] = {}
+        """Return note -> series that it is about, with the metrics if it is not about all of them."""
+        metrics: dict[str, dict[str, list[str]]] = {}
         for comparison in self.comparisons:
             for difference in comparison.differences:
                 if difference.note:
-                    said.setdefault(difference.note, {}).setdefault(difference.series, []).append(str(comparison.axis))
+                    by_series = metrics.setdefault(difference.note, {})
+                    by_series.setdefault(difference.series, []).append(str(comparison.axis))
         return {
             note: [name if len(m) == len(self.comparisons) else f"{name} ({', '.join(m)})" for name, m in where.items()]
-            for note, where in said.items()
+            for note, where in metrics.items()
         }
 
     def __str__(self) -> str:
         return self.markdown().rstrip()
 
 
+def _by_bytes(point: Point) -> tuple[float, str] | None:
+    return point.bytes, point.label
+
+
+def _by_macs(point: Point) -> tuple[float, str] | None:
+    return (point.macs, f"{point.label}, {point.bytes:,.0f} bytes") if point.macs else None
+
+
 def _difference(comparison: Comparison, name: str) -> str:
-    found = {d.series: d for d in comparison.differences}
-    if name not in found:
+    differences = {d.series: d for d in comparison.differences}
+    if name not in differences:
         return "anchor"
-    rate = found[name].bd_rate
+    rate = differences[name].bd_rate
     return "-" if rate is None else f"{rate:+.1%}"
 
 
@@ -142,19 +146,20 @@ def _needed(sizes: Mapping[str, float | None], name: str, at_most: Sequence[str]
     return "-" if size is None else f"{'≤ ' if name in at_most else ''}{size:,.0f}"
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
 def _range(values: Iterable[int]) -> str:
-    low, high = min(found := list(values)), max(found)
+    numbers = list(values)
+    low, high = min(numbers), max(numbers)
     if not high:
-        return "-"  # only an image codec runs there
+        return "-"  # the device runs only an image codec
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned Markdown, so that it reads well on a terminal too; all columns but the first are numbers."""
+    """Return an aligned Markdown table; all columns but the first are numbers."""
     cells = [list(header), *[list(row) for row in rows]]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
     lines = [

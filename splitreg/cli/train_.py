@@ -1,4 +1,4 @@
-"""``splitreg train``: run a recipe, or add a head to a bundle."""
+"""``splitreg train``: train the model of a recipe, or add a head to a bundle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from splitreg.training import TrainResult
+    from splitreg.recipe import Recipe
+    from splitreg.training import TrainOptions
 
 
 @click.command("train")
@@ -17,72 +18,96 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(file_okay=False), help="Bundle to write.  [default: runs/RECIPE/bundle]"
 )
 @click.option("--run", type=click.Path(file_okay=False), help="Folder of checkpoints and logs.  [default: runs/RECIPE]")
-@click.option("--resume", is_flag=True, help="Go on where the run in this folder stopped.")
+@click.option("--resume", is_flag=True, help="Continue the run in this folder.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. stages.0.epochs=3.")
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
-@click.option("--add-head", "added", metavar="NAME", help="Train this head of the recipe alone, on the bundle --from.")
-@click.option("--from", "source", metavar="BUNDLE", type=click.Path(), help="Bundle to begin with.")
+@click.option("--add-head", "added", metavar="NAME", help="Train only this head of the recipe, for the bundle --from.")
+@click.option("--from", "source", metavar="BUNDLE", type=click.Path(), help="Bundle to start from.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-@click.option("--workers", default=0, show_default=True, help="Processes that load batches ahead.")
+@click.option("--workers", default=0, show_default=True, help="Data loading processes.")
 @click.option(
-    "--validate-every",
-    "every",
-    type=click.IntRange(min=0),
-    default=1,
-    show_default=True,
-    help="Epochs between validations; 0: none.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+    "--validate-every", "every", type=click.IntRange(min=0), default=1, show_default=True,
+    help="Epochs between validations; 0: never.",
+)  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+@click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
     recipe: str, output: str | None, run: str | None, resume: bool, overrides: tuple[str, ...], root: str | None,
     added: str | None, source: str | None, device: str, workers: int, every: int,
     overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Train the model of RECIPE and write a bundle; a recipe with a sweep gives one bundle a point.
+    """Train the model of a recipe and write a bundle.
 
-    Ctrl-C writes a checkpoint; --resume goes on and ends with the same weights.
+    A recipe with a sweep gives one bundle per point. Ctrl-C writes a checkpoint; --resume continues and ends with the
+    same weights.
 
     \b
     splitreg train model_zoo/recipes/scenes-small.toml -o my-bundle
     splitreg train model_zoo/recipes/scenes-depth.toml --add-head depth --from my-bundle -o bigger-bundle
     """
-    from splitreg.assembly import load, save
-    from splitreg.bundle import check_free, is_bundle
     from splitreg.errors import RecipeError
     from splitreg.recipe import Recipe
-    from splitreg.training import TrainOptions, train, train_late_head
-    from splitreg.training.devices import rank
+    from splitreg.training import TrainOptions
 
     if root is not None:
         overrides = (*overrides, f"data.root={root}")
     if added is not None and source is None:
-        raise click.UsageError("--add-head wants --from BUNDLE")
-    asked = Recipe.read(recipe, overrides)
+        raise click.UsageError("--add-head needs --from BUNDLE")
+    loaded = Recipe.read(recipe, overrides)
     folder = Path(run) if run else Path("runs") / Path(recipe).stem
-    points = list(asked.points())
-    if len(points) > 1 and source is not None:
-        raise RecipeError("a sweep begins with fresh weights; leave --from out")
-    for label, point in points:
-        place = folder / label
-        target = Path(output) / label if output else place / "bundle"
-        if label and resume and not overwrite and is_bundle(target):
-            click.echo(f"point {label} is done: {target}", err=True)
-            continue
-        check_free(target, overwrite=overwrite)
-        if target.resolve() == place.resolve():
-            raise click.UsageError(
-                f"{target} is to be the bundle and the run's folder; -o or --run must be another one"
-            )
-        if label:
-            click.echo(f"point {label}", err=True)
-        options = TrainOptions(resume=resume, device=device, workers=workers, validate_every=every, progress=not quiet)
-        model = load(source) if source else None
-        result: TrainResult = (
-            train(point, place, model=model, options=options)
-            if added is None or model is None
-            else train_late_head(model, point, added, place, options=options)
-        )
-        if rank() == 0:
-            save(result.model, target, metrics={"training": result.history[-1:]}, overwrite=overwrite)
-            click.echo(str(target))
+    options = TrainOptions(resume=resume, device=device, workers=workers, validate_every=every, progress=not quiet)
+    if not loaded.sweep:
+        _train(loaded, folder, Path(output) if output else folder / "bundle", options, source, added, overwrite)
+    elif source is not None:
+        raise RecipeError("the points of a sweep start from initial weights; remove --from or the sweep")
+    else:
+        _sweep(loaded, folder, None if output is None else Path(output), options, overwrite=overwrite)
+
+
+def _train(
+    recipe: Recipe, folder: Path, bundle: Path, options: TrainOptions, source: str | None, added: str | None, overwrite: bool
+) -> None:  # fmt: skip
+    """Train one model and print the path of its bundle."""
+    from splitreg.assembly import load, save
+    from splitreg.bundle import check_free
+    from splitreg.training import TrainResult, train, train_late_head
+    from splitreg.training.devices import rank
+
+    check_free(bundle, overwrite=overwrite)
+    if bundle.resolve() == folder.resolve():
+        raise click.UsageError(f"{bundle} cannot be both the bundle and the folder of the run; change -o or --run")
+    model = load(source) if source else None
+    result: TrainResult
+    if added is None or model is None:
+        result = train(recipe, folder, model=model, options=options)
+    else:
+        result = train_late_head(model, recipe, added, folder, options=options)
+    if rank() == 0:
+        save(result.model, bundle, metrics={"training": result.history[-1:]}, overwrite=overwrite)
+        click.echo(str(bundle))
+
+
+def _sweep(recipe: Recipe, folder: Path, bundles: Path | None, options: TrainOptions, *, overwrite: bool) -> None:
+    """Train the points of a sweep in this process and print the paths of their bundles."""
+    from splitreg.cli.sweep_ import print_event
+    from splitreg.errors import TrainingError
+    from splitreg.sweep import SweepOptions, run
+    from splitreg.training.devices import rank
+
+    if bundles is not None and bundles.resolve() == folder.resolve():
+        raise click.UsageError(f"{bundles} cannot hold both the bundles and the runs; change -o or --run")
+    first = rank() == 0
+    points = run(
+        recipe, folder,
+        SweepOptions(
+            on="here", train=options, bundles=bundles, overwrite=overwrite,
+            on_event=print_event if first else None,
+        ),
+    )  # fmt: skip
+    if first:
+        for point in points:
+            if point.bundle is not None and not point.known:
+                click.echo(str(point.bundle))
+        failed = [f"{point.label}: {point.outcome.message}" for point in points if point.outcome.status == "failed"]
+        if failed:
+            raise TrainingError(f"{len(failed)} of {len(points)} points failed; {'; '.join(failed)}")

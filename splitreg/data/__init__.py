@@ -1,1 +1,1 @@
-"""Samples: how they are drawn (``scenes``), changed (``transforms``) and batched (``loading``)."""
+"""Samples: transforms (``transforms``), batches (``batches``) and loading (``loading``)."""

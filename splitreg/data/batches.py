@@ -1,4 +1,4 @@
-"""Batches, and how they travel from the worker that loads them."""
+"""Batches, and how loading processes send them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from splitreg.tasks import Sample, Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """B samples at the network's input size.
+    """B samples at the size of the network's input.
 
     Args:
         images: (B, 3, H, W) float32, normalised.
-        targets: target name -> B targets, None where a sample lacks it.
+        targets: target name -> B targets, None for samples without it.
         names: B names.
         indexes: B indexes into the dataset.
-        geometries: B places of the original pictures in the input (of the augmented ones, in training).
+        geometries: B positions of the original (in training: augmented) images in the input.
     """
 
     images: Tensor
@@ -39,14 +39,14 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with its images and all tensors of its targets on another device."""
-        moved = {name: [_moved(target, device) for target in group] for name, group in self.targets.items()}
-        return dataclasses.replace(self, images=self.images.to(device, non_blocking=True), targets=moved)
+        """Return the batch on another device."""
+        targets = {name: [_moved(target, device) for target in group] for name, group in self.targets.items()}
+        return dataclasses.replace(self, images=self.images.to(device, non_blocking=True), targets=targets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """A sample at the input's size, on its way from a worker."""
+    """A sample at the size of the input; ``image`` is (3, H, W), normalised."""
 
     sample: Sample
     geometry: Geometry
@@ -55,7 +55,7 @@ class Item:
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Put samples of any mix of targets into one batch."""
+    """Make a batch of samples, which may have different targets."""
     names = dict.fromkeys(name for item in items for name in item.sample.targets)
     return Batch(
         images=torch.from_numpy(np.stack([item.image for item in items])),
@@ -69,7 +69,7 @@ def collate(items: Sequence[Item]) -> Batch:
 class _Packer(pickle.Pickler):
     """Pickles tensors as arrays, by value.
 
-    torch would hand each tensor of a target over in shared memory of its own, which takes longer than making it.
+    torch would move each tensor of a target to shared memory of its own, which takes longer.
     """
 
     def reducer_override(self, obj: Any) -> Any:
@@ -85,7 +85,7 @@ def _tensor(kind: type[Tensor], values: np.ndarray[Any, Any], state: dict[str, A
 
 
 def collate_packed(items: Sequence[Item]) -> tuple[Tensor, bytes]:
-    """Collate in a worker: the images, which travel in shared memory, and the rest, packed."""
+    """Collate in a loading process: images for shared memory, and the pickled rest."""
     batch = collate(items)
     packed = io.BytesIO()
     _Packer(packed, protocol=5).dump(dataclasses.replace(batch, images=torch.empty(0)))

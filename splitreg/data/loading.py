@@ -1,7 +1,7 @@
-"""Batches in an order that depends on (seed, epoch) alone, so that a resumed run is the run that was cut short.
+"""Data loading with an order that depends on (seed, epoch) alone, so that a run can be resumed exactly.
 
-Every sample is drawn under a random state of its own, made from (seed, epoch, position in the epoch): neither worker
-processes nor what was drawn before can change it, and the program's own random state stays as it was.
+Each sample has a random state of its own, derived from (seed, epoch, position in the epoch). The number
+of workers and earlier random numbers do not change it, and the program's random state is left alone.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,13 +23,13 @@ from splitreg.data.transforms import Augment, FitInput
 from splitreg.errors import DataError
 from splitreg.imaging import Preprocess
 from splitreg.specs import TargetSpec
-from splitreg.tasks import Sample
+from splitreg.tasks import RECONSTRUCTION, Sample
 
-__all__ = ["Batch", "Loader", "Mixture", "Source", "collate", "seeded"]
+__all__ = ["Batch", "Loader", "LoaderOptions", "Mixture", "Source", "collate", "seeded"]
 
 
 class Source(Protocol):
-    """What a loader reads: a dataset, or a mixture of some."""
+    """A dataset, or a mixture of datasets."""
 
     @property
     def targets(self) -> Mapping[str, TargetSpec]:
@@ -42,7 +43,7 @@ class Source(Protocol):
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Run a block under the CPU random state that ``key`` gives; the state of before comes back after it."""
+    """Run a block with the CPU random state of ``key``; restores the previous state afterwards."""
     seed = int(np.random.SeedSequence([k % 2**63 for k in key]).generate_state(1, np.uint64)[0] >> np.uint64(1))
     before = torch.random.get_rng_state()
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too
@@ -53,12 +54,12 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 class Mixture:
-    """Several datasets as one; what a sample's own dataset does not give is missing from its targets.
+    """Several datasets as one. A sample has only the targets of its own dataset.
 
     Args:
-        datasets: at least one. A target name that two of them give must have the same task and labels.
-        weights: share of each dataset in an epoch, of any sum; None: every sample once. With weights an epoch has as
-            many samples as there are, some repeated and some left to later epochs.
+        datasets: at least one. A target name in two of them must have the same task and labels.
+        weights: share of each dataset in an epoch, of any sum; None: every sample once. With weights, an
+            epoch has as many samples as the datasets together; some come twice, some not at all.
 
     Raises:
         DataError: targets that contradict each other, or weights that do not fit.
@@ -78,8 +79,8 @@ class Mixture:
             for name, spec in dataset.targets.items():
                 if self.targets.setdefault(name, spec) != spec:
                     raise DataError(
-                        f"target {name!r} differs between the datasets of a mixture: {_brief(self.targets[name])} and "
-                        f"{_brief(spec)}; mix only datasets that share its labels"
+                        f"target {name!r} differs between the datasets of a mixture: {_describe(self.targets[name])} "
+                        f"and {_describe(spec)}; mix only datasets that share its labels"
                     )
 
     def __len__(self) -> int:
@@ -107,103 +108,112 @@ class Mixture:
         return joined[torch.randperm(len(joined), generator=generator)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderOptions:
+    """How a ``Loader`` reads a dataset.
+
+    Args:
+        batch_size: samples per batch on each rank.
+        seed: seed of order and augmentation.
+        shuffle: use another order in every epoch; otherwise the dataset's order.
+        augment: changes samples before they are resized, e.g. ``Augment()``; uses torch's CPU generator.
+        targets: names of the targets to keep; None keeps all. Saves the work of transforming the others.
+        workers: loading processes; 0 loads in this process.
+        rank: this process among ``world_size``. Together, all ranks see the batches of one process with
+            a ``world_size`` times larger batch.
+        world_size: number of processes.
+        drop_last: leave out the last batch if it is not full, unless it is the only one. Shuffled epochs
+            on several ranks are padded, so that all ranks take the same number of steps.
+
+    Raises:
+        DataError: a value out of range.
+    """
+
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = True
+    augment: Callable[[Sample], Sample] | None = None
+    targets: frozenset[str] | None = None
+    workers: int = 0
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0 or self.seed < 0 or not 0 <= self.rank < self.world_size:
+            raise DataError(
+                "a loader needs batch_size >= 1, workers >= 0, seed >= 0 and 0 <= rank < world_size; got "
+                f"{self.batch_size}, {self.workers}, {self.seed}, {self.rank} and {self.world_size}"
+            )
+
+
 class Loader:
     """Batches of a dataset.
 
     ::
 
-        loader = Loader(dataset, preprocess, batch_size=16, seed=1, augment=Augment(), workers=2)
-        for batch in loader.epoch(3, start=40):    # exactly what epoch 3 gives from its batch 40 on
+        loader = Loader(dataset, preprocess, LoaderOptions(batch_size=16, seed=1, augment=Augment()))
+        for batch in loader.epoch(3, start=40):    # epoch 3, from batch 40 on
             ...
 
     Args:
-        dataset: what is read.
-        preprocess: the network's input.
-        batch_size: samples a batch, on each rank.
-        seed: of order and augmentation.
-        shuffle: another order in every epoch; otherwise the dataset's.
-        augment: changes samples before they are brought to size, e.g. ``Augment()``; draws from torch's CPU generator.
-        workers: processes that load ahead; 0: none.
-        rank: this process among ``world_size``. All ranks together see the batches of one with a ``world_size`` times
-            larger batch.
-        world_size: see ``rank``.
-        drop_last: leave out a batch that is not full (unless it is the only one). Shuffled epochs on several ranks
-            are filled up to the same length on all of them instead.
-        reconstruction: give every sample its own picture as the target ``"reconstruction"``.
+        dataset: where samples come from.
+        preprocess: size, mode and normalisation of the network's input.
+        options: how to read it.
 
     Raises:
-        DataError: an empty dataset, or numbers that make no sense.
+        DataError: the dataset is empty.
     """
 
-    def __init__(
-        self,
-        dataset: Source,
-        preprocess: Preprocess,
-        *,
-        batch_size: int,
-        seed: int = 0,
-        shuffle: bool = True,
-        augment: Callable[[Sample], Sample] | None = None,
-        workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = False,
-        reconstruction: bool = True,
-    ) -> None:
+    def __init__(self, dataset: Source, preprocess: Preprocess, options: LoaderOptions) -> None:
         if not len(dataset):
-            raise DataError("the dataset is empty: nothing to load")
-        if batch_size < 1 or workers < 0 or seed < 0 or not 0 <= rank < world_size:
-            raise DataError(
-                "a loader needs batch_size >= 1, workers >= 0, seed >= 0 and 0 <= rank < world_size; "
-                f"got {batch_size}, {workers}, {seed}, {rank} and {world_size}"
-            )
-        self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
-        self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
+            raise DataError("the dataset is empty")
+        self.dataset, self.options = dataset, options
         self._plan = _Plan()
         self._loader: DataLoader[Batch] = DataLoader(
-            _View(dataset, FitInput(preprocess), augment, seed, reconstruction),  # type: ignore[arg-type]
+            _Items(dataset, FitInput(preprocess), options),  # type: ignore[arg-type]
             batch_sampler=self._plan,
-            num_workers=workers,
-            collate_fn=collate_packed if workers else collate,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # or it would draw from the program's own
+            num_workers=options.workers,
+            collate_fn=collate_packed if options.workers else collate,
+            persistent_workers=options.workers > 0,
+            generator=torch.Generator(),  # otherwise it would draw from the program's own
             worker_init_fn=_one_thread,
         )
 
     def __len__(self) -> int:
-        """Batches in an epoch, on this rank."""
+        """Return the number of batches per epoch on this rank."""
         return len(self._batches(0))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Give the batches of an epoch from number ``start`` on; those before it are not loaded.
+        """Yield the batches of an epoch from number ``start`` on; earlier ones are not loaded.
 
-        One epoch of a loader runs at a time.
+        Only one epoch of a loader can run at a time.
         """
         self._plan.batches = self._batches(epoch)[start:]
         for batch in self._loader:
             yield batch if isinstance(batch, Batch) else unpacked(*batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Epoch 0."""
+        """Yield the batches of epoch 0."""
         return self.epoch(0)
 
     def _batches(self, epoch: int) -> list[list[tuple[int, int, int]]]:
-        """(epoch, position, index) of every sample of this rank, by batches."""
-        order = self._order(epoch)
-        if self.shuffle and len(order) % self.world_size:
-            order += order[: self.world_size - len(order) % self.world_size] or order
-        step = self.batch_size * self.world_size
+        """Return the batches of this rank as lists of (epoch, position, index)."""
+        options, order = self.options, self._order(epoch)
+        if options.shuffle and len(order) % options.world_size:
+            order += order[: options.world_size - len(order) % options.world_size] or order
+        step = options.batch_size * options.world_size
         keys = [(epoch, position, index) for position, index in enumerate(order)]
         groups = [keys[begin : begin + step] for begin in range(0, len(keys), step)]
-        if self.drop_last and len(groups) > 1 and len(groups[-1]) < step:
+        if options.drop_last and len(groups) > 1 and len(groups[-1]) < step:
             del groups[-1]
-        mine = [group[self.rank :: self.world_size] for group in groups]
-        return [group for group in mine if group]
+        shares = [group[options.rank :: options.world_size] for group in groups]
+        return [group for group in shares if group]
 
     def _order(self, epoch: int) -> list[int]:
-        if not self.shuffle:
+        if not self.options.shuffle:
             return list(range(len(self.dataset)))
-        state = np.random.SeedSequence([self.seed, epoch, 1]).generate_state(1, np.uint64)[0]
+        state = np.random.SeedSequence([self.options.seed, epoch, 1]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
         if isinstance(self.dataset, Mixture):
             order = self.dataset.order(generator)
@@ -214,7 +224,7 @@ class Loader:
 
 
 class _Plan:
-    """The batches to load next; a worker gets its keys from here, so that it needs no state."""
+    """The batches to load next. Workers get keys from here, so they need no state."""
 
     def __init__(self) -> None:
         self.batches: list[list[tuple[int, int, int]]] = []
@@ -226,35 +236,31 @@ class _Plan:
         return len(self.batches)
 
 
-class _View:
-    """The dataset by keys, at the input's size."""
+class _Items:
+    """The samples of a dataset by key, at the size of the network's input."""
 
-    def __init__(
-        self,
-        dataset: Source,
-        fit: FitInput,
-        augment: Callable[[Sample], Sample] | None,
-        seed: int,
-        reconstruction: bool,
-    ) -> None:
-        self.dataset, self.fit, self.augment = dataset, fit, augment
-        self.seed, self.reconstruction = seed, reconstruction
+    def __init__(self, dataset: Source, fit: FitInput, options: LoaderOptions) -> None:
+        self.dataset, self.fit, self.options = dataset, fit, options
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int, int]) -> Item:
         epoch, position, index = key
-        with seeded(self.seed, epoch, position, 2):
+        augment, targets = self.options.augment, self.options.targets
+        with seeded(self.options.seed, epoch, position, 2):
             sample = self.dataset[index]
-            if self.augment is not None:
-                sample = self.augment(sample)
+            if targets is not None:
+                used = {name: target for name, target in sample.targets.items() if name in targets}
+                sample = replace(sample, targets=used)
+            if augment is not None:
+                sample = augment(sample)
             geometry = self.fit.geometry(sample)
             sample = self.fit(sample)
-            if isinstance(self.augment, Augment):
-                sample = self.augment.sent(sample)
+            if isinstance(augment, Augment):
+                sample = augment.recompress(sample)
         image = imaging.normalise(sample.array(), self.fit.preprocess)
-        if self.reconstruction:
+        if targets is None or RECONSTRUCTION in targets:
             sample = sample.with_reconstruction()
         return Item(sample=sample, geometry=geometry, index=index, image=image)
 
@@ -264,5 +270,5 @@ def _one_thread(worker: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def _brief(spec: TargetSpec) -> str:
+def _describe(spec: TargetSpec) -> str:
     return f"{spec.task} of {len(spec.labels)} labels ({', '.join(spec.labels[:3])}...)"

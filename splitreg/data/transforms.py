@@ -1,20 +1,22 @@
-"""Changes of whole samples: the picture and every target that moves with it.
+"""Transforms of whole samples: the image and every target that moves with it.
 
-A target is a dataclass; its fields that are tv_tensors move with the picture, by torchvision's own functions where they
-are known there, whatever plugin the target comes from. A mask's border is filled with the value in the field's
-metadata (``field(metadata={"fill": 255})``), ``IGNORE`` for ``MaskTarget``, otherwise 0.
+A target is a dataclass. Its fields that are tv_tensors are transformed with the image, for any plugin's
+target. The border of a mask is filled with the value in the field's metadata
+(``field(metadata={"fill": 255})``), with ``IGNORE`` for ``MaskTarget``, otherwise with 0.
 
-Sizes are (height, width).
+Sizes are (height, width). Images stay views (3, H, W) of (H, W, 3) memory, as files are decoded.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torchvision import tv_tensors
@@ -22,7 +24,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from splitreg import imaging
-from splitreg.data.compressed import compress
+from splitreg.data.image_codecs import compress
 from splitreg.imaging import FILL, Geometry, Preprocess
 from splitreg.tasks import IGNORE, BoxTarget, MaskTarget, Sample, Target
 
@@ -33,56 +35,55 @@ def map_tensors(target: Target, change: Callable[[tv_tensors.TVTensor, float], A
     """Return the target with ``change(tensor, fill)`` in place of each of its tv_tensors.
 
     Args:
-        target: a dataclass.
-        change: gets the tensor, and the value that stands for "unknown" in its borders.
+        target: a dataclass; anything else is returned as it is.
+        change: receives the tensor, and the value for unknown pixels in its border.
     """
-    if not dataclasses.is_dataclass(target):
-        return target
     changed: dict[str, Any] = {}
-    for field in dataclasses.fields(target):
+    dataclass: Any = target
+    for field in _fields(dataclass.__class__):
         value = getattr(target, field.name)
         if isinstance(value, tv_tensors.TVTensor):
             changed[field.name] = change(value, _fill(target, field, value))
-    return dataclasses.replace(target, **changed) if changed else target
+    return dataclasses.replace(dataclass, **changed) if changed else target
 
 
 class FitInput:
-    """Bring a sample to the network's input size: exactly the pixels and the geometry of ``imaging.prepare``."""
+    """Resize samples to the network's input: the pixels and the geometry of ``imaging.prepare``."""
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
 
     def geometry(self, sample: Sample) -> Geometry:
-        """Return where the sample's picture lies in the input."""
+        """Return the position of the sample's image in the input."""
         height, width = sample.image.shape[-2:]
         return Geometry(original=(height, width), coded=self.preprocess.size, mode=self.preprocess.mode)
 
     def __call__(self, sample: Sample) -> Sample:
-        """Return the sample at the input's size."""
+        """Return the sample at the size of the input."""
         geometry = self.geometry(sample)
 
         def fit(tensor: tv_tensors.TVTensor, fill: float) -> Any:
             return _fit(tensor, geometry, fill)
 
-        return _changed(sample, fit, smallest=0.0)
+        return _changed(sample, fit, min_side=0.0)
 
 
 class Augment:
-    """Random changes for training, each of which can be left out.
+    """Random augmentation for training; every part can be turned off.
 
-    They draw from torch's CPU generator; ``splitreg.data.loading`` seeds it anew for every sample.
+    Draws from torch's CPU generator, which ``splitreg.data.loading`` seeds for every sample.
 
     Args:
-        flip: probability of a left-right flip; 0 where labels tell left from right.
-        scale: smallest and largest zoom. Above 1 a window of 1/zoom of each side is cut out anywhere; below 1 the
-            picture shrinks inside a grey frame. (1, 1): none.
-        colour: brightness, contrast and saturation change by a factor within 1 - colour to 1 + colour; 0: none.
-        hue: the hue turns by at most this part of the circle; 0: none.
-        webp: lowest and highest quality, 1 to 100, of the lossy WebP that the network sees at its input's size, for a
-            receiver of compressed pictures; (): none.
+        flip: probability of a left-right flip; 0 if labels depend on left and right.
+        scale: smallest and largest zoom. Above 1, a random crop of 1/zoom of each side; below 1, the image
+            shrinks inside a grey frame. (1, 1) turns it off.
+        colour: brightness, contrast and saturation change by a factor of 1 - colour to 1 + colour.
+        hue: largest shift of the hue, as a share of the colour circle.
+        webp: lowest and highest quality (1 to 100) of lossy WebP at the size of the input, to train a
+            receiver of compressed images; () turns it off.
 
     Raises:
-        ValueError: an option outside its range.
+        ValueError: an option out of range.
     """
 
     def __init__(
@@ -104,9 +105,9 @@ class Augment:
         self.jitter = jitter if colour or hue else None
 
     def __call__(self, sample: Sample) -> Sample:
-        """Return a changed sample; its picture may have another size."""
+        """Return a changed sample; the size of its image may change."""
         if torch.rand(()) < self.flip:
-            sample = _changed(sample, lambda tensor, fill: F.horizontal_flip(tensor), smallest=0.0)
+            sample = _changed(sample, lambda tensor, fill: F.horizontal_flip(tensor), min_side=0.0)
         if self.scale != (1, 1):
             low, high = np.log(self.scale)
             sample = _zoomed(sample, float(np.exp(low + (high - low) * float(torch.rand(())))))
@@ -114,13 +115,12 @@ class Augment:
             sample = dataclasses.replace(sample, image=self.jitter(sample.image))
         return sample
 
-    def sent(self, sample: Sample) -> Sample:
-        """Return the sample as a receiver has it: the picture, at the network's size by now, was compressed."""
+    def recompress(self, sample: Sample) -> Sample:
+        """Return the sample with its image, at the size of the input, compressed and decoded again."""
         if not self.webp:
             return sample
         quality = int(torch.randint(self.webp[0], self.webp[1] + 1, ()))
-        picture = torch.from_numpy(compress(sample.array(), "webp", quality)[0].copy()).permute(2, 0, 1)
-        return dataclasses.replace(sample, image=tv_tensors.Image(picture.contiguous()))
+        return dataclasses.replace(sample, image=_image(compress(sample.array(), "webp", quality)[0]))
 
 
 def _zoomed(sample: Sample, zoom: float) -> Sample:
@@ -130,46 +130,50 @@ def _zoomed(sample: Sample, zoom: float) -> Sample:
         int(torch.randint(min(0, room), max(0, room) + 1, ())) for room in (height - new_height, width - new_width)
     )
     if zoom >= 1:
-        return _changed(sample, lambda tensor, fill: F.crop(tensor, top, left, new_height, new_width), smallest=1.0)
-    # top and left are minus the border that comes first
+        return _changed(sample, lambda tensor, fill: F.crop(tensor, top, left, new_height, new_width), min_side=1.0)
+    # top and left are the negative widths of the border before the image
     border = [-left, -top, new_width - width + left, new_height - height + top]
-    return _changed(sample, lambda tensor, fill: _pad(tensor, border, fill), smallest=0.0)
+    return _changed(sample, lambda tensor, fill: _pad(tensor, border, fill), min_side=0.0)
 
 
-def _changed(sample: Sample, change: Callable[[tv_tensors.TVTensor, float], Any], *, smallest: float) -> Sample:
+def _changed(sample: Sample, change: Callable[[tv_tensors.TVTensor, float], Any], *, min_side: float) -> Sample:
     targets: dict[str, Target | None] = {}
     for name, target in sample.targets.items():
         if target is not None:
             target = map_tensors(target, change)
             if isinstance(target, BoxTarget):
-                target = _sound(target, smallest)
+                target = _clipped(target, min_side)
         targets[name] = target
     image = tv_tensors.wrap(change(sample.image, FILL), like=sample.image)
     return dataclasses.replace(sample, image=image, targets=targets)
 
 
-def _sound(target: BoxTarget, smallest: float) -> BoxTarget:
-    """Clip boxes to the picture; drop those without extent, with all that belongs to them."""
+def _clipped(target: BoxTarget, min_side: float) -> BoxTarget:
+    """Clip boxes to the image, and remove objects whose box has no area or a shorter side."""
     height, width = target.boxes.canvas_size
-    limits = torch.tensor([width, height, width, height], dtype=target.boxes.dtype)
-    boxes = target.boxes.as_subclass(Tensor).clamp(min=torch.zeros(()), max=limits)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    keep = ((sides > 0) & (sides >= smallest)).all(1)  # comparisons with NaN are false
+    boxes = target.boxes.as_subclass(Tensor).numpy()
+    clipped = np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))
+    sides = clipped[:, 2:] - clipped[:, :2]
+    keep = ((sides > 0) & (sides >= min_side)).all(1)  # comparisons with NaN are false
+    if keep.all():
+        if np.array_equal(boxes, clipped):
+            return target
+        return dataclasses.replace(target, boxes=tv_tensors.wrap(torch.from_numpy(clipped), like=target.boxes))
+    rows = torch.from_numpy(keep)
     return dataclasses.replace(
         target,
-        boxes=tv_tensors.wrap(boxes[keep], like=target.boxes),
-        labels=target.labels[keep],
-        crowd=target.crowd[keep],
-        masks=None if target.masks is None else tv_tensors.wrap(target.masks[keep], like=target.masks),
+        boxes=tv_tensors.wrap(torch.from_numpy(clipped[keep]), like=target.boxes),
+        labels=target.labels[rows],
+        crowd=target.crowd[rows],
+        masks=None if target.masks is None else tv_tensors.wrap(target.masks[rows], like=target.masks),
     )
 
 
 def _fit(tensor: tv_tensors.TVTensor, geometry: Geometry, fill: float) -> Any:
     top, left, height, width = geometry.content
     if isinstance(tensor, tv_tensors.Image):
-        pixels = np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
-        fitted = imaging.letterbox(pixels, geometry)
-        return tv_tensors.Image(torch.from_numpy(fitted.copy()).permute(2, 0, 1).contiguous())
+        pixels = tensor.as_subclass(Tensor).permute(1, 2, 0).numpy()  # (H, W, 3), without a copy
+        return _image(imaging.letterbox(pixels, geometry))
     if isinstance(tensor, tv_tensors.Mask):
         resized = _nearest(tensor, geometry)
     elif isinstance(tensor, tv_tensors.BoundingBoxes):  # in float32: torchvision would round integers down
@@ -180,23 +184,40 @@ def _fit(tensor: tv_tensors.TVTensor, geometry: Geometry, fill: float) -> Any:
     return _pad(resized, [left, top, coded_width - width - left, coded_height - height - top], fill)
 
 
+def _image(pixels: NDArray[np.uint8]) -> tv_tensors.Image:
+    """Return (H, W, 3) pixels as a (3, H, W) view of the same memory."""
+    writeable = pixels if pixels.flags.writeable else pixels.copy()
+    return tv_tensors.Image(torch.from_numpy(writeable).permute(2, 0, 1))
+
+
 def _nearest(mask: tv_tensors.Mask, geometry: Geometry) -> tv_tensors.Mask:
-    """Nearest neighbour by integer arithmetic: the pixel whose middle lies nearest, the same on every machine."""
+    """Resize by nearest neighbour in integers: the pixel with the nearest centre on every machine."""
     _, _, height, width = geometry.content
     h, w = geometry.original
-    rows = ((torch.arange(height) * 2 + 1) * h).div(2 * height, rounding_mode="floor")
-    columns = ((torch.arange(width) * 2 + 1) * w).div(2 * width, rounding_mode="floor")
     plain = mask.as_subclass(Tensor)
     if (height, width) != (h, w):
-        plain = plain.index_select(-2, rows).index_select(-1, columns)
+        plain = plain.index_select(-2, _nearest_index(h, height)).index_select(-1, _nearest_index(w, width))
     return tv_tensors.Mask(plain)
 
 
+@functools.lru_cache(maxsize=1024)
+def _nearest_index(before: int, after: int) -> Tensor:
+    """Return the (after,) indexes of a side of ``before`` pixels resized to ``after``."""
+    return ((torch.arange(after) * 2 + 1) * before).div(2 * after, rounding_mode="floor")
+
+
 def _pad(tensor: tv_tensors.TVTensor, border: list[int], fill: float) -> Any:
-    if isinstance(tensor, tv_tensors.Mask):  # torchvision's pad does not know bool
+    if not any(border):
+        return tensor
+    if isinstance(tensor, tv_tensors.Mask):  # torchvision's pad does not support bool
         left, top, right, bottom = border
         return tv_tensors.Mask(functional.pad(tensor.as_subclass(Tensor), [left, right, top, bottom], value=fill))
-    return F.pad(tensor, border, fill=fill) if any(border) else tensor
+    return F.pad(tensor, border, fill=fill)
+
+
+@functools.cache
+def _fields(target: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
 
 
 def _fill(target: Target, field: dataclasses.Field[Any], value: tv_tensors.TVTensor) -> float:

@@ -1,4 +1,4 @@
-"""The main job on the embedded default: train, publish, run the halves in two processes, report."""
+"""Demo: train on procedural scenes, publish, run the two halves in two processes, write a report."""
 
 from splitreg.demo.run import Demo, demo
 

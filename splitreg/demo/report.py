@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file with its pictures inside."""
+"""Report of the demo: one HTML file that contains its images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.evaluation.pictures import Example, jpeg, png
+from splitreg.evaluation.examples import Example, jpeg
+from splitreg.wire import write_png
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }
@@ -28,28 +29,32 @@ def page(
     title: str,
     summary: Sequence[str],
     rates: Sequence[tuple[str, float]],
-    metrics: Mapping[str, Mapping[str, float]],
+    metrics: Mapping[str, Mapping[str, float | None]],
     examples: Sequence[Example],
     facts: Mapping[str, str],
 ) -> str:
-    """Return the report.
+    """Return the report as HTML.
 
     Args:
         title: heading.
-        summary: sentences under it.
-        rates: (what, bytes an image), ours first.
-        metrics: head -> metric -> value.
-        examples: the images that crossed between the two processes.
-        facts: what was run, where and how long.
+        summary: sentences below it.
+        rates: (name, bytes per image), the packet first.
+        metrics: head -> metric -> value; None: could not be measured.
+        examples: images that were sent between the two processes.
+        facts: model, images and durations.
     """
     parts = [f"<h1>{html.escape(title)}</h1>", *(f'<p class="big">{html.escape(line)}</p>' for line in summary)]
-    parts += ["<h2>Bytes an image</h2>", _rates(rates)]
-    rows = [(head, name, f"{value:.3f}") for head, values in metrics.items() for name, value in values.items()]
-    parts += ["<h2>What the bytes are good for</h2>", _table(("head", "metric", "value"), rows)]
-    parts += ["<h2>Held-out images</h2>", "<p>Each was encoded here, sent as a packet to the server half in another process, "
-              "and answered there.</p>"]  # fmt: skip
+    parts += ["<h2>Bytes per image</h2>", _rates(rates)]
+    rows = [
+        (head, name, "-" if value is None else f"{value:.3f}")
+        for head, values in metrics.items()
+        for name, value in values.items()
+    ]
+    parts += ["<h2>Metrics on held-out images</h2>", _table(("head", "metric", "value"), rows)]
+    parts += ["<h2>Examples</h2>", "<p>Each held-out image was encoded in one process, sent as a packet to the server half in "
+              "another process, and decoded there.</p>"]  # fmt: skip
     parts += [_example(item) for item in examples]
-    parts += ["<h2>How</h2>", _table(("what", ""), list(facts.items()))]
+    parts += ["<h2>Model and run</h2>", _table(("", ""), list(facts.items()))]
     body = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -58,13 +63,13 @@ def page(
 
 
 def _rates(rates: Sequence[tuple[str, float]]) -> str:
-    ours, most = rates[0][1], max(value for _, value in rates)
+    packet, largest = rates[0][1], max(value for _, value in rates)
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{value:,.0f}</td><td>{value / ours:.1f}x</td>"
-        f'<td style="text-align:left"><span class="bar" style="width:{24 * value / most:.2f}rem"></span></td></tr>'
+        f"<tr><td>{html.escape(name)}</td><td>{value:,.0f}</td><td>{value / packet:.1f}x</td>"
+        f'<td style="text-align:left"><span class="bar" style="width:{24 * value / largest:.2f}rem"></span></td></tr>'
         for name, value in rates
     )
-    return f"<table><tr><th>sent</th><th>bytes (mean)</th><th>against the packet</th><th></th></tr>{rows}</table>"
+    return f"<table><tr><th>sent</th><th>bytes (mean)</th><th>relative to the packet</th><th></th></tr>{rows}</table>"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -83,6 +88,6 @@ def _example(item: Example) -> str:
 
 
 def _figure(image: NDArray[np.uint8], caption: str, exact: bool = False) -> str:
-    kind, data = ("png", png(image)) if exact else ("jpeg", jpeg(image))
+    kind, data = ("png", write_png(image)) if exact else ("jpeg", jpeg(image))
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return f'<figure><img alt="{html.escape(caption)}" src="{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'

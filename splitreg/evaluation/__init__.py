@@ -1,8 +1,8 @@
-"""Evaluation: real packets, bytes an image, metrics in original pixels, and image codecs as baselines."""
+"""Evaluation: bytes per image and metrics in original pixels, for packets and for image codecs."""
 
-from splitreg.data.compressed import compress
+from splitreg.data.image_codecs import compress
 from splitreg.evaluation.baselines import evaluate_image_codec
-from splitreg.evaluation.packets import evaluate
+from splitreg.evaluation.packets import EvalOptions, evaluate
 from splitreg.evaluation.report import ByteCounts, Report, table
 
-__all__ = ["ByteCounts", "Report", "compress", "evaluate", "evaluate_image_codec", "table"]
+__all__ = ["ByteCounts", "EvalOptions", "Report", "compress", "evaluate", "evaluate_image_codec", "table"]

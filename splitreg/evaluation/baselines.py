@@ -1,25 +1,23 @@
-"""Baselines: the same network fed with pictures that an ordinary image codec has compressed."""
+"""Baselines: the network on images that an ordinary image codec has compressed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from splitreg import imaging
-from splitreg.data.compressed import compress
+from splitreg.assembly import ModelOutput, SplitModel
+from splitreg.data.image_codecs import compress
 from splitreg.data.loading import Source
 from splitreg.errors import RecipeError
-from splitreg.evaluation.packets import measure
+from splitreg.evaluation.packets import EvalOptions, Transmission, measure
 from splitreg.evaluation.report import Report
 from splitreg.imaging import Geometry
 from splitreg.tasks import Prediction, Sample
-
-if TYPE_CHECKING:
-    from splitreg.assembly import ModelOutput, SplitModel
 
 
 def evaluate_image_codec(
@@ -28,33 +26,25 @@ def evaluate_image_codec(
     codec: str = "jpeg",
     quality: int = 75,
     *,
-    heads: Iterable[str] | None = None,
     split: bool = True,
-    dataset: str = "",
-    limit: int | None = None,
-    batch_size: int = 8,
-    progress: bool = False,
+    options: EvalOptions | None = None,
 ) -> Report:
-    """Measure what a model says of pictures that were sent by an image codec, at the size of the network's input.
+    """Measure a model on images that an image codec has compressed at the size of the network's input.
 
     Args:
-        model: its whole network runs on the receiver, after decoding.
+        model: runs as a whole on the receiver, after decoding.
         source: a dataset.
         codec: see ``compress``.
-        quality: likewise.
-        heads: which heads; all by default.
-        split: go through the model's own bottleneck too (with rounded latents). False leaves it out: the plain backbone,
-            which only a model has whose bottleneck reads the feature at the cut.
-        dataset: what to call the images in the report.
-        limit: only so many images, spread evenly over the dataset.
-        batch_size: images the network reads at once.
-        progress: show a bar on stderr, on a terminal.
+        quality: see ``compress``.
+        split: run the model's bottleneck too, with rounded latents. False runs the backbone without it, which
+            is possible only if the bottleneck reads the feature at the cut.
+        options: heads, number of images and so on.
 
     Returns:
-        A report whose bytes are those of the image codec's files, whole.
+        A report; its bytes are whole files of the image codec.
 
     Raises:
-        RecipeError: no such codec or head, or there is no way around the bottleneck.
+        RecipeError: no such codec or head, or no network without the bottleneck.
     """
     if not split and model.prefix is None:
         raise RecipeError(
@@ -64,39 +54,36 @@ def evaluate_image_codec(
     preprocess = model.plan.preprocess
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
-    def send(
-        samples: Sequence[Sample], names: Sequence[str]
-    ) -> tuple[list[int], list[int], list[dict[str, Prediction]]]:
-        pictures, sizes, geometries = [], [], []
+    def send(samples: Sequence[Sample], heads: Sequence[str]) -> Transmission:
+        inputs, sizes, geometries = [], [], []
         for sample in samples:
             original = sample.array()
             geometry = Geometry(
                 original=(original.shape[0], original.shape[1]), coded=preprocess.size, mode=preprocess.mode
             )
-            picture, size = compress(imaging.letterbox(original, geometry), codec, quality)
-            pictures.append(imaging.normalise(picture, preprocess))
+            image, size = compress(imaging.letterbox(original, geometry), codec, quality)
+            inputs.append(imaging.normalise(image, preprocess))
             sizes.append(size)
             geometries.append(geometry)
-        outputs = _run(model, torch.from_numpy(np.stack(pictures)).to(device), names, split)
-        found: list[dict[str, Prediction]] = [{} for _ in samples]
-        for name in names:
+        outputs = _run(model, torch.from_numpy(np.stack(inputs)).to(device), heads, split)
+        predictions: list[dict[str, Prediction]] = [{} for _ in samples]
+        for name in heads:
             for row, prediction in enumerate(model.head(name).predict(outputs[name])):
-                found[row][name] = prediction.restore(geometries[row])
-        return sizes, [0] * len(sizes), found
+                predictions[row][name] = prediction.restore(geometries[row])
+        return Transmission(sizes=sizes, headers=[0] * len(sizes), predictions=predictions)
 
     return measure(
-        model, source, send, sent=codec if codec == "png" else f"{codec} {quality}", heads=heads, dataset=dataset,
-        limit=limit, batch_size=batch_size, progress=progress,
+        model, source, send, codec if codec == "png" else f"{codec} {quality}", options or EvalOptions()
     )  # fmt: skip
 
 
-def _run(model: SplitModel, images: Tensor, names: Sequence[str], split: bool) -> dict[str, Any]:
-    """Head -> raw output."""
+def _run(model: SplitModel, images: Tensor, heads: Sequence[str], split: bool) -> dict[str, Any]:
+    """Return head -> raw output."""
     model.eval()
     with torch.inference_mode():
         if split:
-            output: ModelOutput = model(images, dict.fromkeys(names))
+            output: ModelOutput = model(images, dict.fromkeys(heads))
             return output.outputs
         assert model.prefix is not None  # checked above
         features = model.body(model.prefix(images))
-        return model.run_heads(features, (images.shape[-2], images.shape[-1]), dict.fromkeys(names))
+        return model.run_heads(features, (images.shape[-2], images.shape[-1]), dict.fromkeys(heads))

@@ -19,7 +19,7 @@ from splitreg.assembly.testvectors import MAX_SYMBOL_DIFFERENCE, symbol_differen
 from splitreg.data.loading import Source
 from splitreg.edge import EdgeHalf
 from splitreg.errors import BundleError, DataError, MissingExtra, SplitregError
-from splitreg.evaluation.packets import evaluate, spread
+from splitreg.evaluation.packets import EvalOptions, evaluate, spread
 from splitreg.evaluation.report import Report
 from splitreg.files import IMAGE_SUFFIXES, is_image
 from splitreg.imaging import ImageLike
@@ -91,9 +91,8 @@ def quantise_edge(
     inputs = (imaging.prepare(imaging.read(image), model.coding.preprocess)[0] for image in images)
     data = quantise_graph(export_edge(model.edge).data, inputs)
     edge = run_graph(model.edge, data, "edge.int8.onnx")
-    run = functools.partial(
-        evaluate, model, source, dataset=options.dataset, limit=options.limit, progress=options.progress
-    )
+    evaluation = EvalOptions(dataset=options.dataset, limit=options.limit, progress=options.progress)
+    run = functools.partial(evaluate, model, source, evaluation)
     before, after = run(), run(edge=edge, sent="packet, 8-bit edge")
     heads = _losses(model, before, after)
     if not heads:

@@ -8,8 +8,8 @@ from typing import Any
 
 from splitreg.assembly.model import SplitModel
 from splitreg.data.loading import Source
-from splitreg.evaluation.packets import evaluate
-from splitreg.evaluation.pictures import examples, jpeg, sheet
+from splitreg.evaluation.examples import examples, jpeg, sheet
+from splitreg.evaluation.packets import EvalOptions, evaluate
 from splitreg.imaging import ImageLike
 from splitreg.publishing.int8 import GATE, Int8Edge, Int8Options, quantise_edge
 
@@ -58,7 +58,7 @@ def measure(model: SplitModel, measurement: Measurement) -> Measured:
     metrics: dict[str, Any] = {}
     int8 = None
     if measurement.calibration is None:
-        report = evaluate(model, source, dataset=measurement.dataset, limit=limit, progress=progress)
+        report = evaluate(model, source, EvalOptions(dataset=measurement.dataset, limit=limit, progress=progress))
         metrics["evaluations"] = [report.to_json()]
     else:  # evaluates both edge halves
         options = Int8Options(gate=measurement.gate, dataset=measurement.dataset, limit=limit, progress=progress)

@@ -1,6 +1,6 @@
-"""Sweeps: every point of a recipe's sweep trained in its own folder, on this machine or a Ray cluster."""
+"""Sweeps: one training run per point of a recipe's sweep, on this machine or on a Ray cluster."""
 
-from splitreg.sweep.point import Outcome
-from splitreg.sweep.run import SweepPoint, finished, run
+from splitreg.sweep.outcome import Outcome
+from splitreg.sweep.run import SweepOptions, SweepPoint, finished, run
 
-__all__ = ["Outcome", "SweepPoint", "finished", "run"]
+__all__ = ["Outcome", "SweepOptions", "SweepPoint", "finished", "run"]

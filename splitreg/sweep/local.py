@@ -1,4 +1,4 @@
-"""Points in processes of this machine, so many at a time; one that dies does not take the others along."""
+"""Train points in this process, or in processes of this machine."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from splitreg.errors import TrainingInterrupted
-from splitreg.sweep.point import FAILED, Outcome
+from splitreg.sweep.outcome import FAILED, Outcome
+from splitreg.sweep.point import PointJob, train_point
 from splitreg.training.interrupts import Interrupts
 
-#: Seconds between looks at the processes.
-_LOOK = 0.1
-#: Lines of a dead worker's log that its message quotes.
-_QUOTED = 1
+#: Seconds between two polls of the processes.
+_POLL_S = 0.1
 
-#: Called with what happened ("start", "retry", "end") and the point's folder.
+#: Called with what happened ("start", "retry", "end") and the folder of the point.
 OnWorker = Callable[[str, Path], None]
 
 
@@ -33,60 +32,76 @@ class _Worker:
     attempts: int
 
 
-def run_local(folders: Sequence[Path], *, jobs: int, retries: int, on_worker: OnWorker) -> None:
-    """Train the points of prepared folders; every one ends with an outcome in its folder.
+def run_here(points: Mapping[Path, PointJob], *, jobs: int, retries: int, on_worker: OnWorker) -> None:
+    """Train points one after the other in this process; ``jobs`` and ``retries`` are not used.
 
     Args:
-        folders: of the points.
-        jobs: processes at a time.
-        retries: how often a point goes on whose process was killed (the system does that when memory runs out).
-        on_worker: told of starts, retries and ends.
+        points: folder -> job.
+        jobs: not used.
+        retries: not used.
+        on_worker: called at starts and ends.
+
+    Raises:
+        TrainingInterrupted: SIGINT or SIGTERM; a checkpoint is written.
+    """
+    for folder, job in points.items():
+        on_worker("start", folder)
+        train_point(folder, job)
+        on_worker("end", folder)
+
+
+def run_local(points: Mapping[Path, PointJob], *, jobs: int, retries: int, on_worker: OnWorker) -> None:
+    """Train points in worker processes; every point ends with an outcome in its folder.
+
+    Args:
+        points: folder -> job; the folders are prepared.
+        jobs: number of processes at a time.
+        retries: how often a point is continued whose process was killed, e.g. because memory ran out.
+        on_worker: called at starts, retries and ends.
 
     Raises:
         TrainingInterrupted: SIGINT or SIGTERM; all workers have written checkpoints.
     """
-    waiting, running = [(folder, 1) for folder in folders], list[_Worker]()
+    waiting, running = [(folder, 1) for folder in points], list[_Worker]()
     with Interrupts() as interrupts:
         try:
             while (waiting or running) and not interrupts.received:
                 while waiting and len(running) < jobs:
-                    worker = _start(*waiting.pop(0), threads=max(1, (os.cpu_count() or 1) // jobs))
+                    worker = _start_worker(*waiting.pop(0), threads=max(1, (os.cpu_count() or 1) // jobs))
                     running.append(worker)
                     if worker.attempts == 1:
                         on_worker("start", worker.folder)
-                time.sleep(_LOOK)
+                time.sleep(_POLL_S)
                 for worker in [w for w in running if w.process.poll() is not None]:
                     running.remove(worker)
                     _close(worker)
-                    if (
-                        Outcome.read(worker.folder) is None
-                        and worker.attempts <= retries
-                        and worker.process.returncode < 0
-                    ):
+                    outcome = Outcome.read(worker.folder)
+                    if outcome is None and worker.attempts <= retries and worker.process.returncode < 0:
                         on_worker("retry", worker.folder)
                         waiting.insert(0, (worker.folder, worker.attempts + 1))
                         continue
-                    if Outcome.read(worker.folder) is None:
-                        Outcome(status=FAILED, message=_why(worker)).write(worker.folder)
+                    if outcome is None:
+                        Outcome(status=FAILED, message=_reason(worker)).write(worker.folder)
                     on_worker("end", worker.folder)
         finally:
-            for worker in running:  # asked once, a run writes a checkpoint and ends
+            for worker in running:  # after one SIGTERM, a run writes a checkpoint and ends
                 worker.process.terminate()
             for worker in running:
                 worker.process.wait()
                 _close(worker)
     if interrupts.received:
         raise TrainingInterrupted(
-            f"stopped by {signal.Signals(interrupts.received).name}; what was trained is kept: the same command goes on",
+            f"stopped by {signal.Signals(interrupts.received).name}; checkpoints are written, run the same command again "
+            "to continue",
             interrupts.received,
         )
 
 
-def _start(folder: Path, attempts: int, *, threads: int) -> _Worker:
+def _start_worker(folder: Path, attempts: int, *, threads: int) -> _Worker:
     log = (folder / "worker.log").open("ab")
     process = subprocess.Popen(
         [sys.executable, "-m", "splitreg.sweep.worker", str(folder)], stdin=subprocess.PIPE, stdout=log, stderr=log,
-        start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks its workers once
+        start_new_session=True,  # Ctrl-C reaches only the sweep, which sends one signal to each worker
         env={"OMP_NUM_THREADS": str(threads), **os.environ},
     )  # fmt: skip
     return _Worker(folder, process, log, attempts)
@@ -98,8 +113,10 @@ def _close(worker: _Worker) -> None:
     worker.log.close()
 
 
-def _why(worker: _Worker) -> str:
+def _reason(worker: _Worker) -> str:
+    """Return why a process ended without an outcome: its signal, or its status and the last line of its log."""
     code = worker.process.returncode
-    how = f"killed by {signal.Signals(-code).name} {worker.attempts} times" if code < 0 else f"ended with status {code}"
-    said = (worker.folder / "worker.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"its process was {how}" if code < 0 else f"its process {how}: {' '.join(said[-_QUOTED:]) or 'no word'}"
+    if code < 0:
+        return f"its process was killed by {signal.Signals(-code).name} {worker.attempts} times"
+    lines = (worker.folder / "worker.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"its process ended with status {code}: {lines[-1] if lines else 'no output'}"

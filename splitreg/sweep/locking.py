@@ -1,4 +1,4 @@
-"""A folder for one process at a time."""
+"""Lock a folder for one process."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 
 from splitreg.errors import TrainingError
 
-#: Holds the number of the process that works in the folder.
-NAME = ".lock"
+#: File with the id of the process that holds the lock.
+LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
-def alone(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the folder's lock; the system lets go of it when the process ends, however it ends.
+def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a folder; the system releases it when the process ends, in any way.
 
     Raises:
-        TrainingError: after ``wait_s`` seconds, another process still holds it.
+        TrainingError: another process still holds it after ``wait_s`` seconds.
     """
     try:
         import fcntl
-    except ImportError:  # no such locks on Windows
+    except ImportError:  # Windows has no such locks
         yield
         return
     end = time.monotonic() + wait_s
-    with (folder / NAME).open("a+") as file:
+    with (folder / LOCK_FILE).open("a+") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,7 +35,9 @@ def alone(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
             except OSError as cause:
                 if time.monotonic() >= end:
                     file.seek(0)
-                    raise TrainingError(f"process {file.read()} works in {folder}; wait for it, or stop it") from cause
+                    raise TrainingError(
+                        f"process {file.read()} is using {folder}; wait until it ends, or stop it"
+                    ) from cause
             time.sleep(0.1)
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -1,42 +1,42 @@
-"""Points as tasks of a Ray cluster: Ray finds machines for them, and starts one anew whose worker died."""
+"""Train points as tasks of a Ray cluster, which chooses machines and restarts tasks whose worker has died."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from splitreg.errors import MissingExtra, TrainingError
 from splitreg.sweep.local import OnWorker
-from splitreg.sweep.point import FAILED, Outcome, train_point
+from splitreg.sweep.outcome import FAILED, Outcome
+from splitreg.sweep.point import PointJob, train_point
 
 
-def run_on_ray(folders: Sequence[Path], *, jobs: int, retries: int, on_worker: OnWorker) -> None:
-    """Train the points of prepared folders, which every machine of the cluster must see under the same path.
+def run_on_ray(points: Mapping[Path, PointJob], *, jobs: int, retries: int, on_worker: OnWorker) -> None:
+    """Train points on a Ray cluster, where every machine must see the folders under the same path.
 
-    Connects to the cluster that ``RAY_ADDRESS`` names, else starts one on this machine with ``jobs`` places.
+    Connects to the cluster in ``RAY_ADDRESS``, otherwise starts one on this machine with ``jobs`` CPUs.
 
     Args:
-        folders: of the points, absolute.
-        jobs: points at a time, where the cluster is started here.
-        retries: how often a point goes on whose worker died.
-        on_worker: told of starts and ends.
+        points: folder -> job; the folders are absolute and prepared.
+        jobs: points at a time, if the cluster is started here.
+        retries: how often a point is continued whose worker died.
+        on_worker: called at starts and ends.
 
     Raises:
         MissingExtra: Ray is not installed.
-        TrainingError: the cluster cannot be reached.
+        TrainingError: no connection to the cluster.
     """
-    ray = _ray()
-    ours = not ray.is_initialized()
-    if ours:
+    ray = _import_ray()
+    own = not ray.is_initialized()
+    if own:
         _connect(ray, jobs)
     try:
-        gpus = _gpus(ray, folders[0])
+        gpus = _gpus(ray, next(iter(points.values())).train.device)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(_task)
-        waiting = {task.remote(str(folder)): folder for folder in folders}
-        for folder in folders:
+        waiting = {task.remote(str(folder)): folder for folder in points}
+        for folder in points:
             on_worker("start", folder)
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
@@ -45,13 +45,12 @@ def run_on_ray(folders: Sequence[Path], *, jobs: int, retries: int, on_worker: O
                 ray.get(ready)
             except ray.exceptions.RayError as error:
                 if Outcome.read(folder) is None:
-                    said = str(error).strip().splitlines()
-                    Outcome(status=FAILED, message=f"its Ray worker died: {said[-1] if said else error!r}").write(
-                        folder
-                    )
+                    lines = str(error).strip().splitlines()
+                    message = f"its Ray worker died: {lines[-1] if lines else repr(error)}"
+                    Outcome(status=FAILED, message=message).write(folder)
             on_worker("end", folder)
     finally:
-        if ours:
+        if own:
             ray.shutdown()
 
 
@@ -59,13 +58,12 @@ def _task(folder: str) -> None:
     train_point(Path(folder))
 
 
-def _gpus(ray: Any, folder: Path) -> int:
-    """A whole accelerator a point, where there is one and it is wanted; Ray hides what a task does not ask for."""
-    device = json.loads((folder / "point.json").read_text(encoding="utf-8"))["settings"]["device"]
+def _gpus(ray: Any, device: str) -> int:
+    """Return the GPUs per point: one, if there is one and it is wanted. Ray hides GPUs that a task does not request."""
     return int(device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1)
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     try:
         import ray
         import ray.exceptions
@@ -81,4 +79,6 @@ def _connect(ray: Any, jobs: int) -> None:
         else:
             ray.init(num_cpus=jobs, include_dashboard=False, logging_level="warning", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as cause:
-        raise TrainingError(f"no Ray cluster: {cause}; check RAY_ADDRESS, or leave it out to start one here") from cause
+        raise TrainingError(
+            f"no connection to a Ray cluster: {cause}; check RAY_ADDRESS, or unset it to start a cluster here"
+        ) from cause

@@ -1,4 +1,4 @@
-"""A worker process of a sweep: ``python -m splitreg.sweep.worker FOLDER`` trains the point of a prepared folder."""
+"""A worker process of a sweep: ``python -m splitreg.sweep.worker FOLDER`` trains the point in a folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from splitreg.sweep.point import train_point
 
 
 def main() -> None:
-    """Train one point; the outcome is in its folder, exit status 128 + n says that signal n stopped it."""
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries about each other
+    """Train one point; its outcome is in the folder. Exit status 128 + n: stopped by signal n."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # raised by libraries about each other
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         train_point(Path(sys.argv[1]))
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _stop_with_parent() -> None:
-    """Stop as by SIGTERM when stdin ends: the sweep that holds its other end is gone, however it went."""
+    """Stop as with SIGTERM when stdin ends: the sweep that holds its other end has died."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

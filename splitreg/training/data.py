@@ -1,28 +1,24 @@
-"""A recipe's datasets as batches for the loop."""
+"""Datasets and data loaders of a recipe."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-
-from splitreg.data.loading import Batch, Loader, Mixture, Source
+from splitreg.data.loading import Batch, Loader, LoaderOptions, Mixture, Source
 from splitreg.data.transforms import Augment
-from splitreg.errors import RecipeError, TrainingError, suggest
+from splitreg.errors import RecipeError, TrainingError
 from splitreg.imaging import Preprocess
+from splitreg.parsing import check_options, keyword_options
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
-from splitreg.tasks import Target
 from splitreg.training import devices
-from splitreg.training.step import Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Datasets:
-    """What a run reads; without ``val`` nothing is validated."""
+    """Datasets of a run; without ``val`` there is no validation."""
 
     train: Source
     val: Source | None = None
@@ -32,30 +28,31 @@ def open_datasets(recipe: Recipe, registry: Registry | None = None) -> Datasets:
     """Open the datasets of a recipe, for training and validation.
 
     Raises:
-        TrainingError: the recipe names none.
-        DataError: a folder or a split is not there.
+        TrainingError: the recipe has no dataset.
+        DataError: a folder or a split is missing.
     """
     if not recipe.data:
-        raise TrainingError('the recipe names no dataset to train on; say for instance data = ["scenes"]')
+        raise TrainingError('the recipe has no dataset to train on; add for instance data = ["scenes"]')
     return Datasets(train=open_split(recipe, "train", registry), val=open_split(recipe, "val", registry))
 
 
 def open_split(recipe: Recipe, split: str, registry: Registry | None = None) -> Source:
-    """Open one side of a recipe's datasets: ``"train"`` or ``"val"``, each dataset with the split it has for that.
+    """Open the datasets of a recipe for ``"train"`` or ``"val"``; each has its own split for that.
 
     Raises:
-        RecipeError: an option that a dataset does not have, or a value that it cannot take.
-        DataError: a folder or a split is not there.
+        RecipeError: a dataset does not have an option, or refuses a value.
+        DataError: a folder or a split is missing.
     """
     registry = registry or discover()
-    found: list[Source] = []
-    for part in recipe.data:
-        found.append(registry.create("dataset", part.name, part.root, getattr(part, split), options=part.options))
-    return found[0] if len(found) == 1 else Mixture(found)
+    sources: list[Source] = [
+        registry.create("dataset", part.name, part.root, getattr(part, split), options=part.options)
+        for part in recipe.data
+    ]
+    return sources[0] if len(sources) == 1 else Mixture(sources)
 
 
 class Batches(Protocol):
-    """What the loop reads; ``Loader`` is one. Every batch depends on (seed, epoch, number) and nothing else."""
+    """The interface of ``Loader`` that the loop needs. A batch depends only on (seed, epoch, number)."""
 
     def __len__(self) -> int: ...
 
@@ -66,15 +63,16 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataLoaders:
-    """A recipe's datasets as batches.
+    """Data loaders of a recipe.
 
     Args:
-        recipe: its seed and augmentation.
-        datasets: what is read.
+        recipe: gives the seed, the augmentation and the targets of the heads.
+        datasets: the datasets.
         preprocess: the network's input.
-        workers: processes that load ahead.
-        augmented: change the training images at random, as the recipe says.
-        change: applied to each batch, e.g. to put cached latents in the place of images.
+        workers: data loading processes.
+        augmented: augment training images as the recipe says.
+        change: applied to each batch, e.g. to replace images by cached latents; gets the batch, and whether
+            it is for training.
     """
 
     recipe: Recipe
@@ -85,31 +83,39 @@ class DataLoaders:
     change: Callable[[Batch, bool], Batch] | None = None
 
     def train(self, batch_size: int) -> Batches:
-        """Shuffled batches; ``batch_size`` counts the images of all processes.
+        """Return shuffled batches; ``batch_size`` is the number of images over all processes.
 
         Raises:
-            RecipeError: the batch cannot be shared evenly, or an augmentation is not one.
+            RecipeError: the batch cannot be shared evenly, or an invalid augmentation.
         """
         world = devices.world_size()
         if batch_size % world:
             raise RecipeError(
-                f"batch_size {batch_size} cannot be shared by {world} processes; take a multiple of {world}"
+                f"batch_size {batch_size} cannot be shared by {world} processes; use a multiple of {world}"
             )
-        loader = Loader(
-            self.datasets.train, self.preprocess, batch_size=batch_size // world, seed=self.recipe.seed,
-            augment=augmentation(self.recipe.augment) if self.augmented else None, workers=self.workers,
-            rank=devices.rank(), world_size=world, drop_last=True,
+        options = LoaderOptions(
+            batch_size=batch_size // world, seed=self.recipe.seed, workers=self.workers, drop_last=True,
+            augment=augmentation(self.recipe.augment) if self.augmented else None, targets=self._targets,
+            rank=devices.rank(), world_size=world,
         )  # fmt: skip
-        return loader if self.change is None else _Changed(loader, self.change, True)
+        return self._loader(self.datasets.train, options, True)
 
     def val(self, batch_size: int) -> Batches | None:
-        """All batches of the validation set in order, on every process alike; None without such a set."""
+        """Return the batches of the validation set in order, the same on every process; None without one."""
         if self.datasets.val is None:
             return None
-        loader = Loader(
-            self.datasets.val, self.preprocess, batch_size=batch_size, shuffle=False, workers=self.workers
+        options = LoaderOptions(
+            batch_size=batch_size, shuffle=False, workers=self.workers, targets=self._targets
         )  # fmt: skip
-        return loader if self.change is None else _Changed(loader, self.change, False)
+        return self._loader(self.datasets.val, options, False)
+
+    @property
+    def _targets(self) -> frozenset[str]:
+        return frozenset(head.target for head in self.recipe.heads if head.target is not None)
+
+    def _loader(self, source: Source, options: LoaderOptions, training: bool) -> Batches:
+        loader = Loader(source, self.preprocess, options)
+        return loader if self.change is None else _Changed(loader, self.change, training)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,36 +132,13 @@ class _Changed:
 
 
 def augmentation(options: Mapping[str, Any]) -> Augment:
-    """Build the recipe's augmentation.
+    """Build the augmentation of a recipe.
 
     Raises:
-        RecipeError: an option that is not one, or a value out of range.
+        RecipeError: an unknown option, or a value out of range.
     """
-    known = list(inspect.signature(Augment).parameters)
-    for option in options:
-        if option not in known:
-            raise RecipeError(f"augment has no option {option!r}.{suggest(option, known)} It has: {', '.join(known)}")
+    check_options(options, keyword_options(Augment), "augment")
     try:
         return Augment(**options)
     except (TypeError, ValueError) as cause:
         raise RecipeError(f"augment: {cause}") from cause
-
-
-def to_work(batch: Batch, targets: Mapping[str, str], device: torch.device) -> Work:
-    """Give each head the targets that the batch has for it.
-
-    Args:
-        batch: of a loader.
-        targets: head -> name of the target that trains it.
-        device: of the model.
-    """
-    if device.type != "cpu":
-        batch = batch.to(device)
-    given: dict[str, list[Target]] = {}
-    select: dict[str, torch.Tensor | None] = {}
-    for head, name in targets.items():
-        found = batch.targets.get(name, [])
-        rows = [row for row, target in enumerate(found) if target is not None]
-        given[head] = [target for target in found if target is not None]
-        select[head] = None if len(rows) == len(batch) else torch.tensor(rows, dtype=torch.int64, device=device)
-    return Work(batch.images, given, select)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop after the step, so that a run always ends with a checkpoint."""
+"""Ctrl-C and SIGTERM stop a run after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Context in which the first SIGINT or SIGTERM only sets ``received``; a second one acts as usual.
+    """Context in which the first SIGINT or SIGTERM only sets ``received``; a second one has its usual effect.
 
-    Outside the main thread, where Python allows no handlers, it does nothing.
+    Does nothing outside the main thread, because Python allows no handlers there.
 
     Attributes:
-        received: number of the signal, 0 for none.
+        received: number of the signal; 0: none.
     """
 
     def __init__(self) -> None:

@@ -1,32 +1,34 @@
-"""What a run says while it goes: a JSON line file, TensorBoard where it is installed, and a callback."""
+"""Log of a run: JSON lines, TensorBoard event files and a callback."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from splitreg.errors import TrainingError
+from splitreg.files import disk_errors, dump_json
 from splitreg.training.options import OnEvent
+
+_ADVICE = "the checkpoints are intact; free some space, then resume"
 
 
 class RunLog:
     """``log.jsonl`` and ``tensorboard/`` of one run.
 
-    Every line is an object with ``event`` (``start``, ``step``, ``epoch``, ``warning``, ``resume``, ``end``). A
-    checkpoint remembers how long the file was, and a resumed run cuts off what was written after it: no line comes twice.
+    Each line is an object with the key ``event``: ``start``, ``step``, ``epoch``, ``warning``, ``resume`` or
+    ``end``. A checkpoint stores the length of the file, and a resumed run truncates it, so that no line
+    comes twice.
 
     Args:
-        folder: of the run.
-        position: length in bytes to continue from; 0 starts anew.
-        step: last step that stays in TensorBoard.
-        tensorboard: write event files, if the package is there.
-        on_event: called with every line.
-        silent: write nothing (processes other than the first).
+        folder: folder of the run.
+        position: length in bytes to continue from; 0 starts a new file.
+        step: last step to keep in TensorBoard.
+        tensorboard: write event files, if the package is installed.
+        on_event: called with each line.
+        silent: write nothing, for processes other than the first.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class RunLog:
         self._file = self._board = None
         if silent:
             return
-        with _writing(folder):
+        with disk_errors(folder, TrainingError, _ADVICE):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = open(folder / "log.jsonl", "ab", buffering=0)
             if self._file.tell() > position:
@@ -52,15 +54,15 @@ class RunLog:
         self._folder = folder
 
     def write(self, event: str, **fields: Any) -> None:
-        """Write one line; numbers that JSON lacks become text.
+        """Write one line; numbers that are not finite become null.
 
         Raises:
-            TrainingError: the disk is full or refuses.
+            TrainingError: the file cannot be written.
         """
         line = {"event": event, **fields}
         if self._file is not None:
-            with _writing(self._folder):
-                self._file.write(json.dumps(_plain(line), allow_nan=False).encode() + b"\n")
+            with disk_errors(self._folder, TrainingError, _ADVICE):
+                self._file.write(dump_json(line).encode() + b"\n")
                 if self._board is not None and "step" in fields:
                     for name, value in _numbers(fields, event):
                         self._board.add_scalar(name, value, fields["step"])
@@ -68,7 +70,7 @@ class RunLog:
             self._on_event(line)
 
     def position(self) -> int:
-        """Make everything durable and return the file's length in bytes."""
+        """Flush the file to the disk and return its length in bytes."""
         if self._file is None:
             return 0
         os.fsync(self._file.fileno())
@@ -79,25 +81,15 @@ class RunLog:
         if self._file is not None:
             self._file.close()
         if self._board is not None:
-            with contextlib.suppress(OSError):  # a full disk was told when it was written to
+            with contextlib.suppress(OSError):  # write() has reported a full disk
                 self._board.close()
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as cause:
-        raise TrainingError(
-            f"cannot write the log in {folder}: {cause.strerror or cause}; the checkpoints are intact: make room, then resume"
-        ) from cause
 
 
 def _board(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        return None  # optional: the JSON lines hold the same numbers
+        return None  # optional: the JSON lines contain the same numbers
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
@@ -105,13 +97,3 @@ def _numbers(value: Any, path: str) -> list[tuple[str, float]]:
     if isinstance(value, Mapping):
         return [pair for key, item in value.items() for pair in _numbers(item, f"{path}/{key}")]
     return [(path, float(value))] if isinstance(value, int | float) and not isinstance(value, bool) else []
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

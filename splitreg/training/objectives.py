@@ -1,4 +1,4 @@
-"""A stage's objectives: built, and compared with what student and teacher have before the first step."""
+"""A stage's objectives: created, and checked against student and teacher before the first step."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from splitreg.recipe import Stage
 from splitreg.registry import Registry
 
 
-def objectives(stage: Stage, heads: Sequence[str], registry: Registry) -> dict[str, Objective]:
-    """Build a stage's objectives: name -> objective, numbered where a name comes twice.
+def create_objectives(stage: Stage, heads: Sequence[str], registry: Registry) -> dict[str, Objective]:
+    """Create a stage's objectives: name -> objective, numbered if a name comes twice.
 
     Raises:
-        RecipeError: a value that an objective refuses, or fails at.
+        RecipeError: an objective refuses a value, or fails.
     """
-    found: dict[str, Objective] = {}
+    objectives: dict[str, Objective] = {}
     for part in stage.objectives:
-        name = part.name if part.name not in found else f"{part.name}-{len(found)}"
-        found[name] = registry.create("objective", part.name, heads, options=part.options)
-    return found
+        name = part.name if part.name not in objectives else f"{part.name}-{len(objectives)}"
+        objectives[name] = registry.create("objective", part.name, heads, options=part.options)
+    return objectives
 
 
-def check(
+def check_objectives(
     stages: Iterable[Stage],
     heads: Sequence[str],
     registry: Registry,
     student: TeacherCapabilities,
     teacher: TeacherCapabilities | None,
 ) -> None:
-    """Refuse a run in which an objective would not find what it compares.
+    """Refuse a run in which an objective would lack something it compares.
 
     Raises:
-        PlanError: a sentence for each mismatch, in whichever stage.
+        PlanError: one sentence per mismatch, in any stage.
     """
     problems = []
     with torch.random.fork_rng(devices=[]):
         for stage in stages:
-            for name, objective in objectives(stage, heads, registry).items():
+            for name, objective in create_objectives(stage, heads, registry).items():
                 problems += [
                     f"stage {stage.name}, objective {name}: {problem}"
                     for problem in objective.problems(student, teacher)

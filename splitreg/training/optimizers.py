@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,59 +11,48 @@ from torch import nn
 from torch.optim import Optimizer
 
 from splitreg.errors import RecipeError
-from splitreg.training.schedules import chosen
+from splitreg.parsing import check_name, check_options
 
-#: Learning rate of the prior's own parameters (Balle et al. 2018, arXiv:1802.01436, as compressai trains them).
+#: Learning rate of the prior's own parameters (Ballé et al. 2018, arXiv:1802.01436, as compressai does).
 AUXILIARY_LR = 1e-3
 
-
-def _adamw(
-    parameters: Iterable[nn.Parameter],
-    *,
-    lr: float = 1e-3,
-    weight_decay: float = 1e-2,
-    betas: Sequence[float] = (0.9, 0.999),
-    eps: float = 1e-8,
-) -> Optimizer:
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), eps=eps)
+#: Optimiser -> torch's class, and our defaults for some of its options.
+OPTIMIZERS: Mapping[str, tuple[type[Optimizer], Mapping[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 1e-2}),
+    "adam": (torch.optim.Adam, {"lr": 1e-3}),
+    "sgd": (torch.optim.SGD, {"lr": 1e-2, "momentum": 0.9}),
+}
 
 
-def _adam(
-    parameters: Iterable[nn.Parameter],
-    *,
-    lr: float = 1e-3,
-    weight_decay: float = 0.0,
-    betas: Sequence[float] = (0.9, 0.999),
-    eps: float = 1e-8,
-) -> Optimizer:
-    return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), eps=eps)
+def optimizer_options(name: str) -> dict[str, Any]:
+    """Return the options of an optimiser with their defaults: torch's parameters, without the weights.
 
-
-def _sgd(
-    parameters: Iterable[nn.Parameter],
-    *,
-    lr: float = 1e-2,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-) -> Optimizer:
-    return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
-
-
-OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"adamw": _adamw, "adam": _adam, "sgd": _sgd}
+    Raises:
+        RecipeError: no optimiser of that name.
+    """
+    check_name(name, OPTIMIZERS, "optimizer")
+    cls, defaults = OPTIMIZERS[name]
+    parameters = list(inspect.signature(cls).parameters.values())[1:]
+    return {p.name: defaults.get(p.name, p.default) for p in parameters}
 
 
 def optimizer(name: str, options: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
     """Build an optimiser.
 
+    Args:
+        name: one of ``OPTIMIZERS``.
+        options: keyword arguments of torch's class, e.g. ``{"lr": 2e-3, "fused": True}``.
+        parameters: the weights to train.
+
     Raises:
-        RecipeError: no optimiser of that name, an option that it does not have, or a value that torch refuses.
+        RecipeError: no optimiser of that name, an unknown option, or a value that torch refuses.
     """
-    build: Callable[..., Optimizer] = chosen("optimizer", OPTIMIZERS, name, options)
+    check_options(options, optimizer_options(name), f"optimizer {name!r}")
+    cls, defaults = OPTIMIZERS[name]
     try:
-        return build(parameters, **options)
-    except (TypeError, ValueError, IndexError) as cause:
-        raise RecipeError(f"optimizer {name}: {cause}") from cause
+        return cls(parameters, **{**defaults, **options})
+    except (TypeError, ValueError, IndexError, RuntimeError) as cause:
+        raise RecipeError(f"optimizer {name!r}: {cause}") from cause
 
 
 def set_lr(target: Optimizer, base: Sequence[float], factor: float) -> None:

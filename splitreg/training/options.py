@@ -1,4 +1,4 @@
-"""What a training run may be told beside its recipe."""
+"""Options of a training run that are not part of its recipe."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """Everything that ``train`` and ``train_late_head`` share; nothing here changes the weights but ``datasets``.
+    """Options of ``train`` and ``train_late_head``. Only ``datasets`` has an influence on the weights.
 
     Args:
-        resume: continue the run in the output folder from its newest complete checkpoint; without one, begin.
-        datasets: in place of the recipe's.
+        resume: continue the run in the output folder from its newest checkpoint; without one, start.
+        datasets: replaces the datasets of the recipe.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        workers: processes that load batches ahead.
-        validate_every: epochs between validations; the last epoch of a stage always has one. 0: none.
-        checkpoint_seconds: seconds between checkpoints, beside those at the end of every epoch. 0: none.
-        checkpoint_steps: the same in steps.
+        workers: data loading processes; 0 loads in the training process.
+        validate_every: epochs between validations; the last epoch of a stage is always validated. 0: never.
+        checkpoint_seconds: seconds between checkpoints within an epoch. 0: only at the end of an epoch.
+        checkpoint_steps: steps between checkpoints within an epoch. 0: only at the end of an epoch.
         log_every: steps between lines in the log.
-        tensorboard: write event files too, where tensorboard is installed.
+        tensorboard: write TensorBoard event files too, if the package is installed.
         progress: show progress on stderr.
-        on_event: called with every line of the log.
+        on_event: called with each line of the log.
     """
 
     resume: bool = False

@@ -1,11 +1,12 @@
-"""``train``: a recipe's stages, one after the other, with checkpoints that any crash leaves usable.
+"""``train``: the stages of a recipe, with checkpoints that survive any crash.
 
 ::
 
     result = train(recipe, output="runs/first")
-    result = train(recipe, output="runs/first", resume=True)     # after Ctrl-C, kill -9, a power cut: the same weights
+    # after Ctrl-C, kill -9 or a power cut: ends with the same weights
+    result = train(recipe, output="runs/first", options=TrainOptions(resume=True))
 
-A run's folder holds ``recipe.json`` (resolved), ``log.jsonl``, ``tensorboard/`` and ``checkpoints/`` (the last two).
+The folder of a run holds ``recipe.json`` (resolved), ``log.jsonl``, ``tensorboard/`` and ``checkpoints/``.
 """
 
 from __future__ import annotations
@@ -15,45 +16,52 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from splitreg.assembly import SplitModel, Trainable, build
 from splitreg.errors import RecipeError, TrainingError
+from splitreg.files import disk_errors, write_json
+from splitreg.progress import Progress
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
 from splitreg.training import devices
-from splitreg.training.checkpoint import Checkpoints, write_atomically
+from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.data import DataLoaders, open_datasets
-from splitreg.training.interrupts import Interrupts
 from splitreg.training.log import RunLog
 from splitreg.training.loop import Loop, Position
-from splitreg.training.objectives import check
+from splitreg.training.objectives import check_objectives
 from splitreg.training.options import TrainOptions
-from splitreg.training.progress import Progress
-from splitreg.training.teacher import Teacher, as_teacher, begin, open_teacher, student_capabilities
-
-if TYPE_CHECKING:
-    from splitreg.assembly import SplitModel
+from splitreg.training.teacher import Teacher, as_teacher, copy_parts, open_teacher, student_capabilities
 
 
 @dataclass(kw_only=True)
-class TrainResult:
-    """What a run gives.
+class RunRecord:
+    """What happened in a run.
 
     Args:
-        model: trained, its tables frozen, on the device where it was before.
-        output: the run's folder.
-        history: one entry an epoch: ``stage``, ``epoch``, ``step``, ``train``, ``val``, ``lr``, ``seconds``.
-        warnings: what went wrong without an error, in words.
+        history: one entry per epoch: ``stage``, ``epoch``, ``step``, ``train``, ``val``, ``lr``, ``seconds``.
+        warnings: problems that are no errors, one sentence each.
         steps: steps of the whole run.
-        resumed_from: step at which this call continued; 0 if it began.
+        resumed_from: step at which this call continued; 0 if it started the run.
     """
 
-    model: SplitModel
-    output: Path
     history: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     steps: int = 0
     resumed_from: int = 0
+
+
+@dataclass(kw_only=True)
+class TrainResult(RunRecord):
+    """Result of ``train``.
+
+    Args:
+        model: the trained model with frozen tables, on the device where it was before.
+        output: folder of the run.
+    """
+
+    model: SplitModel
+    output: Path
 
 
 def train(
@@ -65,69 +73,78 @@ def train(
     options: TrainOptions | None = None,
     registry: Registry | None = None,
 ) -> TrainResult:
-    """Train a model through all stages of a recipe. Under ``torchrun``, every process calls this alike.
+    """Train a model through all stages of a recipe. Under ``torchrun``, every process calls it the same way.
 
-    On the CPU a run that was stopped at any moment and resumed ends with bit for bit the weights of one that was not.
+    On the CPU, a run that was stopped at any time and resumed ends with the same weights, bit for bit, as
+    one that was not.
 
     Args:
-        recipe: what is trained, on which data, in which stages.
-        output: the run's folder.
+        recipe: model, data and stages.
+        output: folder of the run.
         model: weights to start from; built from the recipe by default.
-        teacher: in place of the recipe's: a ``SplitModel``, a ``Backbone``, or a function from images, normalised as the
-            student's are, to features by stride.
+        teacher: replaces the teacher of the recipe: a ``SplitModel``, a ``Backbone``, or a function from
+            images, normalised as for the student, to features by stride.
         options: how to run it.
         registry: the installed plugins, by default.
 
     Raises:
-        TrainingError: a run is there already, the recipe has changed since, a loss is not finite, or the disk is full.
+        TrainingError: the folder holds a run already, the recipe has changed since, a loss is not finite, or
+            a file cannot be written.
         TrainingInterrupted: SIGINT or SIGTERM; a checkpoint is written, ``resume`` continues.
-        RecipeError: a stage that is not valid.
-        PlanError: an objective lacks what it compares, in the model or in the teacher.
-        DataError: a dataset that cannot be read.
+        RecipeError: an invalid stage.
+        PlanError: an objective compares something that the model or the teacher lacks.
+        DataError: a dataset cannot be read.
     """
     options, registry = options or TrainOptions(), registry or discover()
     if model is None:
-        from splitreg.assembly import build
-
         model = build(recipe, registry=registry)
-    # The plan fills in the heads' targets and labels; a given model may have been built from another recipe's data.
+    # The plan fills in targets and labels of the heads; a caller's model may have been built for other data.
     resolved = dataclasses.replace(
         model.recipe, data=recipe.data, augment=recipe.augment, stages=recipe.stages, seed=recipe.seed,
         teacher=recipe.teacher,
     )  # fmt: skip
-    if teacher is not None:
-        teacher = as_teacher(teacher)
-    elif recipe.teacher is not None:
-        teacher = open_teacher(recipe.teacher, model.plan.preprocess.size, registry)
-        begin(model, teacher, recipe.teacher.start)
-    if teacher is not None:
-        teacher.follow(model.plan.preprocess)
     loaders = DataLoaders(
         recipe=resolved, datasets=options.datasets or open_datasets(resolved, registry),
         preprocess=model.plan.preprocess, workers=options.workers,
     )  # fmt: skip
-    run = Run(model=model, recipe=resolved, folder=Path(output), loaders=loaders, registry=registry, teacher=teacher)
-    result = run.execute(options)
+    run = Run(
+        model=model, recipe=resolved, folder=Path(output), loaders=loaders, registry=registry,
+        teacher=_teacher(teacher, resolved, model, registry),
+    )  # fmt: skip
+    record = run.execute(options)
     model.trained = True
     model.freeze_tables()
-    return result
+    return TrainResult(model=model, output=run.folder, **vars(record))
+
+
+def _teacher(value: Any, recipe: Recipe, model: SplitModel, registry: Registry) -> Teacher | None:
+    """Return the teacher of a caller, otherwise the recipe's, adapted to the model's images."""
+    if value is not None:
+        teacher = as_teacher(value)
+    elif recipe.teacher is not None:
+        teacher = open_teacher(recipe.teacher, model.plan.preprocess.size, registry)
+        copy_parts(teacher, model, recipe.teacher.start)
+    else:
+        return None
+    teacher.follow(model.plan.preprocess)
+    return teacher
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A resolved recipe's stages on one model.
+    """What a run consists of, beside its options.
 
     Args:
-        model: what learns; a ``SplitModel``, or one late head with the same interface.
+        model: the model to train.
         recipe: resolved.
-        folder: of the run.
-        loaders: batches to train and validate on.
+        folder: folder of the run.
+        loaders: training and validation data.
         registry: for the objectives.
-        teacher: for objectives that want one.
-        base: digest of what lies under the model and is in no checkpoint: a run is resumed only on the same.
+        teacher: for objectives that compare with one.
+        base: digest of weights that the model needs but does not contain; a run is resumed only with the same.
     """
 
-    model: SplitModel
+    model: Trainable
     recipe: Recipe
     folder: Path
     loaders: DataLoaders
@@ -135,38 +152,40 @@ class Run:
     teacher: Teacher | None = None
     base: str = ""
 
-    def execute(self, options: TrainOptions) -> TrainResult:
-        """Run what is left of the stages; see ``train``."""
+    @property
+    def target_names(self) -> dict[str, str]:
+        """Head -> name of the target that trains it."""
+        return {head.name: head.target or "" for head in self.recipe.heads}
+
+    def execute(self, options: TrainOptions) -> RunRecord:
+        """Run the remaining stages; see ``train``."""
         self._check()
         first = devices.rank() == 0
         checkpoints, progress = Checkpoints(self.folder / "checkpoints"), Progress(options.progress and first)
         state = self._restore(checkpoints, progress, options.resume)
         if state is None and first:
-            recipe = json.dumps(self.recipe.to_mapping(), indent=1).encode() + b"\n"
-            write_atomically(self.folder / "recipe.json", recipe)
+            path = self.folder / "recipe.json"
+            with disk_errors(path, TrainingError, "free some space, or choose another folder"):
+                write_json(path, self.recipe.to_mapping())
         position = Position() if state is None else Position(**state["position"])
-        resumed = position.step
+        resumed_from = position.step
         log = RunLog(
-            self.folder, position=0 if state is None else state["log"], step=resumed, tensorboard=options.tensorboard,
-            on_event=options.on_event, silent=not first,
+            self.folder, position=0 if state is None else state["log"], step=resumed_from,
+            tensorboard=options.tensorboard, on_event=options.on_event, silent=not first,
         )  # fmt: skip
         home = next((parameter.device for parameter in self.model.parameters()), None)
-        with Interrupts() as interrupts:
-            loop = Loop(
-                run=self, options=options, checkpoints=checkpoints, log=log, progress=progress,
-                interrupts=interrupts, position=position,
-            )  # fmt: skip
-            try:
-                loop.run_stages(state)
-            finally:
-                progress.close()
-                log.close()
+        loop = Loop(
+            run=self, options=options, checkpoints=checkpoints, log=log, progress=progress, position=position
+        )  # fmt: skip
+        try:
+            loop.run_stages(state)
+        finally:
+            log.close()
         if devices.world_size() > 1:
             devices.leave()
         self.model.to(home).eval()
-        return TrainResult(
-            model=self.model, output=self.folder, history=loop.history, warnings=loop.warnings, steps=position.step,
-            resumed_from=resumed,
+        return RunRecord(
+            history=loop.history, warnings=loop.warnings, steps=position.step, resumed_from=resumed_from
         )  # fmt: skip
 
     def _check(self) -> None:
@@ -176,63 +195,63 @@ class Run:
         student = student_capabilities(self.model)
         size = self.model.plan.preprocess.size
         teacher = None if self.teacher is None else self.teacher.capabilities(student, size)
-        check(self.recipe.stages, self.model.heads, self.registry, student, teacher)
+        check_objectives(self.recipe.stages, self.model.heads, self.registry, student, teacher)
 
     def _restore(self, checkpoints: Checkpoints, progress: Progress, resume: bool) -> dict[str, Any] | None:
-        """Return the newest complete checkpoint's state; None where the run begins."""
+        """Return the state of the newest intact checkpoint; None if the run starts."""
         if not checkpoints.paths():
             return None
         if not resume:
             raise TrainingError(f"{self.folder} holds a run already; resume it, or choose another folder")
+        state: dict[str, Any]
         state, path, damaged = checkpoints.load()
         for sentence in damaged:
-            progress.say(f"{sentence}; going back to {path.name}")
+            progress.print(f"{sentence}; going back to {path.name}")
         check_unchanged(state["recipe"], self.recipe.to_mapping(), path)
-        for what, before, now in (
+        for name, before, now in (
             ("teacher", state.get("teacher", ""), self.teacher.identity if self.teacher else ""),
             ("model", state["base"], self.base),
         ):
             if before != now:
                 raise TrainingError(
-                    f"the run in {self.folder} began with another {what}, or none; resume it with that one, or start a new "
-                    "run in another folder"
+                    f"the run in {self.folder} was started with another {name}, or none; resume it with that one, or "
+                    "start a new run in another folder"
                 )
-        restored: dict[str, Any] = state
-        return restored
+        return state
 
 
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Refuse to resume with another recipe; where data and teacher lie may change, nothing else.
+    """Refuse to resume with another recipe. Only the places of data and teacher may change.
 
     Raises:
         TrainingError: names every key that differs.
     """
-    old, new = _leaves(before), _leaves(json.loads(json.dumps(now)))
+    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
     differing = [
-        f"{key}: {old.get(key, 'nothing')!r} then, {new.get(key, 'nothing')!r} now"
+        f"{key}: was {old.get(key, 'absent')!r}, is {new.get(key, 'absent')!r}"
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not _place(key)
+        if old.get(key) != new.get(key) and not _is_place(key)
     ]
     if differing:
         raise TrainingError(
             f"the recipe has changed since {path.name} was written ({'; '.join(differing)}); "
-            "resume with the old one, or start anew in another folder"
+            "resume with the old recipe, or start in another folder"
         )
 
 
-def _place(key: str) -> bool:
+def _is_place(key: str) -> bool:
     return key == "teacher.bundle" or (key.startswith("data.") and key.endswith(".root"))
 
 
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys."""
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Return nested tables as one table with dotted keys."""
     if isinstance(value, Mapping) and value:
         items = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list | tuple) and value:
         items = [(str(index), item) for index, item in enumerate(value)]
     else:
         return {path: list(value) if isinstance(value, tuple) else value}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, item in items:
-        found.update(_leaves(item, f"{path}.{key}" if path else key))
-    return found
+        flat.update(_flat(item, f"{path}.{key}" if path else key))
+    return flat

@@ -1,32 +1,31 @@
-"""Learning rates and the rate term, as plain functions of the step (no torch, no state to save).
+"""Schedules of the learning rate and of the rate term, as functions of the step (no torch, no state).
 
-Every schedule returns the factor on the optimiser's ``lr`` for step ``step`` (0-based) of ``steps``.
+Each schedule returns the factor on the optimiser's ``lr`` for step ``step`` (from 0) of ``steps``.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from splitreg.errors import RecipeError, suggest
+from splitreg.parsing import check_name, check_options, keyword_options
 
 Schedule = Callable[[int], float]
 
 
 def constant(step: int, steps: int, per_epoch: int, *, warmup: float = 0.0) -> float:
-    """Stay at 1, after a linear rise over ``warmup`` epochs."""
+    """Return 1, after a linear rise over ``warmup`` epochs."""
     return _rise(step, per_epoch, warmup)
 
 
 def one_cycle(
     step: int, steps: int, per_epoch: int, *, rise: float = 0.3, start: float = 1 / 25, end: float = 4e-6
 ) -> float:
-    """Rise by a cosine from ``start`` to 1 over the fraction ``rise`` of all steps, then fall by a cosine to ``end``.
+    """Rise by a cosine from ``start`` to 1 in the first ``rise`` of all steps, then fall by a cosine to ``end``.
 
-    Source: Smith & Topin 2017 (arXiv:1708.07120); the defaults and the position of the peak are those of torch's OneCycleLR.
+    Source: Smith & Topin 2017 (arXiv:1708.07120); defaults and position of the peak as in torch's OneCycleLR.
     """
     peak, last = rise * steps - 1, steps - 1
     if step <= peak:
@@ -69,31 +68,15 @@ def schedule(name: str, options: Mapping[str, Any], *, steps: int, per_epoch: in
     Raises:
         RecipeError: no schedule of that name, or an option that it does not have.
     """
-    function = chosen("schedule", SCHEDULES, name, options)
+    check_name(name, SCHEDULES, "schedule")
+    function = SCHEDULES[name]
+    check_options(options, keyword_options(function), f"schedule {name!r}")
     return partial(function, steps=steps, per_epoch=per_epoch, **options)
 
 
 def ramp(value: float, warmup: float, epoch: float) -> float:
     """Return ``value`` after a linear rise from 0 over ``warmup`` epochs; ``epoch`` counts fractions."""
     return value * min(1.0, epoch / warmup) if warmup > 0 else value
-
-
-def chosen(what: str, table: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> Any:
-    """Return ``table[name]`` after checking that ``options`` are keyword-only parameters of it.
-
-    Raises:
-        RecipeError: it is not there, or has no such option.
-    """
-    if name not in table:
-        raise RecipeError(f"no {what} named {name!r}.{suggest(name, table)} There are: {', '.join(table)}")
-    parameters = inspect.signature(table[name]).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise RecipeError(
-                f"{what} {name} has no option {option!r}.{suggest(option, known)} It has: {', '.join(known)}"
-            )
-    return table[name]
 
 
 def _rise(step: int, per_epoch: int, warmup: float) -> float:

@@ -7,93 +7,84 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import Module, Parameter
 from torch.nn.parallel import DistributedDataParallel
 
 from splitreg.data.loading import Batch
-from splitreg.recipe import Stage
-from splitreg.registry import Registry
+from splitreg.interfaces import Objective
 from splitreg.training import devices, optimizers, parts
-from splitreg.training.averaging import Average
-from splitreg.training.data import to_work
-from splitreg.training.objectives import objectives
+from splitreg.training.averaging import WeightAverage
+from splitreg.training.objectives import create_objectives
 from splitreg.training.schedules import ramp, schedule
-from splitreg.training.step import Step
-from splitreg.training.teacher import Teacher
+from splitreg.training.step import Step, step_batch
 
 if TYPE_CHECKING:
-    from splitreg.assembly import SplitModel
+    from splitreg.training.run import Run
 
 
 class StageRun:
     """A stage, ready to step.
 
     Args:
-        model: what is trained, in place; it is moved to the device.
-        stage: of the recipe.
-        number: of the stage, from 0.
-        seed: of the recipe.
-        per_epoch: steps of an epoch, the same on all processes.
-        targets: head -> name of the target that trains it.
-        registry: for the objectives.
-        device: see ``devices.fabric``.
-        teacher: for objectives that want one.
+        run: the run; its model is trained in place and moved to the device.
+        number: number of the stage, from 0.
+        steps_per_epoch: the same on all processes.
+        device: see ``TrainOptions``.
     """
 
-    def __init__(
-        self,
-        model: SplitModel,
-        stage: Stage,
-        *,
-        number: int,
-        seed: int,
-        per_epoch: int,
-        targets: Mapping[str, str],
-        registry: Registry,
-        device: str = "auto",
-        teacher: Teacher | None = None,
-    ) -> None:
-        self.model, self.stage, self.targets = model, stage, targets
-        self.per_epoch = per_epoch
-        self._key = f"{seed}/{number}"
-        self.fabric = devices.fabric(device, stage.precision)
-        model.to(memory_format=torch.channels_last)  # convolutions take a fifth less of a step
-        self._freezer = parts.Freezer(model)
-        learning = parts.select(model.parts(), stage.train, stage.freeze)
+    def __init__(self, run: Run, number: int, *, steps_per_epoch: int, device: str = "auto") -> None:
+        self.model, self.stage, self.target_names = run.model, run.recipe.stages[number], run.target_names
+        self.steps_per_epoch = steps_per_epoch
+        self._key = f"{run.recipe.seed}/{number}"
+        self.fabric = devices.open_fabric(device, self.stage.precision)
+        self.model.to(memory_format=torch.channels_last)  # convolutions are a fifth faster
+        self._freezer = parts.Freezer(self.model)
+        learning = parts.select(self.model.parts(), self.stage.train, self.stage.freeze)
         self._freezer.apply(learning)
-        devices.seed_step(torch.device("cpu"), mixed(self._key, "objectives"))
-        made = objectives(stage, model.heads, registry)
-        read = any(objective.reads_heads for objective in made.values())
+        devices.seed_step(torch.device("cpu"), seed_of(self._key, "objectives"))
+        objectives = create_objectives(self.stage, self.model.heads, run.registry)
+        self.active_heads = self._active_heads(learning, objectives)
+        step = Step(self.model, objectives, self.active_heads, run.teacher)
+        if run.teacher is not None:
+            run.teacher.to(self.fabric.device)
+        self._set_up_optimizers(step)
+        self._schedule = schedule(
+            self.stage.schedule.name, self.stage.schedule.options, steps=self.stage.epochs * steps_per_epoch,
+            per_epoch=steps_per_epoch,
+        )  # fmt: skip
+        modules = [self.model.parts()[name] for name in learning]
+        self.average = WeightAverage(modules, self.stage.average) if self.stage.average else None
+        self._objectives = step.objectives
+
+    def _active_heads(self, learning: tuple[str, ...], objectives: Mapping[str, Objective]) -> tuple[str, ...]:
+        """Return the heads whose losses have a gradient: all of them while anything before the heads learns."""
+        if not any(objective.reads_heads for objective in objectives.values()):
+            return ()
         shared = any(not name.startswith("heads.") for name in learning)
-        self.live = tuple(name for name in model.heads if read and (shared or f"heads.{name}" in learning))
-        step = Step(model, made, self.live, teacher)
-        if teacher is not None:
-            teacher.to(self.fabric.device)
-        auxiliary = [p for p in model.bottleneck.auxiliary_parameters() if p.requires_grad]
-        own = {id(parameter) for parameter in auxiliary}
-        main = [p for p in step.parameters() if p.requires_grad and id(p) not in own]
-        raw = optimizers.optimizer(stage.optimizer.name, stage.optimizer.options, main)
+        return tuple(name for name in self.model.heads if shared or f"heads.{name}" in learning)
+
+    def _set_up_optimizers(self, step: Step) -> None:
+        auxiliary = [p for p in self.model.bottleneck.auxiliary_parameters() if p.requires_grad]
+        ids = {id(parameter) for parameter in auxiliary}
+        main: list[Parameter] = [p for p in step.parameters() if p.requires_grad and id(p) not in ids]
+        self._optimizer = optimizers.optimizer(self.stage.optimizer.name, self.stage.optimizer.options, main)
         self._auxiliary = torch.optim.Adam(auxiliary, lr=optimizers.AUXILIARY_LR) if auxiliary else None
         if self.fabric.world_size > 1:  # trained by a loss of their own, the same on every process
-            names = [name for name, parameter in step.named_parameters() if id(parameter) in own]
+            names = [name for name, parameter in step.named_parameters() if id(parameter) in ids]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, names)  # type: ignore[no-untyped-call]
-        self._module, self._optimizer = self.fabric.setup(step, raw)
-        self._raw = raw
-        self._base = [float(group["lr"]) for group in raw.param_groups]
-        self._factor = schedule(
-            stage.schedule.name, stage.schedule.options, steps=stage.epochs * per_epoch, per_epoch=per_epoch
-        )
-        self.average = Average(model, stage.average) if stage.average else None
-        self._objective_state = step.objectives
+        self._base_lrs = [float(group["lr"]) for group in self._optimizer.param_groups]
+        self._module: Module
+        self._module, self._fabric_optimizer = self.fabric.setup(step, self._optimizer)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.fabric.device
 
     @property
     def lr(self) -> float:
         """Learning rate of the last step."""
-        return float(self._raw.param_groups[0]["lr"])
+        return float(self._optimizer.param_groups[0]["lr"])
 
     def train_mode(self) -> None:
         """Return to training after a validation."""
@@ -101,32 +92,32 @@ class StageRun:
         self._freezer.train_mode()
 
     def step(self, batch: Batch, epoch: int, index: int) -> dict[str, torch.Tensor]:
-        """Take step ``index`` of ``epoch`` and return the parts of its loss, still on the device."""
-        done = epoch * self.per_epoch + index
-        work = to_work(batch, self.targets, self.device)
-        work.progress = done / (self.stage.epochs * self.per_epoch)
-        work.rate_lambda = ramp(self.stage.rate_lambda, self.stage.rate_warmup, done / self.per_epoch)
+        """Take step ``index`` of ``epoch``; returns the parts of its loss, on the device."""
+        done = epoch * self.steps_per_epoch + index
+        inputs = step_batch(batch, self.target_names, self.device)
+        inputs.progress = done / (self.stage.epochs * self.steps_per_epoch)
+        inputs.rate_lambda = ramp(self.stage.rate_lambda, self.stage.rate_warmup, done / self.steps_per_epoch)
         if self.fabric.world_size > 1:
-            work.weights = devices.balance(self.fabric, work, self.live)
-        devices.seed_step(self.device, mixed(self._key, epoch, index, self.fabric.global_rank))
-        optimizers.set_lr(self._raw, self._base, self._factor(done))
-        total, found = self._module(work)
-        # only now: freed before the forward pass, the gradients' memory goes back to the system, to be fetched again
-        self._optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(total)
+            inputs.weights = devices.balance(self.fabric, inputs, self.active_heads)
+        devices.seed_step(self.device, seed_of(self._key, epoch, index, self.fabric.global_rank))
+        optimizers.set_lr(self._optimizer, self._base_lrs, self._schedule(done))
+        loss, loss_parts = self._module(inputs)
+        # Only now: gradients freed before the forward pass return their memory to the system.
+        self._fabric_optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
         if self.stage.clip:
             self.fabric.clip_gradients(
-                self._module, self._optimizer, max_norm=self.stage.clip, error_if_nonfinite=False
+                self._module, self._fabric_optimizer, max_norm=self.stage.clip, error_if_nonfinite=False
             )
-        self._optimizer.step()
+        self._fabric_optimizer.step()
         if self._auxiliary is not None:
-            self._step_auxiliary()
+            self._step_auxiliary(self._auxiliary)
         if self.average is not None:
             self.average.update()
-        return dict(found)
+        return dict(loss_parts)
 
     def finish(self) -> None:
-        """End the stage: the average replaces the weights, and nothing is frozen any more."""
+        """End the stage: the average replaces the weights, and nothing is frozen."""
         if self.average is not None:
             self.average.commit()
         self.model.zero_grad(set_to_none=True)
@@ -136,36 +127,35 @@ class StageRun:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed stage needs beside the model's weights."""
         return {
-            "optimizer": self._raw.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
             "auxiliary": None if self._auxiliary is None else self._auxiliary.state_dict(),
-            "objectives": dict(self._objective_state.state_dict()),
+            "objectives": dict(self._objectives.state_dict()),
             "average": None if self.average is None else self.average.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state."""
-        self._raw.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(state["optimizer"])
         if self._auxiliary is not None:
             self._auxiliary.load_state_dict(state["auxiliary"])
-        self._objective_state.load_state_dict(state["objectives"])
+        self._objectives.load_state_dict(state["objectives"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def _step_auxiliary(self) -> None:
-        assert self._auxiliary is not None
-        self._auxiliary.zero_grad(set_to_none=True)  # the main loss may have left gradients here
+    def _step_auxiliary(self, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad(set_to_none=True)  # the main loss may have left gradients here
         loss = self.model.bottleneck.auxiliary_loss()
         if loss is not None:
             loss.backward()  # type: ignore[no-untyped-call]
-            self._auxiliary.step()
+            optimizer.step()
 
 
-def mixed(*key: object) -> int:
-    """Return a 63-bit seed from a key, the same on every machine.
+def seed_of(*key: object) -> int:
+    """Return a 63-bit seed for a key, the same on every machine.
 
-    >>> mixed(0, 1) == mixed(0, 1) != mixed(1, 0)
+    >>> seed_of(0, 1) == seed_of(0, 1) != seed_of(1, 0)
     True
     """
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()

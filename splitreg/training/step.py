@@ -1,31 +1,36 @@
 """One training step as a module: images and targets in, the loss and its parts out.
 
-Model, losses and objectives run inside one ``forward``, so that mixed precision and data parallelism see all of it.
+Model, losses and objectives run inside one ``forward``, so mixed precision and data parallelism cover all of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from splitreg.assembly import Trainable
+from splitreg.data.loading import Batch
 from splitreg.interfaces import Objective, StepContext
 from splitreg.tasks import Target
 from splitreg.training.teacher import Teacher
 
-if TYPE_CHECKING:
-    from splitreg.assembly import SplitModel
 
-
-class Work:
-    """What one step works on; a plain class, so that the libraries in between pass it on as it is.
+class StepBatch:
+    """The input of one step. A plain class: Lightning would copy the fields of a dataclass one by one.
 
     Args:
         images: (B, 3, H, W) normalised, on the model's device.
         targets: head -> targets of the images that have one.
         select: head -> indexes of those images; None: all images have one.
+
+    Attributes:
+        rate_lambda: weight of the rate in this step.
+        progress: position in the stage, 0 to 1.
+        weights: head -> weight of its loss in this process; None: 1.
     """
 
     def __init__(
@@ -39,77 +44,101 @@ class Work:
         self.weights: Mapping[str, Tensor] | None = None
 
 
-class Step(nn.Module):
-    """Runs model, heads' losses and objectives.
+def step_batch(batch: Batch, target_names: Mapping[str, str], device: torch.device) -> StepBatch:
+    """Sort the targets of a batch by head.
 
     Args:
-        model: what is trained.
+        batch: from a loader.
+        target_names: head -> name of the target that trains it.
+        device: device of the model.
+    """
+    if device.type != "cpu":
+        batch = batch.to(device)
+    targets: dict[str, list[Target]] = {}
+    select: dict[str, Tensor | None] = {}
+    for head, name in target_names.items():
+        column = batch.targets.get(name, [])
+        rows = [row for row, target in enumerate(column) if target is not None]
+        targets[head] = [target for target in column if target is not None]
+        select[head] = None if len(rows) == len(batch) else torch.tensor(rows, dtype=torch.int64, device=device)
+    return StepBatch(batch.images, targets, select)
+
+
+class Step(nn.Module):
+    """Runs the model, the heads' losses and the objectives.
+
+    Args:
+        model: the model to train.
         objectives: name -> objective; the loss is the sum of all their terms, plus the rate.
-        live: heads whose losses can teach something; the others are not run.
-        teacher: for objectives that want one; run without gradients.
+        active_heads: heads whose losses have a gradient; the others are not run.
+        teacher: for objectives that compare with one; runs without gradients.
     """
 
     def __init__(
         self,
-        model: SplitModel,
+        model: Trainable,
         objectives: Mapping[str, Objective],
-        live: Sequence[str],
+        active_heads: Sequence[str],
         teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.objectives = nn.ModuleDict(objectives)
-        self.live = tuple(live)
-        self._teacher = teacher  # no module: a teacher's weights are no part of this one
-        self._shared = tuple(_shared(model))  # in a tuple: they are registered where they belong
-        self._tasks = {name: model.head(name).task for name in self.live}
+        self.active_heads = tuple(active_heads)
+        self._teacher = teacher  # not a module: a teacher's weights are no part of this one
+        self._shared = tuple(_shared_parameters(model))  # a tuple, so that they are not registered twice
+        self._tasks = {name: model.head(name).task for name in self.active_heads}
 
-    def forward(self, work: Work) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: StepBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its parts without gradient.
 
-        The parts are ``loss``, ``bits`` (mean an image), ``HEAD.PART``, and ``OBJECTIVE.TERM`` where there are several.
+        The parts are ``loss``, ``bits`` (mean per image), ``HEAD.PART``, and ``OBJECTIVE.TERM`` if there are
+        several objectives.
         """
-        select = {name: work.select[name] for name in self.live}
+        select = {name: batch.select[name] for name in self.active_heads}
         with _captured(self.model.bottleneck.encoder) as latents:
-            output = self.model(work.images, select)
-        losses = self.model.loss(output.outputs, {name: work.targets[name] for name in output.outputs})
-        parts = {f"{head}.{part}": value for head, found in losses.items() for part, value in found.items()}
-        if work.weights is not None:
-            weights = work.weights
-            losses = {h: {p: value * weights[h] for p, value in found.items()} for h, found in losses.items()}
-        taught, answers = self._taught(work.images, {name: select[name] for name in output.outputs})
+            output = self.model(batch.images, select)
+        losses = self.model.loss(output.outputs, {name: batch.targets[name] for name in output.outputs})
+        parts = {f"{head}.{part}": value for head, values in losses.items() for part, value in values.items()}
+        if batch.weights is not None:
+            weights = batch.weights
+            losses = {h: {p: value * weights[h] for p, value in values.items()} for h, values in losses.items()}
+        features, teacher_outputs = self._teach(batch.images, {name: select[name] for name in output.outputs})
         context = StepContext(
-            losses=losses, rate=output.rate, images=work.images, features=output.features, teacher=taught,
-            progress=work.progress, teacher_outputs=answers,
-            outputs={name: self.model.head(name).distillation_output(said) for name, said in output.outputs.items()},
+            losses=losses, rate=output.rate, images=batch.images, features=output.features, teacher=features,
+            progress=batch.progress, teacher_outputs=teacher_outputs,
+            outputs={name: self.model.head(name).distillation_output(raw) for name, raw in output.outputs.items()},
             latent=latents[-1] if latents else None, shared=self._shared,
         )  # fmt: skip
         terms = [
-            (f"{name}.{term}", value) for name, made in self.objectives.items() for term, value in made(context).items()
+            (f"{name}.{term}", value)
+            for name, objective in self.objectives.items()
+            for term, value in objective(context).items()
         ]
         bits = output.rate.mean()
         total = sum((value for _, value in terms), bits.new_zeros(()))
-        if work.rate_lambda:
-            total = total + bits * (work.rate_lambda / (work.images.shape[-2] * work.images.shape[-1]))
-        if not total.requires_grad:  # no image had a target: a step without effect, but a step
+        if batch.rate_lambda:
+            total = total + bits * (batch.rate_lambda / (batch.images.shape[-2] * batch.images.shape[-1]))
+        if not total.requires_grad:  # no image has a target: the step has no effect, but must run
             total = total + 0.0 * next(p for p in self.parameters() if p.requires_grad).sum()
         parts.update({"loss": total, "bits": bits})
         if len(self.objectives) > 1:
             parts.update(terms)
         return total, {name: value.detach() for name, value in parts.items()}
 
-    def _taught(
+    def _teach(
         self, images: Tensor, select: Mapping[str, Tensor | None]
     ) -> tuple[Mapping[int, Tensor] | None, Mapping[str, Any]]:
-        """The teacher's features, and what it says in the place of the heads that ran."""
+        """Return the teacher's features, and its outputs for the heads that ran."""
         if self._teacher is None:
             return None, {}
-        lesson = self._teacher(images, select)
-        return lesson.features, self._teacher.answers(lesson, {name: self._tasks[name] for name in select}, select)
+        output = self._teacher(images, select)
+        tasks = {name: self._tasks[name] for name in select}
+        return output.features, self._teacher.head_outputs(output, tasks, select)
 
 
-def _shared(model: SplitModel) -> Iterator[Tensor]:
-    """The weights that learn and belong to no head."""
+def _shared_parameters(model: Trainable) -> Iterator[Tensor]:
+    """Yield the parameters that learn and belong to no head."""
     for name, part in model.parts().items():
         if not name.startswith("heads."):
             yield from (parameter for parameter in part.parameters() if parameter.requires_grad)
@@ -117,10 +146,15 @@ def _shared(model: SplitModel) -> Iterator[Tensor]:
 
 @contextmanager
 def _captured(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what a module returns while this is open."""
-    found: list[Tensor] = []
-    hook = module.register_forward_hook(lambda _, __, given: found.append(given) if isinstance(given, Tensor) else None)
+    """Collect the tensors that a module returns while the context is open."""
+    outputs: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            outputs.append(output)
+
+    hook = module.register_forward_hook(keep)
     try:
-        yield found
+        yield outputs
     finally:
         hook.remove()

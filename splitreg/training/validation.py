@@ -1,31 +1,29 @@
-"""Validation on the training path: quick, without packets. Published figures come from ``splitreg.evaluation``."""
+"""Validation during training: fast, without packets. ``splitreg.evaluation`` measures published results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from splitreg.assembly import Trainable
 from splitreg.tasks import Prediction, Target
+from splitreg.training.step import StepBatch
 
-if TYPE_CHECKING:
-    from splitreg.assembly import SplitModel
-    from splitreg.training.step import Work
-
-#: Images whose predictions are kept to look for collapse.
-PROBE = 256
+#: Number of images whose predictions are kept to detect collapse.
+MAX_PROBES = 256
 
 
 @dataclass(kw_only=True)
 class Validation:
-    """What a validation found.
+    """Result of a validation.
 
     Args:
-        metrics: head -> metric -> value; a head whose target never came is absent.
-        bits: mean bits an image, as the model estimates them.
-        images: how many there were.
+        metrics: head -> metric -> value; a head without any target is absent.
+        bits: mean bits per image, as estimated by the model.
+        images: number of images.
         probes: head -> (predictions, targets) of some images spread over the set.
     """
 
@@ -35,59 +33,58 @@ class Validation:
     probes: dict[str, tuple[list[Prediction], list[Target]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain data."""
+        """Return the numbers as plain data."""
         return {**self.metrics, "bits": self.bits, "images": self.images}
 
 
 @torch.no_grad()
-def validate(model: SplitModel, works: Iterable[Work], *, images: int, probe: bool = False) -> Validation:
-    """Run the model over a validation set, in evaluation mode; metrics are measured in the network's pixels.
+def validate(model: Trainable, batches: Iterable[StepBatch], *, images: int, probe: bool = False) -> Validation:
+    """Run the model on a validation set; metrics are measured in the pixels of the network's input.
 
     Args:
         model: left in evaluation mode.
-        works: the batches.
-        images: how many images they hold in all.
+        batches: the set.
+        images: number of images in it.
         probe: keep some predictions.
     """
     model.eval()
-    found = Validation()
-    metrics = {name: local(model.head(name).metric()) for name in model.heads}
-    every = max(1, -(-images // PROBE))
-    bits = 0.0
-    for work in works:
-        output = model(work.images, work.select)
+    result, bits = Validation(), 0.0
+    metrics = {name: unsynced(model.head(name).metric()) for name in model.heads}
+    stride = max(1, -(-images // MAX_PROBES))
+    for batch in batches:
+        output = model(batch.images, batch.select)
         bits += float(output.rate.sum())
         for name, raw in output.outputs.items():
-            predictions, targets = model.head(name).predict(raw), list(work.targets[name])
+            predictions, targets = model.head(name).predict(raw), list(batch.targets[name])
             metrics[name].update(predictions, targets)
-            rows = work.select[name]
+            rows = batch.select[name]
             places = range(len(targets)) if rows is None else rows.tolist()
-            kept = found.probes.setdefault(name, ([], []))
-            for row, place in enumerate(places):
-                if probe and (found.images + place) % every == 0:
-                    kept[0].append(predictions[row])
-                    kept[1].append(targets[row])
-        found.images += len(work.images)
-    found.bits = bits / max(1, found.images)
-    found.metrics = {name: numbers(metrics[name].compute()) for name in found.probes}
-    return found
+            probes = result.probes.setdefault(name, ([], []))
+            for prediction, target, place in zip(predictions, targets, places, strict=True):
+                if probe and (result.images + place) % stride == 0:
+                    probes[0].append(prediction)
+                    probes[1].append(target)
+        result.images += len(batch.images)
+    result.bits = bits / max(1, result.images)
+    result.metrics = {name: floats(metrics[name].compute()) for name in result.probes}
+    return result
 
 
-def local(metric: Any) -> Any:
-    """Keep a torchmetrics metric to this process: every process sees the whole validation set."""
+def unsynced(metric: Any) -> Any:
+    """Turn off the synchronisation of a torchmetrics metric: each process sees the whole set."""
     for module in metric.modules():
         if hasattr(module, "sync_on_compute"):
             module.sync_on_compute = False
     return metric
 
 
-def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Metric values as floats."""
+def floats(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return metric values as floats."""
     return {name: float(value) for name, value in values.items()}
 
 
 def score(metric: Any, primary: str, predictions: Sequence[Prediction], targets: Sequence[Target]) -> float:
-    """Return the primary value of a fresh metric for these pairs."""
-    metric = local(metric)
+    """Return the primary value of a new metric for these pairs."""
+    metric = unsynced(metric)
     metric.update(list(predictions), list(targets))
-    return numbers(metric.compute())[primary]
+    return floats(metric.compute())[primary]

@@ -151,14 +151,19 @@ def signature(function):
 
 def test_optimizers_schedules_and_augmentations_are_documented_with_their_defaults():
     from splitreg.data.transforms import Augment
-    from splitreg.training.optimizers import OPTIMIZERS
+    from splitreg.training.optimizers import OPTIMIZERS, optimizer_options
     from splitreg.training.schedules import SCHEDULES
 
     tables = recipe_tables()
-    for heading, functions in (("Optimizer", OPTIMIZERS), ("Schedule", SCHEDULES)):
-        assert {key: documented_options(cell) for key, cell in tables[heading].items()} == {
-            key: signature(function) for key, function in functions.items()
-        }
+    assert {key: documented_options(cell) for key, cell in tables["Schedule"].items()} == {
+        key: signature(function) for key, function in SCHEDULES.items()
+    }
+    assert tables["Optimizer"].keys() == OPTIMIZERS.keys()
+    for key, cell in tables[
+        "Optimizer"
+    ].items():  # the options of torch's class that matter most, and all of our defaults
+        documented, options = documented_options(cell), json.loads(json.dumps(optimizer_options(key)))
+        assert documented.items() <= options.items() and OPTIMIZERS[key][1].keys() <= documented.keys()
     assert {key: default(cell) for key, cell in tables["Augment"].items()} == signature(Augment)
 
 

@@ -1,9 +1,6 @@
 """``splitreg sweep`` and ``splitreg bench`` as a user meets them."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from click.testing import CliRunner
@@ -27,26 +24,11 @@ def swept(tmp_path_factory):
     """The folder of a sweep of two points, and what the command printed."""
     folder = tmp_path_factory.mktemp("swept")
     (folder / "tiny.toml").write_text(RECIPE)
-    environment = {**os.environ, "SPLITREG_CACHE": str(folder / "cache")}
-    command = [
-        sys.executable,
-        "-m",
-        "splitreg",
-        "sweep",
-        "tiny.toml",
-        "-o",
-        "out",
-        "--jobs",
-        "2",
-        "--device",
-        "cpu",
-        "--json",
-    ]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPLITREG_CACHE", str(folder / "cache"))
         patch.chdir(folder)
+        done = call("sweep", "tiny.toml", "-o", "out", "--jobs", 2, "--device", "cpu", "--json")
+        assert done.exit_code == 0, done.output
         yield folder / "out", json.loads(done.stdout), done.stderr
 
 
@@ -63,19 +45,16 @@ def test_a_sweep_ends_with_a_summary_and_its_curve(swept):
     assert all(p["validation"]["bits"] > 0 and "top1" in p["validation"]["cls"] for p in found["points"])
     sizes = [p["bytes"] for p in found["bench"]["series"]["out"]]
     assert len(sizes) == 2 and all(size > 20 for size in sizes)
-    assert (folder / "bench" / "cls-top1.svg").exists() and "bottleneck.channels=2\tbegins" in talk
+    assert (folder / "bench" / "cls-top1.svg").exists() and talk.count("bottleneck.channels=2\t") == 2  # start and end
 
 
 def test_the_same_command_again_does_nothing_again(swept):
     done = call("sweep", "tiny.toml", "-o", "out", "--jobs", 2, "--device", "cpu")
     assert (
-        done.exit_code == 0
-        and "done (known)" in done.output
-        and "begins" not in done.output
-        and "(known)" in done.output
+        done.exit_code == 0 and done.output.count("bottleneck.channels=2\t") == 1 and done.output.count("(known)") == 2
     )
     refused = call("sweep", "tiny.toml", "-o", "out", "--set", "seed=3")
-    assert refused.exit_code == 1 and "recipe has changed" in str(refused.exception)
+    assert refused.exit_code == 1 and "seed" in str(refused.exception)
 
 
 def test_bench_draws_a_sweep_and_pictures(swept, tmp_path):
@@ -91,25 +70,25 @@ def test_bench_draws_a_sweep_and_pictures(swept, tmp_path):
     }  # fmt: skip
     assert found["anchor"] == "fp" and found["series"]["local"][0]["bytes"] == 0
     again = call(*arguments, "--anchor", "webp")
-    assert again.output.count("(known)") == 6 and "against webp" in again.output
+    assert again.output.count("(known)") == 6 and "webp" in again.output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "word"),
+    ("arguments", "code", "fact"),
     [
-        ([], 2, "name a BUNDLE"),
+        ([], 2, "BUNDLE"),
         (["--raw"], 2, "--unsplit"),
-        (["zoo:camvid-smal"], 1, "Did you mean 'camvid-small'"),
-        (["zoo:camvid-small", "zoo:camvid-small"], 2, "two series are named"),
+        (["zoo:camvid-smal"], 1, "'camvid-small'"),
+        (["zoo:camvid-small", "zoo:camvid-small"], 2, "'camvid-small'"),
         (["zoo:camvid-small", "--series", "x"], 2, "NAME=BUNDLE"),
-        (["zoo:camvid-small", "--images", "jpg:3"], 1, "CODEC:QUALITY"),
-        (["zoo:camvid-small", "--anchor", "x"], 1, "no series 'x'"),
+        (["zoo:camvid-small", "--images", "jpg:3"], 1, "'jpg:3'"),
+        (["zoo:camvid-small", "--anchor", "x"], 1, "'x'"),
     ],
 )
-def test_bad_requests(arguments, code, word, tmp_path):
+def test_bad_requests(arguments, code, fact, tmp_path):
     done = call("bench", *arguments, "--data", "camvid", "--root", tmp_path, "-o", tmp_path / "out")
-    said = done.output + str(done.exception)
-    assert done.exit_code == code and word in said, said
+    printed = done.output + str(done.exception)
+    assert done.exit_code == code and fact in printed, printed
     assert not (tmp_path / "out").exists()
 
 

@@ -354,7 +354,7 @@ def test_a_folder_that_is_taken_is_refused_before_the_work(trained, tmp_path, mo
     )
     refused(run("train", recipe, *options, "-o", tmp_path, "--overwrite", check=False), str(tmp_path))
     both = tmp_path / "both"
-    refused(run("train", recipe, *options, "-o", both, "--run", both, check=False), str(both), code=2)
+    refused(run("train", recipe, *options, "-o", both, "--run", both, check=False), str(both), "-o", "--run", code=2)
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(bundle, image_folder, packet_of_p0, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from splitreg.coding import Packet, VariableModel
 from splitreg.data.loading import Source
 from splitreg.edge import EdgeEncoder
 from splitreg.errors import CorruptPacket, OverBudget, RecipeError
-from splitreg.evaluation import evaluate
+from splitreg.evaluation import EvalOptions, evaluate
 from splitreg.publishing import verify
 from splitreg.recipe import Recipe
 from splitreg.training import Datasets, open_split
@@ -183,7 +183,7 @@ def test_an_empty_stream_is_refused(trained):
 
 def test_evaluation_takes_a_rate(trained):
     model, _, _, data = trained
-    low, high = (evaluate(model, data, rate=rate, limit=6) for rate in (0, 1))
+    low, high = (evaluate(model, data, EvalOptions(limit=6), rate=rate) for rate in (0, 1))
     assert low.bytes.mean < high.bytes.mean and (low.sent, high.sent) == ("packet, rate 0", "packet, rate 1")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from splitreg.data.loading import Loader
+from splitreg.data.loading import Loader, LoaderOptions
 from splitreg.imaging import Preprocess
 from splitreg.registry import discover
 from splitreg.tasks import IGNORE
@@ -92,7 +92,7 @@ def test_cifar_in_its_tar(split, images):
     dataset = load("folder", "cifar10_subset", split)
     assert len(dataset) == images
     assert len(dataset.targets["classification"].labels) == 10
-    batches = Loader(dataset, Preprocess(size=(32, 32)), batch_size=100)
+    batches = Loader(dataset, Preprocess(size=(32, 32)), LoaderOptions(batch_size=100))
     indexes = [target.index for batch in batches for target in batch.targets["classification"]]
     assert [indexes.count(kind) for kind in range(10)] == [images // 10] * 10
 

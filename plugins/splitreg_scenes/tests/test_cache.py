@@ -100,10 +100,13 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path):
         small(folder=blocked).fill()
 
 
-def test_progress_goes_to_stderr_when_asked_only(capfd):
+def test_progress_goes_to_stderr_on_a_terminal_only(capfd, monkeypatch):
     small().fill()
     assert capfd.readouterr() == ("", "")
-    small(seed=1).fill(progress=True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    small(seed=1).fill(progress=False)
+    assert capfd.readouterr() == ("", "")
+    small(seed=2).fill()
     out, err = capfd.readouterr()
     assert out == ""
     assert "rendering" in err

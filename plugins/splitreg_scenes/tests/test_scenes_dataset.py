@@ -7,7 +7,7 @@ import torch
 from splitreg_scenes.dataset import Scenes
 from splitreg_scenes.rendering import FACTORS, KINDS, factors_of, grid_indexes
 
-from splitreg.data.loading import Loader
+from splitreg.data.loading import Loader, LoaderOptions
 from splitreg.errors import DataError
 from splitreg.imaging import Preprocess
 from splitreg.registry import discover
@@ -88,7 +88,7 @@ def test_defaults_of_describe_and_options_that_make_no_sense():
 
 
 def test_a_loader_with_workers_reads_it(multi):
-    batches = Loader(multi, Preprocess(size=(32, 48)), batch_size=16, workers=1)
+    batches = Loader(multi, Preprocess(size=(32, 48)), LoaderOptions(batch_size=16, workers=1))
     assert sum(len(batch) for batch in batches) == 40
 
 

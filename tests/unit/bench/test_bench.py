@@ -9,9 +9,9 @@ import pytest
 from support import toys
 
 from splitreg.assembly import build, save
-from splitreg.bench import Point, Sent, pictures, run
+from splitreg.bench import BenchOptions, Point, Sent, image_points, run
 from splitreg.bench.chart import Trace, chart
-from splitreg.bench.curves import Line, axes, compare, usual_anchor
+from splitreg.bench.curves import Series, axes, compare, default_anchor
 from splitreg.errors import BundleError, RecipeError
 from splitreg.recipe import DataPart, Recipe
 
@@ -42,15 +42,19 @@ def point(size, **metrics):
 
 def test_bundles_and_baselines_become_curves(bundles, registry, tmp_path):
     series = {
-        "toy": [bundles / "c1", bundles / "c2"], **pictures(bundles / "c1", ["png", "webp:80", "webp:10"]),
+        "toy": [bundles / "c1", bundles / "c2"], **image_points(bundles / "c1", ["png", "webp:80", "webp:10"]),
         "local": [Sent(bundle=bundles / "c1", how="local")],
     }  # fmt: skip
     seen = []
     found = run(
-        series, tmp_path, data=DATA, registry=registry, on_point=lambda name, p: seen.append((name, p.label, p.cached))
+        series,
+        tmp_path,
+        data=DATA,
+        registry=registry,
+        options=BenchOptions(on_point=lambda name, p: seen.append((name, p.label, p.cached))),
     )
     assert [name for name, _, _ in seen] == ["toy", "toy", "png", "webp", "webp", "local"]
-    by_name = {line.name: line for line in found.lines}
+    by_name = {line.name: line for line in found.series}
     small, large = by_name["toy"].points
     assert 0 < small.bytes < large.bytes and small.macs > 0 and small.parameters > 0
     (local,) = by_name["local"].points
@@ -72,21 +76,24 @@ def test_bundles_and_baselines_become_curves(bundles, registry, tmp_path):
 def test_what_was_measured_is_not_measured_again(bundles, registry, tmp_path, monkeypatch):
     from splitreg.bench import points
 
-    series = {"a": [bundles / "c1"], **pictures(bundles / "c1", ["webp:50"])}
+    series = {"a": [bundles / "c1"], **image_points(bundles / "c1", ["webp:50"])}
     first = run(series, tmp_path, data=DATA, registry=registry)
     with monkeypatch.context() as patch:
         patch.setattr(points, "load", None)  # nothing is loaded any more
         again = run(
             {**series, "local": [Sent(bundle=bundles / "c1", how="local")]}, tmp_path, data=DATA, registry=registry
         )
-    assert [p.cached for line in again.lines for p in line.points] == [True] * 3
-    assert again.lines[0].points[0].metrics == first.lines[0].points[0].metrics
-    for change in ({"limit": 3}, {"data": DataPart(name="toys", options={"count": 9})}):  # other images
+    assert [p.cached for line in again.series for p in line.points] == [True] * 3
+    assert again.series[0].points[0].metrics == first.series[0].points[0].metrics
+    for change in (
+        {"options": BenchOptions(limit=3)},
+        {"data": DataPart(name="toys", options={"count": 9})},
+    ):  # other images
         other = run({"a": series["a"]}, tmp_path, **{"data": DATA, "registry": registry, **change})
-        assert not other.lines[0].points[0].cached and other.images in (3, 9)
+        assert not other.series[0].points[0].cached and other.images in (3, 9)
     for path in (tmp_path / "points").iterdir():  # damaged: measured again
         path.write_text(path.read_text()[:-40])
-    assert not run({"a": series["a"]}, tmp_path, data=DATA, registry=registry).lines[0].points[0].cached
+    assert not run({"a": series["a"]}, tmp_path, data=DATA, registry=registry).series[0].points[0].cached
 
 
 def test_a_failure_keeps_the_points_before_it(bundles, registry, tmp_path):
@@ -97,19 +104,21 @@ def test_a_failure_keeps_the_points_before_it(bundles, registry, tmp_path):
 
 def test_the_figures_of_a_comparison():
     lines = [
-        Line(name="packet", points=(point(50, top1=0.7),)),
-        Line(name="jpeg", points=tuple(point(b, top1=a) for b, a in ((100, 0.5), (200, 0.7), (400, 0.8), (800, 0.9)))),
-        Line(name="half", points=tuple(point(b, top1=a) for b, a in ((50, 0.5), (100, 0.7), (200, 0.8), (400, 0.9)))),
-        Line(name="worse", points=(point(90, top1=0.1), point(95, top1=0.2))),
+        Series(name="packet", points=(point(50, top1=0.7),)),
+        Series(
+            name="jpeg", points=tuple(point(b, top1=a) for b, a in ((100, 0.5), (200, 0.7), (400, 0.8), (800, 0.9)))
+        ),
+        Series(name="half", points=tuple(point(b, top1=a) for b, a in ((50, 0.5), (100, 0.7), (200, 0.8), (400, 0.9)))),
+        Series(name="worse", points=(point(90, top1=0.1), point(95, top1=0.2))),
     ]
     (axis,) = axes(lines)
-    anchor = usual_anchor(lines)
+    anchor = default_anchor(lines)
     assert anchor == "jpeg"
     found = compare(axis, lines, anchor)
     rates = {d.series: d.bd_rate for d in found.differences}
     assert rates["half"] == pytest.approx(-0.5) and rates["packet"] is None and rates["worse"] is None
     notes = {d.series: d.note for d in found.differences}
-    assert notes["half"] == "" and "1 distinct point" in notes["packet"] and "do not overlap" in notes["worse"]
+    assert notes["half"] == "" and "1 distinct point" in notes["packet"] and notes["worse"]
     at = {level.value: level for level in found.levels}
     assert at[0.7].bytes == {
         "packet": pytest.approx(50),
@@ -132,7 +141,8 @@ def test_errors_are_shown_with_their_own_sign():
         )  # fmt: skip
 
     lines = [
-        Line(name=n, points=tuple(depth(f * b, e) for b, e in ((10, 0.4), (20, 0.2)))) for n, f in (("a", 1), ("b", 3))
+        Series(name=n, points=tuple(depth(f * b, e) for b, e in ((10, 0.4), (20, 0.2))))
+        for n, f in (("a", 1), ("b", 3))
     ]
     (axis,) = axes(lines)
     found = compare(axis, lines, "a")
@@ -141,19 +151,19 @@ def test_errors_are_shown_with_their_own_sign():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "word"), [(["jpg:5"], "picture is CODEC"), (["jpeg:0"], "1 to 100"), (["webp:x"], "got 'webp:x'")]
+    ("wanted", "word"), [(["jpg:5"], "'jpg:5'.*jpeg"), (["jpeg:0"], "1 to 100"), (["webp:x"], "'webp:x'")]
 )
 def test_pictures_that_are_none(wanted, word):
     with pytest.raises(RecipeError, match=word):
-        pictures(Path("b"), wanted)
+        image_points(Path("b"), wanted)
 
 
 def test_requests_that_cannot_be(bundles, tmp_path):
-    with pytest.raises(RecipeError, match="Did you mean 'webp'"):
-        run({"webp": [bundles / "c1"]}, tmp_path, data=DATA, anchor="wepb")
-    with pytest.raises(RecipeError, match="at least one point"):
+    with pytest.raises(RecipeError, match="'wepb'.*'webp'"):
+        run({"webp": [bundles / "c1"]}, tmp_path, data=DATA, options=BenchOptions(anchor="wepb"))
+    with pytest.raises(RecipeError, match="series"):
         run({}, tmp_path, data=DATA)
-    with pytest.raises(RecipeError, match="Did you mean 'packet'"):
+    with pytest.raises(RecipeError, match="'pakcet'.*'packet'"):
         Sent(bundle=bundles, how="pakcet")
 
 

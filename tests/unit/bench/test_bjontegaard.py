@@ -82,15 +82,15 @@ def test_points_that_a_cheaper_one_matches_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("points", "word"),
+    ("points", "facts"),
     [
-        (([10, 20], [0.8, 0.9]), "do not overlap: one reaches 0.8 to 0.9, the anchor 0.1 to 0.3"),
-        (([10], [0.2]), "has 1 distinct point"),
-        (([10, 20], [0.3, 0.4]), "do not overlap"),
+        (([10, 20], [0.8, 0.9]), "0.8 to 0.9.*anchor.* 0.1 to 0.3"),
+        (([10], [0.2]), "1 distinct point"),
+        (([10, 20], [0.3, 0.4]), "0.3 to 0.4"),
     ],
 )
-def test_curves_that_cannot_be_compared_say_why(points, word):
-    with pytest.raises(NoOverlap, match=word):
+def test_curves_that_cannot_be_compared_say_why(points, facts):
+    with pytest.raises(NoOverlap, match=facts):
         bd_rate(Curve.through(*points), Curve.through([10, 20, 30], [0.1, 0.2, 0.3]))
 
 

@@ -7,7 +7,7 @@ from support.training_toys import REGISTRY, ToyDataset, toy_recipe
 from splitreg.assembly import build
 from splitreg.coding import Packet
 from splitreg.errors import BundleError, DataError, RecipeError
-from splitreg.evaluation import ByteCounts, compress, evaluate, evaluate_image_codec, table
+from splitreg.evaluation import ByteCounts, EvalOptions, compress, evaluate, evaluate_image_codec, table
 from splitreg.evaluation.packets import spread
 
 
@@ -22,7 +22,7 @@ VAL = ToyDataset(None, "val", count=11)
 
 
 def test_bytes_are_those_of_the_packets_and_metrics_those_of_their_predictions(model):
-    report = evaluate(model, VAL, dataset="toy val", batch_size=4)
+    report = evaluate(model, VAL, EvalOptions(dataset="toy val", batch_size=4))
     packets = [model.edge.encode(VAL[i].array())[0] for i in range(11)]
     sizes = np.array([len(packet) for packet in packets])
     assert report.bytes.mean == pytest.approx(sizes.mean()) and report.bytes.largest == sizes.max()
@@ -46,11 +46,11 @@ def test_another_edge_half_may_write_the_packets(model):
 
 
 def test_the_report_is_json_and_a_table(model):
-    report = evaluate(model, VAL, ["colour"], dataset="toy val", limit=5)
+    report = evaluate(model, VAL, EvalOptions(heads=("colour",), dataset="toy val", limit=5))
     plain = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert plain["images"] == 5 and plain["seed"] == 3 and plain["hardware"] and plain["versions"]["torch"]
     assert set(plain["metrics"]) == {"colour"}
-    assert "5 images of toy val, packet" in str(report) and "colour" in str(report) and "header 20" in str(report)
+    assert all(fact in str(report) for fact in ("5 images", "toy val", "packet", "colour", "header 20"))
 
 
 def test_a_baseline_runs_the_same_network_on_compressed_pictures(model):
@@ -63,7 +63,7 @@ def test_a_baseline_runs_the_same_network_on_compressed_pictures(model):
 
 
 def test_the_unsplit_network_is_there_only_where_the_bottleneck_reads_the_feature(model):
-    with pytest.raises(RecipeError, match="no network without it"):
+    with pytest.raises(RecipeError, match="bottleneck"):
         evaluate_image_codec(model, VAL, "png", split=False)
     inside = build(toy_recipe(bottleneck={"name": "toy", "from": "feature"}), registry=REGISTRY)
     one, other = (evaluate_image_codec(inside, VAL, "png", split=split) for split in (False, True))
@@ -79,17 +79,17 @@ def test_the_rate_of_a_codec_is_its_file():
 
 
 def test_what_cannot_be_measured_is_refused_or_left_out(model):
-    with pytest.raises(RecipeError, match="Did you mean 'colour'"):
-        evaluate(model, VAL, ["color"])
-    with pytest.raises(RecipeError, match="Did you mean 'jpeg'"):
+    with pytest.raises(RecipeError, match="'color'.*'colour'"):
+        evaluate(model, VAL, EvalOptions(heads=("color",)))
+    with pytest.raises(RecipeError, match="'jpg'.*'jpeg'"):
         evaluate_image_codec(model, VAL, "jpg")
     with pytest.raises(RecipeError, match="1 to 100"):
         evaluate_image_codec(model, VAL, "jpeg", 0)
     with pytest.raises(DataError, match="no image"):
-        evaluate(model, VAL, limit=0)
-    with pytest.raises(BundleError, match="no integer tables"):
+        evaluate(model, VAL, EvalOptions(limit=0))
+    with pytest.raises(BundleError, match="tables"):
         evaluate(build(toy_recipe(), registry=REGISTRY), VAL)
-    unlabelled = evaluate(model, ToyDataset(None, "val", count=2), ["size"], limit=None)
+    unlabelled = evaluate(model, ToyDataset(None, "val", count=2), EvalOptions(heads=("size",)))
     assert unlabelled.labelled == {"size": 1}
 
 

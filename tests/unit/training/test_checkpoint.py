@@ -45,7 +45,7 @@ def test_tensors_survive_bit_for_bit_even_where_they_share_memory():
 
 
 def test_what_is_not_plain_is_refused_by_name():
-    with pytest.raises(TrainingError, match="optimizer/hook is a function"):
+    with pytest.raises(TrainingError, match="optimizer/hook.*function"):
         to_bytes({"optimizer": {"hook": test_what_is_not_plain_is_refused_by_name}})
 
 
@@ -77,17 +77,17 @@ def test_the_last_two_stay_and_a_damaged_one_gives_way_to_the_one_before(tmp_pat
     newest.write_bytes(newest.read_bytes()[:-7])
     found, path, damaged = store.load()
     assert found["x"] == 5 and path.name == "step-00000005.safetensors"
-    assert len(damaged) == 1 and "step-00000020.safetensors cannot be used" in damaged[0]
+    assert len(damaged) == 1 and "step-00000020.safetensors" in damaged[0]
     store.save(6, state(6))
     assert store.load()[0]["x"] == 6, "the damaged one must not hide what comes after"
 
 
 def test_nothing_whole_is_an_error_that_says_so(tmp_path):
     store = Checkpoints(tmp_path)
-    with pytest.raises(TrainingError, match="without resume"):
+    with pytest.raises(TrainingError, match="resume"):
         store.load()
     store.save(1, state()).write_bytes(b"")
-    with pytest.raises(TrainingError, match="no whole checkpoint"):
+    with pytest.raises(TrainingError, match="step-00000001.safetensors"):
         store.load()
 
 
@@ -101,7 +101,7 @@ def test_a_full_disk_is_a_typed_error_and_leaves_the_previous_checkpoint(tmp_pat
 
     with monkeypatch.context() as patched:
         patched.setattr(os, call, full)
-        with pytest.raises(TrainingError, match="No space left.*make room"):
+        with pytest.raises(TrainingError, match="step-00000002.safetensors: No space left"):
             store.save(2, state(2.0))
     assert store.load()[0]["x"] == 1.0
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001.safetensors"], "no half-written file may stay"

@@ -58,11 +58,11 @@ def test_it_resumes_like_any_run(tmp_path, first):
 def test_what_cannot_be_is_refused(tmp_path, first):
     from splitreg.assembly import build
 
-    with pytest.raises(RecipeError, match="Did you mean 'size'"):
+    with pytest.raises(RecipeError, match="'sise'.*'size'"):
         train_late_head(first, toy_recipe(), "sise", output=tmp_path, **QUIET)
-    with pytest.raises(RecipeError, match="has a head 'colour' already"):
+    with pytest.raises(RecipeError, match="'colour'"):
         train_late_head(first, toy_recipe(), "colour", output=tmp_path, **QUIET)
-    with pytest.raises(BundleError, match="no integer tables"):
+    with pytest.raises(BundleError, match="tables"):
         train_late_head(build(toy_recipe(heads=ONE), registry=REGISTRY), toy_recipe(), "size", output=tmp_path, **QUIET)
 
 
@@ -74,5 +74,5 @@ def test_a_head_is_not_resumed_on_another_model(tmp_path, first):
     train_late_head(first, recipe, "size", output=tmp_path, **QUIET)
     other = build(toy_recipe(heads=ONE, seed=9), registry=REGISTRY)
     other.freeze_tables()
-    with pytest.raises(TrainingError, match="began with another model"):
+    with pytest.raises(TrainingError, match="another model"):
         train_late_head(other, recipe, "size", output=tmp_path, resume=True, **QUIET)

@@ -83,7 +83,7 @@ def test_stopped_by_a_signal_and_resumed(tmp_path, whole, step):
             os.kill(os.getpid(), signal.SIGTERM if step % 2 else signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)  # not the default where a shell started the tests in the background
-    with pytest.raises(TrainingInterrupted, match=f"after step {step};.*resume"):
+    with pytest.raises(TrainingInterrupted, match=rf"step {step}\b.*checkpoints.*resume"):
         run(tmp_path, on_event=stop)
     assert signal.getsignal(signal.SIGINT) is before, "handlers must be back"
     result = run(tmp_path, resume=True)
@@ -121,13 +121,13 @@ def test_a_finished_run_resumes_to_itself(whole):
 
 
 def test_a_run_is_not_overwritten(whole):
-    with pytest.raises(TrainingError, match="holds a run already; resume"):
+    with pytest.raises(TrainingError, match=f"{whole.output}.*resume"):
         run(whole.output)
 
 
 def test_a_changed_recipe_is_refused_and_every_difference_named(whole):
     changed = toy_recipe({**STAGES[0], "clip": 2.0}, STAGES[1], seed=4)
-    with pytest.raises(TrainingError, match=r"seed: 3 then, 4 now; stages\.0\.clip: 1\.0 then, 2\.0 now") as error:
+    with pytest.raises(TrainingError, match=r"seed: \D*3\D*4;.*stages\.0\.clip: \D*1\.0\D*2\.0") as error:
         train(changed, output=whole.output, resume=True, registry=REGISTRY)
     assert "epochs" not in str(error.value)
 

@@ -38,15 +38,15 @@ def test_the_rate_term_rises_linearly_from_zero():
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "facts"),
     [
-        (lambda: schedule("cosin", {}, steps=1, per_epoch=1), "Did you mean 'cosine'"),
-        (lambda: schedule("cosine", {"flor": 0}, steps=1, per_epoch=1), "Did you mean 'floor'"),
-        (lambda: optimizer("adamm", {}, []), "Did you mean 'adam"),
-        (lambda: optimizer("sgd", {"momentun": 0.9}, []), "Did you mean 'momentum'"),
-        (lambda: optimizer("adam", {"lr": -1.0}, [torch.nn.Parameter(torch.zeros(1))]), "optimizer adam"),
+        (lambda: schedule("cosin", {}, steps=1, per_epoch=1), "'cosin'.*'cosine'"),
+        (lambda: schedule("cosine", {"flor": 0}, steps=1, per_epoch=1), "'flor'.*'floor'"),
+        (lambda: optimizer("adamm", {}, []), "'adamm'.*'adam"),
+        (lambda: optimizer("sgd", {"momentun": 0.9}, []), "'momentun'.*'momentum'"),
+        (lambda: optimizer("adam", {"lr": -1.0}, [torch.nn.Parameter(torch.zeros(1))]), "'adam'.*-1.0"),
     ],
 )
-def test_misspelt_options_fail_with_near_names(call, said):
-    with pytest.raises(RecipeError, match=said):
+def test_misspelt_options_fail_with_near_names(call, facts):
+    with pytest.raises(RecipeError, match=facts):
         call()

@@ -73,11 +73,11 @@ def test_a_student_may_start_with_its_teachers_parts(tmp_path, bundle):
     for name, tensor in start("body", "heads.colour").items():
         taken = name.startswith(("body", "branches.colour"))
         assert torch.equal(tensor, (theirs if taken else own)[name]), name
-    with pytest.raises(PlanError, match=r"heads.other is to start as the teacher's, which has: .*heads.colour"):
+    with pytest.raises(PlanError, match=r"heads.other .*heads.colour"):
         start("heads.other", heads=[{"name": "toy", "as": "other", "target": "colour"}])
-    with pytest.raises(PlanError, match=r"heads.colour .* differ in 2 tensors such as head.linear"):
+    with pytest.raises(PlanError, match=r"heads.colour .*2 tensors.*head.linear"):
         start("heads.colour", heads=[{"name": "toy", "as": "colour", "target": "size"}])
-    with pytest.raises(RecipeError, match="Did you mean 'body'"):
+    with pytest.raises(RecipeError, match="'bdoy'.*'body'"):
         start("bdoy")
 
 
@@ -104,36 +104,36 @@ def test_any_function_may_teach():
     teacher = as_teacher(lambda images: {4: images.mean(1, keepdim=True)})
     teacher.follow(Preprocess(size=(32, 32)))
     assert teacher(torch.ones(2, 3, 8, 8), {"colour": None}).features[4].shape == (2, 1, 8, 8)
-    lesson = TeacherOutput(features={}, logits=torch.zeros(1, 3))
-    assert as_teacher(lambda images: lesson)(torch.ones(1, 3, 8, 8), {}) is lesson
+    output = TeacherOutput(features={}, logits=torch.zeros(1, 3))
+    assert as_teacher(lambda images: output)(torch.ones(1, 3, 8, 8), {}) is output
     backbone = ToyBackbone().train()
     assert as_teacher(backbone)(torch.ones(1, 3, 32, 32), {}).features.keys() == {4, 8} and not backbone.training
-    with pytest.raises(RecipeError, match="images to features"):
+    with pytest.raises(RecipeError, match="'resnet50'"):
         as_teacher("resnet50")
 
 
 @pytest.mark.parametrize(
-    ("teacher", "objective", "said"),
+    ("teacher", "objective", "facts"),
     [
-        (None, {"name": "distill"}, "needs a teacher"),
-        (lambda x: {4: x.new_zeros(len(x), 5, 8, 8)}, {"name": "distill"}, "6 channels, the teacher's 5"),
-        (lambda x: {16: x}, {"name": "distill"}, "the student has features at 4, 8, the teacher at 16"),
-        (lambda x: x @ x.new_zeros(7, 7), {"name": "distill"}, "does not run on the student's 32x32 pixels"),
-        (ToyClassifier(classifier=True), {"name": "distill", "logits": {"size": 1.0}}, "with 2 classes, the teacher"),
+        (None, {"name": "distill"}, "teacher"),
+        (lambda x: {4: x.new_zeros(len(x), 5, 8, 8)}, {"name": "distill"}, "6 channels.*5"),
+        (lambda x: {16: x}, {"name": "distill"}, "4, 8.*16"),
+        (lambda x: x @ x.new_zeros(7, 7), {"name": "distill"}, "32x32"),
+        (ToyClassifier(classifier=True), {"name": "distill", "logits": {"size": 1.0}}, "2 classes"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, teacher, objective, said):
+def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, teacher, objective, facts):
     stages = {"epochs": 1, "batch_size": 4}, {**DISTILL, "name": "second", "objectives": [objective]}
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(PlanError, match=facts):
         train(toy_recipe(*stages), output=tmp_path / "run", teacher=teacher, **QUIET)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_late_head_has_no_teacher(tmp_path):
     model = train(toy_recipe(heads=ONE), output=tmp_path / "first", **QUIET).model
-    with pytest.raises(PlanError, match="stage joint, objective distill: it needs a teacher"):
+    with pytest.raises(PlanError, match="joint.*distill.*teacher"):
         train_late_head(model, toy_recipe(DISTILL), "size", output=tmp_path / "late", **QUIET)
-    with pytest.raises(RecipeError, match="leave teacher out"):
+    with pytest.raises(RecipeError, match="teacher"):
         recipe = toy_recipe(DISTILL, teacher={"backbone": "toy"})
         train_late_head(model, recipe, "size", output=tmp_path / "late", **QUIET)
 

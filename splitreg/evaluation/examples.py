@@ -1,4 +1,4 @@
-"""Pictures of a model at work: the input, the bytes that were sent, each head's prediction beside the truth."""
+"""Example images: the input, the bytes sent, and each head's prediction beside the ground truth."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One image and what became of it.
+    """One image with drawn predictions.
 
     Args:
-        name: which image.
+        name: name of the sample.
         image: (H, W, 3) uint8, the original.
-        packet_bytes: what was sent.
+        packet_bytes: size of the packet.
         predictions: head -> drawn prediction, (h, w, 3) uint8.
-        truths: head -> drawn truth, where the sample has one.
+        truths: head -> drawn ground truth, for targets that the sample has.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Example:
 
 
 def example(model: SplitModel, sample: Sample, packet: bytes, predictions: Mapping[str, Prediction]) -> Example:
-    """Draw one sample's predictions and truths."""
+    """Draw the predictions and the ground truth of one sample."""
     image, sample = sample.array(), sample.with_reconstruction()
     truths = {}
     for head in model.plan.heads:
@@ -52,22 +52,27 @@ def example(model: SplitModel, sample: Sample, packet: bytes, predictions: Mappi
 
 
 def examples(model: SplitModel, samples: Iterable[Sample], heads: Sequence[str] | None = None) -> list[Example]:
-    """Send samples through the model as packets and draw what comes back."""
-    found = []
+    """Send samples through a model as packets, and draw the predictions."""
+    drawn = []
     for sample in samples:
         packet = model.edge.encode(sample.array())[0]
-        found.append(example(model, sample, packet, model.server.infer(packet, heads)[0]))
-    return found
+        drawn.append(example(model, sample, packet, model.server.infer(packet, heads)[0]))
+    return drawn
 
 
-def sheet(found: Sequence[Example], width: int = 240) -> NDArray[np.uint8]:
-    """Tile examples into one picture, a row each: input with its bytes, then every prediction above its truth."""
+def sheet(drawn: Sequence[Example], width: int = 240) -> NDArray[np.uint8]:
+    """Return one image with a row per example: the input, then each prediction and its ground truth.
+
+    Args:
+        drawn: the examples.
+        width: pixels per column.
+    """
     rows = []
-    for item in found:
-        picture, _ = drawing.enlarge(item.image)
-        cells = [_fit(drawing.legend(picture, [f"input, {item.packet_bytes} bytes sent"]), width)]
-        for head, drawn in item.predictions.items():
-            cells.append(_fit(drawing.legend(drawn, [f"{head}: prediction"]), width))
+    for item in drawn:
+        image, _ = drawing.enlarge(item.image)
+        cells = [_fit(drawing.legend(image, [f"input, {item.packet_bytes} bytes sent"]), width)]
+        for head, prediction in item.predictions.items():
+            cells.append(_fit(drawing.legend(prediction, [f"{head}: prediction"]), width))
             if head in item.truths:
                 cells.append(_fit(drawing.legend(item.truths[head], [f"{head}: truth"]), width))
         height = max(cell.shape[0] for cell in cells)
@@ -76,15 +81,8 @@ def sheet(found: Sequence[Example], width: int = 240) -> NDArray[np.uint8]:
     return np.concatenate([_pad(row, row.shape[0], widest) for row in rows], axis=0)
 
 
-def png(image: NDArray[np.uint8]) -> bytes:
-    """Return a picture as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
 def jpeg(image: NDArray[np.uint8], quality: int = 88) -> bytes:
-    """Return a picture as JPEG, for cards and pages."""
+    """Return an image as JPEG, for model cards and pages."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
