@@ -23,6 +23,12 @@ COCO = _dataset(
     "COCO layout: boxes, masks, classes present, and semantic labels where there are panoptic ones.",
     "Lin et al. 2014, arXiv:1405.0312; Kirillov et al. 2019, arXiv:1801.00868",
 )
+YOLO = _dataset(
+    "yolo",
+    "yolo:Yolo",
+    "YOLO text labels (Ultralytics, Roboflow, CVAT, Label Studio): boxes, outlines as masks, classes present.",
+    "docs.ultralytics.com/datasets/detect, docs.ultralytics.com/datasets/segment",
+)
 VOC = _dataset(
     "voc",
     "voc:Voc",
