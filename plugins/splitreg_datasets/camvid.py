@@ -18,13 +18,12 @@ from splitreg_datasets.files import (
     index_table,
     map_indexes,
     no_split,
-    not_a,
     read_indexes,
     read_json,
-    read_lines,
     read_picture,
 )
 from splitreg_datasets.instances import Instances, Record, read_categories, read_instances
+from splitreg_datasets.layout import not_this, read_lines
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
@@ -84,7 +83,7 @@ class CamVid(Dataset):
         if not folder.is_dir() or not any(
             (folder / p.name.removesuffix("annot")).is_dir() for p in folder.glob("*annot")
         ):
-            raise not_a("camvid", folder, EXPECTED)
+            raise not_this("camvid", folder, EXPECTED)
         targets = {tasks.SEGMENTATION: TargetSpec(task=tasks.SEGMENTATION, labels=CLASSES)}
         listings = sorted(folder.glob("instances_*.json"), key=lambda path: (path.stat().st_size, path.name))
         if listings:

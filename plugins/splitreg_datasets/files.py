@@ -16,10 +16,12 @@ from torchvision import tv_tensors
 
 from splitreg import imaging
 from splitreg.errors import DataError, ImageError, suggest
+from splitreg.files import IMAGE_SUFFIXES
 from splitreg.tasks import IGNORE
+from splitreg_datasets.layout import read_text
 
-#: Endings of files that are taken for pictures.
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+#: Suffixes of files that are taken for images.
+PICTURES = IMAGE_SUFFIXES
 
 _ORIENTATION = 0x0112  # EXIF tag
 
@@ -45,48 +47,6 @@ def find_root(root: str | os.PathLike[str] | None, dataset: str) -> Path:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"no folder {path}.{suggest(path.name, siblings)} {dataset} needs one: pass --root FOLDER")
     return path
-
-
-def not_a(dataset: str, root: Path, expected: str) -> DataError:
-    """Return the error for a folder of another layout: what was expected, what is there, which reader may fit."""
-    guess = looks_like(root)
-    hint = f" It looks like {guess}: try --data {guess}." if guess and guess != dataset else ""
-    return DataError(f"{root} is not a {dataset} dataset: expected {expected}; there is {_listing(root)}.{hint}")
-
-
-def looks_like(root: Path) -> str:
-    """Guess the reader that a folder is for, or return an empty string."""
-    if root.is_file():
-        return {".h5": "shapes3d", ".hdf5": "shapes3d", ".tar": "folder", ".zip": "folder"}.get(root.suffix, "")
-    names = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
-    annotations = root / "annotations"
-    if annotations.is_dir() and any(f.name.startswith(("instances_", "panoptic_")) for f in os.scandir(annotations)):
-        return "coco"
-    if "JPEGImages" in names or "VOCdevkit" in names:
-        return "voc"
-    if any(f"{name}annot" in names for name in names):
-        return "camvid"
-    if "3dshapes.h5" in names:
-        return "shapes3d"
-    folders = (entry.path for entry in os.scandir(root) if entry.is_dir()) if names else ()
-    if any(name.lower().endswith((*PICTURES, ".tar", ".zip")) for name in names) or any(map(_has_pictures, folders)):
-        return "folder"
-    return ""
-
-
-def _has_pictures(folder: str) -> bool:
-    entries = list(os.scandir(folder))
-    deeper = [e.path for e in entries if e.is_dir()][:1]
-    return any(e.name.lower().endswith(PICTURES) for e in entries) or any(
-        name.lower().endswith(PICTURES) for path in deeper for name in os.listdir(path)
-    )
-
-
-def _listing(root: Path) -> str:
-    if not root.is_dir():
-        return "a file"
-    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(root))
-    return ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])]) or "nothing"
 
 
 def first_existing(candidates: Iterable[Path]) -> Path | None:
@@ -118,24 +78,12 @@ def read_json(path: Path) -> dict[str, Any]:
 @functools.lru_cache(maxsize=4)
 def _read_json(path: Path, modified: int, size: int) -> dict[str, Any]:
     try:
-        loaded = json.loads(path.read_bytes())
+        loaded = json.loads(read_text(path))
     except (ValueError, RecursionError) as cause:
         raise DataError(f"{path} is not JSON: {cause}") from cause
     if not isinstance(loaded, dict):
         raise DataError(f"{path} holds a {type(loaded).__name__}, expected a JSON object")
     return loaded
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not empty.
-
-    Raises:
-        DataError: it cannot be read, or is no text.
-    """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as cause:
-        raise DataError(f"cannot read {path}: {cause}") from cause
 
 
 def read_picture(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:

@@ -13,7 +13,8 @@ from splitreg.errors import DataError, ImageError
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import ClassTarget, Sample, Target
-from splitreg_datasets.files import as_image, find_root, no_split, not_a
+from splitreg_datasets.files import as_image, find_root, no_split
+from splitreg_datasets.layout import not_this
 from splitreg_datasets.stores import Store, open_store
 
 #: Names under which splits are found.
@@ -100,7 +101,7 @@ def _targets(layout: Layout) -> dict[str, TargetSpec]:
 def _layout(store: Store) -> Layout:
     names = store.names()
     if not names:
-        raise not_a("folder", store.path, EXPECTED)
+        raise not_this("folder", store.path, EXPECTED)
     tops = {name.split("/", 1)[0] for name in names if "/" in name}
     if len(tops) == 1 and all("/" in name for name in names) and not tops & _ALIASES.keys():
         inner = {name.split("/")[1] for name in names}

@@ -16,7 +16,8 @@ from splitreg.errors import DataError, MissingExtra
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import ClassTarget, Sample
-from splitreg_datasets.files import as_image, find_root, no_split, not_a
+from splitreg_datasets.files import as_image, find_root, no_split
+from splitreg_datasets.layout import not_this
 
 FILE = "3dshapes.h5"
 #: Factor -> smallest and largest value in the file.
@@ -104,7 +105,7 @@ def _file(root: str | None) -> Path:
     place = find_root(root, "shapes3d")
     path = place if place.is_file() else place / FILE
     if not path.is_file() or path.suffix not in (".h5", ".hdf5"):
-        raise not_a("shapes3d", place, FILE)
+        raise not_this("shapes3d", place, FILE)
     return path
 
 

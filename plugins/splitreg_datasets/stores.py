@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from splitreg.errors import DataError
 from splitreg_datasets.files import PICTURES
-from splitreg_datasets.instances import inside
+from splitreg_datasets.layout import inside
 
 #: A picture's file may not be larger, nor unpack to more.
 MAX_BYTES = 512_000_000

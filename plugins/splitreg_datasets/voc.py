@@ -25,11 +25,10 @@ from splitreg_datasets.files import (
     index_table,
     map_indexes,
     no_split,
-    not_a,
     read_indexes,
-    read_lines,
     read_picture,
 )
+from splitreg_datasets.layout import not_this, read_lines
 from splitreg_datasets.vocxml import Annotation, names_in, read_annotation
 
 VOC20 = (
@@ -113,7 +112,7 @@ class Voc(Dataset):
             masks = ("background", *(_split_names(mask_classes) or listed or boxes or VOC20))
             targets[tasks.SEGMENTATION] = TargetSpec(task=tasks.SEGMENTATION, labels=masks)
         if not targets:
-            raise not_a("voc", folder, EXPECTED)
+            raise not_this("voc", folder, EXPECTED)
         return targets
 
     def __len__(self) -> int:
@@ -150,7 +149,7 @@ def _voc_root(root: str | None) -> Path:
     for candidate in (folder, *inner):
         if (candidate / "JPEGImages").is_dir() and (candidate / "ImageSets").is_dir():
             return candidate
-    raise not_a("voc", folder, EXPECTED)
+    raise not_this("voc", folder, EXPECTED)
 
 
 def _split_names(text: str) -> tuple[str, ...]:
