@@ -5,9 +5,11 @@ Sizes are (height, width) in pixels; images are (H, W, 3) uint8 in sRGB.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.errors import ImageError, MissingExtra
+from splitreg import image_decoding
+from splitreg.errors import ImageError, MissingExtra, SplitregError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,9 +27,6 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 #: Sides are 16-bit in a packet.
 MAX_SIDE = 65535
-
-#: EXIF's tag for how a picture is turned.
-_ORIENTATION = 0x0112
 
 #: Grey that fills a letterbox's borders.
 FILL = 114
@@ -131,39 +131,87 @@ class Geometry:
 
 
 def read(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Read a picture of any usual kind: grey, 16-bit, CMYK, palette, alpha (over white), EXIF-rotated.
+    """Read an image of any usual kind: grey, 16-bit, float, CMYK, palette, alpha (over white), EXIF-rotated.
+
+    Samples that are not 8-bit integers are scaled by the range that the file declares, and colours with an embedded
+    ICC profile are converted to sRGB; ``splitreg.image_decoding`` states the rules. HEIC is read where ``pillow-heif``
+    is installed. No mode needs more memory than RGB.
 
     Args:
-        source: path, bytes of an encoded picture, PIL image, or (H, W), (H, W, 1), (H, W, 3), (H, W, 4) uint8 array.
+        source: path, bytes of an encoded image, PIL image, or (H, W), (H, W, 1), (H, W, 3), (H, W, 4) uint8 array.
         max_pixels: refuse larger ones before decoding.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
-        ImageError: not a picture, cut short, or too large.
+        ImageError: not an image, cut short, too large, or of samples without a range that can be shown.
     """
     if isinstance(source, np.ndarray):
         return _checked(_from_array(source), "the array", max_pixels)
     pil = _pil()
     if isinstance(source, pil.Image):
-        return _checked(_from_pil(source, "the picture", max_pixels), "the picture", max_pixels)
+        with _image_errors("the image", b""):
+            _check_size(source.height, source.width, "the image", max_pixels)
+            return _checked(image_decoding.to_rgb(source, "the image"), "the image", max_pixels)
+    with open_image(source, max_pixels=max_pixels) as image:
+        name = _name(source)
+        return _checked(image_decoding.to_rgb(image, name), name, max_pixels)
+
+
+@contextlib.contextmanager
+def open_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image file and check its size; what goes wrong while it is open is an ``ImageError`` too.
+
+    Args:
+        source: path, or bytes of an encoded image.
+        max_pixels: refuse larger ones before decoding.
+
+    Yields:
+        The PIL image, not yet decoded.
+
+    Raises:
+        ImageError: not an image, cut short, or too large.
+    """
+    pil = _pil()
+    name = _name(source)
     if isinstance(source, bytes | bytearray | memoryview):
-        name, file = f"the {len(source)} bytes", io.BytesIO(source)
+        file: Any = io.BytesIO(source)
+        head = bytes(memoryview(source)[:64])
     elif not isinstance(source, str | os.PathLike):
-        raise ImageError(f"a picture is a path, bytes, an array or a PIL image; got {type(source).__name__}")
+        raise ImageError(f"an image must be a path, bytes, an array or a PIL image; got {type(source).__name__}")
     else:
-        name = os.fspath(source)
         if not Path(name).is_file():
-            raise ImageError(f"no picture at {name}; give the path of a PNG, JPEG, WebP or similar file")
-        file = None
+            raise ImageError(f"no image at {name}; pass the path of a PNG, JPEG, WebP or similar file")
+        file, head = name, _head(name)
+    with _image_errors(name, head), _open(pil, file, head) as opened:
+        _check_size(opened.height, opened.width, name, max_pixels)
+        yield opened
+
+
+def _name(source: ImageLike) -> str:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"the {len(source)} bytes"
+    return str(os.fspath(source)) if isinstance(source, str | os.PathLike) else "the image"
+
+
+def _head(path: str) -> bytes:
     try:
-        with _open(pil, file if file is not None else name) as opened:
-            return _checked(_from_pil(opened, name, max_pixels), name, max_pixels)
-    except ImageError:
+        with open(path, "rb") as file:
+            return file.read(64)
+    except OSError as cause:
+        raise ImageError(f"cannot read {path}: {cause.strerror}") from cause
+
+
+@contextlib.contextmanager
+def _image_errors(name: str, head: bytes) -> Iterator[None]:
+    try:
+        yield
+    except SplitregError:
         raise
     except Exception as cause:  # pillow raises OSError, SyntaxError, ValueError, struct.error and more on bad files
-        raise ImageError(f"{name} is not a whole picture: {cause}") from cause
+        reason = image_decoding.unreadable(head) or str(cause) or type(cause).__name__
+        raise ImageError(f"{name} is not an image, or damaged: {reason}") from cause
 
 
 def letterbox(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
@@ -208,11 +256,15 @@ def _pil() -> Any:
     return Image
 
 
-def _open(pil: Any, file: Any) -> Any:
+def _open(pil: Any, file: Any, head: bytes) -> Any:
     """Read a header without pillow's own limit, which belongs to the whole process: ours is checked before decoding."""
     with _LIMIT:  # two threads would restore each other's value
         previous, pil.MAX_IMAGE_PIXELS = pil.MAX_IMAGE_PIXELS, None
         try:
+            return pil.open(file)
+        except pil.UnidentifiedImageError:
+            if not image_decoding.register_heif(head):
+                raise
             return pil.open(file)
         finally:
             pil.MAX_IMAGE_PIXELS = previous
@@ -241,23 +293,4 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise ImageError(f"an array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
     if array.shape[2] == 1:
         return np.repeat(array, 3, axis=2)
-    if array.shape[2] == 4:
-        alpha = array[:, :, 3:].astype(np.uint16)
-        return ((array[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return array
-
-
-def _from_pil(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
-    _check_size(image.height, image.width, name, max_pixels)
-    image.load()  # a PNG may say how it is turned after its pixels
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        from PIL import ImageOps
-
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits a pixel, sometimes kept in 32
-        wide = np.asarray(image, np.float64)
-        top = 255.0 if wide.size and wide.max() <= 255 and image.mode in ("I", "F") else 65535.0
-        return _from_array(np.rint(np.clip(wide / top, 0, 1) * 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return _from_array(np.asarray(image.convert("RGBA")))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return image_decoding.over_white(array) if array.shape[2] == 4 else array

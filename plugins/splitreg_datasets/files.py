@@ -17,14 +17,12 @@ from torchvision import tv_tensors
 from splitreg import imaging
 from splitreg.errors import DataError, ImageError, suggest
 from splitreg.files import IMAGE_SUFFIXES
+from splitreg.image_decoding import ORIENTATION, as_stored
 from splitreg.tasks import IGNORE
 from splitreg_datasets.layout import read_text
 
 #: Suffixes of files that are taken for images.
 PICTURES = IMAGE_SUFFIXES
-
-_ORIENTATION = 0x0112  # EXIF tag
-
 
 def find_root(root: str | os.PathLike[str] | None, dataset: str) -> Path:
     """Return the dataset's folder (or file).
@@ -87,13 +85,13 @@ def _read_json(path: Path, modified: int, size: int) -> dict[str, Any]:
 
 
 def read_picture(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read a picture that annotations belong to: (H, W, 3) uint8.
+    """Read an image that annotations belong to: (H, W, 3) uint8.
 
-    A picture is turned as its EXIF says. Where the annotations' size tells that they were made on the pixels as stored
-    (the turned picture has height and width swapped), it is left as stored.
+    An image is turned as its EXIF says. Where the annotations' size tells that they were made on the pixels as stored
+    (the turned image has height and width swapped), it is left as stored.
 
     Args:
-        path: of the picture.
+        path: of the image.
         size: (height, width) that the annotations tell, None if they do not.
 
     Raises:
@@ -101,47 +99,46 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.
     """
     try:
         image = imaging.read(path)
-        if size is not None and image.shape[:2] == (size[1], size[0]) and size[0] != size[1]:
-            image = _as_stored(path)
     except ImageError as cause:
-        raise DataError(f"cannot read a picture of the dataset: {cause}") from cause
+        raise DataError(f"cannot read an image of the dataset: {cause}") from cause
+    if size is not None and image.shape[:2] == (size[1], size[0]) and size[0] != size[1]:
+        image = np.ascontiguousarray(as_stored(image, orientation(path)))
     if size is not None and image.shape[:2] != tuple(size):
         there = f"{image.shape[1]}x{image.shape[0]}"
         raise DataError(f"{path} has {there} pixels, its annotations say {size[1]}x{size[0]}; one of them is wrong")
     return image
 
 
-def _as_stored(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
+def orientation(path: Path) -> int:
+    """Return how an image is turned by its EXIF: 1 to 8, 1 where it is not.
 
+    Raises:
+        DataError: unreadable.
+    """
     try:
-        with Image.open(path) as opened:
-            opened.getexif().pop(_ORIENTATION, None)
-            return imaging.read(opened)
-    except (OSError, ValueError, SyntaxError) as cause:
-        raise ImageError(f"{path} is not a whole picture: {cause}") from cause
+        with imaging.open_image(path) as image:
+            image.load()  # a PNG may have its orientation after its pixels
+            return int(image.getexif().get(ORIENTATION, 1))
+    except ImageError as cause:
+        raise DataError(f"cannot read an image of the dataset: {cause}") from cause
 
 
 def read_indexes(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read a label picture: (H, W) uint8, one class id a pixel.
+    """Read a label image: (H, W) uint8, one class id per pixel.
 
     Raises:
-        DataError: not a grey or palette picture of ``size``.
+        DataError: not a grey or palette image of ``size``.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > imaging.MAX_PIXELS:
-                raise DataError(f"{path} has {opened.width}x{opened.height} pixels, more than {imaging.MAX_PIXELS}")
+        with imaging.open_image(path) as opened:
             mode, indexes = opened.mode, np.array(opened)
-    except (OSError, ValueError, SyntaxError) as cause:
+    except ImageError as cause:
         raise DataError(f"cannot read the labels {path}: {cause}") from cause
     if mode not in ("L", "P"):
-        raise DataError(f"{path} is a picture of mode {mode}; labels are one 8-bit class id a pixel (grey or palette)")
+        raise DataError(f"{path} is an image of mode {mode}; labels are one 8-bit class id per pixel (grey or palette)")
     if indexes.shape != tuple(size):
         there = f"{indexes.shape[1]}x{indexes.shape[0]}"
-        raise DataError(f"the labels {path} have {there} pixels, their picture has {size[1]}x{size[0]}")
+        raise DataError(f"the labels {path} have {there} pixels, their image has {size[1]}x{size[0]}")
     return indexes
 
 

@@ -128,7 +128,7 @@ def test_prepare_changes_nothing_of_its_input_and_of_a_fitting_picture():
     [{"size": (0, 4)}, {"size": (4,)}, {"size": (4, 70000)}, {"size": (4.0, 4)}, {"mode": "stretch"}, {"std": (1, 0, 1)}, {"mean": (1, 2)}],
 )  # fmt: skip
 def test_a_wrong_preprocess_is_refused(wrong):
-    with pytest.raises(ValueError, match="must|three"):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         Preprocess(**{"size": (4, 4), **wrong})
 
 
@@ -263,7 +263,7 @@ def test_noise_after_a_magic_number_is_never_anything_but_an_error_or_a_picture(
 
 @pytest.mark.parametrize("missing", ["gone.png", "."])
 def test_a_missing_file_is_named(tmp_path, missing):
-    with pytest.raises(ImageError, match="no picture at"):
+    with pytest.raises(ImageError, match=missing if missing != "." else str(tmp_path)):
         read(tmp_path / missing)
 
 
@@ -278,7 +278,7 @@ def test_a_wrong_array_is_refused(array):
 
 @pytest.mark.parametrize("source", [None, 7, 3.5, object()])
 def test_what_cannot_be_a_source_is_refused(source):
-    with pytest.raises(ImageError, match="a picture is a path"):
+    with pytest.raises(ImageError, match=type(source).__name__):
         read(source)
 
 
@@ -286,12 +286,12 @@ def test_more_pixels_than_allowed_are_refused():
     image = noise(10, 10)
     for source in (image, Image.fromarray(image), saved(Image.fromarray(image))):
         assert read(source, max_pixels=100).shape == (10, 10, 3)
-        with pytest.raises(ImageError, match="10x10 pixels; the limit is 99"):
+        with pytest.raises(ImageError, match=r"10x10\b.*\b99\b"):
             read(source, max_pixels=99)
 
 
 def test_a_side_beyond_the_packets_field_is_refused():
-    with pytest.raises(ImageError, match="65535 a side"):
+    with pytest.raises(ImageError, match="1x65536|65536x1|65535"):
         read(np.zeros((1, 65536, 3), np.uint8))
 
 
@@ -304,7 +304,7 @@ def test_a_decompression_bomb_costs_nothing():
     )
     tracemalloc.start()
     try:
-        with pytest.raises(ImageError, match="60000x60000 pixels; the limit is"):
+        with pytest.raises(ImageError, match="60000x60000"):
             read(data)
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
@@ -339,9 +339,9 @@ def test_normalising_in_place_is_the_plain_formula_to_the_last_bit():
     preprocess = Preprocess(size=(31, 47))
     std = np.asarray(preprocess.std, np.float32)
     plain = image * (np.float32(1) / (np.float32(255) * std)) - np.asarray(preprocess.mean, np.float32) / std
-    found = imaging.normalise(image, preprocess)
-    assert found.dtype == np.float32 and found.flags.c_contiguous
-    assert np.array_equal(found, plain.transpose(2, 0, 1))
+    planes = imaging.normalise(image, preprocess)
+    assert planes.dtype == np.float32 and planes.flags.c_contiguous
+    assert np.array_equal(planes, plain.transpose(2, 0, 1))
 
 
 def test_a_turned_png_is_read_upright_and_the_callers_picture_is_left_alone(tmp_path):
