@@ -24,6 +24,7 @@ from splitreg_datasets.layout import read_text
 #: Suffixes of files that are taken for images.
 PICTURES = IMAGE_SUFFIXES
 
+
 def find_root(root: str | os.PathLike[str] | None, dataset: str) -> Path:
     """Return the dataset's folder (or file).
 

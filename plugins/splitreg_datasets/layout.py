@@ -309,17 +309,18 @@ class Splits(Generic[T]):
         Raises:
             DataError: there is no such split, or it is empty; the message says why.
         """
-        images = self.images.get(split_name(split) or split, ())
-        if images:
-            return images
-        names = sorted(name for name, listed in self.images.items() if listed)
-        if self.fraction and split_name(split) == "val":
+        wanted = split_name(split) or split
+        if self.images.get(wanted):
+            return self.images[wanted]
+        if self.fraction and wanted == "val":
             raise DataError(
                 f"{root} has an empty split 'val' for {dataset}: {self.fraction:.0%} of each class's images would be "
                 "held out, but no class has 2 images; add images, or name another split to validate on"
             )
-        remedy = ""
-        if split_name(split) == "val" and "train" in names:
+        if wanted in self.images:
+            raise DataError(f"{root} has the split {wanted!r} for {dataset}, but no image is in it")
+        names, remedy = sorted(self.images), ""
+        if wanted == "val" and "train" in names:
             other = "test" if "test" in names else "train"
             remedy = (
                 f'. Hold a part of train out with the option hold_out = 0.2, or validate on {other}: val = "{other}"'
