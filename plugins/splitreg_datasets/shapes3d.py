@@ -77,6 +77,14 @@ class Shapes3D(Dataset):
         _file(root)
         return FACTOR_TARGETS
 
+    @classmethod
+    def recognise(cls, root: str) -> str | None:
+        """Return a line if the file of 3D Shapes is there, else None."""
+        file = Path(root) / FILE if Path(root).is_dir() else Path(root)
+        if file.name != FILE or not file.is_file():
+            return None
+        return f"shapes3d: {len(FACTORS)} factors, {file}"
+
     def __len__(self) -> int:
         return len(self._rows)
 
