@@ -122,8 +122,21 @@ def read_labels(path: Path, *, colours: bool = False) -> NDArray[Any]:
     Raises:
         DataError: not an image, damaged, or of floats.
     """
+    return _read(path, f"the labels {path}", colours)
+
+
+def read_label_bytes(data: bytes, name: str) -> NDArray[Any]:
+    """Read a label image from the bytes of its file, as ``read_labels``; ``name`` says which one in messages.
+
+    Raises:
+        DataError: not an image, damaged, or of floats.
+    """
+    return _read(data, f"the labels of {name}", False)
+
+
+def _read(source: Path | bytes, name: str, colours: bool) -> NDArray[Any]:
     try:
-        with imaging.open_image(path) as image:
+        with imaging.open_image(source) as image:
             if image.mode in ("P", "PA") and not colours:
                 return np.array(image if image.mode == "P" else image.getchannel(0))
             if image.mode in ("L", "1") or image.mode.startswith("I"):
@@ -132,9 +145,9 @@ def read_labels(path: Path, *, colours: bool = False) -> NDArray[Any]:
                 return np.array(image.getchannel(0))
             if image.mode in ("RGB", "RGBA", "P", "PA"):
                 return np.array(image.convert("RGB"))
-            raise DataError(f"{path} is an image of mode {image.mode}; labels are indexes or colours of 8 or 16 bits")
+            raise DataError(f"{name} are an image of mode {image.mode}; labels are indexes or colours of 8 or 16 bits")
     except ImageError as cause:
-        raise DataError(f"cannot read the labels {path}: {cause}") from cause
+        raise DataError(f"cannot read {name}: {cause}") from cause
 
 
 def class_indexes(path: Path, classes: MaskClasses) -> NDArray[np.int64]:
