@@ -24,10 +24,21 @@ sys.path.insert(0, str(HERE / "tests"))
 
 from support import six  # noqa: E402
 
-DATUMARO = (
-    "coco", "coco_instances", "coco_panoptic", "voc_detection", "voc_segmentation", "yolo", "yolo_ultralytics", "open_images", "label_me", "kitti_detection",
-    "cityscapes", "camvid", "imagenet",
-)  # fmt: skip
+#: Format -> what is exported: boxes, polygons, masks, or a class for each image.
+DATUMARO = {
+    "coco_instances": "polygons",
+    "coco_panoptic": "masks",
+    "voc_detection": "boxes",
+    "voc_segmentation": "masks",
+    "yolo": "boxes",
+    "yolo_ultralytics": "boxes",
+    "open_images": "boxes",
+    "kitti_detection": "boxes",
+    "camvid": "masks",
+    "imagenet": "classes",
+}
+#: Formats that need a split of this name; for the others it is the "default" of the tool.
+TRAIN = ("yolo", "open_images", "kitti_detection")
 
 
 def datumaro(folder):
@@ -36,46 +47,37 @@ def datumaro(folder):
 
     images = six.write_images(folder / "images")
 
-    def dataset(subset, polygons):
-        items = []
-        for name in six.SIZES:
-            annotations = []
-            for number, (label, polygon) in enumerate(six.OBJECTS[name]):
-                index = six.CLASSES.index(label)
-                x0, y0, x1, y1 = six.box(polygon)
-                shape = dm.Polygon(polygon, label=index, id=number + 1, group=number + 1) if polygons else dm.Bbox(x0, y0, x1 - x0, y1 - y0, label=index, id=number + 1, group=number + 1)  # fmt: skip
-                annotations.append(shape)
-            media = dm.Image.from_file(path=str(images / name))
-            items.append(dm.DatasetItem(id=Path(name).stem, subset=subset, media=media, annotations=annotations))
-        return dm.Dataset.from_iterable(items, categories=list(six.CLASSES))
-
-    def masks(subset):
-        items = []
-        for name in six.SIZES:
+    def annotations(kind, number, name):
+        if kind == "classes":
+            return [dm.Label(number % 3)]
+        if kind == "masks":
             index = six.index_mask(name)
-            annotations = [dm.Mask(index == i + 1, label=i, id=i + 1, group=i + 1) for i in range(3) if (index == i + 1).any()]
-            items.append(dm.DatasetItem(id=Path(name).stem, subset=subset, media=dm.Image.from_file(path=str(images / name)), annotations=annotations))  # fmt: skip
-        return dm.Dataset.from_iterable(items, categories=list(six.CLASSES))
+            return [dm.Mask(index == i, label=i, id=i + 1, group=i + 1) for i in range(4) if (index == i).any()]
+        shapes = []
+        for number, (label, polygon) in enumerate(six.OBJECTS[name], 1):
+            x0, y0, x1, y1 = six.box(polygon)
+            common = {"label": six.CLASSES.index(label), "id": number, "group": number}
+            outline = (
+                dm.Polygon(polygon, **common) if kind == "polygons" else dm.Bbox(x0, y0, x1 - x0, y1 - y0, **common)
+            )
+            shapes.append(outline)
+        return shapes
 
-    def classes(subset):
-        items = [
-            dm.DatasetItem(id=Path(name).stem, subset=subset, media=dm.Image.from_file(path=str(images / name)), annotations=[dm.Label(number % 3)])  # fmt: skip
-            for number, name in enumerate(six.SIZES)
-        ]
-        return dm.Dataset.from_iterable(items, categories=list(six.CLASSES))
-
-    for form in DATUMARO:
-        subset = "train" if form in ("yolo", "yolo_ultralytics", "open_images", "cityscapes", "kitti_detection") else "default"
-        polygons = form in ("coco", "coco_instances")
-        if form in ("coco_panoptic", "voc_segmentation", "cityscapes", "camvid"):
-            source = masks(subset)
-        else:
-            source = classes(subset) if form == "imagenet" else dataset(subset, polygons)
-        try:
-            source.export(str(folder / form), form, save_media=True)
-        except Exception as error:
-            print(form, "failed:", type(error).__name__, error)
-            continue
+    for form, kind in DATUMARO.items():
+        items = []
+        for number, name in enumerate(six.SIZES):
+            subset = "train" if form in TRAIN else "default"
+            if form == "yolo_ultralytics":
+                subset = "val" if number >= 4 else "train"
+            media = dm.Image.from_file(path=str(images / name))
+            found = annotations(kind, number, name)
+            items.append(dm.DatasetItem(id=Path(name).stem, subset=subset, media=media, annotations=found))
+        categories = list(six.CLASSES)
+        if kind == "masks":
+            labels = dm.LabelCategories.from_iterable(["background", *six.CLASSES])
+            colours = dm.MaskCategories(dict(enumerate(six.COLOURS)))
+            categories = {dm.AnnotationType.label: labels, dm.AnnotationType.mask: colours}
+        dm.Dataset.from_iterable(items, categories=categories).export(str(folder / form), form, save_media=True)
         yield form, folder / form
 
 
@@ -86,10 +88,16 @@ def _label_studio_tasks(polygons):
         results = []
         for index, (label, polygon) in enumerate(six.OBJECTS[name]):
             x0, y0, x1, y1 = six.box(polygon)
-            percent = [[100 * x / width, 100 * y / height] for x, y in zip(polygon[::2], polygon[1::2], strict=True)]
-            value = {"points": percent, "polygonlabels": [label]} if polygons else {"x": 100 * x0 / width, "y": 100 * y0 / height, "width": 100 * (x1 - x0) / width, "height": 100 * (y1 - y0) / height, "rotation": 0, "rectanglelabels": [label]}  # fmt: skip
             kind = "polygonlabels" if polygons else "rectanglelabels"
-            results.append({"id": f"r{number}{index}", "type": kind, "from_name": "label", "to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0, "value": value})  # fmt: skip
+            value = {kind: [label]}
+            if polygons:
+                points = zip(polygon[::2], polygon[1::2], strict=True)
+                value["points"] = [[100 * x / width, 100 * y / height] for x, y in points]
+            else:
+                value.update(x=100 * x0 / width, y=100 * y0 / height, rotation=0)
+                value.update(width=100 * (x1 - x0) / width, height=100 * (y1 - y0) / height)
+            result = {"id": f"r{number}{index}", "type": kind, "from_name": "label", "to_name": "image", "value": value}
+            results.append({**result, "original_width": width, "original_height": height, "image_rotation": 0})
         annotation = {"id": number + 1, "completed_by": 1, "result": results, "was_cancelled": False}
         tasks.append({"id": number + 1, "data": {"image": f"/data/upload/1/{name}"}, "annotations": [annotation]})
     return tasks
@@ -99,31 +107,21 @@ def label_studio(folder):
     """Label Studio's own converter, with its images beside the labels."""
     from label_studio_sdk.converter import Converter
 
-    images = six.write_images(folder / "upload" / "1")
+    six.write_images(folder / "upload" / "1")
     for form, polygons in (("COCO", True), ("YOLO", False), ("VOC", False), ("YOLO", True)):
         kind = "PolygonLabels" if polygons else "RectangleLabels"
         choices = "".join(f'<Label value="{name}"/>' for name in six.CLASSES)
-        config = f'<View><Image name="image" value="$image"/><{kind} name="label" toName="image">{choices}</{kind}></View>'
+        labels = f'<{kind} name="label" toName="image">{choices}</{kind}>'
         tasks = folder / "tasks.json"
         tasks.write_text(json.dumps(_label_studio_tasks(polygons)))
+        config = f'<View><Image name="image" value="$image"/>{labels}</View>'
         converter = Converter(config, str(folder), upload_dir=str(folder / "upload"), download_resources=True)
         name = form.lower() + ("_polygons" if polygons and form == "YOLO" else "")
         converter.convert(str(tasks), str(folder / name), form, is_dir=False)
-        for target in (folder / name / "images",):
-            if target.is_dir() and not any(target.iterdir()):
-                six.write_images(target)
+        place = folder / name / "images"
+        if place.is_dir() and not any(place.iterdir()):
+            six.write_images(place)
         yield name, folder / name
-    assert images.is_dir()
-
-
-def labelme_json(name):
-    """Return what labelme saves for an image."""
-    width, height = six.SIZES[name]
-    shapes = [
-        {"label": label, "points": list(map(list, zip(polygon[::2], polygon[1::2], strict=True))), "group_id": None, "description": "", "shape_type": "polygon", "flags": {}, "mask": None}  # fmt: skip
-        for label, polygon in six.OBJECTS[name]
-    ]
-    return {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": name, "imageData": None, "imageHeight": height, "imageWidth": width}  # fmt: skip
 
 
 def labelme2coco(folder):
@@ -132,7 +130,7 @@ def labelme2coco(folder):
 
     images = six.write_images(folder / "labelme")
     for name in six.SIZES:
-        (images / name).with_suffix(".json").write_text(json.dumps(labelme_json(name)))
+        (images / name).with_suffix(".json").write_text(json.dumps(six.labelme_json(name)))
     tool.convert(str(images), str(folder / "whole"))
     yield "whole", folder / "whole"
     tool.convert(str(images), str(folder / "parts"), train_split_rate=0.5)
@@ -152,8 +150,8 @@ def record(tool, form, folder):
             from PIL import Image
 
             array = np.array(Image.open(path))
-            own = [n for n in six.SIZES if array.ndim == 3 and array.shape == six.pixels(n).shape and (array == six.pixels(n)).all()]
             assert array.shape[:2] in shapes
+            own = [name for name in six.SIZES if np.array_equal(array, six.pixels(name))]
             if own:
                 files[name] = f"image:{own[0]}"
                 continue
@@ -173,7 +171,9 @@ if __name__ == "__main__":
     tool = sys.argv[1]
     place = Path(tempfile.mkdtemp())
     try:
-        for form, folder in {"datumaro": datumaro, "label_studio": label_studio, "labelme2coco": labelme2coco}[tool](place):
+        for form, folder in {"datumaro": datumaro, "label_studio": label_studio, "labelme2coco": labelme2coco}[tool](
+            place
+        ):
             record(tool, form, folder)
     finally:
         shutil.rmtree(place)

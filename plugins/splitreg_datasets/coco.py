@@ -118,9 +118,12 @@ class Coco(Dataset):
             return f"coco: {classes}, splits {splits}; too large to be counted"
         parts = [_open(folder, source, "", "none", targets) for source in sources]
         records = [record for part in parts for record in part.instances.records.values()]
+        counts = _splits(parts, 0, 0.0).counts()
+        if tasks.DETECTION not in targets:
+            return f"coco: {classes}, {counts} with semantic labels"
         boxes = layout.plural(sum(len(record.objects) for record in records), "box")
         empty = layout.plural(sum(not record.objects for record in records), "image")
-        return f"coco: {classes}, {_splits(parts, 0, 0.0).counts()}, {boxes}, {empty} without labels"
+        return f"coco: {classes}, {counts}, {boxes}, {empty} without labels"
 
     def __len__(self) -> int:
         return len(self._images)

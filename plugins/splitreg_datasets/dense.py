@@ -127,8 +127,8 @@ class Masks(Dataset):
     def recognise(cls, root: str) -> str | None:
         """Return a line with the numbers of classes and images; None if it is another layout."""
         folder = layout.only_folder(Path(root))
-        if not _looks_dense(folder, mask=True):
-            return None
+        if not _looks_dense(folder, mask=True) or layout.child_folder(folder, "JPEGImages"):
+            return None  # VOC has its own reader
         entries = [entry for entry in pair(folder) if entry.mask]
         if not entries:
             return None
@@ -268,10 +268,7 @@ def _classify(name: str) -> tuple[str, Key]:
         elif folder in _DEPTH_FOLDERS:
             kind = "depth"
         elif folder not in _IMAGE_FOLDERS:
-            end = next(
-                (end for end in _FOLDER_ENDS if folder.endswith(end) and layout.split_name(folder.removesuffix(end))),
-                "",
-            )
+            end = next((end for end in _FOLDER_ENDS if folder.endswith(end) and folder != end), "")
             kind = "mask" if end else kind
             key.append(folder.removesuffix(end) if end else folder)
     return kind, (*key, layout.stem_of(last))

@@ -12,6 +12,9 @@ from PIL import Image, ImageDraw
 
 CLASSES = ("cat", "dog", "traffic light")
 
+#: Colours of the background and the classes in masks.
+COLOURS = ((0, 0, 0), (200, 30, 40), (10, 220, 30), (20, 40, 240))
+
 #: File -> (width, height).
 SIZES = {
     "one.png": (64, 48),
@@ -58,3 +61,22 @@ def index_mask(name):
     for label, polygon in OBJECTS[name]:
         ImageDraw.Draw(mask).polygon(list(map(float, polygon)), fill=CLASSES.index(label) + 1)
     return np.array(mask)
+
+
+def labelme_json(name):
+    """Return what labelme 5 saves for an image."""
+    width, height = SIZES[name]
+    shapes = [
+        {
+            "label": label,
+            "points": [list(point) for point in zip(polygon[::2], polygon[1::2], strict=True)],
+            "group_id": None,
+            "description": "",
+            "shape_type": "polygon",
+            "flags": {},
+            "mask": None,
+        }
+        for label, polygon in OBJECTS[name]
+    ]
+    head = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": name, "imageData": None}
+    return {**head, "imageHeight": height, "imageWidth": width}
