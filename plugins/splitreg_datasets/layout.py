@@ -118,7 +118,7 @@ def _walk(folder: str, prefix: str, depth: int, above: frozenset[tuple[int, int]
     try:
         state = os.stat(folder)
         with os.scandir(folder) as scanned:
-            entries = sorted((entry.name, entry.is_dir()) for entry in scanned if visible(entry.name))
+            entries = sorted((entry.name, _is_folder(entry)) for entry in scanned if visible(entry.name))
     except OSError as cause:
         raise DataError(f"cannot read the folder {folder}: {cause.strerror}") from cause
     identity = (state.st_dev, state.st_ino)
@@ -129,6 +129,13 @@ def _walk(folder: str, prefix: str, depth: int, above: frozenset[tuple[int, int]
             yield prefix + name
         elif depth:
             yield from _walk(os.path.join(folder, name), f"{prefix}{name}/", depth - 1, above | {identity})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def images_in(root: Path, depth: int = MAX_DEPTH) -> list[str]:
@@ -160,7 +167,7 @@ def listing(folder: Path, limit: int | None = None) -> Listing:
         with os.scandir(folder) as scanned:
             for entry in scanned:
                 if visible(entry.name):
-                    (folders if entry.is_dir() else files).append(entry.name)
+                    (folders if _is_folder(entry) else files).append(entry.name)
                 if limit is not None and len(folders) + len(files) >= limit:
                     break
     except OSError:
