@@ -85,7 +85,7 @@ class Folder(Dataset):
             return None
         try:
             splits = _splits(store, 0.0, True)
-        except _OtherLayout:
+        except DataError:  # parts of another layout, or images beside class folders
             return None
         targets = _targets(splits)
         if not targets and place.is_dir() and not _is_flat(place):
@@ -110,10 +110,6 @@ class Folder(Dataset):
             labels = self.targets[tasks.CLASSIFICATION].labels
             targets[tasks.CLASSIFICATION] = ClassTarget(index=bisect.bisect_left(labels, label))  # they are sorted
         return Sample(image=as_image(image), targets=targets, name=name)
-
-
-class _OtherLayout(DataError):
-    """The folders are parts of another layout."""
 
 
 def _store(root: Path) -> Store:
@@ -171,7 +167,7 @@ def _folder_with_all(names: list[str]) -> int:
 def _check(store: Store, items: list[Item], classes: set[str], unlabelled: bool) -> None:
     parts = sorted(label for label in classes if _PARTS.fullmatch(label))
     if parts:
-        raise _OtherLayout(
+        raise DataError(
             f"{store.path} has no class folders: {', '.join(parts[:4])} are parts of another layout. Expected "
             f"{EXPECTED}.{hint(store.path, 'folder')}"
         )
@@ -181,7 +177,7 @@ def _check(store: Store, items: list[Item], classes: set[str], unlabelled: bool)
     if classes == {""} and not unlabelled and store.path.is_dir():
         other = hint(store.path, "folder")
         if other:
-            raise _OtherLayout(
+            raise DataError(
                 f"{store.path} has images, but no class folders.{other} To take the images without labels, set "
                 "unlabelled=true"
             )

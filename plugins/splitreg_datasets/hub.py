@@ -210,15 +210,15 @@ def _load(root: str | None, hub: str, config: str) -> dict[str, Any]:
     tables = {name: table for name, table in loaded.items() if len(table)}
     if not tables:
         raise DataError(f"{root or hub} has no rows")
-    return {"": tables["all"]} if set(tables) == {"all"} else tables
+    return {"": tables["rows"]} if set(tables) == {"rows"} else tables
 
 
 def _parquet(place: Path) -> dict[str, list[str]]:
-    """Return split -> files; all of them as ``"all"`` where their names tell no split."""
+    """Return split -> files; all of them as ``"rows"`` where their names tell no split."""
     files = [name for name in layout.walk(place, 2) if name.endswith(".parquet")]
     named: dict[str, list[str]] = {}
     for name in files:
-        named.setdefault(layout.split_in(layout.stem_of(name).replace("/", " ")) or "all", []).append(str(place / name))
+        named.setdefault(layout.split_in(layout.stem_of(name).replace("/", " ")) or "rows", []).append(str(place / name))
     return named
 
 

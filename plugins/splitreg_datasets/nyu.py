@@ -55,7 +55,7 @@ class NyuDepth(Dataset):
         self.targets = _targets(labels)
         named = _splits(self._path, len(self._file()["images"]))
         fraction = 0.0 if "test" in named else layout.HOLD_OUT
-        every = [row for name, rows in named.items() if name != "test" for row in rows]
+        every = sorted({row for rows in named.values() for row in rows})
         splits = layout.Splits({**named, "all": every}, fraction=fraction)
         self._rows = splits.select(split, "nyu-depth", self._path)
 

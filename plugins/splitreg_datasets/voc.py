@@ -393,8 +393,10 @@ def _read_classes(path: Path) -> tuple[dict[str, int], dict[int, str]]:
     """Return file name -> class index, and class index -> name (the column after ``class_index``)."""
     whole: dict[str, int] = {}
     names: dict[int, str] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+    try:
+        rows = list(csv.reader(layout.read_text(path).splitlines()))
+    except csv.Error as cause:
+        raise DataError(f"{path} is not CSV: {cause}") from cause
     if not rows or rows[0][:2] != ["file_name", "class_index"] or len(rows[0]) < 3:
         raise DataError(f"{path}: expected the columns file_name, class_index and a class name, got {rows[:1]}")
     for number, row in enumerate(rows[1:], 2):
