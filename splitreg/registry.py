@@ -12,7 +12,6 @@ immutable mapping that is passed as an argument; tests build their own.
 
 from __future__ import annotations
 
-import configparser
 import functools
 import importlib
 import os
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from splitreg.entry_files import installed_entry_points
 from splitreg.errors import (
     ApiMismatch,
     BrokenComponent,
@@ -318,41 +318,23 @@ def discover() -> Registry:
     """Read the names of all installed plugins (metadata only; cached for the process).
 
     ``SPLITREG_PLUGINS=a,b`` limits discovery to the packages *a* and *b* (their names as installed), for bug reports.
-
-    Raises:
-        RegistryError: the metadata of an installed package, of whatever kind, is damaged.
+    A package whose metadata is damaged gives a warning and does not hide the others.
     """
-    try:
-        return Registry(tuple(_installed()))
-    except configparser.Error as cause:
-        reason = " ".join(str(cause).split())
-        raise RegistryError(
-            f"the entry points of an installed package cannot be read: {reason}; reinstall it"
-        ) from cause
+    return Registry(tuple(_installed()))
 
 
 def _installed() -> Iterator[Entry]:
-    import entrypoints
-
     wanted = os.environ.get("SPLITREG_PLUGINS")
     only = None if wanted is None else {_normalise(name) for name in wanted.split(",") if name.strip()}
     groups = {f"splitreg.{kind}": kind for kind in KINDS}
-    seen = set()
-    for config, distribution in entrypoints.iter_files_distros():
-        package = _normalise(distribution.name if distribution else "unknown")
-        if only is not None and package not in only:
-            continue
-        for group, kind in groups.items():
-            if group not in config:
-                continue
-            for name, value in config.items(group):
-                module, _, attribute = value.partition("[")[0].strip().partition(":")
-                claim = (kind, name, package)
-                if claim not in seen:  # an editable install can be on sys.path twice
-                    seen.add(claim)
-                    yield Entry(
-                        kind=kind, name=name, package=package, module=module.strip(), attribute=attribute.strip()
-                    )
+    claims = set()
+    for distribution, kind, name, value in installed_entry_points(groups):
+        package = _normalise(distribution)
+        claim = (kind, name, package)
+        if (only is None or package in only) and claim not in claims:  # an editable install can be on sys.path twice
+            claims.add(claim)
+            module, _, attribute = value.partition("[")[0].strip().partition(":")
+            yield Entry(kind=kind, name=name, package=package, module=module.strip(), attribute=attribute.strip())
 
 
 def _normalise(package: str) -> str:

@@ -50,12 +50,13 @@ def command(
     from splitreg.assembly import load, save
     from splitreg.bundle import check_free, is_bundle
     from splitreg.errors import RecipeError
+    from splitreg.overrides import text_override
     from splitreg.recipe import Recipe
     from splitreg.training import TrainOptions, train, train_late_head
     from splitreg.training.devices import rank
 
     if root is not None:
-        overrides = (*overrides, f"data.root={root}")
+        overrides = (*overrides, text_override("data.root", root))
     if added is not None and source is None:
         raise click.UsageError("--add-head wants --from BUNDLE")
     asked = Recipe.read(recipe, overrides)
