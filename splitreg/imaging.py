@@ -151,7 +151,7 @@ def read(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
         return _checked(_from_array(source), "the array", max_pixels)
     pil = _pil()
     if isinstance(source, pil.Image):
-        with _image_errors("the image", b""):
+        with _image_errors("the image"):
             _check_size(source.height, source.width, "the image", max_pixels)
             return _checked(image_decoding.to_rgb(source, "the image"), "the image", max_pixels)
     with open_image(source, max_pixels=max_pixels) as image:
@@ -177,14 +177,13 @@ def open_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Iterator[I
     name = _name(source)
     if isinstance(source, bytes | bytearray | memoryview):
         file: Any = io.BytesIO(source)
-        head = bytes(memoryview(source)[:64])
     elif not isinstance(source, str | os.PathLike):
         raise ImageError(f"an image must be a path, bytes, an array or a PIL image; got {type(source).__name__}")
     else:
         if not Path(name).is_file():
             raise ImageError(f"no image at {name}; pass the path of a PNG, JPEG, WebP or similar file")
-        file, head = name, _head(name)
-    with _image_errors(name, head), _open(pil, file, head) as opened:
+        file = name
+    with _image_errors(name, source), _open(pil, file, source) as opened:
         _check_size(opened.height, opened.width, name, max_pixels)
         yield opened
 
@@ -195,22 +194,23 @@ def _name(source: ImageLike) -> str:
     return str(os.fspath(source)) if isinstance(source, str | os.PathLike) else "the image"
 
 
-def _head(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(64)
-    except OSError as cause:
-        raise ImageError(f"cannot read {path}: {cause.strerror}") from cause
+def _head(source: ImageLike) -> bytes:
+    """Return the first bytes of an image file, by which its format is known."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(memoryview(source)[:64])
+    with contextlib.suppress(OSError, TypeError, ValueError), open(source, "rb") as file:
+        return file.read(64)
+    return b""
 
 
 @contextlib.contextmanager
-def _image_errors(name: str, head: bytes) -> Iterator[None]:
+def _image_errors(name: str, source: ImageLike = b"") -> Iterator[None]:
     try:
         yield
     except SplitregError:
         raise
     except Exception as cause:  # pillow raises OSError, SyntaxError, ValueError, struct.error and more on bad files
-        reason = image_decoding.unreadable(head) or str(cause) or type(cause).__name__
+        reason = image_decoding.unreadable(_head(source)) or str(cause) or type(cause).__name__
         raise ImageError(f"{name} is not an image, or damaged: {reason}") from cause
 
 
@@ -256,14 +256,14 @@ def _pil() -> Any:
     return Image
 
 
-def _open(pil: Any, file: Any, head: bytes) -> Any:
+def _open(pil: Any, file: Any, source: ImageLike) -> Any:
     """Read a header without pillow's own limit, which belongs to the whole process: ours is checked before decoding."""
     with _LIMIT:  # two threads would restore each other's value
         previous, pil.MAX_IMAGE_PIXELS = pil.MAX_IMAGE_PIXELS, None
         try:
             return pil.open(file)
         except pil.UnidentifiedImageError:
-            if not image_decoding.register_heif(head):
+            if not image_decoding.register_heif(_head(source)):
                 raise
             return pil.open(file)
         finally:

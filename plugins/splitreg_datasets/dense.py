@@ -127,7 +127,9 @@ class Masks(Dataset):
     def recognise(cls, root: str) -> str | None:
         """Return a line with the numbers of classes and images; None if it is another layout."""
         folder = layout.only_folder(Path(root))
-        if not _looks_dense(folder, mask=True) or layout.child(folder, "JPEGImages", "leftImg8bit", "objectInfo150.txt"):
+        if not _looks_dense(folder, mask=True) or layout.child(
+            folder, "JPEGImages", "leftImg8bit", "objectInfo150.txt"
+        ):
             return None  # VOC, Cityscapes and ADE20K have readers of their own
         entries = [entry for entry in pair(folder) if entry.mask]
         if not entries:

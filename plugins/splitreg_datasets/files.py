@@ -168,4 +168,4 @@ def index_table(classes: int, ignored: Iterable[int]) -> NDArray[np.int64]:
 
 def as_image(pixels: NDArray[np.uint8]) -> tv_tensors.Image:
     """(H, W, 3) array to (3, H, W) tensor."""
-    return tv_tensors.Image(torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous())
+    return tv_tensors.Image(torch.from_numpy(pixels.copy()).permute(2, 0, 1))

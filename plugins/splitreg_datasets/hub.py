@@ -218,7 +218,9 @@ def _parquet(place: Path) -> dict[str, list[str]]:
     files = [name for name in layout.walk(place, 2) if name.endswith(".parquet")]
     named: dict[str, list[str]] = {}
     for name in files:
-        named.setdefault(layout.split_in(layout.stem_of(name).replace("/", " ")) or "rows", []).append(str(place / name))
+        named.setdefault(layout.split_in(layout.stem_of(name).replace("/", " ")) or "rows", []).append(
+            str(place / name)
+        )
     return named
 
 

@@ -119,8 +119,9 @@ def object_categories(path: Path) -> dict[int, str]:
         DataError: as ``read_categories``.
     """
     loaded = read_json(path)
-    things = {c.get("id") for c in loaded.get("categories") or [] if isinstance(c, dict) and c.get("isthing")}
-    return {identity: name for identity, name in read_categories(path, loaded).items() if identity in things}
+    names = read_categories(path, loaded)
+    things = {category["id"] for category in loaded["categories"] if category.get("isthing")}
+    return {identity: name for identity, name in names.items() if identity in things}
 
 
 def unused_parents(path: Path, files: Sequence[Path]) -> set[int]:
@@ -130,9 +131,10 @@ def unused_parents(path: Path, files: Sequence[Path]) -> set[int]:
         path: a JSON of the dataset.
         files: all of them; they are read only where the first one has such a category.
     """
-    listed = read_json(path).get("categories") or []
-    others = [c for c in listed if isinstance(c, dict) and c.get("id") != 0]
-    parent = next((c for c in listed if isinstance(c, dict) and c.get("id") == 0), None)
+    loaded = read_json(path)
+    read_categories(path, loaded)
+    others = [category for category in loaded["categories"] if category["id"]]
+    parent = next((category for category in loaded["categories"] if not category["id"]), None)
     if parent is None or not others or parent.get("supercategory") not in (None, "", "none"):
         return set()
     if any(c.get("supercategory") != parent.get("name") for c in others):
@@ -207,7 +209,8 @@ def _add_segments(
             raise DataError(f"{path}: annotation number {number} has no list of segments_info")
         identity = annotation.get("image_id")
         for segment in segments:
-            if segment.get("category_id") not in categories:
+            category = segment.get("category_id")
+            if type(category) is not int or category not in categories:
                 continue
             thing = {**segment, "image_id": identity}
             _check_annotation(thing, f"{path}: segment {segment.get('id')}", records, categories)

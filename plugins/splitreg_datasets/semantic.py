@@ -175,10 +175,10 @@ def read_panoptic(path: Path, classes: Mapping[int, int]) -> Panoptic:
         try:
             listed = {int(s["id"]): int(s["category_id"]) for s in annotation["segments_info"]}
             identity, name = annotation["image_id"], annotation["file_name"]
-        except (KeyError, TypeError, ValueError) as cause:
+        except (KeyError, TypeError, ValueError, OverflowError) as cause:
             raise DataError(f"{path}: annotation number {number} is malformed: {cause!r}") from cause
-        if not isinstance(name, str) or not inside(name):
-            raise DataError(f"{path}: annotation number {number} has the file name {name!r}")
+        if not isinstance(name, str) or not inside(name) or not isinstance(identity, int | str):
+            raise DataError(f"{path}: annotation number {number} has the file name {name!r} and the image {identity!r}")
         foreign = [category for category in listed.values() if category not in classes]
         if foreign:
             raise DataError(f"{path}: annotation {name} has the category {foreign[0]}, which is not listed")
