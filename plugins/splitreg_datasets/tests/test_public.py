@@ -295,7 +295,7 @@ def test_imagenet_in_folders(imagenet, picture):
     [
         (
             "LOC_val_solution.csv",
-            "ImageId,PredictionString\nILSVRC2012_val_00000001,n03126707 85 1 499 272\nILSVRC2012_val_00000002,n01440764 1 2 3 4 \n",
+            "ImageId,PredictionString\nILSVRC2012_val_00000001,n03126707 8 1 9 7\nILSVRC2012_val_00000002,n01440764 1 2 3 4 \n",
         ),
         ("val.txt", "ILSVRC2012_val_00000001.JPEG 2\nILSVRC2012_val_00000002.JPEG 0\n"),
         ("val_map.txt", "ILSVRC2012_val_00000001.JPEG n03126707\nILSVRC2012_val_00000002.JPEG n01440764\n"),
