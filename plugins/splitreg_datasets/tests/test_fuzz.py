@@ -1,6 +1,6 @@
 """Whatever the bytes of a label file are: a reader reads them, or raises DataError, and nothing else.
 
-``SPLITREG_FUZZ=2000`` runs as many examples per file.
+``FUZZ_EXAMPLES=2000`` runs as many examples per file.
 """
 
 import json
@@ -19,7 +19,7 @@ from support import exports, six
 from splitreg.errors import DataError, MissingExtra
 from splitreg.registry import discover
 
-EXAMPLES = int(os.environ.get("SPLITREG_FUZZ", "20"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
 #: File of an export that is damaged -> reader and options.
 CASES = {
     "datumaro-coco_instances:annotations/instances_default.json": ("coco", {}),
