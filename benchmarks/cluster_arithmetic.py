@@ -31,19 +31,19 @@ def measure_parts(folder, image, batch, rounds, device):
     """Return images a second of body and heads, and the bytes between them."""
     import torch
 
-    from splitreg.assembly import load_edge, testvectors
-    from splitreg.bundle import read_config
-    from splitreg.serving.on_ray.asks import Ask, join
+    from splitreg.assembly import EdgeModel, testvectors
+    from splitreg.bundle import Bundle
+    from splitreg.serving.inference import InferenceRequest
     from splitreg.serving.on_ray.replicas import BodyReplica, HeadReplica
-    from splitreg.wire import Form
+    from splitreg.wire import AnswerFormat
 
     torch.set_num_threads(1)
-    config = read_config(folder)
-    names = [head["as"] for head in config["recipe"]["heads"]]
-    packet = load_edge(folder).encode(image or testvectors.image())[0]
-    body = BodyReplica(str(folder), config["model_id"], names, device)
-    heads = {name: HeadReplica(str(folder), config["model_id"], name, device, batch) for name in names}
-    asks = [Ask(images=1, form=Form(), packets=(packet,))] * batch
+    config = Bundle.open(folder).config
+    names = [head.name for head in config.heads]
+    packet = EdgeModel.load(folder).encode(image or testvectors.image())[0]
+    body = BodyReplica(str(folder), config.id, names, device)
+    heads = {name: HeadReplica(str(folder), config.id, name, device, batch) for name in names}
+    asks = [InferenceRequest(images=1, answer_format=AnswerFormat(), packets=(packet,))] * batch
     embedded = {name: body.embed(asks, [name]) for name in names}
     every = body.embed(asks, names)
     # CPU seconds: what else the machine does costs them little
@@ -57,11 +57,11 @@ def measure_parts(folder, image, batch, rounds, device):
             begun = clock()
             (row,) = head.answer([(embedded[name], asks)])
             seconds[name].append(clock() - begun)
-    row = {name: head.answer([(every, asks)])[0][0] for name, head in heads.items()}
+    row = {name: head.answer([(every, asks)])[0][0].blobs for name, head in heads.items()}
     stored = {name: sum(array.nbytes for b in found.blocks for _, array in b.features.values())
               for name, found in {"all": every, **embedded}.items()}  # fmt: skip
     return {
-        "packet_bytes": len(packet), "answer_json_bytes": len(join(Form(), row)),
+        "packet_bytes": len(packet), "answer_json_bytes": len(AnswerFormat().join_heads(row)),
         "feature_bytes": {name: size // batch for name, size in stored.items()},
         "images_per_s": {name: round(batch / statistics.median(took), 2) for name, took in seconds.items()},
     }, names, packet  # fmt: skip
@@ -72,20 +72,34 @@ def ingress(port, answer_bytes, model):
     import asyncio
     import threading
 
+    from splitreg.serving.batch_queue import BatchQueue
     from splitreg.serving.config import ServeConfig
-    from splitreg.serving.pool import Fleet
     from splitreg.serving.run import serve
 
-    class Instant(Fleet):
+    class InstantBackend:
+        def __init__(self, config, metrics):
+            self.queue, self.models, self.ready = BatchQueue(config, metrics), {}, False
+            self.submit, self.cancel = self.queue.submit, self.queue.cancel
+
         async def start(self):
-            self.models, self.ready = {model: {"id": model, "heads": {"cls": {}}}}, 1
-            self._tasks = [asyncio.create_task(self._answer())]
+            self.models, self.ready = {model: {"id": model, "heads": {"cls": {}}}}, True
+            self.task = asyncio.create_task(self._answer())
 
         async def _answer(self):
             blob = json.dumps(["x" * int(answer_bytes)]).encode()
             while True:
-                for job in await self.engine.take():
-                    self.engine.finish(job, blob, 0.0)
+                for job in await self.queue.take():
+                    self.queue.finish(job, blob, 0.0)
+
+        async def reload(self):
+            pass
+
+        async def drain(self):
+            while self.queue.busy:
+                await asyncio.sleep(0.01)
+
+        async def close(self):
+            self.task.cancel()
 
     def report():
         for _ in sys.stdin:
@@ -93,8 +107,8 @@ def ingress(port, answer_bytes, model):
 
     threading.Thread(target=report, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
-        config = ServeConfig(bundles=("none",), port=int(port), rate_per_s=0.0, log_file=os.devnull)
-        serve(config, lambda url: print(url, flush=True), Instant)
+        config = ServeConfig(bundles=("none",), port=int(port), max_requests_per_s=0.0, log_file=os.devnull)
+        serve(config, lambda url: print(url, flush=True), InstantBackend)
 
 
 def measure_ingress(packet, answer_bytes, model, requests):

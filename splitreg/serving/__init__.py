@@ -1,6 +1,7 @@
-"""The server: bundles behind HTTP and WebSocket; the front process imports no torch."""
+"""The server: bundles over HTTP and WebSocket; its own process does not import torch."""
 
+from splitreg.serving.backend import Backend
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.run import serve
 
-__all__ = ["ServeConfig", "serve"]
+__all__ = ["Backend", "ServeConfig", "serve"]

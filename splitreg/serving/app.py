@@ -1,4 +1,4 @@
-"""The routes, and what stands before them: rate, token, errors as JSON, the log."""
+"""The HTTP routes, and what applies to all: rate limit, authentication, JSON errors, the log."""
 
 from __future__ import annotations
 
@@ -16,32 +16,43 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from splitreg.errors import BadRequest, ForeignPacket, ServiceError, SlowRequest, SplitregError, TooLarge, Unauthorized
+from splitreg.errors import ServiceError, SlowRequest, SplitregError, TooLarge, Unauthorized
 from splitreg.serving import security
 from splitreg.serving.logs import log
-from splitreg.serving.service import Service, read_options
-from splitreg.serving.stream import stream
-from splitreg.wire import dump_json, error_body, protocol, split_packets, status_of
+from splitreg.serving.query import parse_request_options
+from splitreg.serving.routing_errors import NotFound, WrongMethod, WrongType
+from splitreg.serving.service import Service
+from splitreg.serving.stream import serve_stream
+from splitreg.wire import dump_json, protocol, split_packets
 
-#: Nothing of these paths needs a token, and no rate counts for them.
-_OPEN = (protocol.HEALTHZ, protocol.READYZ)
-#: After a refusal so many seconds of what the client still sends are read, so that it sees the answer and no reset. Bodies
-#: of so many bytes are let pass, and the connection serves on.
-_LINGER_SECONDS, _SMALL_BODY = 2.0, 1 << 16
-#: Answers of so many bytes are compressed for who takes that.
-_SQUEEZED_FROM = 1024
-#: A mask of 480x360 takes 0.8 ms, and half the bytes of level 1; level 9 takes ten times as long for 7 % less.
-_SQUEEZE = 7
+#: Paths without authentication and rate limit.
+_HEALTH_PATHS = (protocol.HEALTHZ, protocol.READYZ)
+#: After an early response the rest of the body is read for this many seconds, so that the client
+#: sees the response instead of a reset connection. Bodies up to this size are read and the
+#: connection stays open.
+LINGER_SECONDS, _SMALL_BODY_BYTES = 2.0, 1 << 16
+#: Responses from this size on are compressed if the client accepts gzip.
+_MIN_GZIP_BYTES = 1024
+#: Compressing a 480x360 mask takes 0.8 ms and gives half the bytes of level 1; level 9 takes ten
+#: times as long for 7 % fewer bytes.
+_GZIP_LEVEL = 7
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
 
 class App:
-    """The ASGI application of a service."""
+    """The ASGI application of a service.
+
+    Args:
+        service: answers the requests.
+
+    Attributes:
+        routes: path -> method -> handler.
+        public: paths without authentication; the rate limit applies to them.
+    """
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        #: path -> method -> what answers it.
         self.routes: dict[str, dict[str, Handler]] = {
             protocol.INFER: {"POST": infer},
             protocol.MODELS: {"GET": models},
@@ -50,268 +61,254 @@ class App:
             protocol.READYZ: {"GET": readyz},
             protocol.METRICS: {"GET": metrics},
         }
-        #: Paths without a secret, which ask for no token; the rate counts for them.
         self.public: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hold a stream."""
-        self.service.active += scope["type"] == "http"
+        """Serve one HTTP request or one WebSocket."""
+        self.service.active_requests += scope["type"] == "http"
         try:
             if scope["type"] == "http":
                 await self._http(Request(scope, receive), send)
             elif scope["type"] == "websocket":
                 await self._websocket(WebSocket(scope, receive, send))
         finally:
-            self.service.active -= scope["type"] == "http"
+            self.service.active_requests -= scope["type"] == "http"
 
     async def _http(self, request: Request, send: Send) -> None:
-        begun = asyncio.get_running_loop().time()
-        body = _Body(request)
+        start = asyncio.get_running_loop().time()
+        body = _BodyMonitor(request)
         fields: dict[str, Any] = {}
         try:
-            response = await self._answer(body.request)
-        except _ClientGone:
-            log("gone", client=_client(request), path=request.url.path)
+            response = await self._respond(body.request)
+        except _ClientDisconnected:
+            log("client disconnected", client=_client(request), path=request.url.path)
             return
         except SplitregError as error:
-            response = self._refusal(error)
-            fields["error"] = type(error).__name__.lstrip("_")
+            response = self._error(error)
+            fields["error"] = type(error).__name__
         except Exception as error:
-            log("failure", logging.ERROR, failure=error, path=request.url.path)
-            response = self._refusal(ServiceError("the server failed; its log says more"))
+            log("unexpected error", logging.ERROR, exception=error, path=request.url.path)
+            response = self._error(ServiceError("the server failed; see its log"))
             fields["error"] = type(error).__name__
         status = response.status_code
-        response.headers["X-Request-Id"] = number = uuid.uuid4().hex[:16]
+        response.headers["X-Request-Id"] = request_id = uuid.uuid4().hex[:16]
         response.headers["Cache-Control"] = "no-store"
         with suppress(TimeoutError, OSError):
-            async with asyncio.timeout(self.service.config.write_seconds):
+            async with asyncio.timeout(self.service.config.write_timeout_seconds):
                 await _send(response, body, send)
-        if request.url.path not in _OPEN or status >= 400:
-            seconds = asyncio.get_running_loop().time() - begun
+        if request.url.path not in _HEALTH_PATHS or status >= 400:
+            seconds = asyncio.get_running_loop().time() - start
             log(
-                "request", id=number, client=_client(request), method=request.method, path=request.url.path[:200],
-                status=status, ms=round(1000 * seconds, 1), sent=len(response.body), **fields,
+                "request", id=request_id, client=_client(request), method=request.method,
+                path=request.url.path[:200], status=status, ms=round(1000 * seconds, 1), sent=len(response.body),
+                **fields,
             )  # fmt: skip
 
-    async def _answer(self, request: Request) -> Response:
+    async def _respond(self, request: Request) -> Response:
         path = request.url.path
-        if path not in _OPEN:
+        if path not in _HEALTH_PATHS:
             self._admit(request.headers.get("authorization"), _client(request), public=path in self.public)
         methods = self.routes.get(path)
         if methods is None:
-            raise _NotFound(f"there is nothing at this path; there are {', '.join(self.routes)} and {protocol.STREAM}")
+            raise NotFound(f"no such path; available: {', '.join(self.routes)} and {protocol.STREAM}")
         handler = methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
-            raise _WrongMethod(f"{path} takes {', '.join(methods)}", tuple(methods))
+            raise WrongMethod(f"{path} supports {', '.join(methods)}, got {request.method[:20]}", tuple(methods))
         return await handler(self.service, request)
 
     async def _websocket(self, socket: WebSocket) -> None:
         try:
             self._admit(socket.headers.get("authorization"), _client(socket))
             if socket.url.path != protocol.STREAM:
-                raise _NotFound(f"streams are at {protocol.STREAM}")
+                raise NotFound(f"WebSockets are available at {protocol.STREAM}")
             security.check_origin(socket.headers)
-            self.service.refuse_if_draining()
-            options = read_options(socket.scope["query_string"], ("heads", "masks", "min_score", "answers"))
-            self.service.deadline(socket.headers.get(protocol.DEADLINE), 0.0)
+            self.service.check_not_draining()
+            allowed = ("heads", "masks", "min_score", "answers")
+            options = parse_request_options(socket.scope["query_string"], allowed)
+            self.service.parse_deadline(socket.headers.get(protocol.DEADLINE), 0.0)
         except SplitregError as error:
-            await socket.send_denial_response(self._refusal(error))
+            await socket.send_denial_response(self._error(error))
             return
-        await stream(self.service, socket, options, _client(socket))
+        await serve_stream(self.service, socket, options, _client(socket))
 
     def _admit(self, authorization: str | None, client: str, *, public: bool = False) -> None:
-        self.service.rate.take(client, asyncio.get_running_loop().time())
+        self.service.rate_limit.take(client, asyncio.get_running_loop().time())
         if not public:
             security.check_token(authorization, self.service.config.tokens)
 
-    def _refusal(self, error: SplitregError) -> Response:
-        self.service.metrics.refusals.labels(type(error).__name__.lstrip("_")).inc()
-        status = error.status if isinstance(error, _Routing) else status_of(error)
-        more = {"served": served(self.service)} if isinstance(error, ForeignPacket) else {}
-        body = error_body(error, **more)
-        if isinstance(error, _Routing):
-            body["error"]["type"] = BadRequest.__name__
+    def _error(self, error: SplitregError) -> Response:
+        status, body = self.service.error_response(error)
         response = Response(dump_json(body), status, media_type=protocol.JSON)
         if isinstance(error, ServiceError) and error.retry_after_s is not None:
             response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
         if isinstance(error, Unauthorized):
             response.headers["WWW-Authenticate"] = "Bearer"
-        if isinstance(error, _WrongMethod):
-            response.headers["Allow"] = ", ".join(error.methods)
+        if isinstance(error, WrongMethod):
+            response.headers["Allow"] = ", ".join(error.allowed)
         return response
 
 
-def served(service: Service) -> list[dict[str, str]]:
-    """Ids and names of the models, for who sent a packet of another one."""
-    return [{"id": model["id"], "name": model["name"]} for model in service.models.values()]
-
-
 async def infer(service: Service, request: Request) -> Response:
-    """``POST /v1/infer``: packets to answers."""
+    """``POST /v1/infer``: answer packets."""
     arrived = asyncio.get_running_loop().time()
-    service.refuse_if_draining()
+    service.check_not_draining()
     headers = request.headers
-    deadline = service.deadline(headers.get(protocol.DEADLINE), arrived)
+    deadline = service.parse_deadline(headers.get(protocol.DEADLINE), arrived)
     key = headers.get(protocol.IDEMPOTENCY)
     key = None if key is None else protocol.check_key(key)
-    form = protocol.ANSWERS if protocol.ANSWERS in headers.get("accept", "") else protocol.JSON
-    options = read_options(request.scope["query_string"], ("heads", "masks", "min_score"), form)
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in (protocol.PACKET, protocol.PACKETS):
-        raise WrongType(f"Content-Type must be {protocol.PACKET} or {protocol.PACKETS}, got {kind[:60]!r}")
-    with service.held() as hold:
-        body = await read_body(request, hold, service.config.body_bytes, service.config.body_seconds)
-        packets = [body] if kind == protocol.PACKET else list(_bounded(body, service.config.request_images))
-        asking = asyncio.create_task(service.ask(packets, options, arrived=arrived, deadline=deadline, key=key))
-        leaving = asyncio.create_task(_gone(request))
+    media = protocol.ANSWERS if protocol.ANSWERS in headers.get("accept", "") else protocol.JSON
+    options = parse_request_options(request.scope["query_string"], ("heads", "masks", "min_score"), media)
+    content_type = check_content_type(request, (protocol.PACKET, protocol.PACKETS))
+    with service.reserve_bytes() as reserve:
+        body = await read_body(service, request, reserve)
+        single = content_type == protocol.PACKET
+        packets = [body] if single else _split_packets(body, service.config.max_request_images)
+        inference = asyncio.create_task(service.infer(packets, options, arrived=arrived, deadline=deadline, key=key))
+        disconnection = asyncio.create_task(_wait_for_disconnection(request))
         try:
-            await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                raise _ClientGone
-            answer = asking.result()
+            await asyncio.wait({inference, disconnection}, return_when=asyncio.FIRST_COMPLETED)
+            if not inference.done():
+                raise _ClientDisconnected
+            result = inference.result()
         finally:
-            asking.cancel()
-            leaving.cancel()
-    blob = answer.blob if form == protocol.ANSWERS else b'{"answers":' + answer.blob + b"}"
-    squeezed = len(blob) >= _SQUEEZED_FROM and "gzip" in headers.get("accept-encoding", "").lower()
-    if squeezed:  # arrays of masks are a hundredth then, and a slow link carries both ways
-        blob = await asyncio.to_thread(gzip.compress, blob, _SQUEEZE, mtime=0)
-    response = Response(blob, media_type=form)
-    if squeezed:
+            inference.cancel()
+            disconnection.cancel()
+    blob = result.blob if media == protocol.ANSWERS else b'{"answers":' + result.blob + b"}"
+    compress = len(blob) >= _MIN_GZIP_BYTES and "gzip" in headers.get("accept-encoding", "").lower()
+    if compress:  # masks shrink to a hundredth, and the link may be slow in both directions
+        blob = await asyncio.to_thread(gzip.compress, blob, _GZIP_LEVEL, mtime=0)
+    response = Response(blob, media_type=media)
+    if compress:
         response.headers["Content-Encoding"] = "gzip"
-    response.headers[protocol.QUEUE_MS] = f"{1000 * answer.queue_seconds:.1f}"
-    response.headers[protocol.COMPUTE_MS] = f"{1000 * answer.compute_seconds:.1f}"
+    response.headers[protocol.QUEUE_MS] = f"{1000 * result.queue_seconds:.1f}"
+    response.headers[protocol.COMPUTE_MS] = f"{1000 * result.compute_seconds:.1f}"
     return response
 
 
 async def models(service: Service, request: Request) -> Response:
-    """``GET /v1/models``: what is served."""
+    """``GET /v1/models``: list the models."""
     return JSONResponse({"models": list(service.models.values())})
 
 
 async def reload(service: Service, request: Request) -> Response:
-    """``POST /v1/reload``: load the bundles anew."""
+    """``POST /v1/reload``: load the bundles again."""
     if not service.config.tokens:
-        raise Unauthorized("a server without a token is reloaded with SIGHUP alone")
-    service.refuse_if_draining()
-    await asyncio.shield(asyncio.create_task(service.reload()))  # whoever asked may be gone: it is done whole
+        raise Unauthorized("a server without tokens can be reloaded only with SIGHUP")
+    service.check_not_draining()
+    await asyncio.shield(asyncio.create_task(service.reload()))  # even if the client disconnects
     return await models(service, request)
 
 
 async def healthz(service: Service, request: Request) -> Response:
-    """``GET /healthz``: the process lives."""
+    """``GET /healthz``: the process is alive."""
     return JSONResponse({"status": "alive"})
 
 
 async def readyz(service: Service, request: Request) -> Response:
-    """``GET /readyz``: requests are taken."""
+    """``GET /readyz``: whether requests are accepted."""
     state = "ready" if service.ready else "draining" if service.draining else "not ready"
     return JSONResponse({"status": state}, 200 if service.ready else 503)
 
 
 async def metrics(service: Service, request: Request) -> Response:
-    """``GET /metrics``: for Prometheus."""
+    """``GET /metrics``: metrics for Prometheus."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-class _ClientGone(Exception):
-    """Nobody is there to be answered."""
-
-
-class _Routing(BadRequest):
-    """A bad request with a status of its own."""
-
-    status = 400
-
-
-class _NotFound(_Routing):
-    status = 404
-
-
-class _WrongMethod(_Routing):
-    status = 405
-
-    def __init__(self, message: str, methods: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.methods = methods
-
-
-class WrongType(_Routing):
-    """A body of another type than the route takes."""
-
-    status = 415
-
-
-class _Body:
-    """Notices whether a request's body has been read to its end."""
-
-    def __init__(self, request: Request) -> None:
-        self.whole = False
-        self._receive = request.receive
-        self.request = Request(request.scope, self.receive)
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self.whole = self.whole or message["type"] == "http.disconnect" or not message.get("more_body", False)
-        return message
-
-
-async def _send(response: Response, body: _Body, send: Send) -> None:
-    """Send a response; where the client still sends much, say that the connection ends, and read on for a moment."""
-    declared = body.request.headers.get("content-length", "0")
-    small = "transfer-encoding" not in body.request.headers and len(declared) < 9 and int(declared) <= _SMALL_BODY
-    if body.whole or (small and response.status_code != 408):
-        await response(body.request.scope, body.receive, send)
-        return
-    response.headers["Connection"] = "close"
-    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": True})
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_LINGER_SECONDS):
-            while not body.whole:
-                await body.receive()
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def read_body(request: Request, hold: Callable[[int], None], most: int, seconds: float) -> bytes:
-    """Read a body within its limits.
+def check_content_type(request: Request, accepted: tuple[str, ...]) -> str:
+    """Return the media type of a request's body.
 
     Raises:
-        TooLarge: said or found to be larger.
-        SlowRequest: it did not come in time.
-        Unavailable: too much is held already.
+        WrongType: it is none of the accepted ones.
     """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in accepted:
+        raise WrongType(f"Content-Type must be one of {', '.join(accepted)}, got {content_type[:60]!r}")
+    return content_type
+
+
+async def read_body(service: Service, request: Request, reserve: Callable[[int], None]) -> bytes:
+    """Read a request's body within the limits of the service.
+
+    Args:
+        service: whose ``max_body_bytes`` and ``body_timeout_seconds`` apply.
+        request: the request.
+        reserve: from ``Service.reserve_bytes``.
+
+    Raises:
+        TooLarge: the declared or the received size exceeds the limit.
+        SlowRequest: the body was not received in time.
+        Unavailable: too many bytes are pending.
+    """
+    limit, seconds = service.config.max_body_bytes, service.config.body_timeout_seconds
     declared = request.headers.get("content-length", "0")
-    if len(declared) > 15 or int(declared) > most:
-        raise TooLarge(f"a body has at most {most} bytes here, this one {declared[:20]}")
+    if len(declared) > 15 or int(declared) > limit:
+        raise TooLarge(f"a request body may have at most {limit} bytes, got {declared[:20]}")
     data = bytearray()
     try:
         async with asyncio.timeout(seconds):
             while True:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
-                    raise _ClientGone
-                part = message.get("body", b"")
-                if len(data) + len(part) > most:
-                    raise TooLarge(f"a body has at most {most} bytes here, this one more")
-                hold(len(part))  # what is there, not what is announced: announcing costs nothing
-                data += part
+                    raise _ClientDisconnected
+                chunk = message.get("body", b"")
+                if len(data) + len(chunk) > limit:
+                    raise TooLarge(f"a request body may have at most {limit} bytes, got more")
+                reserve(len(chunk))  # not the declared bytes, which cost the client nothing
+                data += chunk
                 if not message.get("more_body", False):
                     return bytes(data)
     except TimeoutError as cause:
-        raise SlowRequest(f"the body did not arrive within {seconds:g} s") from cause
+        raise SlowRequest(f"the body was not received within {seconds:g} s") from cause
 
 
-def _bounded(body: bytes, most: int) -> list[bytes]:
+class _ClientDisconnected(Exception):
+    """The client closed the connection, so nobody waits for a response."""
+
+
+class _BodyMonitor:
+    """Tracks whether the body of a request has been received completely."""
+
+    def __init__(self, request: Request) -> None:
+        self.complete = False
+        self._receive = request.receive
+        self.request = Request(request.scope, self.receive)
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        self.complete = self.complete or ended
+        return message
+
+
+async def _send(response: Response, body: _BodyMonitor, send: Send) -> None:
+    """Send a response; if a large body is still arriving, read on briefly and close the connection."""
+    declared = body.request.headers.get("content-length", "0")
+    chunked = "transfer-encoding" in body.request.headers
+    small = not chunked and len(declared) < 9 and int(declared) <= _SMALL_BODY_BYTES
+    if body.complete or (small and response.status_code != 408):
+        await response(body.request.scope, body.receive, send)
+        return
+    response.headers["Connection"] = "close"
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while not body.complete:
+                await body.receive()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _split_packets(body: bytes, max_packets: int) -> list[bytes]:
     packets = []
     for packet in split_packets(body):
         packets.append(packet)
-        if len(packets) > most:
-            raise TooLarge(f"a request has at most {most} images here")
+        if len(packets) > max_packets:
+            raise TooLarge(f"a request may have at most {max_packets} images, got more packets")
     return packets
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnection(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -1,4 +1,4 @@
-"""Connections that cost nothing: a head has to arrive in time, and there is a most of them."""
+"""Limits of connections: a timeout for request headers, and a maximum number."""
 
 from __future__ import annotations
 
@@ -9,48 +9,53 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from splitreg.serving.config import ServeConfig
 
-_FULL = (
+_TOO_MANY_BODY = b'{"error":{"type":"Unavailable","message":"too many connections; retry later","retry_after_s":5}}'
+_TOO_MANY_RESPONSE = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%s"
+    b"Content-Length: %d\r\n\r\n%s" % (len(_TOO_MANY_BODY), _TOO_MANY_BODY)
 )
-_BODY = b'{"error":{"type":"Unavailable","message":"too many connections; come back","retry_after_s":5}}'
 
 
-def guarded(config: ServeConfig, metrics: Any) -> type[H11Protocol]:
-    """Return uvicorn's HTTP protocol with ``header_seconds`` and ``connections`` of a config."""
+def limited_protocol(config: ServeConfig, metrics: Any) -> type[H11Protocol]:
+    """Return uvicorn's HTTP protocol with the limits of a server.
 
-    class Guarded(H11Protocol):
-        _late: asyncio.TimerHandle | None = None
+    Args:
+        config: uses ``header_timeout_seconds`` and ``max_connections``.
+        metrics: updated with the number of connections.
+    """
+
+    class LimitedProtocol(H11Protocol):
+        _header_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             metrics.connections.set(len(self.connections))
-            if len(self.connections) > config.connections:
-                transport.write(_FULL % (len(_BODY), _BODY))
+            if len(self.connections) > config.max_connections:
+                transport.write(_TOO_MANY_RESPONSE)
                 transport.close()
                 return
-            self._await_head()
+            self._start_header_timer()
 
         def data_received(self, data: bytes) -> None:
             before = self.cycle
             super().data_received(data)
             if self.cycle is not before or self.transport.get_protocol() is not self:
-                self._head_came()  # a request's head is whole, or this is a stream now
+                self._stop_header_timer()  # the headers are complete, or this became a WebSocket
             elif before is None or before.response_complete:
-                self._await_head()
+                self._start_header_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._head_came()
+            self._stop_header_timer()
             super().connection_lost(exc)
             metrics.connections.set(len(self.connections))
 
-        def _await_head(self) -> None:
-            if self._late is None:
-                self._late = self.loop.call_later(config.header_seconds, self.transport.close)
+        def _start_header_timer(self) -> None:
+            if self._header_timer is None:
+                self._header_timer = self.loop.call_later(config.header_timeout_seconds, self.transport.close)
 
-        def _head_came(self) -> None:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
+        def _stop_header_timer(self) -> None:
+            if self._header_timer is not None:
+                self._header_timer.cancel()
+                self._header_timer = None
 
-    return Guarded
+    return LimitedProtocol

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, to stderr or to files that roll over. It never holds a token, a body or an answer."""
+"""The log: JSON lines, to stderr or rotated files; without tokens, bodies or answers."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ if TYPE_CHECKING:
     from splitreg.serving.config import ServeConfig
 
 _NAME = "splitreg.serve"
-logger = logging.getLogger(_NAME)
+_logger = logging.getLogger(_NAME)
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON: time (UTC), level, event, and what ``log`` was given."""
+    """Formats a record as one line of JSON: time (UTC), level, event, and the fields of ``log``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
-        line = {"time": moment, "level": record.levelname.lower(), "event": record.getMessage()}
+        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname.lower(), "event": record.getMessage()}
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
-def log(event: str, level: int = logging.INFO, *, failure: BaseException | None = None, **more: Any) -> None:
-    """Write a line.
+def log(event: str, level: int = logging.INFO, *, exception: BaseException | None = None, **fields: Any) -> None:
+    """Write a line to the log.
 
     Args:
-        event: what happened, one or two words.
-        level: of the standard library's.
-        failure: its traceback is written too.
-        more: what else is said.
+        event: what happened, in a few words that never change.
+        level: a level of ``logging``.
+        exception: its traceback is added.
+        fields: the details.
     """
-    logger.log(level, event, extra={"fields": more}, exc_info=failure)
+    _logger.log(level, event, extra={"fields": fields}, exc_info=exception)
 
 
 def open_log(config: ServeConfig) -> logging.Handler:
-    """Send the log, and what the HTTP library warns of, to where the config says.
+    """Write the log, and errors of the HTTP library, to the file in the config or to stderr.
 
     Raises:
         RecipeError: the file cannot be written.
@@ -54,14 +54,14 @@ def open_log(config: ServeConfig) -> logging.Handler:
         try:
             Path(config.log_file).parent.mkdir(parents=True, exist_ok=True)
             handler = logging.handlers.RotatingFileHandler(
-                config.log_file, maxBytes=config.log_bytes, backupCount=config.log_files, encoding="utf-8"
+                config.log_file, maxBytes=config.max_log_bytes, backupCount=config.log_backups, encoding="utf-8"
             )
         except OSError as cause:
-            raise RecipeError(f"cannot write the log {config.log_file}: {cause.strerror or cause}") from cause
+            raise RecipeError(f"cannot write the log file {config.log_file}: {cause.strerror or cause}") from cause
     handler.setFormatter(JsonLines())
     for name, level in ((_NAME, logging.INFO), ("uvicorn", logging.ERROR), ("websockets", logging.ERROR)):
-        given = logging.getLogger(name)
-        given.handlers[:] = [handler]
-        given.setLevel(level)
-        given.propagate = False
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
     return handler

@@ -1,4 +1,4 @@
-"""What ``/metrics`` shows, for Prometheus."""
+"""The metrics at ``/metrics``, in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
-    from splitreg.serving.engine import Answer, Job
+    from splitreg.serving.batch_queue import Job, JobResult
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _IMAGES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
@@ -17,50 +17,54 @@ class Metrics:
     """Counters, gauges and histograms of one server, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._registry = every = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
         model = ("model",)
-        self.packets = Counter("splitreg_packets", "Packets that were answered.", model, registry=every)
-        self.images = Counter("splitreg_images", "Images that were answered.", model, registry=every)
-        self.received = Counter("splitreg_received_bytes", "Bytes of those packets.", model, registry=every)
-        self.sent = Counter("splitreg_sent_bytes", "Bytes of their answers.", model, registry=every)
-        self.queue = Gauge("splitreg_queue_images", "Images that wait.", registry=every)
-        self.held = Gauge("splitreg_held_bytes", "Bytes of requests that are read or wait.", registry=every)
+        self.packets = Counter("splitreg_packets", "Packets answered.", model, registry=registry)
+        self.images = Counter("splitreg_images", "Images answered.", model, registry=registry)
+        self.received = Counter("splitreg_received_bytes", "Bytes of answered packets.", model, registry=registry)
+        self.sent = Counter(
+            "splitreg_sent_bytes", "Bytes of answers, before HTTP compression.", model, registry=registry
+        )
+        self.queue = Gauge("splitreg_queue_images", "Images waiting in the queue.", registry=registry)
+        self.pending = Gauge(
+            "splitreg_held_bytes", "Bytes of requests being received or waiting for an answer.", registry=registry
+        )
         self.batches = Histogram(
-            "splitreg_batch_images", "Images that ran together.", model, buckets=_IMAGES, registry=every
+            "splitreg_batch_images", "Images per batch.", model, buckets=_IMAGES, registry=registry
         )
         self.latency = Histogram(
             "splitreg_latency_seconds",
-            "Of requests that ran a head: waiting (queue), computing with all their heads (compute), both and the way (total).",
+            "Latency of requests that ran a head: waiting in the queue (queue), computing all their heads "
+            "(compute), from arrival to result (total).",
             ("model", "head", "phase"),
             buckets=_SECONDS,
-            registry=every,
+            registry=registry,
         )
         self.refusals = Counter(
-            "splitreg_refusals", "Requests that got an error, by its type.", ("reason",), registry=every
+            "splitreg_refusals", "Requests answered with an error, by its type.", ("reason",), registry=registry
         )
         self.joined = Counter(
-            "splitreg_joined", "Requests that were answered by another of the same idempotency key.", registry=every
+            "splitreg_joined", "Requests answered by an earlier one with the same idempotency key.", registry=registry
         )
-        self.workers = Gauge("splitreg_workers_ready", "Workers that are ready.", registry=every)
-        self.restarts = Counter("splitreg_worker_restarts", "Workers that died and were replaced.", registry=every)
+        self.workers = Gauge("splitreg_workers_ready", "Workers or replicas that are running.", registry=registry)
+        self.restarts = Counter("splitreg_worker_restarts", "Workers that died and were replaced.", registry=registry)
         self.reloads = Counter(
-            "splitreg_reloads", "Reloads of the bundles, by how they ended.", ("outcome",), registry=every
+            "splitreg_reloads", "Reloads of the bundles, by outcome.", ("outcome",), registry=registry
         )
-        self.connections = Gauge("splitreg_connections", "Connections that are open.", registry=every)
-        self.streams = Gauge("splitreg_streams", "Streams that are open.", registry=every)
+        self.connections = Gauge("splitreg_connections", "Open connections.", registry=registry)
+        self.streams = Gauge("splitreg_streams", "Open streams.", registry=registry)
 
-    def answered(self, job: Job, answer: Answer, seconds: float) -> None:
-        """Note an answer."""
+    def count_result(self, job: Job, result: JobResult, seconds: float) -> None:
+        """Count a job that was answered ``seconds`` after its arrival."""
         self.packets.labels(job.model).inc(len(job.packets))
         self.images.labels(job.model).inc(job.images)
         self.received.labels(job.model).inc(sum(map(len, job.packets)))
-        self.sent.labels(job.model).inc(len(answer.blob))
+        self.sent.labels(job.model).inc(len(result.blob))
+        phases = {"queue": result.queue_seconds, "compute": result.compute_seconds, "total": seconds}
         for head in job.heads:
-            for phase, took in (
-                ("queue", answer.queue_seconds), ("compute", answer.compute_seconds), ("total", seconds),
-            ):  # fmt: skip
-                self.latency.labels(job.model, head, phase).observe(took)
+            for phase, duration in phases.items():
+                self.latency.labels(job.model, head, phase).observe(duration)
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text form."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self._registry)

@@ -4,116 +4,121 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from splitreg.errors import BadRequest, ForeignPacket, SplitregError
-from splitreg.wire import dump_json, error_body, status_of
+from splitreg.errors import BadRequest, SplitregError
+from splitreg.serving.query import RequestOptions
+from splitreg.serving.service import Service
+from splitreg.wire import dump_json
 from splitreg.wire.protocol import ANSWERS, DEADLINE, read_request, write_answer
 
-if TYPE_CHECKING:
-    from splitreg.serving.service import Options, Service
-
-_GOING_AWAY, _UNSUPPORTED, _POLICY = 1001, 1003, 1008
+#: Close codes of RFC 6455.
+_GOING_AWAY, _UNSUPPORTED, _POLICY_VIOLATION = 1001, 1003, 1008
 
 
-async def stream(service: Service, socket: WebSocket, options: Options, client: str) -> None:
-    """Hold a stream until either side ends it."""
-    held = _Stream(service, socket, options, client)
+async def serve_stream(service: Service, socket: WebSocket, options: RequestOptions, client: str) -> None:
+    """Serve a stream until either side closes it.
+
+    Args:
+        service: answers the packets.
+        socket: not accepted yet.
+        options: heads and answer format, the same for all packets.
+        client: address, for the rate limit.
+    """
+    stream = _Stream(service, socket, options, client)
     await socket.accept()
-    service.streams.add(held.close_when_empty)
+    service.streams.add(stream.close_when_empty)
     service.metrics.streams.inc()
     try:
-        await held.run()
+        await stream.run()
     finally:
-        service.streams.discard(held.close_when_empty)
+        service.streams.discard(stream.close_when_empty)
         service.metrics.streams.dec()
 
 
 class _Stream:
-    """One connection: a bounded number of packets in flight; beyond it, it is not read."""
+    """One connection with a bounded number of packets in flight; at the limit it is not read."""
 
-    def __init__(self, service: Service, socket: WebSocket, options: Options, client: str) -> None:
+    def __init__(self, service: Service, socket: WebSocket, options: RequestOptions, client: str) -> None:
         self._service, self._socket, self._options, self._client = service, socket, options, client
-        self._places = asyncio.Semaphore(service.config.stream_in_flight)
-        self._asking: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(service.config.max_stream_in_flight)
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
-        self._running: asyncio.Task[None] | None = None
-        self._unread = False
+        self._reading: asyncio.Task[None] | None = None
+        self._client_stalled = False
 
     def close_when_empty(self) -> None:
-        """Say goodbye as soon as nothing is in flight."""
-        if not self._asking and self._closing is None:
-            self._closing = asyncio.create_task(self._close(_GOING_AWAY, "this server stops"))
+        """Close the stream unless packets are in flight."""
+        if not self._in_flight and self._closing is None:
+            self._closing = asyncio.create_task(self._close(_GOING_AWAY, "this server is shutting down"))
 
     async def run(self) -> None:
-        """Read packets until the end."""
-        self._running = asyncio.current_task()
+        """Read packets until the stream ends."""
+        self._reading = asyncio.current_task()
         try:
             while True:
-                await self._places.acquire()  # before reading: this is the back-pressure
-                async with asyncio.timeout(self._service.config.stream_idle_seconds):
+                await self._slots.acquire()  # before reading: this is the back-pressure
+                async with asyncio.timeout(self._service.config.stream_idle_timeout_seconds):
                     message = await self._socket.receive()
                 if message["type"] == "websocket.disconnect":
                     return
                 data = message.get("bytes")
                 if data is None:
-                    return await self._close(_UNSUPPORTED, "messages are binary: 8 bytes of number, then a packet")
+                    reason = "messages must be binary: a request number of 8 bytes, then a packet"
+                    return await self._close(_UNSUPPORTED, reason)
                 try:
                     number, packet = read_request(data)
                 except BadRequest as error:
-                    return await self._close(_POLICY, str(error))
+                    return await self._close(_POLICY_VIOLATION, str(error))
                 task = asyncio.create_task(self._answer(number, packet))
-                self._asking.add(task)
-                task.add_done_callback(self._answered)
+                self._in_flight.add(task)
+                task.add_done_callback(self._on_answered)
         except TimeoutError:
-            await self._close(_GOING_AWAY, "no packet came for a long time")
+            await self._close(_GOING_AWAY, "no packet was received for stream_idle_timeout_seconds")
         except asyncio.CancelledError:
-            if not self._unread:
+            if not self._client_stalled:
                 raise
         finally:
-            for task in list(self._asking):
+            for task in list(self._in_flight):
                 task.cancel()
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
-        self._asking.discard(task)
-        self._places.release()
+    def _on_answered(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._slots.release()
         if self._service.draining:
             self.close_when_empty()
 
     async def _answer(self, number: int, packet: bytes) -> None:
-        arrived, binary = asyncio.get_running_loop().time(), self._options.form.media == ANSWERS
-        status, body, error = 200, b"", b""
+        status, answers, error_json = 200, b"", b""
         try:
-            self._service.rate.take(self._client, arrived)
-            deadline = self._service.deadline(self._socket.headers.get(DEADLINE), arrived)
-            with self._service.held() as hold:
-                hold(len(packet))
-                found = await self._service.ask([packet], self._options, arrived=arrived, deadline=deadline)
-            body = found.blob
-        except SplitregError as refusal:
-            self._service.metrics.refusals.labels(type(refusal).__name__).inc()
-            told = error_body(refusal)
-            if isinstance(refusal, ForeignPacket):
-                told["error"]["served"] = [
-                    {"id": model["id"], "name": model["name"]} for model in self._service.models.values()
-                ]
-            status, error = status_of(refusal), dump_json(told)
-        with suppress(WebSocketDisconnect, RuntimeError):  # it is gone, or closing
+            answers = await self._infer(packet)
+        except SplitregError as error:
+            status, body = self._service.error_response(error)
+            error_json = dump_json(body)
+        with suppress(WebSocketDisconnect, RuntimeError):  # the stream is closed or closing
             try:
-                async with asyncio.timeout(self._service.config.write_seconds):
-                    if binary:
-                        await self._socket.send_bytes(write_answer(number, status, error or body))
+                async with asyncio.timeout(self._service.config.write_timeout_seconds):
+                    if self._options.answer_format.media == ANSWERS:
+                        await self._socket.send_bytes(write_answer(number, status, error_json or answers))
                     else:
-                        inner = error[1:-1] if error else b'"answers":' + body
-                        await self._socket.send_text(f'{{"request":{number},{inner.decode()}}}')
-            except TimeoutError:  # who does not read cannot be told
-                self._unread = True
-                if self._running is not None:
-                    self._running.cancel()
+                        member = error_json[1:-1] if error_json else b'"answers":' + answers
+                        await self._socket.send_text(f'{{"request":{number},{member.decode()}}}')
+            except TimeoutError:  # the client does not read, so it cannot be sent an error either
+                self._client_stalled = True
+                if self._reading is not None:
+                    self._reading.cancel()
+
+    async def _infer(self, packet: bytes) -> bytes:
+        arrived = asyncio.get_running_loop().time()
+        self._service.rate_limit.take(self._client, arrived)
+        deadline = self._service.parse_deadline(self._socket.headers.get(DEADLINE), arrived)
+        with self._service.reserve_bytes() as reserve:
+            reserve(len(packet))
+            result = await self._service.infer([packet], self._options, arrived=arrived, deadline=deadline)
+        return result.blob
 
     async def _close(self, code: int, reason: str) -> None:
         with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
-            async with asyncio.timeout(self._service.config.write_seconds):
+            async with asyncio.timeout(self._service.config.write_timeout_seconds):
                 await self._socket.close(code, reason[:120])

@@ -1,4 +1,4 @@
-"""Predictions from what crossed the link."""
+"""Predictions from the metadata and arrays of an answer, both untrusted."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ from splitreg.predictions import (
     Segmentation,
 )
 
-#: kind -> type, and array -> the kinds of its numbers and its shape: K as many as names, digits as they are.
-_PARTS: Mapping[str, tuple[type[Prediction], Mapping[str, tuple[str, str]]]] = {
+#: kind -> type, and array name -> the accepted ``dtype.kind`` letters and the shape. In a shape, K
+#: is the number of class names, N, H and W are free but equal wherever they appear, a digit is that
+#: size.
+_ARRAYS: Mapping[str, tuple[type[Prediction], Mapping[str, tuple[str, str]]]] = {
     CLASSIFICATION: (Classification, {"probabilities": ("f", "K")}),
     MULTILABEL: (MultiLabel, {"probabilities": ("f", "K")}),
     DETECTION: (Detections, {"boxes": ("f", "N4"), "scores": ("f", "N"), "labels": ("iu", "N")}),
@@ -39,42 +41,52 @@ _PARTS: Mapping[str, tuple[type[Prediction], Mapping[str, tuple[str, str]]]] = {
 
 
 def from_parts(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Prediction:
-    """Put a prediction together from its ``meta`` and its ``arrays``, neither of which is trusted.
+    """Return the prediction with this ``Prediction.meta`` and these ``Prediction.arrays``.
 
     Raises:
-        CorruptAnswer: they are not those of one prediction.
+        CorruptAnswer: they do not describe one prediction.
     """
     kind = meta.get("kind")
     if kind == OTHER:
         if not isinstance(meta.get("json"), dict):
-            raise CorruptAnswer("a prediction of a plugin's own type lacks what it prints")
+            raise CorruptAnswer("a prediction of a plugin's own type has no 'json' object in its metadata")
         return Other(printed=meta["json"], found=dict(arrays))
-    if not isinstance(kind, str) or kind not in _PARTS:
-        raise CorruptAnswer(f"a prediction of kind {str(kind)[:40]!r} is not known here; upgrade splitreg")
-    made, wanted = _PARTS[kind]
+    if not isinstance(kind, str) or kind not in _ARRAYS:
+        raise CorruptAnswer(f"unknown kind of prediction: {str(kind)[:40]!r}; upgrade splitreg")
+    prediction_type, expected = _ARRAYS[kind]
     names, threshold = meta.get("names", []), meta.get("threshold", 0.5)
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise CorruptAnswer(f"the names of a {kind} prediction are not a list of names")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or set(arrays) != set(wanted):
-        raise CorruptAnswer(f"a {kind} prediction has {sorted(arrays)}, wanted {sorted(wanted)} and a threshold")
-    sizes = {"K": len(names)}
-    for name, (numbers, shape) in wanted.items():
-        there = arrays[name].shape
-        fits = len(there) == len(shape) and arrays[name].dtype.kind in numbers
-        if not fits or any(n != (int(s) if s.isdigit() else sizes.setdefault(s, n)) for s, n in zip(shape, there)):  # noqa: B905
-            raise CorruptAnswer(f"{name} of a {kind} prediction has shape {there} and type {arrays[name].dtype}")
+        raise CorruptAnswer(f"the names of a {kind} prediction are not a list of strings")
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise CorruptAnswer(f"the threshold of a {kind} prediction is not a number")
+    if set(arrays) != set(expected):
+        raise CorruptAnswer(f"a {kind} prediction has arrays {sorted(expected)}, got {sorted(arrays)}")
+    _check_shapes(kind, expected, arrays, len(names))
     _check_indexes(kind, arrays, len(names))
-    given: dict[str, Any] = {"names": tuple(names)} if "names" in meta else {}
-    given |= {"threshold": float(threshold)} if "threshold" in meta else {}
+    fields: dict[str, Any] = {"names": tuple(names)} if "names" in meta else {}
+    fields |= {"threshold": float(threshold)} if "threshold" in meta else {}
     try:
-        return made(**arrays, **given)
+        return prediction_type(**arrays, **fields)
     except TypeError as cause:
-        raise CorruptAnswer(f"a {kind} prediction has the fields {sorted(meta)}") from cause
+        raise CorruptAnswer(f"a {kind} prediction does not have the fields {sorted(meta)}") from cause
+
+
+def _check_shapes(
+    kind: str, expected: Mapping[str, tuple[str, str]], arrays: Mapping[str, NDArray[Any]], classes: int
+) -> None:
+    sizes = {"K": classes}
+    for name, (numbers, shape) in expected.items():
+        actual = arrays[name].shape
+        fits = len(actual) == len(shape) and arrays[name].dtype.kind in numbers
+        for letter, size in zip(shape, actual, strict=False):
+            fits = fits and size == (int(letter) if letter.isdigit() else sizes.setdefault(letter, size))
+        if not fits:
+            raise CorruptAnswer(f"{name} of a {kind} prediction has shape {actual} and type {arrays[name].dtype}")
 
 
 def _check_indexes(kind: str, arrays: Mapping[str, NDArray[Any]], classes: int) -> None:
-    """Refuse classes that have no name."""
+    """Refuse class indexes without a name."""
     for name in {DETECTION: ("labels",), SEGMENTATION: ("mask",)}.get(kind, ()):
-        beyond = (arrays[name] < 0) | (arrays[name] >= classes)
-        if (beyond & (arrays[name] != IGNORE) if name == "mask" else beyond).any():
-            raise CorruptAnswer(f"{name} of a {kind} prediction name classes beyond the {classes} that there are")
+        unnamed = (arrays[name] < 0) | (arrays[name] >= classes)
+        if (unnamed & (arrays[name] != IGNORE) if name == "mask" else unnamed).any():
+            raise CorruptAnswer(f"{name} of a {kind} prediction has class indexes beyond its {classes} class names")

@@ -1,4 +1,4 @@
-"""PNG from arrays with the standard library: a device that asks for masks as pictures needs no imaging library for it."""
+"""A PNG writer with zlib and numpy, so that devices need no imaging library to save masks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_COLOUR_TYPES = {2: 0, 3: 2}  # dimensions of the array -> grey, RGB
+_COLOUR_TYPES = {2: 0, 3: 2}  # dimensions of the array -> greyscale, RGB
 
 
 def write_png(pixels: NDArray[Any]) -> bytes:
-    """Return a PNG of (H, W) uint8 or uint16 grey, or (H, W, 3) uint8 colours.
+    """Return an array as a PNG file.
+
+    Args:
+        pixels: (H, W) uint8 or uint16 for greyscale, or (H, W, 3) uint8 for RGB.
 
     Source: PNG, third edition (https://www.w3.org/TR/png-3/).
     """

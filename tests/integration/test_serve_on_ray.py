@@ -1,4 +1,4 @@
-"""The command on a Ray of this machine: the same answers, and none is lost when replicas are killed."""
+"""The command on a local Ray cluster: exact answers, and no request is lost when replicas are killed."""
 
 import json
 import os
@@ -27,7 +27,7 @@ heads = ["cls", "seg"]
 [ingress]
 port = 0
 drain_seconds = 20
-load_seconds = 150
+load_timeout_seconds = 150
 deadline_seconds = 80
 
 [ray]
@@ -53,7 +53,7 @@ def bundle(tmp_path_factory):
 
 
 def title(pid):
-    """What Ray calls a process: its deployment, and what it is at."""
+    """The title that Ray gives a process: its deployment and its current task."""
     try:
         with open(f"/proc/{pid}/cmdline") as file:
             return file.read().split("\0")[0]
@@ -81,8 +81,8 @@ def kill_at_work(word):
 
 
 @pytest.mark.slow
-def test_a_life_on_ray(bundle, tmp_path):
-    """Ready; exact answers; a reload; under load one of two bodies and the only replica of a head die; SIGTERM ends all."""
+def test_from_start_to_sigterm_on_ray(bundle, tmp_path):
+    """Exact answers, a reload, replicas of a body and a head killed under load, SIGTERM."""
     (tmp_path / "cluster.toml").write_text(FILE.format(bundle=bundle))
     errors = (tmp_path / "errors").open("w")
     child = subprocess.Popen(
@@ -106,30 +106,30 @@ def test_a_life_on_ray(bundle, tmp_path):
         wait(lambda: '"reloaded"' in (tmp_path / "errors").read_text())
         wanted = [pack(local.infer(packet)) for packet in packets]
         assert ask(url, packets[0]) == wanted[0]
-        assert replicas("body") + replicas("head-cls") == pids  # the bundle is the same, and was left alone
-        found, stop = [], threading.Event()
+        assert replicas("body") + replicas("head-cls") == pids  # the bundle has not changed, so it was left alone
+        correct, stop = [], threading.Event()
 
         def load(number):
             while not stop.is_set():
-                found.append(ask(url, packets[number]) == wanted[number])
+                correct.append(ask(url, packets[number]) == wanted[number])
 
         threads = [threading.Thread(target=load, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
-        wait(lambda: len(found) > 8)
+        wait(lambda: len(correct) > 8)
         assert (len(replicas("body")), len(replicas("head-seg"))) == (2, 1)
         kill_at_work("body")
         kill_at_work("head-seg")
-        before = len(found)
-        wait(lambda: len(found) > before + 12, 90)
+        before = len(correct)
+        wait(lambda: len(correct) > before + 12, 90)
         stop.set()
         for thread in threads:
             thread.join()
-        assert all(found)
+        assert all(correct)
         child.send_signal(signal.SIGTERM)
         assert child.wait(40) == 0
-        said = [json.loads(line) for line in (tmp_path / "errors").read_text().splitlines() if line.startswith("{")]
-        assert "replica lost" in [entry["event"] for entry in said]
+        entries = [json.loads(line) for line in (tmp_path / "errors").read_text().splitlines() if line.startswith("{")]
+        assert "replica lost" in [entry["event"] for entry in entries]
         wait(lambda: not replicas("body") and not replicas("head-cls"), 20)
     finally:
         if child.poll() is None:
@@ -137,8 +137,22 @@ def test_a_life_on_ray(bundle, tmp_path):
             child.wait(40)
 
 
+@pytest.mark.slow
+def test_a_cluster_without_resources(bundle, tmp_path):
+    """The command fails after the timeout, instead of waiting for CPUs that the cluster does not have."""
+    text = FILE.format(bundle=bundle).replace("load_timeout_seconds = 150", "load_timeout_seconds = 15")
+    (tmp_path / "cluster.toml").write_text(text.replace("replicas = 2\ncpus = 0.4", "cpus = 64"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "splitreg", "serve", "--on", "ray", "--config", tmp_path / "cluster.toml"],
+        capture_output=True, text=True, timeout=150,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "", "RAY_AUTH_MODE": "disabled"},
+    )  # fmt: skip
+    assert done.returncode == 1 and not done.stdout
+    assert "Error: " in done.stderr and "load_timeout_seconds=15" in done.stderr and "Traceback" not in done.stderr
+
+
 def ask(url, packet, heads=None):
-    """Return the exact answer; what was not accepted, which says when to come back, is asked again."""
+    """Return the exact answer; retry requests that were refused with a Retry-After."""
     query = f"?heads={','.join(heads)}" if heads else ""
     headers = {"Content-Type": protocol.PACKET, "Accept": protocol.ANSWERS}
     while True:
@@ -154,5 +168,5 @@ def ask(url, packet, heads=None):
 def wait(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.05)

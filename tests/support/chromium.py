@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over the DevTools protocol: what a test of a page needs, and no more."""
+"""Drives headless Chromium over the DevTools protocol, as far as the tests of the page need it."""
 
 import base64
 import contextlib
@@ -20,12 +20,12 @@ FLAGS = (
 
 
 def find():
-    """The path of a Chromium, or None."""
+    """Return the path of Chromium, or None if it is not installed."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:
-    """One browser with one tab; a context manager."""
+    """A browser with one tab; a context manager."""
 
     def __init__(self, folder, seconds=60):
         self.seconds = seconds
@@ -74,7 +74,7 @@ class Browser:
             time.sleep(0.05)
 
     def call(self, method, **params):
-        """Call a method of the protocol; events that come meanwhile are kept in ``events``."""
+        """Call a method of the protocol; events received meanwhile are appended to ``events``."""
         self._count += 1
         self._socket.send(json.dumps({"id": self._count, "method": method, "params": params}))
         while True:
@@ -91,23 +91,23 @@ class Browser:
         self.until(f"location.href.startsWith({url!r}) && document.readyState === 'complete'")
 
     def run(self, script):
-        """The value of an expression, awaited."""
-        found = self.call(
+        """Return the value of an expression, awaited."""
+        reply = self.call(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True
         )
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        assert "exceptionDetails" not in reply, reply["exceptionDetails"]
+        return reply["result"].get("value")
 
     def until(self, script):
         """Wait until an expression is true."""
         end = time.monotonic() + self.seconds
-        while not (found := self.run(script)):
-            assert time.monotonic() < end, f"it did not come about: {script}\n{self.run('document.body.innerText')}"
+        while not (reply := self.run(script)):
+            assert time.monotonic() < end, f"never true: {script}\n{self.run('document.body.innerText')}"
             time.sleep(0.1)
-        return found
+        return reply
 
     def choose(self, selector, *files):
-        """Give files to an input."""
+        """Choose files in an input."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
@@ -119,26 +119,26 @@ class Browser:
         )
 
     def dark(self, dark=True):
-        """Prefer dark colours."""
+        """Emulate a user who prefers dark colours."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
 
     def screenshot(self, file, whole=True):
         """Write a PNG of the page."""
-        found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        Path(file).write_bytes(base64.b64decode(found["data"]))
+        reply = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        Path(file).write_bytes(base64.b64decode(reply["data"]))
 
     def requested(self):
-        """URLs that were asked for."""
+        """Return the URLs of all requests."""
         return [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
 
     def complaints(self):
-        """What is wrong by the console: exceptions, errors, violations of the page's policy."""
-        found = []
+        """Return exceptions, console errors and violations of the content security policy."""
+        problems = []
         for event in self.events:
             entry = event["params"].get("entry", {})
             if event["method"] == "Runtime.exceptionThrown" or entry.get("level") == "error":
-                found.append(event["params"])
+                problems.append(event["params"])
             if event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "assert"):
-                found.append(event["params"])
-        return found
+                problems.append(event["params"])
+        return problems

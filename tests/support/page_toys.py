@@ -1,4 +1,4 @@
-"""A bundle for tests of the page, with every kind of head and names that no page may take for markup."""
+"""A bundle for tests of the page: every kind of head, and labels that contain markup."""
 
 import io
 
@@ -30,8 +30,8 @@ def make_page_bundle(folder, rates=3, onnx=True, channels=6):
     return (save_with_onnx if onnx else save)(model, folder)
 
 
-def picture(kind="PNG", size=(60, 90), seed=0, **options):
-    """The file of a smooth picture of (height, width)."""
+def image_file(kind="PNG", size=(60, 90), seed=0, **options):
+    """A file with a smooth image of (height, width)."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
     stream = io.BytesIO()
     Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC).save(stream, kind, **options)

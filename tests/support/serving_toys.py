@@ -1,4 +1,4 @@
-"""A server in a thread of the test's process, with workers that only pretend, and what speaks to it."""
+"""A server in a thread of the test process, with a stub backend, and clients for it."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,8 @@ import numpy as np
 
 from splitreg.coding import Packet
 from splitreg.errors import WorkerLost
+from splitreg.serving.batch_queue import BatchQueue
 from splitreg.serving.config import ServeConfig
-from splitreg.serving.pool import Fleet
 from splitreg.serving.run import listen, make_server
 from splitreg.serving.service import Service
 from splitreg.wire import protocol
@@ -42,47 +42,78 @@ def make_bundle(folder, channels=6, heads=("cls", "seg", "depth", "det")):
     return save(model, folder, overwrite=True)
 
 
-def pictures(count, seed=0):
+def images(count, seed=0):
     random = np.random.default_rng(seed)
     return [random.integers(0, 256, (40 + 9 * i, 60, 3), np.uint8) for i in range(count)]
 
 
-class StubFleet(Fleet):
-    """A fleet without processes: an answer is its packet's length; ``delay`` seconds a batch."""
+class StubBackend:
+    """A backend without processes: the answer of a head is the length of the packet.
+
+    A batch takes ``delay`` seconds, and waits until ``gate`` (a ``threading.Event``) is set.
+    """
 
     delay = 0.0
+    gate = None
     broken = False
-    bulk = 0
+    padding = 0
 
-    def __init__(self, config, metrics, on_lost):
-        super().__init__(config, metrics, on_lost)
-        self.batches = []
+    def __init__(self, config, metrics):
+        self.config, self.queue, self.batches = config, BatchQueue(config, metrics), []
+        self.models, self.ready, self._tasks = {}, False, []
+
+    def describe(self):
+        return {f"{MODEL:08x}": {"id": f"{MODEL:08x}", "name": "stub", "heads": {"cls": {}, "seg": {}}}}
 
     async def start(self):
-        name = {"name": "stub", "heads": {"cls": {}, "seg": {}}}
-        self.models = {f"{MODEL:08x}": {"id": f"{MODEL:08x}", **name}}
-        self._tasks = [asyncio.create_task(self._pretend()) for _ in range(self._config.workers)]
-        self.ready, self.nursed = self._config.workers, False
+        await self.reload()
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self.config.workers)]
+        self.ready = True
 
-    async def _pretend(self):
+    def submit(self, job):
+        self.queue.submit(job)
+
+    def cancel(self, job):
+        self.queue.cancel(job)
+
+    async def reload(self):
+        self.models = self.describe()
+
+    async def drain(self):
+        while self.queue.busy:
+            await asyncio.sleep(0.002)
+
+    async def close(self):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _work(self):
         while True:
-            batch = await self.engine.take()
+            batch = await self.queue.take()
             self.batches.append(batch)
-            if type(self).delay:
-                await asyncio.sleep(type(self).delay)
-            self.engine.learn(batch[0].group, sum(job.images for job in batch), max(type(self).delay, 1e-6))
-            for job in batch:
-                if type(self).broken:
-                    self.engine.fail(job, WorkerLost("broken"))
-                    continue
-                told = [{head: {"bytes": len(job.packets[0])} for head in job.heads} for _ in range(job.images)]
-                blob = json.dumps(told).encode() + b" " * type(self).bulk
-                self.engine.finish(job, blob, type(self).delay)
+            await asyncio.sleep(type(self).delay)
+            while self.gate is not None and not self.gate.is_set():
+                await asyncio.sleep(0.002)
+            answers = [self._answer(job) for job in batch]
+            self.queue.complete(batch, answers, elapsed_seconds=max(type(self).delay, 1e-6))
+
+    def _answer(self, job):
+        if type(self).broken:
+            return WorkerLost("broken")
+        images = [{head: {"bytes": len(job.packets[0])} for head in job.heads} for _ in range(job.images)]
+        return json.dumps(images).encode() + b" " * type(self).padding
 
 
-def stub(**given):
-    """A class of stub fleets of its own, so that a test may change its delay."""
-    return type("OwnStub", (StubFleet,), given)
+def stub(**attributes):
+    """A class of stub backends of its own, so that a test may change its attributes."""
+    return type("OwnStub", (StubBackend,), attributes)
+
+
+def gated():
+    """A class of stub backends that compute nothing before the event is set, and the event."""
+    gate = threading.Event()
+    return stub(gate=gate), gate
 
 
 @dataclass
@@ -98,8 +129,13 @@ class Running:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
     @property
-    def fleet(self):
-        return self.service._fleet
+    def backend(self):
+        return self.service.backend
+
+    @property
+    def idle(self):
+        """Whether no request holds memory."""
+        return self.service.pending_bytes == 0
 
     def connection(self, timeout=60):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -108,13 +144,13 @@ class Running:
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
 
     def ask(self, method="POST", path=protocol.INFER, body=None, headers=(), connection=None, kind=protocol.PACKET):
-        """Return status, headers and body (parsed where it is JSON)."""
-        given = {"Content-Type": kind} if body is not None else {}
+        """Send a request; return status, headers and body (parsed if it is JSON)."""
+        own_headers = {"Content-Type": kind} if body is not None else {}
         if self.token:
-            given["Authorization"] = f"Bearer {self.token}"
+            own_headers["Authorization"] = f"Bearer {self.token}"
         own = connection or self.connection()
         try:
-            own.request(method, path, body, {**given, **dict(headers)})
+            own.request(method, path, body, {**own_headers, **dict(headers)})
             answer = own.getresponse()
             data = answer.read()
         finally:
@@ -124,9 +160,9 @@ class Running:
         return answer.status, answer.headers, json.loads(data) if is_json and data else data
 
     def refused(self, status, error, /, **request):
-        """Ask, and check that it is refused like that; return the error and the headers."""
-        found, headers, body = self.ask(**request)
-        assert (found, body["error"]["type"]) == (status, error), body
+        """Send a request that must be refused with this status and error; return the error and the headers."""
+        actual, headers, body = self.ask(**request)
+        assert (actual, body["error"]["type"]) == (status, error), body
         return body["error"], headers
 
     def stream(self, query="", **more):
@@ -139,16 +175,16 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(make_fleet=StubFleet, token=None, **limits):
+def running(create_backend=StubBackend, token=None, **limits):
     """Serve from a thread of this process."""
-    config = ServeConfig(**{"bundles": ("b",), "port": 0, "rate_per_s": 0.0, "threads": 1,
+    config = ServeConfig(**{"bundles": ("b",), "port": 0, "max_requests_per_s": 0.0, "threads": 1,
                             "tokens": (token,) if token else (), **limits})  # fmt: skip
     listener = listen(config)
     started, box = threading.Event(), {}
 
     async def main():
         box["stop"], box["loop"] = asyncio.Event(), asyncio.get_running_loop()
-        service = box["service"] = Service(config, make_fleet)
+        service = box["service"] = Service(config, create_backend)
         server = make_server(service, listener)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
@@ -160,8 +196,12 @@ def running(make_fleet=StubFleet, token=None, **limits):
         except BaseException as error:
             box["error"] = error
             started.set()
-        server.should_exit = True
-        await serving
+        serving.cancel()  # at once: a graceful shutdown of uvicorn sleeps for 0.2 s
+        await asyncio.gather(serving, return_exceptions=True)
+        for each in server.servers:
+            each.close()
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
         await service.stop()
 
     port = listener.getsockname()[1]
@@ -180,14 +220,14 @@ def running(make_fleet=StubFleet, token=None, **limits):
 
 
 def until(condition, seconds=40):
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.01)
 
 
 def children(pid):
-    """Processes that a process started."""
+    """Process ids of a process's children."""
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(number) for number in file.read().split()]

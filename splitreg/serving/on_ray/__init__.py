@@ -1,4 +1,4 @@
-"""The same service on a Ray cluster: the shared body and every head are deployments of their own."""
+"""The backend of a Ray cluster: the shared body and every head are separate deployments."""
 
 from splitreg.serving.on_ray.config import ClusterConfig, read_cluster
 from splitreg.serving.on_ray.run import serve_on_ray

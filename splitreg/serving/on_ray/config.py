@@ -1,4 +1,4 @@
-"""One file for a cluster: what is served, the ingress' limits, and how many of each part there are."""
+"""The configuration of a cluster: a TOML file with bundles, limits and replicas."""
 
 from __future__ import annotations
 
@@ -6,39 +6,43 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from splitreg.errors import RecipeError, suggest
+from splitreg.errors import RecipeError
+from splitreg.parsing import name_list, only, typed
 from splitreg.recipe import PRECISIONS, check_precision
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.security import read_tokens
 
-T = TypeVar("T")
-#: Not of a file: tokens are in a file of their own, and a cluster has replicas instead of workers.
-_NOT_IN_INGRESS = ("bundles", "heads", "tokens", "workers", "threads", "device", "precision", "batch_images")
+OptionsT = TypeVar("OptionsT")
+#: Fields of ``ServeConfig`` that are not keys of ``[ingress]``: top-level keys, tokens (which have
+#: a file of their own), and settings of worker processes.
+_NOT_IN_INGRESS = ("bundles", "heads", "tokens", "workers", "threads", "device", "precision", "max_batch_images")
+_MAY_BE_ZERO = ("max_replicas", "cpus", "gpus", "memory_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """How a deployment, the body or a head, is spread.
+class DeploymentOptions:
+    """The replicas of one deployment: of a bundle's body, or of one head.
 
     Args:
-        replicas: processes; with ``max_replicas`` the fewest.
-        max_replicas: Ray adds replicas up to so many while they are busy, and takes them away again; 0 for no others.
-        target_ongoing: calls a replica beyond which one is added.
-        upscale_seconds: it must be busy for, before one is added.
-        downscale_seconds: it must be idle for, before one is taken away.
-        max_ongoing: calls a replica has at a time; one runs, the others wait next to it.
-        max_queued: calls of one ingress that wait for a replica; beyond it the ingress' queue fills, and then it refuses.
-        batch_images: images that run together.
-        cpus: that a replica reserves; also its threads.
-        gpus: accelerators that a replica reserves; parts of one are shared.
-        precision: of its arithmetic, one of ``splitreg.recipe.PRECISIONS``.
-        memory_bytes: that a replica reserves; 0 reserves none.
+        replicas: number of replicas; the minimum if ``max_replicas`` is set.
+        max_replicas: maximum for autoscaling; 0 disables autoscaling.
+        target_ongoing: calls per replica above which Ray adds one.
+        upscale_seconds: how long the load must be higher before Ray adds a replica.
+        downscale_seconds: how long the load must be lower before Ray removes one.
+        max_ongoing: calls that a replica has at a time; one runs, the others wait at the replica.
+        max_queued: calls per ingress that wait for a replica; beyond it the ingress' own queue
+            fills.
+        max_batch_images: images per batch.
+        cpus: CPUs reserved per replica; also its number of threads.
+        gpus: GPUs reserved per replica; fractions share one.
+        precision: one of ``splitreg.recipe.PRECISIONS``.
+        memory_bytes: memory reserved per replica; 0 reserves none.
 
     Raises:
-        RecipeError: a value that is not one.
+        RecipeError: a value is out of range.
     """
 
     replicas: int = 1
@@ -48,7 +52,7 @@ class Part:
     downscale_seconds: float = 300.0
     max_ongoing: int = 2
     max_queued: int = 64
-    batch_images: int = 8
+    max_batch_images: int = 8
     cpus: float = 1.0
     gpus: float = 0.0
     precision: str = PRECISIONS[0]
@@ -57,47 +61,56 @@ class Part:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name == "precision":
+            if isinstance(value, str):
                 continue
-            if value < 0 or (value == 0 and item.name not in ("max_replicas", "cpus", "gpus", "memory_bytes")):
+            if value < 0 or (value == 0 and item.name not in _MAY_BE_ZERO):
                 raise RecipeError(f"{item.name} must be above zero, got {value}")
         check_precision(self.precision)
         if 0 < self.max_replicas < self.replicas:
-            raise RecipeError(
-                f"max_replicas is {self.max_replicas}, fewer than the {self.replicas} that there are always"
-            )
+            raise RecipeError(f"max_replicas must be at least replicas={self.replicas}, got {self.max_replicas}")
         if not self.cpus and not self.gpus:
-            raise RecipeError("a replica needs cpus or gpus: Ray places it by them")
+            raise RecipeError("cpus or gpus must be above zero: Ray places replicas by what they reserve")
 
     @property
-    def most(self) -> int:
-        """Replicas at most."""
+    def replica_limit(self) -> int:
+        """Maximum number of replicas, with or without autoscaling."""
         return self.max_replicas or self.replicas
+
+    @property
+    def device(self) -> str:
+        """Where a replica computes: ``"cuda"`` if it reserves GPUs, else ``"cpu"``."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """CPU threads per replica."""
+        return max(1, int(self.cpus))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
-    """What ``splitreg serve --on ray`` is told.
+    """The configuration of ``splitreg serve --on ray``.
 
     Args:
-        ingress: bundles, heads, address and limits, as of a server alone.
-        body: of every bundle's body.
-        head: of every head that ``heads`` does not name.
-        heads: name of a head -> how it is spread.
-        application: the first part of the names under which Ray knows this.
-        address: of the cluster; None for ``RAY_ADDRESS``, and without that for a cluster on this machine alone.
-        local_cpus: places of a cluster on this machine.
-        object_store_bytes: of a cluster on this machine; 0 lets Ray choose.
-        shared: the deployments outlive this process, and other ingresses use them; else they end with it.
+        ingress: bundles, address, authentication and limits, as for a single machine.
+        body: replicas of every bundle's body.
+        head: replicas of every head without an entry in ``heads``.
+        heads: name of a head -> its replicas.
+        application: prefix of the names of Ray's applications.
+        address: address of the cluster; None uses ``RAY_ADDRESS``, or else starts Ray on this
+            machine.
+        local_cpus: CPUs of Ray on this machine.
+        object_store_bytes: object store of Ray on this machine; 0 uses Ray's default.
+        shared: other ingresses use the deployments too, so they are kept when this process stops.
 
     Raises:
-        RecipeError: a value that is not one.
+        RecipeError: a value is out of range.
     """
 
     ingress: ServeConfig
-    body: Part = field(default_factory=Part)
-    head: Part = field(default_factory=Part)
-    heads: Mapping[str, Part] = field(default_factory=dict)
+    body: DeploymentOptions = field(default_factory=DeploymentOptions)
+    head: DeploymentOptions = field(default_factory=DeploymentOptions)
+    heads: Mapping[str, DeploymentOptions] = field(default_factory=dict)
     application: str = "splitreg"
     address: str | None = None
     local_cpus: int = 2
@@ -108,93 +121,85 @@ class ClusterConfig:
         if not self.application.replace("-", "").replace("_", "").isalnum():
             raise RecipeError(f"application must be letters, digits, - and _, got {self.application!r}")
         if self.local_cpus < 1 or self.object_store_bytes < 0:
-            raise RecipeError("local_cpus must be above zero, and object_store_bytes not below it")
+            raise RecipeError("local_cpus must be at least 1 and object_store_bytes at least 0")
 
-    def part(self, head: str) -> Part:
-        """How a head is spread."""
+    def head_options(self, head: str) -> DeploymentOptions:
+        """Return the replicas of a head."""
         return self.heads.get(head, self.head)
 
     @property
-    def in_flight(self) -> int:
-        """Batches of this ingress that are under way at a time: enough to keep all replicas of the body busy."""
-        return self.body.most * self.body.max_ongoing
+    def max_batches(self) -> int:
+        """Batches of an ingress that run at a time: enough to keep all replicas of the body busy."""
+        return self.body.replica_limit * self.body.max_ongoing
 
 
 def read_cluster(path: str | Path) -> ClusterConfig:
-    """Read a cluster's file; ``docs/cluster.md`` shows one.
+    """Read the configuration of a cluster; ``docs/cluster.md`` describes the file.
 
     Raises:
-        RecipeError: no such file, no TOML, an unknown key, or a value that is not one.
+        RecipeError: the file cannot be read or is not TOML, or a key or value is invalid.
     """
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as cause:
-        raise RecipeError(f"cannot read the cluster's file {path}: {cause}") from cause
-    known = ("bundles", "heads", "ingress", "ray", "body", "head", "parts")
-    _refuse_unknown(table, known, "the file")
-    body = _read(Part, table.get("body", {}), "body")
-    head = _read(Part, table.get("head", {}), "head")
-    parts = {name: _read(Part, given, f"parts.{name}", head) for name, given in _table(table, "parts").items()}
-    ingress = dict(_table(table, "ingress"))
-    _refuse_unknown(
-        ingress, [f.name for f in fields(ServeConfig) if f.name not in _NOT_IN_INGRESS] + ["token_file"], "ingress"
-    )
-    token_file = ingress.pop("token_file", None)
-    config = _read(
-        ServeConfig,
-        {"bundles": table.get("bundles", []), **({"heads": table["heads"]} if "heads" in table else {}), **ingress},
-        "ingress",
-        more={
-            "tokens": () if token_file is None else read_tokens(token_file),
-            "workers": body.most * body.max_ongoing, "threads": 1, "batch_images": body.batch_images,
-        },
-    )  # fmt: skip
-    for name in parts:
-        if config.heads is not None and name not in config.heads:
-            raise RecipeError(f"parts.{name} is of no head that is served: {', '.join(config.heads)}")
-    return _read(
-        ClusterConfig, _table(table, "ray"), "ray", more={"ingress": config, "body": body, "head": head, "heads": parts}
-    )
+        raise RecipeError(f"cannot read the cluster file {path}: {cause}") from cause
+    table = only(table, ("bundles", "heads", "ingress", "ray", "body", "head", "parts"), "the cluster file")
+    body = _parse(DeploymentOptions, table.get("body", {}), "body")
+    head = _parse(DeploymentOptions, table.get("head", {}), "head")
+    parts = typed(table.get("parts", {}), (Mapping,), "parts")
+    heads = {name: _parse(DeploymentOptions, part, f"parts.{name}", base=head) for name, part in parts.items()}
+    ingress = _parse_ingress(table, body)
+    for name in heads:
+        if ingress.heads is not None and name not in ingress.heads:
+            raise RecipeError(f"parts.{name}: head {name!r} is not served; heads = {', '.join(ingress.heads)}")
+    options = {"ingress": ingress, "body": body, "head": head, "heads": heads}
+    return _parse(ClusterConfig, table.get("ray", {}), "ray", fixed=options)
 
 
-def _read(made: type[T], table: Any, where: str, base: T | None = None, more: Mapping[str, Any] | None = None) -> T:
-    """Make a dataclass of a table, with a base's values where it says nothing."""
-    if not isinstance(table, dict):
-        raise RecipeError(f"[{where}] must be a table, got {table!r}")
-    more = more or {}
-    kinds = get_type_hints(made)
-    names = [item.name for item in fields(made) if item.name not in more]  # type: ignore[arg-type]
-    _refuse_unknown(table, names, where)
-    given = {} if base is None else {name: getattr(base, name) for name in names}
-    given |= {name: _value(value, kinds[name], f"{where}.{name}") for name, value in table.items()}
+def _parse_ingress(table: Mapping[str, Any], body: DeploymentOptions) -> ServeConfig:
+    names = [item.name for item in fields(ServeConfig) if item.name not in _NOT_IN_INGRESS]
+    ingress = only(table.get("ingress", {}), [*names, "token_file"], "ingress")
+    token_file = typed(ingress.pop("token_file", None), (str, NoneType), "ingress: token_file")
+    fixed = {
+        "bundles": name_list(table.get("bundles", []), "bundles"),
+        "heads": name_list(table["heads"], "heads") if "heads" in table else None,
+        "tokens": () if token_file is None else read_tokens(token_file),
+        "workers": body.replica_limit * body.max_ongoing, "threads": 1, "max_batch_images": body.max_batch_images,
+    }  # fmt: skip
+    return _parse(ServeConfig, ingress, "ingress", fixed=fixed)
+
+
+def _parse(
+    kind: type[OptionsT],
+    value: Any,
+    where: str,
+    *,
+    base: OptionsT | None = None,
+    fixed: Mapping[str, Any] | None = None,
+) -> OptionsT:
+    """Return a dataclass of options.
+
+    Args:
+        kind: the dataclass.
+        value: a table of the file; its keys are the names of fields.
+        where: name of the table.
+        base: supplies the fields that the table does not have; None uses the defaults.
+        fixed: fields that are not keys of the table.
+    """
+    fixed = fixed or {}
+    types = get_type_hints(kind)
+    names = [name for name in types if name not in fixed]
+    options = {} if base is None else {name: getattr(base, name) for name in names}
+    for name, item in only(value, names, where).items():
+        options[name] = _parse_field(item, types[name], f"{where}: {name}")
     try:
-        return made(**given, **more)
+        return kind(**options, **fixed)
     except RecipeError as error:
-        raise RecipeError(f"[{where}] {error}") from error
+        raise RecipeError(f"{where}: {error}") from error
 
 
-def _value(value: Any, kind: Any, where: str) -> Any:
-    """Check a value's type: TOML's lists become tuples, its whole numbers serve as others."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    for one in kinds:
-        if get_origin(one) is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        if one is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if one in (int, str, bool) and type(value) is one:
-            return value
-    names = " or ".join(getattr(one, "__name__", str(one)) for one in kinds if one is not type(None))
-    raise RecipeError(f"{where} must be {names}, got {value!r}")
-
-
-def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = table.get(key, {})
-    if not isinstance(found, dict):
-        raise RecipeError(f"[{key}] must be a table, got {found!r}")
-    return found
-
-
-def _refuse_unknown(table: Mapping[str, Any], known: Any, where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise RecipeError(f"{where} has no {key!r}.{suggest(key, list(known))} There are: {', '.join(known)}")
+def _parse_field(value: Any, annotation: Any, where: str) -> Any:
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    if float in kinds:
+        return float(typed(value, (int, float), where))
+    return typed(value, kinds, where)

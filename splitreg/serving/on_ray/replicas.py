@@ -1,12 +1,8 @@
-"""What the replicas do: a body turns packets into features, a head turns features into pieces of answers (no Ray here)."""
+"""What replicas compute: features of packets (body), answers of features (head); no Ray."""
 
 from __future__ import annotations
 
-import contextlib
-import faulthandler
-import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,26 +13,31 @@ from torch import nn
 from splitreg.assembly.adapter import Branch
 from splitreg.assembly.server import Block, ServerModel
 from splitreg.bundle import Bundle
-from splitreg.errors import BundleError, ServiceError, SplitregError
+from splitreg.errors import BundleError, SplitregError
 from splitreg.predictions import Prediction
 from splitreg.recipe import PRECISIONS
-from splitreg.serving.on_ray.asks import Ask, Piece
-from splitreg.serving.on_ray.tensors import Stored, restore, store
-from splitreg.serving.worker import describe
+from splitreg.serving.bundles import describe_model
+from splitreg.serving.inference import InferenceRequest, run_isolated
+from splitreg.serving.on_ray.features import StoredBlock, restore, store
+from splitreg.serving.on_ray.messages import HeadAnswer
 from splitreg.wire import error_body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
-    """What a body made of several requests.
+class BodyFeatures:
+    """The output of a body for several requests.
 
     Args:
-        blocks: of all images, numbered through all requests.
-        errors: number of the request -> why it has none.
+        blocks: features of all images, numbered across the requests.
+        errors: index of a request -> body of its error.
     """
 
-    blocks: tuple[Stored, ...]
+    blocks: tuple[StoredBlock, ...]
     errors: Mapping[int, dict[str, Any]]
+
+
+#: One call of a head: the output of the body, and the requests that it belongs to.
+HeadCall = tuple[BodyFeatures, Sequence[InferenceRequest]]
 
 
 class BodyReplica:
@@ -44,46 +45,52 @@ class BodyReplica:
 
     Args:
         bundle: its folder.
-        model_id: that it must have; a folder may have got another bundle since the cluster was told of it.
+        model_id: expected model id; the folder may contain another bundle by now.
+        heads: heads that are served.
         device: ``"cpu"`` or ``"cuda"``.
         precision: one of ``splitreg.recipe.PRECISIONS``.
 
     Raises:
-        BundleError: it cannot be loaded, or is another model.
+        BundleError: the bundle cannot be loaded, or has another model id.
     """
 
     def __init__(
         self, bundle: str, model_id: str, heads: Sequence[str], device: str, precision: str = PRECISIONS[0]
     ) -> None:
         self._server = _load(bundle, model_id, heads, device, precision)
-        self.description = describe(self._server, Path(bundle).resolve().name, Bundle.open(bundle).config)
-        self._reads = {name: strides_of(branch) for name, branch in self._server.branches.items()}
+        self.description = describe_model(self._server, Path(bundle).resolve().name, Bundle.open(bundle).config)
+        self._strides = {name: strides_of(branch) for name, branch in self._server.branches.items()}
         self._server.branches = {}
 
-    def embed(self, asks: Sequence[Ask], heads: Sequence[str]) -> Embedded:
-        """Run requests together; where one of them is wrong, each alone, so that the others do not pay for it.
+    @property
+    def branches(self) -> Mapping[str, Branch]:
+        """Heads in memory: none, once the bundle is loaded."""
+        return self._server.branches
+
+    def embed(self, requests: Sequence[InferenceRequest], heads: Sequence[str]) -> BodyFeatures:
+        """Run requests together; if one of them is faulty, each alone.
 
         Args:
-            asks: the requests, with their packets.
+            requests: with their packets.
             heads: only the strides that these read are returned.
         """
-        strides = set().union(*(self._reads[head] for head in heads))
-        try:
-            packets = [packet for ask in asks for packet in ask.packets]
-            return Embedded(blocks=tuple(store(block, strides) for block in self._server.blocks(packets)), errors={})
-        except Exception as error:
-            if len(asks) == 1:
-                return Embedded(blocks=(), errors={0: _told(error)})
-        blocks: list[Stored] = []
+        strides = set().union(*(self._strides[head] for head in heads))
+
+        def run(batch: Sequence[InferenceRequest]) -> list[StoredBlock]:
+            packets = [packet for request in batch for packet in request.packets]
+            return [store(block, strides) for block in self._server.blocks(packets)]
+
+        blocks: list[StoredBlock] = []
         errors: dict[int, dict[str, Any]] = {}
-        start = 0
-        for number, ask in enumerate(asks):
-            alone = self.embed([ask], heads)
-            blocks += [replace(b, images=tuple(start + image for image in b.images)) for b in alone.blocks]
-            if alone.errors:
-                errors[number] = alone.errors[0]
-            start += ask.images
-        return Embedded(blocks=tuple(blocks), errors=errors)
+        first_request = first_image = 0
+        for batch, output in run_isolated(run, requests):
+            if isinstance(output, SplitregError):
+                errors[first_request] = error_body(output)
+            else:
+                blocks += [replace(b, images=tuple(first_image + image for image in b.images)) for b in output]
+            first_request += len(batch)
+            first_image += sum(request.images for request in batch)
+        return BodyFeatures(blocks=tuple(blocks), errors=errors)
 
 
 class HeadReplica:
@@ -91,110 +98,101 @@ class HeadReplica:
 
     Args:
         bundle: its folder.
-        model_id: that it must have.
+        model_id: expected model id; the folder may contain another bundle by now.
         head: its name.
         device: ``"cpu"`` or ``"cuda"``.
-        batch_images: that run together.
+        max_batch_images: images per batch.
         precision: one of ``splitreg.recipe.PRECISIONS``.
 
     Raises:
-        BundleError: it cannot be loaded, or is another model.
+        BundleError: the bundle cannot be loaded, or has another model id.
     """
 
     def __init__(
-        self, bundle: str, model_id: str, head: str, device: str, batch_images: int, precision: str = PRECISIONS[0]
+        self, bundle: str, model_id: str, head: str, device: str, max_batch_images: int, precision: str = PRECISIONS[0]
     ) -> None:
-        self._server = _load(
-            bundle, model_id, (head,), device, precision
-        )  # with its body for once: the first run is the slowest
-        self._server.bottleneck.decoder, self._server.body = nn.Identity(), nn.Identity()  # type: ignore[assignment]
-        self._server.coding = replace(self._server.coding, frozen=None)
-        self._head, self._device, self._most = head, torch.device(device), batch_images
+        self.server = _load(bundle, model_id, (head,), device, precision)  # warmed up with its body
+        self.server.bottleneck.decoder = nn.Identity()
+        self.server.body = nn.Identity()  # type: ignore[assignment]
+        self.server.coding = replace(self.server.coding, frozen=None)
+        self._head, self._device, self._max_images = head, torch.device(device), max_batch_images
 
-    def answer(self, calls: Sequence[tuple[Embedded, Sequence[Ask]]]) -> list[list[Piece]]:
-        """Run the blocks of several calls, those of one size together.
+    def answer(self, calls: Sequence[HeadCall]) -> list[list[HeadAnswer]]:
+        """Run the blocks of several calls, those of equal size together.
 
         Args:
-            calls: of each what the body made, and the requests (their packets are not needed).
+            calls: the requests need no packets.
 
         Returns:
-            Call by call, and request by request, this head's piece of the answer.
+            Per call and per request this head's part of the answer.
         """
-        found: dict[tuple[int, int], Prediction | SplitregError] = {}
-        places = [(call, block) for call, (embedded, _) in enumerate(calls) for block in embedded.blocks]
+        predictions: dict[tuple[int, int], Prediction | SplitregError] = {}  # by call and image
+        places = [(call, block) for call, (features, _) in enumerate(calls) for block in features.blocks]
         for coded in dict.fromkeys(block.coded for _, block in places):
-            same = [(call, block) for call, block in places if block.coded == coded]
-            owners = [(call, image) for call, block in same for image in block.images]
-            whole = _join([restore(block, self._device) for _, block in same])
-            for start in range(0, len(owners), self._most):
-                predictions = self._predict(_cut(whole, start, start + self._most))
-                found |= dict(zip(owners[start : start + self._most], predictions, strict=True))
-        return [self._pieces(call, embedded, asks, found) for call, (embedded, asks) in enumerate(calls)]
+            same_size = [(call, block) for call, block in places if block.coded == coded]
+            owners = [(call, image) for call, block in same_size for image in block.images]
+            joined = _join([restore(block, self._device) for _, block in same_size])
+            for start in range(0, len(owners), self._max_images):
+                part = _slice(joined, start, start + self._max_images)
+                predictions |= dict(zip(owners[start : start + self._max_images], self._predict(part), strict=True))
+        return [self._write(number, call, predictions) for number, call in enumerate(calls)]
 
     def _predict(self, block: Block) -> list[Prediction | SplitregError]:
-        try:
-            return [found[self._head] for found in self._server.predict(block, (self._head,)).values()]
-        except Exception as error:
-            if len(block.images) == 1:
-                return [error if isinstance(error, SplitregError) else _failure(error)]
-        return [self._predict(_cut(block, i, i + 1))[0] for i in range(len(block.images))]
+        """Run the images of a block together; if one of them is faulty, each alone."""
 
-    def _pieces(
-        self,
-        call: int,
-        embedded: Embedded,
-        asks: Sequence[Ask],
-        found: Mapping[tuple[int, int], Prediction | SplitregError],
-    ) -> list[Piece]:
-        pieces = []
+        def run(indexes: Sequence[int]) -> list[Prediction]:
+            part = _slice(block, indexes[0], indexes[-1] + 1)
+            return [heads[self._head] for heads in self.server.predict(part, (self._head,)).values()]
+
+        outputs: list[Prediction | SplitregError] = []
+        for _, output in run_isolated(run, range(len(block.images))):
+            outputs += [output] if isinstance(output, SplitregError) else output
+        return outputs
+
+    def _write(
+        self, number: int, call: HeadCall, predictions: Mapping[tuple[int, int], Prediction | SplitregError]
+    ) -> list[HeadAnswer]:
+        features, requests = call
+        answers: list[HeadAnswer] = []
         start = 0
-        for number, ask in enumerate(asks):
-            error, predictions = embedded.errors.get(number), []
-            for image in range(start, start + ask.images) if error is None else ():
-                one = found[call, image]
-                if isinstance(one, SplitregError):
-                    error = error_body(one)
-                    break
-                predictions.append(one)
-            pieces.append(
-                Piece(error=error) if error is not None else Piece(blobs=ask.form.pieces(self._head, predictions))
-            )
-            start += ask.images
-        return pieces
+        for index, request in enumerate(requests):
+            images = range(start, start + request.images)
+            start += request.images
+            if index in features.errors:
+                answers.append(HeadAnswer(error=features.errors[index]))
+                continue
+            outputs = [predictions[number, image] for image in images]
+            error = next((output for output in outputs if isinstance(output, SplitregError)), None)
+            if error is not None:
+                answers.append(HeadAnswer(error=error_body(error)))
+            else:
+                valid = [output for output in outputs if not isinstance(output, SplitregError)]
+                answers.append(HeadAnswer(blobs=request.answer_format.write_head(self._head, valid)))
+        return answers
 
 
 def strides_of(branch: Branch) -> set[int]:
-    """Return the strides of the body that a head reads, through its adapter or without one."""
+    """Return the strides of the body that a head reads, directly or through its adapter."""
     adapter = branch.adapter
     return {stride if adapter is None else adapter.origin.get(stride, stride) for stride in branch.head.needs}
-
-
-@contextlib.contextmanager
-def watchdog(seconds: float) -> Iterator[None]:
-    """End this process where the block takes longer, even if it never gives Python a chance: the call goes to another."""
-    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def _load(bundle: str, model_id: str, heads: Sequence[str], device: str, precision: str) -> ServerModel:
     server = ServerModel.load(bundle, heads)
     if f"{server.coding.model_id:08x}" != model_id:
         raise BundleError(
-            f"{bundle} is model {server.coding.model_id:08x} now, {model_id} is to be served; put each bundle in its "
-            "own folder"
+            f"{bundle} should contain model {model_id}, but contains {server.coding.model_id:08x} now; use a separate folder "
+            "for each bundle"
         )
     server.place(device, precision)
     packet = Bundle.open(bundle).read("testvectors/packet.bin")
-    for _ in range(2):
+    for _ in range(2):  # warm-up
         server.infer(packet)
     return server
 
 
 def _join(blocks: Sequence[Block]) -> Block:
-    """Put blocks of one size together; their images are numbered anew."""
+    """Return one block of all images, numbered from 0; the blocks must have one coded size."""
     count = sum(len(block.images) for block in blocks)
     features = blocks[0].features
     if len(blocks) > 1:
@@ -203,15 +201,6 @@ def _join(blocks: Sequence[Block]) -> Block:
     return Block(images=tuple(range(count)), originals=originals, coded=blocks[0].coded, features=features)
 
 
-def _cut(block: Block, start: int, stop: int) -> Block:
+def _slice(block: Block, start: int, stop: int) -> Block:
     features = {stride: tensor[start:stop] for stride, tensor in block.features.items()}
     return replace(block, images=block.images[start:stop], originals=block.originals[start:stop], features=features)
-
-
-def _told(error: Exception) -> dict[str, Any]:
-    return error_body(error if isinstance(error, SplitregError) else _failure(error))
-
-
-def _failure(error: Exception) -> ServiceError:
-    traceback.print_exception(error)
-    return ServiceError(f"the model failed on this packet ({type(error).__name__}); the replica's log says more")

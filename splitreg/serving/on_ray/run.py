@@ -1,4 +1,4 @@
-"""The process on a cluster: the same ingress as alone, before Ray's deployments instead of its own workers."""
+"""Serving on Ray: the same server process as on one machine, with ``RayBackend``."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from splitreg.serving.on_ray.config import ClusterConfig
 from splitreg.serving.run import serve
 
 
-def serve_on_ray(cluster: ClusterConfig, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP deploys the bundles that changed.
+def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP deploys the bundles that have changed.
 
     Args:
-        cluster: what, where and how often.
-        ready: called with the URL when requests are taken; what else is printed then goes to stderr.
+        cluster: bundles, limits and replicas.
+        on_ready: called with the URL once requests are accepted. Until this function returns,
+            everything else written to stdout goes to stderr.
 
     Raises:
         MissingExtra: Ray is not installed.
         ServiceError: the cluster cannot be reached.
-        SplitregError: as ``serve``.
+        SplitregError: as ``splitreg.serving.serve``.
     """
-    with contextlib.redirect_stdout(sys.stderr):  # Ray talks
-        ray, ray_serve = _ray()
-        alone = _connect(ray, cluster)  # before the ingress' signals: Ray has its own
+    with contextlib.redirect_stdout(sys.stderr):  # Ray writes to stdout
+        ray, ray_serve = _import_ray()
+        started_here = _connect(ray, cluster)  # sets signal handlers, which the server replaces
         try:
-            from splitreg.serving.on_ray.fleet import RayFleet
+            from splitreg.serving.on_ray.backend import RayBackend
 
             ray_serve.start(http_options={"location": "NoServer"})
-            serve(cluster.ingress, ready, functools.partial(RayFleet, cluster))
+            serve(cluster.ingress, on_ready, functools.partial(RayBackend, cluster))
         finally:
-            if alone:
+            if started_here:
                 ray_serve.shutdown()
             ray.shutdown()
 
 
-def _ray() -> tuple[Any, Any]:
+def _import_ray() -> tuple[Any, Any]:
     try:
         import ray
         from ray import serve
@@ -49,19 +50,19 @@ def _ray() -> tuple[Any, Any]:
         raise MissingExtra(
             f"serving on Ray needs {cause.name}, which is not installed; pip install 'splitreg[ray]'"
         ) from cause
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # what matters of it, the ingress says
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the server logs what matters
     return ray, serve
 
 
 def _connect(ray: Any, cluster: ClusterConfig) -> bool:
-    """Join a cluster; return whether it was started for this, on this machine alone."""
+    """Connect to a cluster; return whether Ray was started on this machine for this process."""
     address = cluster.address or os.environ.get("RAY_ADDRESS") or None
-    given: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
+    options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
     if address is None:
-        given |= {"num_cpus": cluster.local_cpus, "include_dashboard": False}
-        given |= {"object_store_memory": cluster.object_store_bytes} if cluster.object_store_bytes else {}
+        options |= {"num_cpus": cluster.local_cpus, "include_dashboard": False}
+        options |= {"object_store_memory": cluster.object_store_bytes} if cluster.object_store_bytes else {}
     try:
-        ray.init(address=address or "local", **given)
+        ray.init(address=address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError) as cause:
-        raise ServiceError(f"no Ray cluster: {cause}; check address and RAY_ADDRESS") from cause
+        raise ServiceError(f"cannot connect to a Ray cluster: {cause}; check address and RAY_ADDRESS") from cause
     return address is None

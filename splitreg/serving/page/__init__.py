@@ -1,4 +1,4 @@
-"""A page for a browser: pictures in, answers drawn over them; the server stands in for the device, too."""
+"""A page for browsers: choose an image, see its predictions; the server encodes the image."""
 
 from splitreg.serving.page.routes import add_page
 

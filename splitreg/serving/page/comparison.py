@@ -1,4 +1,4 @@
-"""What ordinary files of the same pixels have in bytes."""
+"""Sizes of JPEG and WebP files with the same pixels as the network's input."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from PIL import Image
 
 from splitreg.imaging import Geometry, Preprocess
 
-#: Format -> pillow's options beside the quality: the smallest file, whatever time it takes.
+#: Format -> Pillow's options besides the quality: smallest file, regardless of time.
 FORMATS: Mapping[str, Mapping[str, Any]] = {"jpeg": {"optimize": True}, "webp": {"method": 6}}
-#: The quality that is usual: pillow's own, and many cameras'.
-USUAL = 75
+#: Pillow's default quality, also common in cameras.
+DEFAULT_QUALITY = 75
 _QUALITIES = range(1, 96)
 
 
-def compare(pixels: NDArray[np.uint8], preprocess: Preprocess, wanted: int) -> dict[str, Any]:
-    """Compress a picture at the size at which the network sees it, without a letterbox's borders.
+def compare_files(pixels: NDArray[np.uint8], preprocess: Preprocess, packet_bytes: int) -> dict[str, Any]:
+    """Compress an image at the network's input size, without the borders of a letterbox.
 
     Args:
         pixels: (H, W, 3).
-        preprocess: the network's.
-        wanted: bytes of the packet.
+        preprocess: of the network.
+        packet_bytes: size of the packet.
 
     Returns:
-        ``size`` (height, width), and for ``jpeg`` and ``webp`` the quality and the bytes of the ``usual`` file and of
-        the one whose bytes are ``nearest`` to ``wanted``.
+        ``size`` (height, width); and for ``jpeg`` and ``webp`` quality and bytes of the file with
+        the default quality (``usual``) and of the file closest to ``packet_bytes`` (``nearest``).
     """
     geometry = Geometry(original=(pixels.shape[0], pixels.shape[1]), coded=preprocess.size, mode=preprocess.mode)
     _, _, height, width = geometry.content
@@ -41,24 +41,30 @@ def compare(pixels: NDArray[np.uint8], preprocess: Preprocess, wanted: int) -> d
             small.save(stream, kind, quality=quality, **FORMATS[kind])
             return stream.tell()
 
-        near = nearest(size, wanted)
+        quality, closest = nearest_quality(size, packet_bytes)
         return {
-            "usual": {"quality": USUAL, "bytes": size(USUAL)}, "nearest": {"quality": near[0], "bytes": near[1]},
-        }  # fmt: skip
+            "usual": {"quality": DEFAULT_QUALITY, "bytes": size(DEFAULT_QUALITY)},
+            "nearest": {"quality": quality, "bytes": closest},
+        }
 
     return {"size": [height, width], **{kind: sizes(kind) for kind in FORMATS}}
 
 
-def nearest(size: Callable[[int], int], wanted: int) -> tuple[int, int]:
-    """Return the quality, and its bytes, that are nearest to ``wanted``, as far as bytes grow with the quality."""
-    found: dict[int, int] = {}
+def nearest_quality(size: Callable[[int], int], wanted: int) -> tuple[int, int]:
+    """Return the quality whose file size is closest to ``wanted``, and this size.
+
+    Args:
+        size: quality -> bytes; should not decrease with the quality, since this is a binary search.
+        wanted: bytes.
+    """
+    tried: dict[int, int] = {}
     low, high = _QUALITIES[0], _QUALITIES[-1]
     while low <= high:
         middle = (low + high) // 2
-        found[middle] = size(middle)
-        if found[middle] < wanted:
+        tried[middle] = size(middle)
+        if tried[middle] < wanted:
             low = middle + 1
         else:
             high = middle - 1
-    quality = min(found, key=lambda quality: (abs(found[quality] - wanted), -quality))
-    return quality, found[quality]
+    quality = min(tried, key=lambda quality: (abs(tried[quality] - wanted), -quality))
+    return quality, tried[quality]

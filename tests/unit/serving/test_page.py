@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.page_toys import make_page_bundle, picture
-from support.serving_toys import StubFleet, packet, running, stub, until
+from support.page_toys import image_file, make_page_bundle
+from support.serving_toys import packet, running, stub, until
 
 from splitreg.coding import Packet
 from splitreg.edge import EdgeEncoder
@@ -28,21 +28,20 @@ FILES = {name: content.decode() for name, (content, _) in routes.static_files().
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
 
 
-def fleet_of(*folders):
-    """A stub fleet that says it serves these bundles."""
-    numbers = [json.loads((folder / "config.json").read_text())["model_id"] for folder in folders]
+def backend_of(*folders):
+    """A stub backend with the models of these bundles."""
+    ids = [json.loads((folder / "config.json").read_text())["model_id"] for folder in folders]
 
-    async def start(self):
-        await StubFleet.start(self)
-        self.models = {number: {"id": number, "name": "page", "heads": {"cls": {}}} for number in numbers}
+    def describe(self):
+        return {model_id: {"id": model_id, "name": "page", "heads": {"cls": {}}} for model_id in ids}
 
-    return stub(start=start)
+    return stub(describe=describe)
 
 
 @pytest.fixture(scope="module")
 def server(page_bundle):
-    limits = {"body_bytes": 200_000, "request_pixels": 300_000, "body_seconds": 1.0}
-    with running(fleet_of(page_bundle), bundles=(str(page_bundle),), page=True, **limits) as server:
+    limits = {"max_body_bytes": 200_000, "max_request_pixels": 300_000, "body_timeout_seconds": 1.0}
+    with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True, **limits) as server:
         yield server
 
 
@@ -65,7 +64,7 @@ def test_the_page_and_its_files(server):
         assert server.ask("POST", path, body=b"x")[0] == 405
 
 
-def test_nothing_else_is_given_as_a_file(server):
+def test_no_other_file_is_served(server):
     for path in ("/page/", "/page/__init__.py", "/page/../routes.py", "/page/..%2froutes.py", "/page/%2e%2e/app.py", "/index.html",
                  "/page//app.js", "/page/app.js/", "/page/app.js%00", "//etc/passwd", "/page/" + "a" * 3000):  # fmt: skip
         assert server.ask("GET", path)[0] == 404
@@ -77,26 +76,26 @@ def test_without_the_option_there_is_no_page():
             assert server.ask("GET", path)[0] == 404
 
 
-def test_with_a_token_there_is_the_page_and_nothing_more(page_bundle):
-    with running(fleet_of(page_bundle), token="right", bundles=(str(page_bundle),), page=True) as server:
+def test_only_the_page_needs_no_token(page_bundle):
+    with running(backend_of(page_bundle), token="right", bundles=(str(page_bundle),), page=True) as server:
         for token in (None, "wrong"):
             server.token = token
             assert server.ask("GET", "/")[0] == server.ask("GET", "/page/app.js")[0] == 200
             for method, path in [("POST", routes.ENCODE), ("GET", protocol.MODELS), ("POST", protocol.INFER), ("GET", "/page/no.js"),
                                  ("GET", "/page"), ("POST", protocol.RELOAD), ("GET", protocol.METRICS)]:  # fmt: skip
-                body = picture() if method == "POST" else None
+                body = image_file() if method == "POST" else None
                 status, headers, _ = server.ask(method, path, body=body, kind="image/png")
                 assert status == 401 and headers["WWW-Authenticate"] == "Bearer"
         server.token = "right"
-        assert encode(server, picture())[0] == 200
-    with running(token="right", page=True, rate_per_s=3.0) as server:
-        assert 429 in {server.ask("GET", "/")[0] for _ in range(40)}  # the rate counts for it
+        assert encode(server, image_file())[0] == 200
+    with running(token="right", page=True, max_requests_per_s=3.0) as server:
+        assert 429 in {server.ask("GET", "/")[0] for _ in range(40)}  # the rate limit applies
 
 
-def test_a_packet_is_the_device_s_own(server, page_bundle):
+def test_packets_equal_those_of_the_device(server, page_bundle):
     encoder = EdgeEncoder.open(page_bundle)
     for kind, options in [("PNG", {}), ("JPEG", {"quality": 90}), ("WEBP", {"quality": 80})]:
-        data = picture(kind, **options)
+        data = image_file(kind, **options)
         status, headers, body = encode(server, data, kind=f"image/{kind.lower()}")
         assert status == 200 and headers["Content-Type"] == protocol.PACKET and body == encoder.encode(data)[0]
         assert float(headers[routes.ENCODE_MS]) > 0 and routes.FILES not in headers
@@ -108,18 +107,18 @@ def test_a_packet_is_the_device_s_own(server, page_bundle):
     assert sizes == sorted(sizes)
 
 
-def test_a_turned_picture_is_turned_back(server):
+def test_the_exif_orientation_is_applied(server):
     exif = Image.Exif()
     exif[0x0112] = 6
-    body = encode(server, picture("JPEG", (40, 90), exif=exif), kind="image/jpeg")[2]
+    body = encode(server, image_file("JPEG", (40, 90), exif=exif), kind="image/jpeg")[2]
     assert Packet.parse(body).original == (90, 40)
 
 
 def test_files_of_the_same_pixels(server):
-    data = picture(size=(120, 60))
+    data = image_file(size=(120, 60))
     status, headers, body = encode(server, data, "?files=1")
-    found = json.loads(headers[routes.FILES])
-    assert status == 200 and found["size"] == [64, 32]  # the letterbox's content
+    comparison_json = json.loads(headers[routes.FILES])
+    assert status == 200 and comparison_json["size"] == [64, 32]  # the letterbox without its borders
     small = Image.open(io.BytesIO(data)).convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)
     for kind in ("jpeg", "webp"):
         sizes = {}
@@ -127,176 +126,171 @@ def test_files_of_the_same_pixels(server):
             stream = io.BytesIO()
             small.save(stream, kind, quality=quality, **comparison.FORMATS[kind])
             sizes[quality] = stream.tell()
-        told = found[kind]
-        assert (
-            told["usual"] == {"quality": 75, "bytes": sizes[75]}
-            and sizes[told["nearest"]["quality"]] == told["nearest"]["bytes"]
-        )
+        usual, nearest = comparison_json[kind]["usual"], comparison_json[kind]["nearest"]
+        assert usual == {"quality": 75, "bytes": sizes[75]} and sizes[nearest["quality"]] == nearest["bytes"]
         best = min(abs(size - len(body)) for size in sizes.values())
-        assert abs(told["nearest"]["bytes"] - len(body)) <= best + 20  # bytes do not always grow with the quality
+        assert abs(nearest["bytes"] - len(body)) <= best + 20  # sizes do not always grow with the quality
 
 
 @given(st.lists(st.integers(0, 3000), min_size=95, max_size=95), st.integers(0, 3500))
 def test_the_nearest_quality(sizes, wanted):
     sizes.sort()
-    quality, size = comparison.nearest(lambda quality: sizes[quality - 1], wanted)
+    quality, size = comparison.nearest_quality(lambda quality: sizes[quality - 1], wanted)
     assert size == sizes[quality - 1] and abs(size - wanted) == min(abs(one - wanted) for one in sizes)
 
 
-def test_compare_takes_any_picture():
+def test_files_of_any_shape():
     for shape in ((1, 1, 3), (1, 3000, 3), (3000, 1, 3)):
         for mode in ("resize", "letterbox"):
-            found = comparison.compare(np.zeros(shape, np.uint8), Preprocess(size=(32, 48), mode=mode), 10)
-            assert found["jpeg"]["nearest"]["bytes"] <= found["jpeg"]["usual"]["bytes"]
+            files = comparison.compare_files(np.zeros(shape, np.uint8), Preprocess(size=(32, 48), mode=mode), 10)
+            assert files["jpeg"]["nearest"]["bytes"] <= files["jpeg"]["usual"]["bytes"]
 
 
 @pytest.mark.parametrize(
     ("status", "kind", "request_"),
     [
-        (400, "ImageError", {"body": picture()[:100]}),
+        (400, "ImageError", {"body": image_file()[:100]}),
         (400, "ImageError", {"body": b"\xff\xd8\xff" + b"x" * 50}),
-        (400, "ImageError", {"body": picture("WEBP")[:60]}),
+        (400, "ImageError", {"body": image_file("WEBP")[:60]}),
         (415, "BadRequest", {"body": b""}),
         (415, "BadRequest", {"body": b"%!PS-Adobe-3.0 EPSF-3.0\n"}),
-        (415, "BadRequest", {"body": picture("BMP")}),
-        (415, "BadRequest", {"body": picture(), "kind": "text/plain"}),
-        (415, "BadRequest", {"body": picture(), "kind": protocol.PACKET}),
-        (413, "TooLarge", {"body": picture(size=(600, 600))}),
+        (415, "BadRequest", {"body": image_file("BMP")}),
+        (415, "BadRequest", {"body": image_file(), "kind": "text/plain"}),
+        (415, "BadRequest", {"body": image_file(), "kind": protocol.PACKET}),
+        (413, "TooLarge", {"body": image_file(size=(600, 600))}),
         (413, "TooLarge", {"body": b"x" * 200_001}),
-        (400, "RecipeError", {"body": picture(), "query": "?rate=1.5"}),
-        (400, "RecipeError", {"body": picture(), "query": "?rate=nan"}),
-        (400, "BadRequest", {"body": picture(), "query": "?rate=fast"}),
-        (400, "BadRequest", {"body": picture(), "query": "?rate="}),
-        (400, "BadRequest", {"body": picture(), "query": "?rate=0&rate=1"}),
-        (400, "BadRequest", {"body": picture(), "query": "?files=2"}),
-        (400, "BadRequest", {"body": picture(), "query": "?path=/etc/passwd"}),
-        (400, "BadRequest", {"body": picture(), "query": "?model=../../etc"}),
-        (400, "BadRequest", {"body": picture(), "query": "?model=%ff"}),
-        (400, "BadRequest", {"body": picture(), "headers": {protocol.DEADLINE: "soon"}}),
-        (504, "DeadlinePassed", {"body": picture(), "headers": {protocol.DEADLINE: "0"}}),
+        (400, "RecipeError", {"body": image_file(), "query": "?rate=1.5"}),
+        (400, "RecipeError", {"body": image_file(), "query": "?rate=nan"}),
+        (400, "BadRequest", {"body": image_file(), "query": "?rate=fast"}),
+        (400, "BadRequest", {"body": image_file(), "query": "?rate="}),
+        (400, "BadRequest", {"body": image_file(), "query": "?rate=0&rate=1"}),
+        (400, "BadRequest", {"body": image_file(), "query": "?files=2"}),
+        (400, "BadRequest", {"body": image_file(), "query": "?path=/etc/passwd"}),
+        (400, "BadRequest", {"body": image_file(), "query": "?model=../../etc"}),
+        (400, "BadRequest", {"body": image_file(), "query": "?model=%ff"}),
+        (400, "BadRequest", {"body": image_file(), "headers": {protocol.DEADLINE: "soon"}}),
+        (504, "DeadlinePassed", {"body": image_file(), "headers": {protocol.DEADLINE: "0"}}),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_is_refused_says_why(server, status, kind, request_):
-    found, _, body = encode(server, **request_)
-    assert (found, body["error"]["type"]) == (status, kind), body
+def test_invalid_requests(server, status, kind, request_):
+    actual, _, body = encode(server, **request_)
+    assert (actual, body["error"]["type"]) == (status, kind), body
     assert (
         body["error"]["message"]
         and "object at" not in body["error"]["message"]
         and "Traceback" not in body["error"]["message"]
     )
-    assert server.service._held == 0
+    assert server.idle
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_any_picture_and_query(server, data):
-    body = bytearray(picture(data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))))
+def test_any_image_and_query(server, data):
+    body = bytearray(image_file(data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))))
     for _ in range(data.draw(st.integers(0, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     body = bytes(body[: data.draw(st.integers(0, len(body)))])
     query = data.draw(
         st.sampled_from(["", "?files=1", "?rate=0"]) | st.text("ratefilsmod=&0.1?%", max_size=12).map("?".__add__)
     )
-    status, _, found = encode(server, body, query)
-    assert status in (200, 400, 413, 415) and (status != 200 or Packet.parse(found))
-    assert status == 200 or found["error"]["type"]
+    status, _, response = encode(server, body, query)
+    assert status in (200, 400, 413, 415) and (status != 200 or Packet.parse(response))
+    assert status == 200 or response["error"]["type"]
 
 
-def test_a_header_that_claims_a_huge_picture_is_not_believed(server):
-    huge = bytearray(picture())
+def test_huge_dimensions_are_refused_before_decoding(server):
+    huge = bytearray(image_file())
     huge[16:24] = (60_000).to_bytes(4, "big") * 2
     huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
     assert encode(server, bytes(huge))[0] == 413
 
 
-def test_a_model_is_named_where_there_are_several(page_bundle, tmp_path):
+def test_several_models_need_a_model_id(page_bundle, tmp_path):
     other = make_page_bundle(tmp_path / "other", rates=0, onnx=False, channels=5)
     folders = (page_bundle, other)
-    with running(fleet_of(*folders), bundles=tuple(map(str, folders)), page=True) as server:
-        assert encode(server, picture())[0] == 400
+    with running(backend_of(*folders), bundles=tuple(map(str, folders)), page=True) as server:
+        assert encode(server, image_file())[0] == 400
         first, second = server.service.models
-        assert encode(server, picture(), f"?model={first}")[0] == 200
-        status, _, body = encode(server, picture(), f"?model={second}")
+        assert encode(server, image_file(), f"?model={first}")[0] == 200
+        status, _, body = encode(server, image_file(), f"?model={second}")
         assert (
             status == 400
             and "splitreg publish" in body["error"]["message"]
             and str(tmp_path) not in body["error"]["message"]
         )
-        server.service._fleet.models = {"00000007": {"id": "00000007"}}
-        assert encode(server, picture(), "?model=00000007")[0] == 400  # replaced on the disk
-        assert encode(server, picture(), f"?model={first}")[0] == 400
+        server.backend.models = {"00000007": {"id": "00000007"}}
+        assert encode(server, image_file(), "?model=00000007")[0] == 400  # replaced on disk
+        assert encode(server, image_file(), f"?model={first}")[0] == 400
 
 
-def test_after_a_reload_the_encoder_is_opened_anew(page_bundle, monkeypatch):
+def test_a_reload_opens_the_encoder_again(page_bundle, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        device.Device, "_open", lambda self, number: opened.append(number) or EdgeEncoder.open(page_bundle)
+        device.BrowserEncoder, "_open", lambda self, model_id: opened.append(model_id) or EdgeEncoder.open(page_bundle)
     )
-    with running(fleet_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
-        assert {encode(server, picture())[0] for _ in range(3)} == {200} and len(opened) == 1
+    with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
+        assert {encode(server, image_file())[0] for _ in range(3)} == {200} and len(opened) == 1
         server.run(server.service.reload())
-        assert encode(server, picture())[0] == 200 and len(opened) == 2
+        assert encode(server, image_file())[0] == 200 and len(opened) == 2
 
 
-def test_few_pictures_wait_and_who_leaves_counts_until_it_is_done(page_bundle, monkeypatch):
-    go, begun = threading.Event(), []
+def test_waiting_images_are_limited_and_count_until_done(page_bundle, monkeypatch):
+    gate, started = threading.Event(), []
 
-    def slow(self, *given_):
-        begun.append(1)
-        assert go.wait(30)
-        return device.Encoded(packet=packet(), milliseconds=1.0, files=None)
+    def slow(self, *arguments):
+        started.append(1)
+        assert gate.wait(30)
+        return device.EncodedImage(packet=packet(), milliseconds=1.0, files=None)
 
-    monkeypatch.setattr(device.Device, "_encode", slow)
-    with running(fleet_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
-        assert encode(server, picture(), headers={protocol.DEADLINE: "100"})[0] == 504  # its thread works on
-        found = []
+    monkeypatch.setattr(device.BrowserEncoder, "_encode", slow)
+    with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
+        assert encode(server, image_file(), headers={protocol.DEADLINE: "100"})[0] == 504  # its thread continues
+        statuses = []
         threads = [
-            threading.Thread(target=lambda: found.append(encode(server, picture())[0]))
-            for _ in range(device.WAITING + 3)
+            threading.Thread(target=lambda: statuses.append(encode(server, image_file())[0]))
+            for _ in range(device.MAX_WAITING + 3)
         ]
         for thread in threads:
             thread.start()
-        until(lambda: len(found) == 4)
-        assert found == [503] * 4 and len(begun) == 1  # one thread, and what left still counts
-        error, headers = server.refused(503, "Unavailable", path=routes.ENCODE, body=picture(), kind="image/png")
-        assert "wait" in error["message"] and int(headers["Retry-After"]) >= 1
-        go.set()
+        until(lambda: len(statuses) == 4)
+        assert statuses == [503] * 4 and len(started) == 1  # one thread; the first request still counts
+        error, headers = server.refused(503, "Unavailable", path=routes.ENCODE, body=image_file(), kind="image/png")
+        assert error["retry_after_s"] > 0 and int(headers["Retry-After"]) >= 1
+        gate.set()
         for thread in threads:
             thread.join()
-        assert sorted(found) == [200] * (device.WAITING - 1) + [503] * 4
-        assert encode(server, picture())[0] == 200 and server.service._held == 0
+        assert sorted(statuses) == [200] * (device.MAX_WAITING - 1) + [503] * 4
+        assert encode(server, image_file())[0] == 200 and server.idle
 
 
-def test_a_server_that_stops_takes_no_picture(page_bundle):
-    with running(fleet_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
+def test_a_draining_server_refuses_images(page_bundle):
+    with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
         server.service.draining = True
-        assert encode(server, picture())[0] == 503
+        assert encode(server, image_file())[0] == 503
         assert server.ask("GET", "/")[0] == 200
 
 
 @given(st.binary(max_size=60))
 def test_any_query(query):
     try:
-        model, rate, files = routes.read_query(query)
+        options = routes.parse_encode_options(query)
     except BadRequest:
         return
-    assert (
-        (model is None or isinstance(model, str))
-        and (rate is None or isinstance(rate, float))
-        and files in (True, False)
-    )
+    assert options.model is None or isinstance(options.model, str)
+    assert options.rate is None or isinstance(options.rate, float)
+    assert options.files in (True, False)
 
 
-def test_the_front_of_a_page_imports_no_torch():
+def test_the_server_process_imports_no_torch():
     code = "import sys, splitreg.serving.run, splitreg.serving.page; print([m for m in ('torch', 'timm') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-# What a reader of the scripts would check.
+# Static checks of the scripts and styles.
 
 
-def test_scripts_and_styles_are_files_and_nothing_comes_from_elsewhere():
+def test_nothing_is_inline_or_loaded_from_elsewhere():
     html = FILES["index.html"]
     assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", html)) and "<style" not in html
     assert not re.search(r"\s(?:on\w+|style)\s*=", html)
@@ -309,14 +303,14 @@ def test_scripts_and_styles_are_files_and_nothing_comes_from_elsewhere():
             assert target.removeprefix("./") in SCRIPTS
 
 
-def test_nothing_that_is_said_becomes_markup_or_is_kept():
+def test_scripts_create_no_markup_and_store_nothing():
     for name, text in SCRIPTS.items():
         for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "Function(", "localStorage",
                      "sessionStorage", "cookie", "DOMParser", "srcdoc"):  # fmt: skip
             assert word not in text, f"{word} in {name}"
 
 
-def test_every_element_that_a_script_wants_is_there_and_labelled():
+def test_elements_of_the_scripts_exist_and_are_labelled():
     html = FILES["index.html"]
     ids = set(re.findall(r'\bid="([^"]+)"', html))
     assert len(ids) == len(re.findall(r'\bid="', html))
@@ -330,14 +324,14 @@ def test_every_element_that_a_script_wants_is_there_and_labelled():
 
 
 def test_the_links_are_those_of_the_emulator():
-    found = re.search(r"LINKS = (\[\[.*?\]\]);", SCRIPTS["show.js"])
+    match = re.search(r"LINKS = (\[\[.*?\]\]);", SCRIPTS["show.js"])
     links = {
-        name.lower().replace("-", "") if name == "Wi-Fi" else name.lower(): rest for name, *rest in json.loads(found[1])
+        name.lower().replace("-", "") if name == "Wi-Fi" else name.lower(): rest for name, *rest in json.loads(match[1])
     }
     assert links == {name: [profile.up_bps, profile.delay_s] for name, profile in PRESETS.items()}
 
 
-def test_the_scripts_say_the_server_s_names():
+def test_the_scripts_use_the_names_of_the_protocol():
     text = SCRIPTS["service.js"].lower()
     for name in (routes.ENCODE, protocol.INFER, protocol.MODELS, routes.ENCODE_MS, routes.FILES, protocol.QUEUE_MS,
                  protocol.COMPUTE_MS, protocol.PACKET):  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command: its line, its signals, TLS, what it does not import."""
+"""The command: its output, its signals, TLS, and what it does not import."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import threading
 import urllib.request
 
 import pytest
-from support.serving_toys import pictures, until
+from support.serving_toys import images, until
 
 from splitreg.assembly import EdgeModel
 from splitreg.wire import protocol
@@ -39,8 +39,8 @@ def command(*arguments):
     )  # fmt: skip
 
 
-def test_a_life(bundle, certificate, tmp_path):
-    """Ready, asked over TLS with a token, told by SIGHUP to reload what is broken, drained by SIGTERM; no token in the log."""
+def test_from_start_to_sigterm(bundle, certificate, tmp_path):
+    """TLS with a token, SIGHUP with a damaged bundle, draining after SIGTERM; no token in the log."""
     place = tmp_path / "bundle"
     shutil.copytree(bundle, place)
     (tmp_path / "tokens").write_text("# of the devices\ns3cret-token\n\n")
@@ -53,7 +53,7 @@ def test_a_life(bundle, certificate, tmp_path):
         ready = json.loads(process.stdout.readline())
         assert ready["event"] == "ready" and ready["url"].startswith("https://127.0.0.1:")
         trust = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
-        packet = EdgeModel.load(bundle).encode(pictures(1)[0])[0]
+        packet = EdgeModel.load(bundle).encode(images(1)[0])[0]
 
         def ask(key):
             request = urllib.request.Request(
@@ -68,11 +68,11 @@ def test_a_life(bundle, certificate, tmp_path):
         process.send_signal(signal.SIGHUP)
         until(lambda: '"reload failed"' in log.read_text(), 120)
         assert ask("b") == 200
-        found = []
-        threads = [threading.Thread(target=lambda i=i: found.append(ask(f"c{i}"))) for i in range(5)]
+        statuses = []
+        threads = [threading.Thread(target=lambda i=i: statuses.append(ask(f"c{i}"))) for i in range(5)]
         for thread in threads:
             thread.start()
-        until(lambda: len(found) >= 1)
+        until(lambda: len(statuses) >= 1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(40) == 0
         for thread in threads:
@@ -86,28 +86,28 @@ def test_a_life(bundle, certificate, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
+    ("arguments", "status", "fact"),
     [
         (("BUNDLE", "--host", "0.0.0.0"), 1, "--insecure"),
-        (("nothing", "--port", "0"), 1, "no bundle at nothing"),
-        (("BUNDLE", "--token-file", "gone"), 1, "cannot read the tokens"),
-        (("BUNDLE", "--tls-cert", "c"), 1, "TLS needs both"),
-        (("BUNDLE", "--port", "0", "--tls-cert", "c", "--tls-key", "k"), 1, "cannot use the certificate"),
-        (("BUNDLE", "--host", "203.0.113.7", "--insecure"), 1, "cannot listen"),
+        (("nothing", "--port", "0"), 1, "nothing"),
+        (("BUNDLE", "--token-file", "gone"), 1, "gone"),
+        (("BUNDLE", "--tls-cert", "c"), 1, "--tls-key"),
+        (("BUNDLE", "--port", "0", "--tls-cert", "chain.pem", "--tls-key", "k"), 1, "chain.pem"),
+        (("BUNDLE", "--host", "203.0.113.7", "--insecure"), 1, "203.0.113.7"),
         (("BUNDLE", "--workers", "0"), 2, "workers"),
-        ((), 1, "name the bundles"),
+        ((), 1, "BUNDLE"),
     ],
     ids=str,
 )
-def test_an_expected_error_is_one_line(arguments, status, says, bundle):
+def test_an_expected_error_is_one_line(arguments, status, fact, bundle):
     process = command(*[bundle if argument == "BUNDLE" else argument for argument in arguments])
     out, err = process.communicate(timeout=120)
     lines = [line for line in err.splitlines() if not line.startswith("{")]
-    assert process.returncode == status and says in err and not out
+    assert process.returncode == status and fact in err and not out
     assert ("Traceback" not in err and len(lines) == 1) or status == 2
 
 
-def test_the_front_needs_no_torch():
+def test_the_server_process_imports_no_torch():
     heavy = ("torch", "torchvision", "timm", "compressai", "PIL", "ray", "onnxruntime")
     code = f"import sys, splitreg.serving, splitreg.cli.serve_; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Streams: order, back-pressure, errors, the end."""
+"""Streams: order, back-pressure, errors, closing."""
 
 import json
 import threading
@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.serving_toys import MODEL, packet, running, stub, until
+from support.serving_toys import MODEL, gated, packet, running, stub, until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from splitreg.wire import protocol
@@ -15,7 +15,7 @@ from splitreg.wire import protocol
 
 @pytest.fixture(scope="module")
 def server():
-    with running(body_bytes=5000, stream_in_flight=4) as server:
+    with running(max_body_bytes=5000, max_stream_in_flight=4) as server:
         yield server
 
 
@@ -26,7 +26,7 @@ def closed(socket):
     return end.value.rcvd.code if end.value.rcvd else None
 
 
-def test_answers_come_with_their_numbers(server):
+def test_answers_have_the_number_of_their_request(server):
     with server.stream() as socket:
         for number in (7, 2**64 - 1):
             socket.send(protocol.write_request(number, packet()))
@@ -39,49 +39,48 @@ def test_answers_come_with_their_numbers(server):
         assert (number, status, json.loads(blob)) == (5, 200, [{"cls": {"bytes": 23}}])
 
 
-def test_an_error_is_an_answer(server):
+def test_errors_are_messages(server):
     for query, bad, status, kind in (
         ("", packet(model=1), 409, "ForeignPacket"), ("", b"", 400, "CorruptPacket"),
         ("?heads=dog", packet(), 400, "RecipeError"),
     ):  # fmt: skip
         with server.stream(query) as socket:
             socket.send(protocol.write_request(1, bad))
-            told = json.loads(socket.recv(timeout=10))
-            assert told["request"] == 1 and told["error"]["type"] == kind
+            message = json.loads(socket.recv(timeout=10))
+            assert message["request"] == 1 and message["error"]["type"] == kind
         with server.stream(query + ("&" if query else "?") + "answers=binary") as socket:
             socket.send(protocol.write_request(1, bad))
-            number, found, blob = protocol.read_answer(socket.recv(timeout=10))
-            told = json.loads(blob)["error"]
-            assert (number, found, told["type"]) == (1, status, kind)
-            assert status != 409 or told["served"][0]["id"] == f"{MODEL:08x}"
+            number, actual, blob = protocol.read_answer(socket.recv(timeout=10))
+            error = json.loads(blob)["error"]
+            assert (number, actual, error["type"]) == (1, status, kind)
+            assert status != 409 or error["served"] == [{"id": f"{MODEL:08x}", "name": "stub"}]
 
 
-def test_messages_that_are_none_end_the_stream(server):
+def test_invalid_messages_close_the_stream(server):
     for message, code in (("text", 1003), (b"short", 1008), (b"x" * 9000, 1009)):
         with server.stream() as socket:
             socket.send(message)
             assert closed(socket) == code
 
 
-def test_answers_come_as_they_are_ready_and_the_stream_is_bounded():
-    fleet = stub(delay=0.1)
-    with running(fleet, stream_in_flight=3, batch_images=1) as server, server.stream() as socket:
-        most, stop = [], threading.Event()
+def test_packets_in_flight_are_limited():
+    with running(stub(delay=0.03), max_stream_in_flight=3, max_batch_images=1) as server, server.stream() as socket:
+        queued, stop = [], threading.Event()
         watch = threading.Thread(
             target=lambda: [
-                most.append(server.fleet.engine.queued) or time.sleep(0.002) for _ in iter(stop.is_set, True)
+                queued.append(server.backend.queue.queued_images) or time.sleep(0.002) for _ in iter(stop.is_set, True)
             ]
         )
         watch.start()
         for number in range(12):
             socket.send(protocol.write_request(number, packet()))
-        found = sorted(json.loads(socket.recv(timeout=20))["request"] for _ in range(12))
+        numbers = sorted(json.loads(socket.recv(timeout=20))["request"] for _ in range(12))
         stop.set()
         watch.join()
-        assert found == list(range(12)) and 1 <= max(most) <= 3
+        assert numbers == list(range(12)) and 1 <= max(queued) <= 3
 
 
-def test_who_may_open_a_stream():
+def test_authentication_and_origin():
     with running(token="right") as server:
         for token in (None, "wrong"):
             server.token = token
@@ -101,33 +100,37 @@ def test_who_may_open_a_stream():
             assert refused.value.response.status_code == status
 
 
-def test_the_rate_counts_for_packets():
-    with running(rate_per_s=3.0) as server, server.stream() as socket:
+def test_the_rate_limit_applies_to_packets():
+    with running(max_requests_per_s=3.0) as server, server.stream() as socket:
         for number in range(12):
             socket.send(protocol.write_request(number, packet()))
-        told = [json.loads(socket.recv(timeout=10)) for _ in range(12)]
-        refused = [each["error"] for each in told if "error" in each]
+        messages = [json.loads(socket.recv(timeout=10)) for _ in range(12)]
+        refused = [message["error"] for message in messages if "error" in message]
         assert 0 < len(refused) < 12 and all(e["type"] == "RateLimited" and e["retry_after_s"] > 0 for e in refused)
 
 
-def test_who_leaves_is_not_computed_for():
-    with running(stub(delay=0.3), batch_images=1) as server:
+def test_packets_of_disconnected_clients_are_dropped():
+    backend, gate = gated()
+    with running(backend, max_batch_images=1) as server:
         with server.stream() as socket:
             for number in range(8):
                 socket.send(protocol.write_request(number, packet()))
-            until(lambda: server.fleet.engine.queued >= 6)
-        until(lambda: server.fleet.engine.queued == 0 and not server.service.streams)
-        assert len(server.fleet.batches) < 8 and server.service._held == 0
+            until(lambda: server.backend.queue.queued_images >= 6)
+        until(lambda: server.backend.queue.queued_images == 0 and not server.service.streams)
+        gate.set()
+        assert len(server.backend.batches) < 8 and server.idle
 
 
-def test_draining_ends_streams_when_they_are_empty():
-    with running(stub(delay=0.4)) as server:
+def test_draining_closes_streams_when_they_are_empty():
+    backend, gate = gated()
+    with running(backend) as server:
         with server.stream() as idle, server.stream() as busy:
             busy.send(protocol.write_request(1, packet()))
-            until(lambda: server.fleet.engine.busy)
+            until(lambda: server.backend.queue.busy)
             draining = threading.Thread(target=lambda: server.run(server.service.drain(10)))
             draining.start()
             assert closed(idle) == 1001
+            gate.set()
             assert "answers" in json.loads(busy.recv(timeout=10)) and closed(busy) == 1001
             draining.join()
         with pytest.raises(InvalidStatus) as refused, server.stream():
@@ -135,13 +138,13 @@ def test_draining_ends_streams_when_they_are_empty():
         assert refused.value.response.status_code == 503 and refused.value.response.headers["Retry-After"]
 
 
-def test_a_silent_stream_is_closed():
-    with running(stream_idle_seconds=0.3) as server, server.stream() as socket:
+def test_an_idle_stream_is_closed():
+    with running(stream_idle_timeout_seconds=0.1) as server, server.stream() as socket:
         assert closed(socket) == 1001
 
 
-def test_a_reader_that_does_not_read_is_let_go_and_stops_nobody():
-    with running(stub(bulk=500_000), write_seconds=0.3, stream_in_flight=4) as server:
+def test_a_client_that_does_not_read_is_disconnected():
+    with running(stub(padding=500_000), write_timeout_seconds=0.3, max_stream_in_flight=4) as server:
         with server.socket() as lazy:
             head = (
                 f"GET {protocol.STREAM} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -155,7 +158,7 @@ def test_a_reader_that_does_not_read_is_let_go_and_stops_nobody():
             for _ in range(60):
                 lazy.sendall(frame)
             assert server.ask(body=packet())[0] == 200
-            until(lambda: not server.service.streams and server.service._held == 0)
+            until(lambda: not server.service.streams and server.idle)
 
 
 @settings(max_examples=40, deadline=None)
@@ -165,7 +168,7 @@ def test_any_messages(server, messages):
         for message in messages:
             _send(socket, message)
     assert server.ask("GET", protocol.READYZ)[0] == 200
-    until(lambda: server.service._held == 0)
+    until(lambda: server.idle)
 
 
 def _send(socket, message):

@@ -1,6 +1,7 @@
-"""Answers cross the link exactly, and nothing else than answers is taken for one."""
+"""Answers are transmitted exactly, and damaged or foreign bytes are refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from splitreg.predictions import (
     Reconstruction,
     Segmentation,
 )
-from splitreg.wire import dump_json, from_parts, pack, to_json, unpack, write_png
+from splitreg.wire import AnswerFormat, dump_json, from_parts, pack, to_json, unpack, write_png
 from splitreg.wire.answers import KEY
+from splitreg.wire.protocol import ANSWERS, JSON
 
 
 class Strange(Prediction):
@@ -62,9 +64,9 @@ def predictions(seed=0, height=5, width=7):
     }  # fmt: skip
 
 
-def assert_same(mine, theirs):
-    assert len(mine) == len(theirs)
-    for a, b in zip(mine, theirs, strict=True):
+def assert_same(expected, actual):
+    assert len(expected) == len(actual)
+    for a, b in zip(expected, actual, strict=True):
         assert list(a) == list(b)
         for head in a:
             assert type(b[head]) is (Other if type(a[head]) is Strange else type(a[head]))
@@ -75,7 +77,7 @@ def assert_same(mine, theirs):
                 assert array.dtype == other.dtype and array.shape == other.shape and array.tobytes() == other.tobytes()
 
 
-def test_every_type_comes_back_exactly():
+def test_every_type_is_restored_exactly():
     answers = [predictions(0), predictions(1, 3, 2), {}]
     blob = pack(answers)
     assert_same(answers, unpack(blob))
@@ -120,12 +122,12 @@ def test_any_bytes_are_typed_errors(blob):
         unpack(blob)
 
 
-def blob_of(told, tensors=None):
-    return safetensors.numpy.save(tensors or {}, {KEY: told if isinstance(told, str) else json.dumps(told)})
+def blob_of(index, tensors=None):
+    return safetensors.numpy.save(tensors or {}, {KEY: index if isinstance(index, str) else json.dumps(index)})
 
 
 @pytest.mark.parametrize(
-    "told",
+    "index",
     [
         "", "[]", "null", {"version": 2, "metas": [], "images": []}, {"version": 1, "metas": {}, "images": []},
         {"version": 1, "metas": [], "images": [3]}, {"version": 1, "metas": [], "images": [{"a": 0}]},
@@ -135,18 +137,18 @@ def blob_of(told, tensors=None):
         {"version": 1, "metas": [], "images": [{str(i): 0 for i in range(99)}]}, "[" * 100_000,
         {"version": 1, "metas": [{"kind": "other"}], "images": [{"a": True}]},
     ],
-    ids=lambda told: str(told)[:40],
+    ids=lambda index: str(index)[:40],
 )  # fmt: skip
-def test_descriptions_that_are_none(told):
+def test_invalid_metadata(index):
     with pytest.raises(CorruptAnswer):
-        unpack(blob_of(told))
+        unpack(blob_of(index))
 
 
-def test_no_description_and_strange_arrays():
-    with pytest.raises(CorruptAnswer, match="not that of answers"):
+def test_missing_metadata_and_unknown_arrays():
+    with pytest.raises(CorruptAnswer, match=KEY):
         unpack(safetensors.numpy.save({"0/a/b": np.zeros(3)}))
     for name in ("0/a/b", "x/a/b", "-1/a/b", "²/a/b", "0", "", "9" * 30 + "/a/b"):
-        with pytest.raises(CorruptAnswer, match="of no prediction"):
+        with pytest.raises(CorruptAnswer, match=re.escape(repr(name[:60]))):
             unpack(blob_of({"version": 1, "metas": [], "images": []}, {name: np.zeros(3)}))
 
 
@@ -170,19 +172,19 @@ def test_no_description_and_strange_arrays():
          {"boxes": np.zeros((1, 4), np.float32), "scores": np.zeros(1, np.float32), "labels": np.array([-1])}),
     ],
 )  # fmt: skip
-def test_parts_that_do_not_fit(meta, arrays):
+def test_arrays_that_do_not_match_their_metadata(meta, arrays):
     with pytest.raises(CorruptAnswer):
         from_parts(meta, arrays)
 
 
-def test_masks_as_asked():
+def test_masks_in_json():
     import base64
     import io
 
     from PIL import Image
 
-    def opened(told):
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(told["png"]))))
+    def opened(prediction):
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(prediction["png"]))))
 
     answers = predictions(height=6, width=4)
     (rle,), (png,), (none,) = (to_json([answers], masks) for masks in ("rle", "png", "none"))
@@ -195,7 +197,7 @@ def test_masks_as_asked():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (3, 5, 3)])
-def test_png_is_read_by_others(shape):
+def test_png_is_read_by_pillow(shape):
     import io
 
     from PIL import Image
@@ -206,3 +208,12 @@ def test_png_is_read_by_others(shape):
 
 def test_json_has_no_nan():
     assert json.loads(dump_json([{"a": float("nan"), "b": [float("inf"), 1.5]}])) == [{"a": None, "b": [None, 1.5]}]
+
+
+@pytest.mark.parametrize("media", [ANSWERS, JSON])
+@pytest.mark.parametrize("masks", ["rle", "png", "none"])
+def test_joined_heads_equal_the_whole_answer(media, masks):
+    answers = [predictions(0), predictions(1, 3, 2)]
+    answer_format = AnswerFormat(media=media, masks=masks, min_score=0.3)
+    written = {head: answer_format.write_head(head, [image[head] for image in answers]) for head in answers[0]}
+    assert answer_format.join_heads(written) == answer_format.write(answers)

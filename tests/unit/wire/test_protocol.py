@@ -1,4 +1,4 @@
-"""Errors keep their type across the link, and streams their packets."""
+"""Errors keep their type over HTTP, and stream messages their content."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from splitreg.errors import (
 from splitreg.wire import error_body, error_from, join_packets, protocol, split_packets, status_of
 
 
-def test_every_error_of_the_service_has_a_status_and_comes_back():
+def test_every_service_error_has_a_status_and_is_restored():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
     for kind in [*kinds[1:], CorruptPacket, ForeignPacket, errors.RecipeError]:
         status = status_of(kind("why"))
@@ -27,7 +27,7 @@ def test_every_error_of_the_service_has_a_status_and_comes_back():
     assert status_of(errors.ShapeMismatch("x")) == 400 and status_of(errors.BundleError("x")) == 500
 
 
-def test_when_to_come_back():
+def test_retry_after():
     body = error_body(Unavailable("full", retry_after_s=2.5))
     assert body["error"]["retry_after_s"] == 2.5
     assert error_from(503, body).retry_after_s == 2.5
@@ -38,7 +38,7 @@ def test_when_to_come_back():
 @given(
     st.integers(100, 599), st.recursive(st.none() | st.integers() | st.text(), lambda x: st.dictionaries(st.text(), x))
 )
-def test_anything_becomes_an_error(status, body):
+def test_any_body_becomes_an_error(status, body):
     assert isinstance(error_from(status, body, "x"), SplitregError)
     assert isinstance(error_from(status, {"error": body}), SplitregError)
     assert isinstance(
@@ -46,7 +46,7 @@ def test_anything_becomes_an_error(status, body):
     )
 
 
-def test_a_server_cannot_make_any_error():
+def test_a_server_cannot_create_other_classes():
     for name in ("SystemExit", "PlanError", "near", "__doc__", "TrainingInterrupted", "SplitregError"):
         assert isinstance(error_from(400, {"error": {"type": name, "message": "m"}}), SplitregError)
 
@@ -78,7 +78,7 @@ def test_messages_that_are_too_short():
 
 
 @pytest.mark.parametrize("key", ["", "a" * 65, "a b", "é", "a\n", "٣"])
-def test_keys_that_are_none(key):
+def test_invalid_idempotency_keys(key):
     with pytest.raises(BadRequest):
         protocol.check_key(key)
 

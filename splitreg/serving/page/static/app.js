@@ -1,35 +1,35 @@
-// The page: a picture from a file or the camera, to a packet, to an answer, drawn over it.
+// The page: an image from a file or the camera is encoded, sent and drawn with its predictions.
 
 import { draw, makeLayers } from "./draw.js";
 import { Refused, encode, infer, models, setToken } from "./service.js";
-import { described, make, showBytes, showFound, showHeads, showTimes } from "./show.js";
+import { describe, make, showBytes, showHeads, showPredictions, showTimes } from "./show.js";
 
-const LONGEST = 1600; // pixels; longer pictures are scaled down here, far above what a network reads
-const LIVE = 640; // pixels of the camera's longer side
-const PAUSE_MS = 200; // from one picture of the camera to the next, at least
-const FILES_EVERY = 10; // pictures of the camera are compared with files only so often
-const SENT_AS_THEY_ARE = ["image/jpeg", "image/png", "image/webp"];
+const MAX_SIDE = 1600; // pixels; larger images are scaled down, far above any network's input size
+const CAMERA_SIDE = 640; // pixels of the longer side of camera images
+const MIN_INTERVAL_MS = 200; // between two camera images
+const COMPARE_EVERY = 10; // camera images per comparison with JPEG and WebP
+const ACCEPTED_TYPES = ["image/jpeg", "image/png", "image/webp"];
 
 const $ = (id) => document.getElementById(id);
 const [canvas, model, rate, score, opacity] = ["canvas", "model", "rate", "score", "opacity"].map($);
 
 let served = []; // entries of /v1/models
-let hidden = new Set(); // heads that are not ticked
-let picture = null; // { blob, bitmap }
+let hidden = new Set(); // heads that are not selected
+let image = null; // { blob, bitmap, note }
 let answer = null; // { bitmap, layers }
 let files = null;
 let camera = null; // { stream }
-let [busy, again, answers] = [false, false, 0];
+let [busy, sendAgain, answers] = [false, false, 0];
 
-const chosen = () => served.find((one) => one.id === model.value);
+const selectedModel = () => served.find((entry) => entry.id === model.value);
 
-function say(text, wrong = false) {
+function showStatus(text, wrong = false) {
   $("status").textContent = text;
   $("status").classList.toggle("wrong", wrong);
 }
 
-function fail(error) {
-  say(error.message, true);
+function showError(error) {
+  showStatus(error.message, true);
   if (error.status !== 401) return;
   stopCamera();
   $("token-form").hidden = false;
@@ -40,7 +40,7 @@ async function load() {
   try {
     served = await models();
   } catch (error) {
-    fail(error);
+    showError(error);
     return false;
   }
   $("token-form").hidden = true;
@@ -53,35 +53,35 @@ async function load() {
 
 function changeModel() {
   answer = null;
-  hidden = new Set(Object.entries(chosen()?.heads ?? {}).filter(([, { task }]) => task === "reconstruction").map(([head]) => head));
-  $("rate-field").hidden = !chosen()?.rates;
-  if (chosen()) showHeads(chosen(), hidden, (head, ticked) => { hidden[ticked ? "delete" : "add"](head); redraw(); });
+  hidden = new Set(Object.entries(selectedModel()?.heads ?? {}).filter(([, { task }]) => task === "reconstruction").map(([head]) => head));
+  $("rate-field").hidden = !selectedModel()?.rates;
+  if (selectedModel()) showHeads(selectedModel(), hidden, (head, ticked) => { hidden[ticked ? "delete" : "add"](head); redraw(); });
 }
 
 function redraw() {
-  if (!picture) return;
+  if (!image) return;
   const layers = answer?.layers ?? [];
   const shown = new Set(layers.map(({ head }) => head).filter((head) => !hidden.has(head)));
-  draw(canvas, answer?.bitmap ?? picture.bitmap, layers, { shown, score: Number(score.value), opacity: Number(opacity.value) });
-  showFound(layers, Number(score.value));
-  canvas.setAttribute("aria-label", described(layers.filter(({ head }) => shown.has(head)), Number(score.value)));
+  draw(canvas, answer?.bitmap ?? image.bitmap, layers, { shown, score: Number(score.value), opacity: Number(opacity.value) });
+  showPredictions(layers, Number(score.value));
+  canvas.setAttribute("aria-label", describe(layers.filter(({ head }) => shown.has(head)), Number(score.value)));
 }
 
-// One picture is under way at a time; what is asked meanwhile is asked once, when it is back.
+// One image is in flight at a time; changes made meanwhile are sent once it has been answered.
 async function send() {
   if (busy) {
-    again = true;
+    sendAgain = true;
     return;
   }
   busy = true;
   $("main").setAttribute("aria-busy", "true");
   try {
     do {
-      again = false;
+      sendAgain = false;
       await sendOnce();
-    } while (again);
+    } while (sendAgain);
   } catch (error) {
-    fail(error);
+    showError(error);
     if (camera && error instanceof Refused && error.seconds !== null) {
       await new Promise((resolve) => setTimeout(resolve, 1000 * error.seconds));
     } else {
@@ -94,27 +94,27 @@ async function send() {
 }
 
 async function sendOnce() {
-  const [entry, sent] = [chosen(), picture];
+  const [entry, sent] = [selectedModel(), image];
   if (!entry || !sent) return;
   const wanted = Object.keys(entry.heads).filter((head) => !camera || !hidden.has(head));
-  const compared = !camera || answers % FILES_EVERY === 0 || files === null;
-  const encoded = await encode(sent.blob, { model: entry.id, rate: entry.rates ? rate.value : null, files: compared });
+  const compare = !camera || answers % COMPARE_EVERY === 0 || files === null;
+  const encoded = await encode(sent.blob, { model: entry.id, rate: entry.rates ? rate.value : null, files: compare });
   if (encoded.files) files = encoded.files;
-  const { found, serverMs, linkMs } = await infer(encoded.packet, wanted.length ? wanted : null);
-  const layers = await makeLayers(found, entry);
-  if (chosen() !== entry || again) return; // something else is asked by now
+  const { predictions, serverMs, linkMs } = await infer(encoded.packet, wanted.length ? wanted : null);
+  const layers = await makeLayers(predictions, entry);
+  if (selectedModel() !== entry || sendAgain) return; // outdated
   answer = { bitmap: sent.bitmap, layers };
   answers += 1;
   canvas.dataset.answers = answers;
   showBytes(encoded.packet.byteLength, files);
   showTimes({ device: encoded.deviceMs, link: linkMs, server: serverMs });
   redraw();
-  if (!camera) say(`Answered from ${encoded.packet.byteLength.toLocaleString("en")} bytes.${sent.note ?? ""}`);
+  if (!camera) showStatus(`Answered: ${encoded.packet.byteLength.toLocaleString("en")} bytes sent.${sent.note ?? ""}`);
 }
 
-/** Draw something on a canvas with at most so many pixels a side. */
-function scaled(source, width, height, most) {
-  const factor = Math.min(1, most / Math.max(width, height));
+/** Draw an image on a canvas, scaled down to at most `maxSide` pixels per side. */
+function scaleDown(source, width, height, maxSide) {
+  const factor = Math.min(1, maxSide / Math.max(width, height));
   const frame = new OffscreenCanvas(Math.max(1, Math.round(width * factor)), Math.max(1, Math.round(height * factor)));
   const pen = frame.getContext("2d");
   pen.fillStyle = "white";
@@ -128,22 +128,22 @@ async function asJpeg(frame, note) {
   return { blob, bitmap: frame, note };
 }
 
-async function take(file) {
+async function sendFile(file) {
   stopCamera();
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    say("This is not a picture that this browser can read.", true);
+    showStatus("This browser cannot read the file as an image.", true);
     return;
   }
-  const large = Math.max(bitmap.width, bitmap.height) > LONGEST;
-  const keep = !large && SENT_AS_THEY_ARE.includes(file.type);
-  const note = large ? ` It was scaled to ${LONGEST} pixels first.` : "";
-  picture = keep ? { blob: file, bitmap } : await asJpeg(scaled(bitmap, bitmap.width, bitmap.height, LONGEST), note);
+  const large = Math.max(bitmap.width, bitmap.height) > MAX_SIDE;
+  const keep = !large && ACCEPTED_TYPES.includes(file.type);
+  const note = large ? ` The image was scaled to ${MAX_SIDE} pixels.` : "";
+  image = keep ? { blob: file, bitmap } : await asJpeg(scaleDown(bitmap, bitmap.width, bitmap.height, MAX_SIDE), note);
   [answer, files] = [null, null];
   redraw();
-  say("Sending …");
+  showStatus("Sending …");
   await send();
 }
 
@@ -151,29 +151,29 @@ async function startCamera() {
   const video = make("video", { muted: true, playsInline: true });
   let stream;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: LIVE } }, audio: false });
+    stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: CAMERA_SIDE } }, audio: false });
     video.srcObject = stream;
     await video.play();
   } catch (error) {
-    const why = error.name === "NotAllowedError" ? "The camera was not allowed." : "There is no camera that can be used.";
+    const reason = error.name === "NotAllowedError" ? "The browser denied access to the camera." : "No camera is available.";
     stream?.getTracks().forEach((track) => track.stop());
-    say(why, true);
+    showStatus(reason, true);
     return;
   }
   stream.getTracks().forEach((track) => track.addEventListener("ended", stopCamera));
-  const mine = camera = { stream };
+  const current = camera = { stream };
   files = null;
   $("camera").setAttribute("aria-pressed", "true");
-  $("camera").textContent = "Stop the camera";
-  say("The camera is on; its pictures are sent.");
-  while (camera === mine) {
-    const begun = performance.now();
+  $("camera").textContent = "Stop camera";
+  showStatus("The camera is on; its images are sent.");
+  while (camera === current) {
+    const start = performance.now();
     if (!document.hidden && !busy) {
-      picture = await asJpeg(scaled(video, video.videoWidth, video.videoHeight, LIVE));
-      if (camera !== mine) break;
+      image = await asJpeg(scaleDown(video, video.videoWidth, video.videoHeight, CAMERA_SIDE));
+      if (camera !== current) break;
       await send();
     }
-    await new Promise((resolve) => setTimeout(resolve, Math.max(20, PAUSE_MS - (performance.now() - begun))));
+    await new Promise((resolve) => setTimeout(resolve, Math.max(20, MIN_INTERVAL_MS - (performance.now() - start))));
   }
 }
 
@@ -182,18 +182,18 @@ function stopCamera() {
   camera.stream.getTracks().forEach((track) => track.stop());
   camera = null;
   $("camera").setAttribute("aria-pressed", "false");
-  $("camera").textContent = "Use the camera";
-  if (!$("status").classList.contains("wrong")) say("The camera is off.");
+  $("camera").textContent = "Start camera";
+  if (!$("status").classList.contains("wrong")) showStatus("The camera is off.");
 }
 
 $("file").addEventListener("change", ({ target }) => {
-  if (target.files[0]) take(target.files[0]);
+  if (target.files[0]) sendFile(target.files[0]);
   target.value = ""; // so that the same file can be chosen again
 });
 $("camera").addEventListener("click", () => (camera ? stopCamera() : startCamera()));
 if (!navigator.mediaDevices?.getUserMedia) {
-  $("camera").disabled = true; // browsers give a camera to HTTPS and to this machine alone
-  $("camera").title = "Browsers allow the camera over HTTPS, or on this machine";
+  $("camera").disabled = true; // only over HTTPS or on this machine
+  $("camera").title = "Browsers allow the camera only over HTTPS or on this machine";
 }
 model.addEventListener("change", () => { changeModel(); files = null; redraw(); send(); });
 for (const slider of [rate, score, opacity]) {
@@ -208,7 +208,7 @@ $("token-form").addEventListener("submit", async (event) => {
   setToken($("token").value.trim());
   $("token").value = "";
   if (await load()) {
-    say(picture ? "Sending …" : "No picture yet.");
+    showStatus(image ? "Sending …" : "No image selected.");
     await send();
   }
 });
@@ -217,7 +217,7 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     event.preventDefault();
     document.body.classList.toggle("dragging", name === "dragover");
     const file = name === "drop" ? [...event.dataTransfer.files].find((one) => one.type.startsWith("image/")) : null;
-    if (file) take(file);
+    if (file) sendFile(file);
   });
 }
 load();

@@ -1,9 +1,9 @@
-// Answers over a picture, in the colours of splitreg.drawing.
+// Draws predictions over an image, in the colours of splitreg.drawing.
 
 import { readPng } from "./png.js";
 
 const NEAR_TO_FAR = [[253, 231, 60], [122, 205, 90], [36, 150, 138], [60, 84, 140], [52, 10, 70]];
-const READABLE = 640; // smaller pictures are enlarged by a whole factor, so that captions can be read
+const MIN_SIDE = 640; // smaller images are enlarged by an integer factor, so that captions are readable
 
 /** Colour [r, g, b] of a class. */
 export function colourOf(index) {
@@ -15,7 +15,7 @@ export function colourOf(index) {
   return mixed.map((x) => Math.round(x * 255));
 }
 
-/** Colour of a distance between near and far (metres), on a logarithmic scale; black where it is not known. */
+/** Colour of a depth in metres on a logarithmic scale from near to far; black if it is unknown. */
 export function colourOfDepth(metres, near, far) {
   if (!(metres > 0)) return [0, 0, 0];
   const [low, high] = [Math.log(Math.max(near, 1e-6)), Math.log(Math.max(far, near * 1.001, 2e-6))];
@@ -29,27 +29,27 @@ export const css = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 export const depthScale = () => `linear-gradient(to right, ${NEAR_TO_FAR.map(css).join(", ")})`;
 
 /**
- * Make what can be drawn again and again, whatever is ticked.
- * @param {object} found an answer of the server: head -> what it says
+ * Prepare the predictions for drawing; layers are drawn again when other heads are selected.
+ * @param {object} predictions an answer of the server: head -> prediction
  * @param {object} model the model's entry of /v1/models
- * @returns {Promise<Array<{head: string, task: string, said: object, labels: string[], layer: ?OffscreenCanvas}>>}
+ * @returns {Promise<Array<{head: string, task: string, prediction: object, labels: string[], layer: ?OffscreenCanvas}>>}
  */
-export async function makeLayers(found, model) {
-  return Promise.all(Object.entries(found).map(async ([head, said]) => ({
+export async function makeLayers(predictions, model) {
+  return Promise.all(Object.entries(predictions).map(async ([head, prediction]) => ({
     head,
-    said,
-    task: said.task,
+    prediction,
+    task: prediction.task,
     labels: model.heads[head]?.labels ?? [],
-    layer: said.png ? paint(await readPng(said.png), said) : null,
+    layer: prediction.png ? paint(await readPng(prediction.png), prediction) : null,
   })));
 }
 
-function paint(pixels, said) {
+function paint(pixels, prediction) {
   const { width, height, channels, data } = pixels;
   const image = new ImageData(width, height);
-  const unit = said.png_unit_m;
-  const known = new Set((said.classes ?? []).map((shown) => shown.index));
-  const table = new Map(); // a number -> its colour; a picture has few classes, and few thousand distances
+  const unit = prediction.png_unit_m;
+  const known = new Set((prediction.classes ?? []).map(({ index }) => index));
+  const table = new Map(); // value -> colour; an image has few classes, and a few thousand depths
   for (let i = 0; i < width * height; i++) {
     let colour;
     if (channels === 3) {
@@ -57,7 +57,7 @@ function paint(pixels, said) {
     } else {
       colour = table.get(data[i]);
       if (colour === undefined) {
-        colour = unit ? colourOfDepth(data[i] * unit, said.near_m, said.far_m) : known.has(data[i]) ? colourOf(data[i]) : null;
+        colour = unit ? colourOfDepth(data[i] * unit, prediction.near_m, prediction.far_m) : known.has(data[i]) ? colourOf(data[i]) : null;
         table.set(data[i], colour);
       }
     }
@@ -70,26 +70,26 @@ function paint(pixels, said) {
   return layer;
 }
 
-/** The objects of a detection from a score on, the best last, each with its class's index. */
+/** Objects with at least this score, the highest last, each with the index of its class. */
 export function objectsOf(layer, score) {
-  return layer.said.objects
+  return layer.prediction.objects
     .filter((object) => object.score >= score)
     .sort((a, b) => a.score - b.score)
     .map((object) => ({ ...object, index: Math.max(0, layer.labels.indexOf(object.label)) }));
 }
 
-/** Draw a picture with what is shown of its answer. */
+/** Draw an image and the selected heads of its answer. */
 export function draw(canvas, bitmap, layers, { shown, score, opacity }) {
-  const factor = Math.max(1, Math.ceil(READABLE / Math.max(bitmap.width, bitmap.height)));
+  const factor = Math.max(1, Math.ceil(MIN_SIDE / Math.max(bitmap.width, bitmap.height)));
   const [width, height] = [bitmap.width * factor, bitmap.height * factor];
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
   const pen = canvas.getContext("2d");
-  pen.fillStyle = "white"; // under what is transparent, as the device does
+  pen.fillStyle = "white"; // behind transparent pixels, as on the device
   pen.fillRect(0, 0, width, height);
   pen.imageSmoothingEnabled = false;
   pen.drawImage(bitmap, 0, 0, width, height);
   const visible = layers.filter((layer) => shown.has(layer.head));
-  const order = ["reconstruction", "depth", "segmentation"]; // an overlay of everything ends with the sharpest edges
+  const order = ["reconstruction", "depth", "segmentation"]; // the layer with the sharpest edges comes last
   pen.globalAlpha = opacity;
   for (const { layer } of visible.filter((one) => one.layer).sort((a, b) => order.indexOf(a.task) - order.indexOf(b.task))) {
     pen.drawImage(layer, 0, 0, width, height);
@@ -99,12 +99,12 @@ export function draw(canvas, bitmap, layers, { shown, score, opacity }) {
   pen.font = `${size}px system-ui, sans-serif`;
   pen.textBaseline = "top";
   for (const layer of visible.filter((one) => one.task === "detection")) {
-    for (const { label, score: sure, box: [x0, y0, x1, y1], index } of objectsOf(layer, score)) {
+    for (const { label, score: objectScore, box: [x0, y0, x1, y1], index } of objectsOf(layer, score)) {
       pen.lineWidth = Math.max(2, Math.max(width, height) / 300);
       pen.strokeStyle = css(colourOf(index));
       pen.strokeRect(x0 * factor, y0 * factor, (x1 - x0) * factor, (y1 - y0) * factor);
       const y = y0 * factor >= size * 1.3 ? y0 * factor - size * 1.3 : y0 * factor;
-      caption(pen, `${label} ${sure.toFixed(2)}`, x0 * factor, y, size, colourOf(index));
+      caption(pen, `${label} ${objectScore.toFixed(2)}`, x0 * factor, y, size, colourOf(index));
     }
   }
   let y = size * 0.4;
@@ -116,11 +116,11 @@ export function draw(canvas, bitmap, layers, { shown, score, opacity }) {
   }
 }
 
-/** The lines of a class or of labels, the most probable first. */
-export function namesOf({ task, said }) {
+/** Class names with their probabilities, the most probable first. */
+export function namesOf({ task, prediction }) {
   const line = (name, share) => (share == null ? name : `${name} ${Math.round(100 * share)} %`);
-  if (task === "classification") return said.top.map((one) => line(one.label, one.probability));
-  return said.labels.length ? said.labels.map((name) => line(name, said.probabilities[name])) : ["(no label)"];
+  if (task === "classification") return prediction.top.map((one) => line(one.label, one.probability));
+  return prediction.labels.length ? prediction.labels.map((name) => line(name, prediction.probabilities[name])) : ["(no label)"];
 }
 
 function caption(pen, text, x, y, size, colour) {

@@ -1,9 +1,9 @@
-// The PNGs of answers as exact numbers: a canvas would round depth to 8 bits and may correct colours.
+// Decodes the PNGs of answers exactly: a canvas would round depth to 8 bits and may convert colours.
 
-const COLOURS = { 0: 1, 2: 3 }; // colour type -> numbers a pixel
+const COLOURS = { 0: 1, 2: 3 }; // colour type -> channels
 
 /**
- * Read a PNG of grey (8 or 16 bits) or colours (8 bits), unfiltered, as the server writes them.
+ * Decode an unfiltered PNG, greyscale (8 or 16 bits) or RGB (8 bits), as the server writes it.
  * @param {string} base64
  * @returns {Promise<{width: number, height: number, channels: number, data: Uint8Array|Uint16Array}>}
  */
@@ -20,10 +20,10 @@ export async function readPng(base64) {
   const stream = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate"));
   const raw = new Uint8Array(await new Response(stream).arrayBuffer());
   const row = (width * channels * bits) / 8;
-  if (raw.length !== height * (row + 1)) throw new Error("the answer has a picture of another size than it says");
+  if (raw.length !== height * (row + 1)) throw new Error("the size of a PNG in the answer does not match its header");
   const packed = new Uint8Array(height * row);
   for (let y = 0; y < height; y++) {
-    if (raw[y * (row + 1)] !== 0) throw new Error("the answer has a filtered picture, which this page does not read");
+    if (raw[y * (row + 1)] !== 0) throw new Error("a PNG in the answer uses filters, which this page does not support");
     packed.set(raw.subarray(y * (row + 1) + 1, (y + 1) * (row + 1)), y * row);
   }
   if (bits === 8) return { width, height, channels, data: packed };

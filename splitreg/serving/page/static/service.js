@@ -1,15 +1,15 @@
-// What is asked of the server, with the token that was typed, which stays in this module.
+// Requests to the server. The token is stored only in this module.
 
 let token = "";
 
 export const setToken = (value) => { token = value; };
 
-/** What the server said instead of an answer. */
+/** An error response of the server. */
 export class Refused extends Error {
   constructor(status, message, seconds) {
     super(message);
     this.status = status;
-    this.seconds = seconds; // until it is worth another try; null: never
+    this.seconds = seconds; // before a retry; null if a retry is useless
   }
 }
 
@@ -19,7 +19,7 @@ async function ask(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers, credentials: "omit", cache: "no-store" });
   } catch {
-    throw new Refused(0, "The server cannot be reached.", null);
+    throw new Refused(0, "The server is unreachable.", null);
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
@@ -29,26 +29,26 @@ async function ask(path, options = {}) {
 
 export const models = async () => (await (await ask("v1/models")).json()).models;
 
-/** The device's part: picture to packet, its milliseconds, and (if asked for) the bytes of ordinary files. */
-export async function encode(picture, { model, rate, files }) {
+/** Encode an image; returns the packet, the milliseconds, and if requested the sizes of JPEG and WebP files. */
+export async function encode(image, { model, rate, files }) {
   const query = new URLSearchParams({ model, ...(rate === null ? {} : { rate }), files: files ? 1 : 0 });
-  const response = await ask(`v1/encode?${query}`, { method: "POST", body: picture, headers: { "Content-Type": picture.type } });
-  const said = response.headers.get("X-Splitreg-Files");
+  const response = await ask(`v1/encode?${query}`, { method: "POST", body: image, headers: { "Content-Type": image.type } });
+  const filesJson = response.headers.get("X-Splitreg-Files");
   return {
     packet: await response.arrayBuffer(),
     deviceMs: Number(response.headers.get("X-Splitreg-Encode-Ms")),
-    files: said === null ? null : JSON.parse(said),
+    files: filesJson === null ? null : JSON.parse(filesJson),
   };
 }
 
-/** The link and the server's part: packet to answer. */
+/** Send a packet; returns the predictions, and the milliseconds of the server and of the link. */
 export async function infer(packet, heads) {
   const query = new URLSearchParams({ masks: "png", ...(heads ? { heads: heads.join(",") } : {}) });
-  const begun = performance.now();
+  const start = performance.now();
   const headers = { "Content-Type": "application/vnd.splitreg.packet" };
   const response = await ask(`v1/infer?${query}`, { method: "POST", body: packet, headers });
   const text = await response.text();
-  const total = performance.now() - begun;
+  const total = performance.now() - start;
   const serverMs = ["X-Splitreg-Queue-Ms", "X-Splitreg-Compute-Ms"].reduce((sum, name) => sum + Number(response.headers.get(name)), 0);
-  return { found: JSON.parse(text).answers[0], serverMs, linkMs: Math.max(0, total - serverMs) };
+  return { predictions: JSON.parse(text).answers[0], serverMs, linkMs: Math.max(0, total - serverMs) };
 }

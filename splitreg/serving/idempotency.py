@@ -1,4 +1,4 @@
-"""Answers by idempotency key: a request that is sent again is not computed again."""
+"""Results by idempotency key: a request that a client repeats is not computed again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from splitreg.errors import KeyReused
+from splitreg.serving.batch_queue import Job, JobResult
 from splitreg.serving.config import ServeConfig
-from splitreg.serving.engine import Answer, Job
 
-#: Of the oldest entries so many are looked at each time, so that no request pays for all.
-_LOOKED_AT = 32
+#: Entries that one request checks for expiry, so that no request pays for all of them.
+_CHECKED_PER_REQUEST = 32
 
 
 @dataclass(slots=True)
@@ -23,11 +23,12 @@ class _Entry:
     size: int = 0
 
 
-class Memory:
-    """Jobs in flight and the newest answers, by key.
+class IdempotencyCache:
+    """Jobs in progress and the newest results, by idempotency key.
 
     Args:
-        config: ``memory_answers``, ``memory_bytes`` and ``memory_seconds`` bound what is kept.
+        config: the limits are ``idempotency_answers``, ``idempotency_bytes`` and
+            ``idempotency_seconds``.
     """
 
     def __init__(self, config: ServeConfig) -> None:
@@ -38,11 +39,16 @@ class Memory:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the stored results."""
+        return self._bytes
+
     def find(self, key: str, digest: bytes) -> Job | None:
-        """Return the job of a key, in flight or answered.
+        """Return the job with this key, in progress or finished, or None.
 
         Raises:
-            KeyReused: the key was used with another request.
+            KeyReused: the key was used for another request.
         """
         self._trim(asyncio.get_running_loop().time())
         entry = self._entries.get(key)
@@ -50,35 +56,36 @@ class Memory:
             return None
         if entry.digest != digest:
             raise KeyReused(
-                "this idempotency key was used with another body or query; make a new one for a new request"
+                "this idempotency key was used for a request with another body or query; "
+                "use a new key for a new request"
             )
         return entry.job
 
-    def keep(self, key: str, digest: bytes, job: Job) -> None:
-        """Remember a job that was accepted; its answer stays, an error does not."""
+    def store(self, key: str, digest: bytes, job: Job) -> None:
+        """Store an accepted job; its result is kept when it finishes, an error is not."""
         self._entries[key] = _Entry(digest, job, asyncio.get_running_loop().time())
-        job.done.add_done_callback(lambda done: self._settle(key, job, done))
+        job.done.add_done_callback(lambda done: self._on_done(key, job, done))
 
-    def _settle(self, key: str, job: Job, done: asyncio.Future[Answer]) -> None:
+    def _on_done(self, key: str, job: Job, done: asyncio.Future[JobResult]) -> None:
         entry = self._entries.get(key)
         if entry is None or entry.job is not job:
             return
         if done.cancelled() or done.exception() is not None:
             del self._entries[key]
             return
-        job.packets = ()  # the digest stands for them
+        job.packets = ()  # the digest identifies them
         entry.size = len(done.result().blob)
         self._bytes += entry.size
         self._trim(asyncio.get_running_loop().time())
 
     def _trim(self, now: float) -> None:
-        """Forget the oldest answers while there are too many; what is in flight stays."""
-        for key in list(itertools.islice(self._entries, _LOOKED_AT)):
+        """Remove the oldest results while a limit is exceeded; jobs in progress stay."""
+        for key in list(itertools.islice(self._entries, _CHECKED_PER_REQUEST)):
             entry = self._entries[key]
             if not (
-                len(self._entries) > self._config.memory_answers
-                or self._bytes > self._config.memory_bytes
-                or now - entry.since > self._config.memory_seconds
+                len(self._entries) > self._config.idempotency_answers
+                or self._bytes > self._config.idempotency_bytes
+                or now - entry.since > self._config.idempotency_seconds
             ):
                 break
             if entry.job.done.done():

@@ -1,12 +1,13 @@
-"""Features as arrays that lie in Ray's object store, and back, with their layout in memory.
+"""Features as numpy arrays for Ray's object store, and back, with the same memory layout.
 
-The layout matters twice: what is not dense in the order of its dimensions is copied when it is stored, and convolutions
-choose their algorithm, and with it the last bits of a sum, by it.
+The layout matters twice: arrays that are not dense are copied when they are stored, and
+convolutions choose their algorithm, and with it the last bits of a sum, by the layout of their
+input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +18,14 @@ from splitreg.assembly.server import Block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """A block's features as arrays.
+class StoredBlock:
+    """A ``Block`` whose features are numpy arrays.
 
     Args:
         images: as in ``Block``.
         originals: as in ``Block``.
         coded: as in ``Block``.
-        features: stride -> the order of dimensions in memory, and the array in that order.
+        features: stride -> the order of the dimensions in memory, and a dense array in this order.
     """
 
     images: tuple[int, ...]
@@ -33,19 +34,19 @@ class Stored:
     features: Mapping[int, tuple[tuple[int, ...], NDArray[Any]]]
 
 
-def store(block: Block, strides: set[int]) -> Stored:
-    """Take the features of these strides to the CPU."""
+def store(block: Block, strides: Set[int]) -> StoredBlock:
+    """Return a block with the features of these strides, on the CPU."""
     features = {}
     for stride, tensor in block.features.items():
         if stride in strides:
             steps: tuple[int, ...] = tensor.stride()
             order = tuple(sorted(range(tensor.ndim), key=steps.__getitem__, reverse=True))
             features[stride] = (order, tensor.detach().permute(order).contiguous().cpu().numpy())
-    return Stored(images=block.images, originals=block.originals, coded=block.coded, features=features)
+    return StoredBlock(images=block.images, originals=block.originals, coded=block.coded, features=features)
 
 
-def restore(stored: Stored, device: torch.device) -> Block:
-    """Take features to a device; a copy, since the store's memory can only be read, and a head may write into its input."""
+def restore(stored: StoredBlock, device: torch.device) -> Block:
+    """Return a block on a device; its tensors are copies, since the object store is read-only."""
     features = {
         stride: torch.from_numpy(array.copy()).permute([order.index(dim) for dim in range(array.ndim)]).to(device)
         for stride, (order, array) in stored.features.items()
