@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from splitreg.cli.main import main
+from splitreg.errors import DataError
 
 RECIPE = """
 backbone = "test_resnet"
@@ -82,3 +84,22 @@ def test_one_command_trains_on_it(own, tmp_path, monkeypatch):
     assert config["recipe"]["heads"][0]["labels"] == ["cat", "dog"]
     text = (tmp_path / "bundle/metrics.json").read_text()
     assert "NaN" not in text and "training" in json.loads(text)
+
+
+def test_images_are_held_out_where_there_is_no_val(own, tmp_path):
+    """Some tools call all images "train"."""
+    from splitreg.recipe import Recipe
+    from splitreg.training.data import open_datasets
+
+    root = tmp_path / "set"
+    shutil.copytree(own / "train", root / "train")
+    (root / "data.yaml").write_text("train: train/images\nnames: ['cat', 'dog']\n")
+    table = {"backbone": "test_resnet", "heads": ["det"], "data": [{"name": "yolo", "root": str(root)}]}
+    with pytest.warns(UserWarning, match="20%.*hold_out = 0.2"):
+        datasets = open_datasets(Recipe.from_mapping(table))
+    assert (len(datasets.train), len(datasets.val)) == (6, 2)
+    names = [{dataset[index].name for index in range(len(dataset))} for dataset in (datasets.train, datasets.val)]
+    assert not names[0] & names[1]
+    table["data"][0]["val"] = "test"
+    with pytest.raises(DataError, match="'test'"):
+        open_datasets(Recipe.from_mapping(table))

@@ -203,8 +203,9 @@ def test_damaged_shards(shards):
 
 
 @pytest.fixture
-def table():
+def table(tmp_path_factory, monkeypatch):
     datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
     features = datasets.Features(
         {
             "image": datasets.Image(),
