@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-#: Suffixes of image files, in the order in which they are tried.
+#: Suffixes of image files, in the order in which they are tried. HEIC needs the package pillow-heif.
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif",
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".avif", ".jfif", ".jpe",
+    ".jp2", ".mpo", ".pnm", ".pbm", ".heic", ".heif",
 )  # fmt: skip
 #: Suffixes of video files.
 VIDEO_SUFFIXES = (

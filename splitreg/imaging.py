@@ -5,9 +5,11 @@ Sizes are (height, width) in pixels; images are (H, W, 3) uint8 in sRGB.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.errors import ImageError, MissingExtra
+from splitreg import image_decoding
+from splitreg.errors import ImageError, MissingExtra, SplitregError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,9 +27,6 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 #: Largest side of an image: packets have 16 bits for it.
 MAX_SIDE = 65535
-
-#: EXIF tag of the orientation.
-_ORIENTATION = 0x0112
 
 #: Grey value of a letterbox's borders.
 FILL = 114
@@ -136,7 +136,11 @@ class Geometry:
 
 
 def read(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Read an image: grey, 16-bit, CMYK, palette, alpha (over white) and EXIF-rotated ones too.
+    """Read an image: grey, 16-bit, float, CMYK, palette, alpha (over white) and EXIF-rotated ones too.
+
+    Samples that are not 8-bit integers are scaled by the range that the file declares, and colours with an embedded
+    ICC profile are converted to sRGB; ``splitreg.image_decoding`` states the rules. HEIC is read where ``pillow-heif``
+    is installed. No mode needs more memory than RGB.
 
     Args:
         source: path, bytes of an image file, PIL image, or (H, W), (H, W, 1), (H, W, 3), (H, W, 4)
@@ -147,29 +151,73 @@ def read(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
         (H, W, 3) uint8.
 
     Raises:
-        ImageError: not an image, cut short, or too large.
+        ImageError: not an image, cut short, too large, or of samples without a range that can be shown.
     """
     if isinstance(source, np.ndarray):
         return _checked(_from_array(source), "the array", max_pixels)
     pil = _pil()
     if isinstance(source, pil.Image):
-        return _checked(_from_pil(source, "the image", max_pixels), "the image", max_pixels)
+        with _image_errors("the image"):
+            _check_size(source.height, source.width, "the image", max_pixels)
+            return _checked(image_decoding.to_rgb(source, "the image"), "the image", max_pixels)
+    with open_image(source, max_pixels=max_pixels) as image:
+        name = _name(source)
+        return _checked(image_decoding.to_rgb(image, name), name, max_pixels)
+
+
+@contextlib.contextmanager
+def open_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image file and check its size; what goes wrong while it is open is an ``ImageError`` too.
+
+    Args:
+        source: path, or bytes of an encoded image.
+        max_pixels: refuse larger ones before decoding.
+
+    Yields:
+        The PIL image, not yet decoded.
+
+    Raises:
+        ImageError: not an image, cut short, or too large.
+    """
+    pil = _pil()
+    name = _name(source)
     if isinstance(source, bytes | bytearray | memoryview):
-        name, file = f"the {len(source)} bytes", io.BytesIO(source)
+        file: Any = io.BytesIO(source)
     elif not isinstance(source, str | os.PathLike):
         raise ImageError(f"an image must be a path, bytes, an array or a PIL image; got {type(source).__name__}")
     else:
-        name = os.fspath(source)
         if not Path(name).is_file():
             raise ImageError(f"no image at {name}; pass the path of a PNG, JPEG, WebP or similar file")
-        file = None
+        file = name
+    with _image_errors(name, source), _open(pil, file, source) as opened:
+        _check_size(opened.height, opened.width, name, max_pixels)
+        yield opened
+
+
+def _name(source: ImageLike) -> str:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"the {len(source)} bytes"
+    return str(os.fspath(source)) if isinstance(source, str | os.PathLike) else "the image"
+
+
+def _head(source: ImageLike) -> bytes:
+    """Return the first bytes of an image file, by which its format is known."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(memoryview(source)[:64])
+    with contextlib.suppress(OSError, TypeError, ValueError), open(source, "rb") as file:
+        return file.read(64)
+    return b""
+
+
+@contextlib.contextmanager
+def _image_errors(name: str, source: ImageLike = b"") -> Iterator[None]:
     try:
-        with _open(pil, file if file is not None else name) as opened:
-            return _checked(_from_pil(opened, name, max_pixels), name, max_pixels)
-    except ImageError:
+        yield
+    except SplitregError:
         raise
     except Exception as cause:  # pillow raises OSError, SyntaxError, ValueError, struct.error and more on bad files
-        raise ImageError(f"{name} is not an image, or damaged: {cause}") from cause
+        reason = image_decoding.unreadable(_head(source)) or str(cause) or type(cause).__name__
+        raise ImageError(f"{name} is not an image, or damaged: {reason}") from cause
 
 
 def letterbox(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
@@ -214,11 +262,15 @@ def _pil() -> Any:
     return Image
 
 
-def _open(pil: Any, file: Any) -> Any:
+def _open(pil: Any, file: Any, source: ImageLike) -> Any:
     """Read a header without pillow's limit, which is global; ours is checked before decoding."""
     with _LIMIT:  # threads would restore each other's value
         previous, pil.MAX_IMAGE_PIXELS = pil.MAX_IMAGE_PIXELS, None
         try:
+            return pil.open(file)
+        except pil.UnidentifiedImageError:
+            if not image_decoding.register_heif(_head(source)):
+                raise
             return pil.open(file)
         finally:
             pil.MAX_IMAGE_PIXELS = previous
@@ -247,23 +299,4 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise ImageError(f"an array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
     if array.shape[2] == 1:
         return np.repeat(array, 3, axis=2)
-    if array.shape[2] == 4:
-        alpha = array[:, :, 3:].astype(np.uint16)
-        return ((array[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return array
-
-
-def _from_pil(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
-    _check_size(image.height, image.width, name, max_pixels)
-    image.load()  # a PNG may have its orientation after its pixels
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        from PIL import ImageOps
-
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits per pixel, sometimes stored in 32
-        wide = np.asarray(image, np.float64)
-        top = 255.0 if wide.size and wide.max() <= 255 and image.mode in ("I", "F") else 65535.0
-        return _from_array(np.rint(np.clip(wide / top, 0, 1) * 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return _from_array(np.asarray(image.convert("RGBA")))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return image_decoding.over_white(array) if array.shape[2] == 4 else array

@@ -225,6 +225,26 @@ class Dataset(abc.ABC):
             DataError: the folder has another layout; the message states the expected one.
         """
 
+    @classmethod
+    def recognise(cls, root: str) -> str | None:
+        """Return one line about the dataset in a folder, None if the folder is not of this layout.
+
+        ``splitreg show dataset:NAME --root DIR`` prints the line, and error messages use it to name
+        the right dataset. An implementation looks at names and small text files, decodes no image,
+        and returns None as early as it can: it is asked about folders of any kind and size. Without
+        an implementation a dataset is not suggested.
+
+        Args:
+            root: an existing folder or file.
+
+        Returns:
+            For example ``"yolo: 3 classes, 412 train and 88 val images, 1,904 boxes"``.
+
+        Raises:
+            DataError: the folder is of this layout, but damaged; the message says where.
+        """
+        return None
+
     @abc.abstractmethod
     def __len__(self) -> int: ...
 

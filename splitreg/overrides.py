@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -86,3 +87,13 @@ def _index(items: list[Any], key: str, path: str) -> int:
         return int(key)
     available = f"{', '.join(map(str, names))} (or 0 to {len(items) - 1})" if items else "none, the list is empty"
     raise RecipeError(f"{path}: no item {key!r}. Available: {available}")
+
+
+def text_override(path: str, text: str) -> str:
+    """Return an override whose value stays a string, whatever it looks like.
+
+    >>> parse_overrides([text_override("data.root", "2024")])
+    {'data.root': '2024'}
+    """
+    quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's
+    return f"{path}={quoted}"

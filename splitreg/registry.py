@@ -12,7 +12,6 @@ registry is an immutable mapping that is passed as an argument; tests build thei
 
 from __future__ import annotations
 
-import configparser
 import functools
 import os
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from splitreg.components import Component, Entry, error_context, import_object
+from splitreg.entry_files import installed_entry_points
 from splitreg.errors import (
     BrokenComponent,
     DuplicateComponent,
@@ -275,40 +275,24 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
 def discover() -> Registry:
     """Read the names of all installed plugins from packaging metadata; cached for the process.
 
-    ``SPLITREG_PLUGINS=a,b`` limits discovery to the packages *a* and *b*, for bug reports.
-
-    Raises:
-        RegistryError: the metadata of an installed package is damaged.
+    ``SPLITREG_PLUGINS=a,b`` limits discovery to the packages *a* and *b*, for bug reports. A package whose metadata
+    is damaged gives a warning and does not hide the others.
     """
-    try:
-        return Registry(tuple(_installed()))
-    except configparser.Error as cause:
-        reason = " ".join(str(cause).split())
-        raise RegistryError(f"cannot read the entry points of an installed package: {reason}; reinstall it") from cause
+    return Registry(tuple(_installed()))
 
 
 def _installed() -> Iterator[Entry]:
-    import entrypoints
-
     names = os.environ.get("SPLITREG_PLUGINS")
     only = None if names is None else {_normalise(name) for name in names.split(",") if name.strip()}
     groups = {f"splitreg.{kind}": kind for kind in KINDS}
     claims = set()
-    for config, distribution in entrypoints.iter_files_distros():
-        package = _normalise(distribution.name if distribution else "unknown")
-        if only is not None and package not in only:
-            continue
-        for group, kind in groups.items():
-            if group not in config:
-                continue
-            for name, value in config.items(group):
-                module, _, attribute = value.partition("[")[0].strip().partition(":")
-                claim = (kind, name, package)
-                if claim not in claims:  # an editable install can be on sys.path twice
-                    claims.add(claim)
-                    yield Entry(
-                        kind=kind, name=name, package=package, module=module.strip(), attribute=attribute.strip()
-                    )
+    for distribution, kind, name, value in installed_entry_points(groups):
+        package = _normalise(distribution)
+        claim = (kind, name, package)
+        if (only is None or package in only) and claim not in claims:  # an editable install can be on sys.path twice
+            claims.add(claim)
+            module, _, attribute = value.partition("[")[0].strip().partition(":")
+            yield Entry(kind=kind, name=name, package=package, module=module.strip(), attribute=attribute.strip())
 
 
 def _normalise(package: str) -> str:

@@ -18,13 +18,12 @@ from splitreg_datasets.files import (
     index_table,
     map_indexes,
     no_split,
-    not_a,
     read_indexes,
     read_json,
-    read_lines,
     read_picture,
 )
 from splitreg_datasets.instances import Instances, Record, read_categories, read_instances
+from splitreg_datasets.layout import child_folder, listing, not_this, read_lines, split_name
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
@@ -84,7 +83,7 @@ class CamVid(Dataset):
         if not folder.is_dir() or not any(
             (folder / p.name.removesuffix("annot")).is_dir() for p in folder.glob("*annot")
         ):
-            raise not_a("camvid", folder, EXPECTED)
+            raise not_this("camvid", folder, EXPECTED)
         targets = {tasks.SEGMENTATION: TargetSpec(task=tasks.SEGMENTATION, labels=CLASSES)}
         listings = sorted(folder.glob("instances_*.json"), key=lambda path: (path.stat().st_size, path.name))
         if listings:
@@ -92,6 +91,17 @@ class CamVid(Dataset):
             targets[tasks.DETECTION] = TargetSpec(task=tasks.DETECTION, labels=names)
             targets[tasks.MULTILABEL] = TargetSpec(task=tasks.MULTILABEL, labels=names)
         return targets
+
+    @classmethod
+    def recognise(cls, root: str) -> str | None:
+        """Return a line with the numbers of images; None if it is another layout."""
+        folder = Path(root)
+        pairs = {name: child_folder(folder, f"{name}annot") for name in listing(folder, limit=64).folders}
+        splits = [name for name, labels in pairs.items() if labels is not None and split_name(name)]
+        if not splits or (folder / "label_colors.txt").exists():
+            return None
+        counts = [f"{len(_pairs(folder, name)):,} {split_name(name)}" for name in splits]
+        return f"camvid: {len(CLASSES)} classes, {' and '.join(counts)} images"
 
     def __len__(self) -> int:
         return len(self._pairs)

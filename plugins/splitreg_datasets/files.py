@@ -16,12 +16,13 @@ from torchvision import tv_tensors
 
 from splitreg import imaging
 from splitreg.errors import DataError, ImageError, suggest
+from splitreg.files import IMAGE_SUFFIXES
+from splitreg.image_decoding import ORIENTATION, as_stored
 from splitreg.tasks import IGNORE
+from splitreg_datasets.layout import read_text
 
-#: Endings of files that are taken for pictures.
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
-
-_ORIENTATION = 0x0112  # EXIF tag
+#: Suffixes of files that are taken for images.
+PICTURES = IMAGE_SUFFIXES
 
 
 def find_root(root: str | os.PathLike[str] | None, dataset: str) -> Path:
@@ -45,48 +46,6 @@ def find_root(root: str | os.PathLike[str] | None, dataset: str) -> Path:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"no folder {path}.{suggest(path.name, siblings)} {dataset} needs one: pass --root FOLDER")
     return path
-
-
-def not_a(dataset: str, root: Path, expected: str) -> DataError:
-    """Return the error for a folder of another layout: what was expected, what is there, which reader may fit."""
-    guess = looks_like(root)
-    hint = f" It looks like {guess}: try --data {guess}." if guess and guess != dataset else ""
-    return DataError(f"{root} is not a {dataset} dataset: expected {expected}; there is {_listing(root)}.{hint}")
-
-
-def looks_like(root: Path) -> str:
-    """Guess the reader that a folder is for, or return an empty string."""
-    if root.is_file():
-        return {".h5": "shapes3d", ".hdf5": "shapes3d", ".tar": "folder", ".zip": "folder"}.get(root.suffix, "")
-    names = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
-    annotations = root / "annotations"
-    if annotations.is_dir() and any(f.name.startswith(("instances_", "panoptic_")) for f in os.scandir(annotations)):
-        return "coco"
-    if "JPEGImages" in names or "VOCdevkit" in names:
-        return "voc"
-    if any(f"{name}annot" in names for name in names):
-        return "camvid"
-    if "3dshapes.h5" in names:
-        return "shapes3d"
-    folders = (entry.path for entry in os.scandir(root) if entry.is_dir()) if names else ()
-    if any(name.lower().endswith((*PICTURES, ".tar", ".zip")) for name in names) or any(map(_has_pictures, folders)):
-        return "folder"
-    return ""
-
-
-def _has_pictures(folder: str) -> bool:
-    entries = list(os.scandir(folder))
-    deeper = [e.path for e in entries if e.is_dir()][:1]
-    return any(e.name.lower().endswith(PICTURES) for e in entries) or any(
-        name.lower().endswith(PICTURES) for path in deeper for name in os.listdir(path)
-    )
-
-
-def _listing(root: Path) -> str:
-    if not root.is_dir():
-        return "a file"
-    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(root))
-    return ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])]) or "nothing"
 
 
 def first_existing(candidates: Iterable[Path]) -> Path | None:
@@ -118,7 +77,7 @@ def read_json(path: Path) -> dict[str, Any]:
 @functools.lru_cache(maxsize=4)
 def _read_json(path: Path, modified: int, size: int) -> dict[str, Any]:
     try:
-        loaded = json.loads(path.read_bytes())
+        loaded = json.loads(read_text(path))
     except (ValueError, RecursionError) as cause:
         raise DataError(f"{path} is not JSON: {cause}") from cause
     if not isinstance(loaded, dict):
@@ -126,26 +85,14 @@ def _read_json(path: Path, modified: int, size: int) -> dict[str, Any]:
     return loaded
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not empty.
-
-    Raises:
-        DataError: it cannot be read, or is no text.
-    """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as cause:
-        raise DataError(f"cannot read {path}: {cause}") from cause
-
-
 def read_picture(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read a picture that annotations belong to: (H, W, 3) uint8.
+    """Read an image that annotations belong to: (H, W, 3) uint8.
 
-    A picture is turned as its EXIF says. Where the annotations' size tells that they were made on the pixels as stored
-    (the turned picture has height and width swapped), it is left as stored.
+    An image is turned as its EXIF says. Where the annotations' size tells that they were made on the pixels as stored
+    (the turned image has height and width swapped), it is left as stored.
 
     Args:
-        path: of the picture.
+        path: of the image.
         size: (height, width) that the annotations tell, None if they do not.
 
     Raises:
@@ -153,47 +100,46 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.
     """
     try:
         image = imaging.read(path)
-        if size is not None and image.shape[:2] == (size[1], size[0]) and size[0] != size[1]:
-            image = _as_stored(path)
     except ImageError as cause:
-        raise DataError(f"cannot read a picture of the dataset: {cause}") from cause
+        raise DataError(f"cannot read an image of the dataset: {cause}") from cause
+    if size is not None and image.shape[:2] == (size[1], size[0]) and size[0] != size[1]:
+        image = np.ascontiguousarray(as_stored(image, orientation(path)))
     if size is not None and image.shape[:2] != tuple(size):
         there = f"{image.shape[1]}x{image.shape[0]}"
         raise DataError(f"{path} has {there} pixels, its annotations say {size[1]}x{size[0]}; one of them is wrong")
     return image
 
 
-def _as_stored(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
+def orientation(path: Path) -> int:
+    """Return how an image is turned by its EXIF: 1 to 8, 1 where it is not.
 
+    Raises:
+        DataError: unreadable.
+    """
     try:
-        with Image.open(path) as opened:
-            opened.getexif().pop(_ORIENTATION, None)
-            return imaging.read(opened)
-    except (OSError, ValueError, SyntaxError) as cause:
-        raise ImageError(f"{path} is not a whole picture: {cause}") from cause
+        with imaging.open_image(path) as image:
+            image.load()  # a PNG may have its orientation after its pixels
+            return int(image.getexif().get(ORIENTATION, 1))
+    except ImageError as cause:
+        raise DataError(f"cannot read an image of the dataset: {cause}") from cause
 
 
 def read_indexes(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read a label picture: (H, W) uint8, one class id a pixel.
+    """Read a label image: (H, W) uint8, one class id per pixel.
 
     Raises:
-        DataError: not a grey or palette picture of ``size``.
+        DataError: not a grey or palette image of ``size``.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > imaging.MAX_PIXELS:
-                raise DataError(f"{path} has {opened.width}x{opened.height} pixels, more than {imaging.MAX_PIXELS}")
+        with imaging.open_image(path) as opened:
             mode, indexes = opened.mode, np.array(opened)
-    except (OSError, ValueError, SyntaxError) as cause:
+    except ImageError as cause:
         raise DataError(f"cannot read the labels {path}: {cause}") from cause
     if mode not in ("L", "P"):
-        raise DataError(f"{path} is a picture of mode {mode}; labels are one 8-bit class id a pixel (grey or palette)")
+        raise DataError(f"{path} is an image of mode {mode}; labels are one 8-bit class id per pixel (grey or palette)")
     if indexes.shape != tuple(size):
         there = f"{indexes.shape[1]}x{indexes.shape[0]}"
-        raise DataError(f"the labels {path} have {there} pixels, their picture has {size[1]}x{size[0]}")
+        raise DataError(f"the labels {path} have {there} pixels, their image has {size[1]}x{size[0]}")
     return indexes
 
 

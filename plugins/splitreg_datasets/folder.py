@@ -1,34 +1,36 @@
-"""Pictures in class folders, or in one flat folder without labels; the same in a .tar or .zip."""
+"""Images in class folders, or in one flat folder without labels; the same in a .tar or .zip."""
 
 from __future__ import annotations
 
 import bisect
-import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from splitreg import imaging, tasks
+from splitreg.data.recognition import hint
 from splitreg.errors import DataError, ImageError
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import ClassTarget, Sample, Target
-from splitreg_datasets.files import as_image, find_root, no_split, not_a
+from splitreg_datasets import layout
+from splitreg_datasets.files import as_image, find_root
+from splitreg_datasets.layout import SPLITS, Splits
 from splitreg_datasets.stores import Store, open_store
 
-#: Names under which splits are found.
-SPLITS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-_ALIASES = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
-#: Without split folders every fifth picture of a class is for validation.
-HOLD_OUT = 5
-EXPECTED = "<split>/<class>/*.jpg, <class>/*.jpg, or pictures; in a folder, a .tar or a .zip"
+EXPECTED = "<split>/<class>/*.jpg, <class>/*.jpg, or images; in a folder, a .tar or a .zip"
 
-#: Split -> pictures as (name, class); the class is empty where there are no class folders.
-Layout = dict[str, list[tuple[str, str]]]
+#: Image as (name, class); the class is empty where there are no class folders.
+Item = tuple[str, str]
+
+#: Folders that other layouts have are no classes.
+_PARTS = re.compile(
+    r"images?|imgs?|jpegimages|labels?|masks?|annotations?|imagesets|segmentation(class|object)(png|raw)?|depth|depths|"
+    r"bboxes|(image|label|depth)_\d+|velodyne|calib|leftimg8bit|gt(fine|coarse)|obj_train_data|.*annot",
+    re.IGNORECASE,
+)
+_SYNSET = re.compile(r"n\d{8}")
 
 
 class Folder(Dataset):
@@ -37,43 +39,72 @@ class Folder(Dataset):
     ::
 
         root/<split>/<class>/*.jpg      the class is the folder's name; classes in the order of their names
-        root/<class>/*.jpg              "val" is every fifth picture of each class, "train" the others, "all" all
+        root/<class>/*.jpg              20 % of each class are held out as "val", "train" is the rest, "all" all
         root/*.jpg                      no labels; every split is all of them
+
+    Folders that are parts of another layout (``images``, ``labels``, ...) are not taken for classes: the error names the
+    layout.
 
     Args:
         root: a folder, a .tar, a .zip, or a folder with one of these in it; None: ``$SPLITREG_DATA/folder``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``.
+        hold_out: fraction of ``train`` to hold out as ``val``; 0: 20 % where there are no folders of splits.
+        unlabelled: take images without class folders even where another reader finds labels for them.
 
     Raises:
-        DataError: no pictures, or no such split.
+        DataError: no images, no such split, or another layout.
     """
 
-    def __init__(self, root: str | None = None, split: str = "train") -> None:
+    def __init__(
+        self, root: str | None = None, split: str = "train", *, hold_out: float = 0.0, unlabelled: bool = False
+    ) -> None:
         self._store = _store(find_root(root, "folder"))
-        layout = _layout(self._store)
-        self.targets = _targets(layout)
-        self._pictures = layout.get(split, [])
-        if not self._pictures:
-            raise no_split("folder", self._store.path, split, layout)
+        splits = _splits(self._store, hold_out, unlabelled)
+        self.targets = _targets(splits)
+        self._images = splits.select(split, "folder", self._store.path)
 
     @classmethod
-    def describe(cls, root: str | None = None, **options: Any) -> Mapping[str, TargetSpec]:
+    def describe(cls, root: str | None = None, *, unlabelled: bool = False, **options: Any) -> Mapping[str, TargetSpec]:
         """Return the targets; reads names only.
 
         Raises:
-            DataError: no pictures.
+            DataError: no images, or another layout.
         """
-        return _targets(_layout(_store(find_root(root, "folder"))))
+        return _targets(_splits(_store(find_root(root, "folder")), 0.0, unlabelled))
+
+    @classmethod
+    def recognise(cls, root: str) -> str | None:
+        """Return a line with the numbers of classes and images; None if it is another layout."""
+        place = Path(root)
+        if place.is_dir() and not _may_be_classes(layout.only_folder(place)):
+            return None
+        if not place.is_dir() and place.suffix.lower() not in (".tar", ".zip"):
+            return None
+        store = _store(place)
+        if not store.names():
+            return None
+        try:
+            splits = _splits(store, 0.0, True)
+        except DataError:  # parts of another layout, or images beside class folders
+            return None
+        targets = _targets(splits)
+        if not targets and place.is_dir() and not _is_flat(place):
+            return None
+        labels = targets[tasks.CLASSIFICATION].labels if targets else ()
+        if sum(map(bool, map(_SYNSET.fullmatch, labels))) * 2 > len(labels):
+            return None  # ImageNet's
+        what = layout.plural(len(labels), "class") if labels else "no classes"
+        return f"folder: {what}, {splits.counts() if labels else layout.plural(len(splits.images['all']), 'image')}"
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> Sample:
-        name, label = self._pictures[index]
+        name, label = self._images[index]
         try:
             image = imaging.read(self._store.read(name))
         except ImageError as cause:
-            raise DataError(f"{self._store.path}: cannot read the picture {name}: {cause}") from cause
+            raise DataError(f"{self._store.path}: cannot read the image {name}: {cause}") from cause
         targets: dict[str, Target | None] = {}
         if self.targets:
             labels = self.targets[tasks.CLASSIFICATION].labels
@@ -83,55 +114,86 @@ class Folder(Dataset):
 
 def _store(root: Path) -> Store:
     if root.is_dir():
-        entries = list(root.iterdir())
-        archives = [path for path in entries if path.suffix in (".tar", ".zip")]
-        if len(archives) == 1 and not any(path.is_dir() for path in entries):
-            return open_store(archives[0])
+        there = layout.listing(root, limit=64)
+        archives = [name for name in there.files if name.lower().endswith((".tar", ".zip"))]
+        if len(archives) == 1 and not there.folders:
+            return open_store(root / archives[0])
     return open_store(root)
 
 
-def _targets(layout: Layout) -> dict[str, TargetSpec]:
-    labels = {label for pictures in layout.values() for _, label in pictures}
+def _targets(splits: Splits[Item]) -> dict[str, TargetSpec]:
+    labels = {label for _, label in splits.images["all"]}
     if labels == {""}:
         return {}
     return {tasks.CLASSIFICATION: TargetSpec(task=tasks.CLASSIFICATION, labels=tuple(sorted(labels)))}
 
 
-def _layout(store: Store) -> Layout:
+def _splits(store: Store, hold_out: float, unlabelled: bool) -> Splits[Item]:
+    """Sort the images of a store into splits and classes.
+
+    Raises:
+        DataError: no images, images beside class folders, or another layout.
+    """
     names = store.names()
     if not names:
-        raise not_a("folder", store.path, EXPECTED)
-    tops = {name.split("/", 1)[0] for name in names if "/" in name}
-    if len(tops) == 1 and all("/" in name for name in names) and not tops & _ALIASES.keys():
-        inner = {name.split("/")[1] for name in names}
-        if not any("." in name for name in inner):  # an archive often holds one folder that holds all
-            return _group(store, names, skip=1)
-    return _group(store, names, skip=0)
+        raise layout.not_this("folder", store.path, EXPECTED)
+    skipped = _folder_with_all(names)
+    named: dict[str, list[Item]] = {}
+    for name in names:
+        first, *rest = name.split("/")[skipped:]
+        split = layout.split_name(first) if rest else None
+        label = (rest[0] if len(rest) > 1 else "") if split else (first if rest else "")
+        named.setdefault(split or "", []).append((name, label))
+    if len(named) > 1:
+        named.pop("", None)  # beside folders of splits nothing else counts
+    items = [item for listed in named.values() for item in listed]
+    classes = {label for _, label in items}
+    _check(store, items, classes, unlabelled)
+    if not hold_out and classes == {""} and "" in named:
+        return Splits({split: items for split in (*SPLITS, "all")})
+    return layout.make_splits(
+        named, stem=lambda item: layout.stem_of(item[0]), group=lambda item: item[1], hold_out=hold_out
+    )
 
 
-def _group(store: Store, names: list[str], *, skip: int) -> Layout:
-    """Sort names into splits; ``skip`` leading folders count for nothing."""
-    parts = {name: name.split("/")[skip:] for name in names}
-    if any(part[0] in _ALIASES and len(part) > 1 for part in parts.values()):
-        layout: Layout = {}
-        for name, part in parts.items():
-            if part[0] in _ALIASES and len(part) > 1:
-                layout.setdefault(_ALIASES[part[0]], []).append((name, part[1] if len(part) > 2 else ""))
-        return _uniform(store, {**layout, "all": [p for pictures in layout.values() for p in pictures]})
-    pictures = [(name, part[0] if len(part) > 1 else "") for name, part in parts.items()]
-    if not any(label for _, label in pictures):
-        return {split: pictures for split in (*SPLITS, "all")}
-    train: list[tuple[str, str]] = []
-    val: list[tuple[str, str]] = []
-    for _, group in itertools.groupby(pictures, key=lambda picture: picture[1]):
-        for number, picture in enumerate(group):
-            (val if number % HOLD_OUT == HOLD_OUT - 1 else train).append(picture)
-    return _uniform(store, {"train": train, "val": val, "all": pictures})
+def _folder_with_all(names: list[str]) -> int:
+    """Return 1 if one folder holds all: an archive often has it."""
+    tops = {name.split("/", 1)[0] for name in names}
+    if len(tops) != 1 or any("/" not in name for name in names) or layout.split_name(*tops):
+        return 0
+    return int(all(name.count("/") > 1 for name in names))
 
 
-def _uniform(store: Store, layout: Layout) -> Layout:
-    """Refuse a mixture of pictures with a class and without."""
-    bare = next((name for name, label in layout["all"] if not label), None)
-    if bare is not None and any(label for _, label in layout["all"]):
+def _check(store: Store, items: list[Item], classes: set[str], unlabelled: bool) -> None:
+    parts = sorted(label for label in classes if _PARTS.fullmatch(label))
+    if parts:
+        raise DataError(
+            f"{store.path} has no class folders: {', '.join(parts[:4])} are parts of another layout. Expected "
+            f"{EXPECTED}.{hint(store.path, 'folder')}"
+        )
+    bare = next((name for name, label in items if not label), None)
+    if bare is not None and classes != {""}:
         raise DataError(f"{store.path} has class folders, but {bare} lies in none of them; move it into one")
-    return layout
+    if classes == {""} and not unlabelled and store.path.is_dir():
+        other = hint(store.path, "folder")
+        if other:
+            raise DataError(
+                f"{store.path} has images, but no class folders.{other} To take the images without labels, set "
+                "unlabelled=true"
+            )
+
+
+def _may_be_classes(root: Path) -> bool:
+    """Whether a folder has images or folders, and none that is part of another layout; looks at names only."""
+    there = layout.listing(root, limit=10_000)
+    inner = [root / name for name in there.folders[:64] if layout.split_name(name)]
+    names = [*there.folders, *(name for folder in inner for name in layout.listing(folder, limit=64).folders)]
+    return bool(there.folders or there.files) and not any(map(_PARTS.fullmatch, names))
+
+
+def _is_flat(root: Path) -> bool:
+    """Whether there is nothing in a folder but images, perhaps by split, and texts for people."""
+    there = layout.listing(root)
+    notes = (".md", ".rst", ".pdf", "sums", "license", "readme.txt", ".tar", ".zip")
+    other = [name for name in there.files if not layout.is_image(name) and not name.lower().endswith(notes)]
+    return not other and all(layout.split_name(name) and _is_flat(root / name) for name in there.folders)

@@ -9,13 +9,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from splitreg import imaging
 from splitreg.errors import DataError, ImageError, suggest
 from splitreg.tasks import IGNORE, MaskTarget
 from splitreg_datasets.files import map_indexes, read_indexes, read_json
-from splitreg_datasets.instances import Record, inside, read_categories
+from splitreg_datasets.instances import Record, read_categories
+from splitreg_datasets.layout import inside
+from splitreg_datasets.objects import Shape
 
 KINDS = ("auto", "png", "panoptic", "none")
 
@@ -29,9 +32,10 @@ class Semantic(Protocol):
 
 
 def of_split(folder: Path, prefix: str, split: str, suffix: str) -> Path | None:
-    """Return ``<prefix><split><suffix>`` or ``<prefix><split>2017<suffix>``, whichever is there."""
-    candidates = (folder / f"{prefix}{split}{year}{suffix}" for year in ("", "2017"))
-    return next((path for path in candidates if path.exists()), None)
+    """Return ``<prefix><split><suffix>``, or the same with or without the year, whichever is there."""
+    bare = split.rstrip("0123456789")
+    words = dict.fromkeys([split, bare, f"{bare}2017"])
+    return next((path for word in words if (path := folder / f"{prefix}{word}{suffix}").exists()), None)
 
 
 def smallest(folder: Path, pattern: str) -> Path | None:
@@ -120,18 +124,41 @@ class Panoptic:
             return None
         name, segments = self.segments[identity]
         path = self.folder / name
-        try:
-            rgb = imaging.read(path).astype(np.int64)
-        except ImageError as cause:
-            raise DataError(f"cannot read the segments of {record.file_name}: {cause}") from cause
-        if rgb.shape[:2] != record.size:
-            raise DataError(f"{path} is {rgb.shape[1]}x{rgb.shape[0]}, its picture {record.size[1]}x{record.size[0]}")
-        ids, inverse = np.unique(rgb @ np.array([1, 256, 65536]), return_inverse=True)
+        ids, inverse = np.unique(self._ids(path, record), return_inverse=True)
         unknown = [int(i) for i in ids if i and int(i) not in segments]
         if unknown:
             raise DataError(f"{path} holds the segment {unknown[0]}, which {self.path} does not list")
         table = np.array([self.classes[segments[int(i)]] if i else IGNORE for i in ids], np.int64)
         return MaskTarget(mask=tv_tensors.Mask(torch.from_numpy(table[inverse].reshape(record.size))))
+
+    def shapes(self, identity: Any, record: Record, classes: Mapping[int, int], *, masks: bool) -> list[Shape]:
+        """Return the segments of an image that are things, as objects.
+
+        Raises:
+            DataError: the segments cannot be read.
+        """
+        ids = (
+            self._ids(self.folder / self.segments[identity][0], record) if masks and identity in self.segments else None
+        )
+        return [
+            Shape(
+                label=classes[segment["category_id"]],
+                box=(x, y, x + width, y + height),
+                crowd=bool(segment.get("iscrowd", 0)),
+                mask=None if ids is None else ids == segment["id"],
+            )
+            for segment in record.objects
+            for x, y, width, height in [segment["bbox"]]
+        ]
+
+    def _ids(self, path: Path, record: Record) -> NDArray[np.int64]:
+        try:
+            rgb = imaging.read(path).astype(np.int64)
+        except ImageError as cause:
+            raise DataError(f"cannot read the segments of {record.file_name}: {cause}") from cause
+        if rgb.shape[:2] != record.size:
+            raise DataError(f"{path} is {rgb.shape[1]}x{rgb.shape[0]}, its image {record.size[1]}x{record.size[0]}")
+        return rgb @ np.array([1, 256, 65536])
 
 
 def read_panoptic(path: Path, classes: Mapping[int, int]) -> Panoptic:
@@ -148,10 +175,10 @@ def read_panoptic(path: Path, classes: Mapping[int, int]) -> Panoptic:
         try:
             listed = {int(s["id"]): int(s["category_id"]) for s in annotation["segments_info"]}
             identity, name = annotation["image_id"], annotation["file_name"]
-        except (KeyError, TypeError, ValueError) as cause:
+        except (KeyError, TypeError, ValueError, OverflowError) as cause:
             raise DataError(f"{path}: annotation number {number} is malformed: {cause!r}") from cause
-        if not isinstance(name, str) or not inside(name):
-            raise DataError(f"{path}: annotation number {number} has the file name {name!r}")
+        if not isinstance(name, str) or not inside(name) or not isinstance(identity, int | str):
+            raise DataError(f"{path}: annotation number {number} has the file name {name!r} and the image {identity!r}")
         foreign = [category for category in listed.values() if category not in classes]
         if foreign:
             raise DataError(f"{path}: annotation {name} has the category {foreign[0]}, which is not listed")

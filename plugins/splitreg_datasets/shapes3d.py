@@ -16,7 +16,8 @@ from splitreg.errors import DataError, MissingExtra
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import ClassTarget, Sample
-from splitreg_datasets.files import as_image, find_root, no_split, not_a
+from splitreg_datasets.files import as_image, find_root, no_split
+from splitreg_datasets.layout import not_this
 
 FILE = "3dshapes.h5"
 #: Factor -> smallest and largest value in the file.
@@ -76,6 +77,14 @@ class Shapes3D(Dataset):
         _file(root)
         return FACTOR_TARGETS
 
+    @classmethod
+    def recognise(cls, root: str) -> str | None:
+        """Return a line if the file of 3D Shapes is there, else None."""
+        file = Path(root) / FILE if Path(root).is_dir() else Path(root)
+        if file.name != FILE or not file.is_file():
+            return None
+        return f"shapes3d: {len(FACTORS)} factors, {file}"
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -104,7 +113,7 @@ def _file(root: str | None) -> Path:
     place = find_root(root, "shapes3d")
     path = place if place.is_file() else place / FILE
     if not path.is_file() or path.suffix not in (".h5", ".hdf5"):
-        raise not_a("shapes3d", place, FILE)
+        raise not_this("shapes3d", place, FILE)
     return path
 
 

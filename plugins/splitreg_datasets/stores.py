@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from splitreg.errors import DataError
-from splitreg_datasets.files import PICTURES
-from splitreg_datasets.instances import inside
+from splitreg.files import is_image
+from splitreg_datasets.layout import images_in, inside, visible
 
 #: A picture's file may not be larger, nor unpack to more.
 MAX_BYTES = 512_000_000
@@ -61,12 +61,7 @@ class FolderStore:
 
     def names(self) -> list[str]:
         """Return the names of all pictures, sorted."""
-        found = []
-        for folder, inner, files in os.walk(self.path):
-            relative = Path(folder).relative_to(self.path)
-            inner[:] = [name for name in inner if not name.startswith(".") and len(relative.parts) < 3]
-            found += [(relative / name).as_posix() for name in files if _is_picture(name)]
-        return sorted(found)
+        return sorted(images_in(self.path, depth=3))
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one."""
@@ -165,9 +160,8 @@ class ZipStore:
 
 
 def _is_picture(name: str) -> bool:
-    """Whether a name ends like a picture's and is not hidden (``._x.jpg`` is no picture but a Mac's notes)."""
-    last = name.rsplit("/", 1)[-1]
-    return last.lower().endswith(PICTURES) and not last.startswith(".")
+    """Whether a name is an image's, and neither it nor a folder on the way is hidden."""
+    return is_image(name) and all(visible(part) or part in (".", "..") for part in name.split("/"))
 
 
 def _clean(name: str) -> str:

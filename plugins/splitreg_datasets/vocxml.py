@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitreg.errors import DataError
+from splitreg_datasets.layout import decode_text
 
-#: An annotation of one picture is a few kilobytes.
+#: An annotation of one image is a few kilobytes.
 MAX_BYTES = 10_000_000
+#: Tools that count pixels from 0, by the owner that they write.
+_FROM_ZERO = ("Label Studio",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,8 @@ def read_annotation(path: Path) -> Annotation:
             raise DataError(f"{what} has no name")
         corners = [_number(element.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
         if any(c is None for c in corners):
-            raise DataError(f"{what} ({name}) has no bndbox of xmin, ymin, xmax and ymax")
+            rotated = "; robndbox is a rotated box" if element.find("robndbox") is not None else ""
+            raise DataError(f"{what} ({name}) has no bndbox of xmin, ymin, xmax and ymax{rotated}")
         x0, y0, x1, y1 = (c for c in corners if c is not None)
         difficult = (element.findtext("difficult") or "0").strip() == "1"
         objects.append(Thing(name=name, box=(x0, y0, x1, y1), difficult=difficult))
@@ -54,21 +58,56 @@ def read_annotation(path: Path) -> Annotation:
     return Annotation(size=size, objects=tuple(objects))
 
 
-def names_in(path: Path) -> set[str]:
-    """Return the class names of a file's objects (not those of their parts)."""
-    return {(e.findtext("name") or "").strip() for e in _parse(path).findall("object")} - {""}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What is in a file: names of the objects' classes (not of their parts), and their number.
+
+    ``from_zero``: a coordinate is 0, or the file is of a tool that counts pixels from 0.
+    """
+
+    names: frozenset[str]
+    objects: int
+    from_zero: bool
+
+
+def summary(path: Path) -> Summary:
+    """Read what a file holds, without checking its boxes.
+
+    Raises:
+        DataError: not XML.
+    """
+    root = _parse(path)
+    objects = root.findall("object")
+    names = {(element.findtext("name") or "").strip() for element in objects} - {""}
+    firsts = [_number(e.findtext(f"bndbox/{key}")) for e in objects for key in ("xmin", "ymin")]
+    zero = any(value is not None and value < 1 for value in firsts)
+    tool = (root.findtext("owner/name") or "").strip() in _FROM_ZERO
+    return Summary(names=frozenset(names), objects=len(objects), from_zero=zero or tool)
+
+
+def is_annotation(path: Path) -> bool:
+    """Whether a file looks like an annotation of boxes, by its first kilobytes."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16_000)
+    except OSError:
+        return False
+    return b"<annotation" in head and (b"<bndbox" in head or b"<object" not in head)
 
 
 def _parse(path: Path) -> ElementTree.Element:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise DataError(f"{path} has {size} bytes; an annotation of one picture has at most {MAX_BYTES}")
+            raise DataError(f"{path} has {size} bytes; an annotation of one image has at most {MAX_BYTES}")
         data = path.read_bytes()
-        if b"<!ENTITY" in data:
+        if any("<!ENTITY".encode(encoding) in data for encoding in ("ascii", "utf-16-le", "utf-16-be")):
             raise DataError(f"{path} defines entities, which annotations do not need; remove them")
-        return ElementTree.fromstring(data)
-    except (OSError, ElementTree.ParseError, ValueError) as cause:
+        try:
+            return ElementTree.fromstring(data)
+        except ElementTree.ParseError:  # Latin-1 or UTF-8 that its declaration does not tell
+            return ElementTree.fromstring(decode_text(data, path))
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as cause:
         raise DataError(f"{path} is not an XML annotation: {cause}") from cause
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from splitreg.assembly.states import edge_state, server_state, wire_id
 from splitreg.assembly.weights import write_tensors
 from splitreg.bundle import BundleConfig, GraphEntry, PreprocessEntry, check_free, new_folder, write_config
 from splitreg.bundle.tables import PREFIX
+from splitreg.files import dump_json
 from splitreg.recipe import Recipe
 
 
@@ -76,7 +76,7 @@ def save(
         for name, branch in model.branches.items():
             write_tensors(folder / "heads" / f"{name}.safetensors", branch.state_dict())
         testvectors.write(folder / "testvectors", model)
-        (folder / "metrics.json").write_text(json.dumps(metrics or {}, indent=1) + "\n", encoding="utf-8")
+        (folder / "metrics.json").write_text(dump_json(metrics or {}, indent=1) + "\n", encoding="utf-8")
         for name, data in {**exported.files, **(images or {})}.items():
             (folder / name).write_bytes(data)
         text = card(model, path.name, metrics or {}, tuple(images or ()))

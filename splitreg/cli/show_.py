@@ -5,21 +5,27 @@ from __future__ import annotations
 import click
 
 from splitreg.cli.tables import print_json, table
+from splitreg.errors import DataError
 from splitreg.registry import discover
 
 
 @click.command("show")
 @click.argument("key", metavar="KIND:NAME")
+@click.option("--root", type=click.Path(exists=True), help="Say what a dataset finds in this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(key: str, as_json: bool) -> None:
-    """Describe a plugin and its options.
+def command(key: str, root: str | None, as_json: bool) -> None:
+    """Describe a plugin and its options, or what a dataset finds in a folder.
 
     \b
     splitreg show head:det
-    splitreg show backbone:resnet50
+    splitreg show dataset:yolo --root my-images
     """
-    if not key.partition(":")[2]:
+    kind, _, name = key.partition(":")
+    if not name:
         raise click.UsageError(f"expected KIND:NAME, such as head:det; got {key!r}")
+    if root is not None:
+        _show_folder(kind, name, root, as_json)
+        return
     plugin = discover().describe(key)
     if as_json:
         print_json(plugin)
@@ -31,3 +37,17 @@ def command(key: str, as_json: bool) -> None:
     if plugin["options"]:
         click.echo("\n" + table(("option", "default"), list(plugin["options"].items())))
     click.echo("\n" + plugin["doc"])
+
+
+def _show_folder(kind: str, name: str, root: str, as_json: bool) -> None:
+    from splitreg.data.recognition import describe_folder, hint
+
+    if kind != "dataset":
+        raise click.UsageError(f"--root is the folder of a dataset, {kind}:{name} is not one")
+    line = describe_folder(name, root)
+    if line is None:
+        raise DataError(f"{root} does not have the layout of the dataset {name!r}.{hint(root, name)}")
+    if as_json:
+        print_json({"key": f"dataset:{name}", "root": root, "content": line})
+    else:
+        click.echo(line)

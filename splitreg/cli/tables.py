@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
+
+from splitreg.files import dump_json
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -26,7 +27,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def print_json(value: Any) -> None:
     """Write JSON to stdout."""
-    click.echo(json.dumps(value, indent=1))
+    click.echo(dump_json(value, indent=1))
 
 
 def count(value: float) -> str:

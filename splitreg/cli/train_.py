@@ -46,11 +46,12 @@ def command(
     splitreg train model_zoo/recipes/scenes-depth.toml --add-head depth --from my-bundle -o bigger-bundle
     """
     from splitreg.errors import RecipeError
+    from splitreg.overrides import text_override
     from splitreg.recipe import Recipe
     from splitreg.training import TrainOptions
 
     if root is not None:
-        overrides = (*overrides, f"data.root={root}")
+        overrides = (*overrides, text_override("data.root", root))
     if added is not None and source is None:
         raise click.UsageError("--add-head needs --from BUNDLE")
     loaded = Recipe.read(recipe, overrides)

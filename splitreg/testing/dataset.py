@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -73,6 +74,16 @@ class DatasetSuite(Suite):
             expect(isinstance(spec, TargetSpec), f"target {name!r} must be a TargetSpec")
             expect(spec.labels or spec.task not in LABELLED, f"target {name!r} has no labels")
             expect(len(set(spec.labels)) == len(spec.labels), f"target {name!r} has duplicate labels")
+
+    def test_recognise(self) -> None:
+        """``recognise`` returns None or one line, and None for an empty folder; it is optional."""
+        kind = self.load()
+        with tempfile.TemporaryDirectory() as empty:
+            expect(kind.recognise(empty) is None, "recognise must return None for an empty folder")
+        root = self._arguments()[0]
+        line = None if root is None else kind.recognise(root)
+        fine = line is None or (isinstance(line, str) and line.strip() and "\n" not in line)
+        expect(fine, f"recognise must return None or one line, got {line!r}")
 
     def test_length_and_indexes(self) -> None:
         """It has samples, and an index past the end raises ``IndexError``."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from splitreg.data.loading import Batch, Loader, LoaderOptions, Mixture, Source
 from splitreg.data.transforms import Augment
-from splitreg.errors import RecipeError, TrainingError
+from splitreg.errors import DataError, RecipeError, TrainingError
 from splitreg.imaging import Preprocess
 from splitreg.parsing import check_options, keyword_options
-from splitreg.recipe import Recipe
+from splitreg.recipe import DataPart, Recipe
 from splitreg.registry import Registry, discover
 from splitreg.training import devices
+
+#: Fraction of the training images that is held out where a dataset has no validation split.
+HOLD_OUT = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +37,42 @@ def open_datasets(recipe: Recipe, registry: Registry | None = None) -> Datasets:
     """
     if not recipe.data:
         raise TrainingError('the recipe has no dataset to train on; add for instance data = ["scenes"]')
+    recipe = hold_out_validation(recipe, registry)
     return Datasets(train=open_split(recipe, "train", registry), val=open_split(recipe, "val", registry))
+
+
+def hold_out_validation(recipe: Recipe, registry: Registry | None = None) -> Recipe:
+    """Set ``hold_out`` for datasets that have ``train`` but no ``val``, with a warning.
+
+    Only where the recipe says nothing else: it names neither another split to validate on nor ``hold_out``, and the
+    dataset has that option.
+    """
+    registry = registry or discover()
+    parts = []
+    for part in recipe.data:
+        if part.val == "val" and "hold_out" not in part.options and _has_hold_out(part, registry):
+            held = replace(part, options={**part.options, "hold_out": HOLD_OUT})
+            if not _opens(part, registry) and _opens(held, registry):
+                warnings.warn(
+                    f"dataset {part.name!r} has no split 'val': {HOLD_OUT:.0%} of its images for training are held out "
+                    f"for validation (hold_out = {HOLD_OUT})",
+                    stacklevel=3,
+                )
+                part = held
+        parts.append(part)
+    return replace(recipe, data=tuple(parts))
+
+
+def _has_hold_out(part: DataPart, registry: Registry) -> bool:
+    return "hold_out" in registry.component("dataset", part.name).parameters
+
+
+def _opens(part: DataPart, registry: Registry) -> bool:
+    try:
+        registry.create("dataset", part.name, part.root, part.val, options=part.options)
+    except DataError:
+        return False
+    return True
 
 
 def open_split(recipe: Recipe, split: str, registry: Registry | None = None) -> Source:

@@ -136,11 +136,28 @@ def test_another_api_says_which_side_to_upgrade(install, api, upgrade):
         discover().spec("codec", "old")
 
 
-def test_an_unreadable_entry_points_file_is_named(install):
-    place = install("good-plugin", codec("good"), codec={"good": "SPEC"})
-    (place / "good_plugin-1.0.dist-info" / "entry_points.txt").write_text("no section = here\n")
-    with pytest.raises(RegistryError, match="good_plugin-1.0.dist-info"):
-        discover()
+@pytest.mark.parametrize(
+    "damage",
+    [b"no section = here\n", b"[console_scripts]\nrun = a:b\nrun = a:c\n", b"[x\n", b"\xff\xfe\x00", b"[a]\nb\n"],
+)
+def test_a_damaged_entry_points_file_is_named_and_hides_no_other(install, damage):
+    place = install("bad-plugin", codec("bad"), codec={"bad": "SPEC"})
+    install("good-plugin", codec("good"), codec={"good": "SPEC"})
+    (place / "bad_plugin-1.0.dist-info" / "entry_points.txt").write_bytes(damage)
+    with pytest.warns(UserWarning, match=f"bad_plugin-1.0.dist-info|{place}"):
+        registry = discover()
+    assert "good" in registry["codec"] and "rans" in registry["codec"] and "bad" not in registry["codec"]
+
+
+def test_a_plugin_with_a_doubled_entry_is_found_all_the_same(install):
+    place = install("odd-plugin", codec("odd"), codec={"odd": "SPEC"})
+    with (place / "odd_plugin-1.0.dist-info" / "entry_points.txt").open("a") as file:
+        file.write("[console_scripts]\nrun = a:b\nrun = a:c\n")
+    (place / "odd_plugin-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: odd-plugin\nVersion: 1.0\n"
+    )
+    with pytest.warns(UserWarning, match="run"):
+        assert discover().spec("codec", "odd").name == "odd"
 
 
 def test_unknown_names_get_near_names(install):

@@ -112,7 +112,7 @@ def test_folders_that_hold_none(tmp_path):
 
 def test_a_broken_picture_is_named(tmp_path):
     path = write("zip", tmp_path, {"ant/1.png": png()[:40]})
-    with pytest.raises(DataError, match=r"archive\.zip: cannot read the picture ant/1\.png"):
+    with pytest.raises(DataError, match=r"archive\.zip.*ant/1\.png"):
         Folder(str(path))[0]
 
 

@@ -59,7 +59,7 @@ def test_voc_real_copies_have_twenty_classes(voc):
     assert Voc.describe(str(voc))["segmentation"].labels == ("background", *VOC20)
     with pytest.raises(DataError, match=r"one\.png holds the class id 3.*mask_classes="):
         Voc(str(voc), "train", classes="dog,cat,zebra", mask_classes="a,b")[0]
-    with pytest.raises(DataError, match="twice"):
+    with pytest.raises(DataError, match="'a'"):
         Voc.describe(str(voc), classes="a,a")
 
 
@@ -103,14 +103,14 @@ def test_voc_broken_annotations_are_named(voc, text, complaint):
 
 def test_voc_lists_that_lead_elsewhere(voc):
     (voc / "ImageSets/Main/val.txt").write_text("../../secret\n")
-    with pytest.raises(DataError, match="without folders"):
+    with pytest.raises(DataError, match=r"val\.txt.*secret"):
         Voc(str(voc), "val")
     (voc / "ImageSets/Main/val.txt").write_text("three\n")
-    with pytest.raises(DataError, match=r"no picture three\.jpg"):
+    with pytest.raises(DataError, match=r"val\.txt.*three"):
         Voc(str(voc), "val")[0]
-    with pytest.raises(DataError, match="no split 'tset'.*There are: train, val"):
+    with pytest.raises(DataError, match="'tset'.*train, val"):
         Voc(str(voc), "tset")
-    with pytest.raises(DataError, match="is not a camvid dataset.*looks like voc: try --data voc"):
+    with pytest.raises(DataError, match="camvid.*--data voc"):
         CamVid.describe(str(voc))
 
 

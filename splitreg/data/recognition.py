@@ -1,0 +1,85 @@
+"""Which installed datasets can read a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+from splitreg.errors import DataError, SplitregError
+from splitreg.registry import Registry, discover
+
+#: A dataset that raises an error with a hint while it is asked must not ask all others again.
+_ASKING: ContextVar[bool] = ContextVar("_ASKING", default=False)
+
+
+def recognise(root: str | os.PathLike[str], registry: Registry | None = None) -> list[tuple[str, str]]:
+    """Ask every installed dataset whether a folder is of its layout.
+
+    Args:
+        root: a folder or file.
+        registry: where to look for datasets; what is installed by default.
+
+    Returns:
+        Name and one line for each dataset that can read the folder, by name. A folder that a
+        dataset recognises but finds damaged has the damage as its line.
+    """
+    if _ASKING.get():
+        return []
+    lines: list[tuple[str, str]] = []
+    with _asking():
+        registry = registry or discover()
+        for name in registry["dataset"]:
+            try:
+                line = registry.component("dataset", name).cls.recognise(os.fspath(root))
+            except DataError as error:
+                line = f"{name}, but damaged: {error}"
+            except Exception:
+                continue  # a broken plugin must not stop the others; `splitreg list` shows it
+            if line:
+                lines.append((name, line))
+    return lines
+
+
+def describe_folder(name: str, root: str | os.PathLike[str], registry: Registry | None = None) -> str | None:
+    """Return the line of one dataset about a folder, None if it is not of that layout or has none.
+
+    Raises:
+        SplitregError: no such dataset, or the folder is damaged.
+    """
+    registry = registry or discover()
+    with _asking():
+        try:
+            line: str | None = registry.component("dataset", name).cls.recognise(os.fspath(root))
+        except SplitregError:
+            raise
+        except Exception as cause:  # a plugin may raise anything
+            raise DataError(f"dataset {name!r} cannot look at {root}: {type(cause).__name__}: {cause}") from cause
+    return line
+
+
+def hint(root: str | os.PathLike[str], name: str = "", registry: Registry | None = None) -> str:
+    """Return the end of an error message that names the datasets which recognise a folder.
+
+    Args:
+        root: a folder or file.
+        name: the dataset that was asked for; it is not suggested.
+        registry: where to look for datasets; what is installed by default.
+
+    Returns:
+        ``" It looks like yolo: use --data yolo."``, or an empty string.
+    """
+    names = [other for other, _ in recognise(root, registry) if other != name]
+    if not names:
+        return ""
+    return f" It looks like {' or '.join(names)}: use {' or '.join(f'--data {other}' for other in names)}."
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    token = _ASKING.set(True)
+    try:
+        yield
+    finally:
+        _ASKING.reset(token)
