@@ -37,6 +37,7 @@
         ├── InvalidTables            tables that are not a code
         ├── OverBudget               a picture that no packet of so few bytes can carry
         ├── CorruptPacket            bytes that are not a whole, undamaged packet
+        │   └── KeyFrameNeeded           a stream's frame that continues what did not arrive
         └── ForeignPacket            a packet that another model wrote
 
 A message says what was asked, what is there and what to do next, in one line (``PlanError`` has a line a mismatch).
@@ -210,6 +211,10 @@ class OverBudget(CodingError):
 
 class CorruptPacket(CodingError):
     """Bytes that are not a whole, undamaged packet."""
+
+
+class KeyFrameNeeded(CorruptPacket):
+    """A stream's frame continues frames that did not arrive here; the next one must be a key frame."""
 
 
 class ForeignPacket(CodingError):
