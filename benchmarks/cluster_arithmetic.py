@@ -58,7 +58,7 @@ def measure_parts(folder, image, batch, rounds, device):
             (row,) = head.answer([(embedded[name], asks)])
             seconds[name].append(clock() - begun)
     row = {name: head.answer([(every, asks)])[0][0].blobs for name, head in heads.items()}
-    stored = {name: sum(array.nbytes for b in found.blocks for _, array in b.features.values())
+    stored = {name: sum(array.nbytes for b in found.batches for _, array in b.features.values())
               for name, found in {"all": every, **embedded}.items()}  # fmt: skip
     return {
         "packet_bytes": len(packet), "answer_json_bytes": len(AnswerFormat().join_heads(row)),

@@ -40,7 +40,7 @@ from PIL import Image
 
 import splitreg
 from splitreg import imaging
-from splitreg.edge import Client, EdgeEncoder
+from splitreg.edge import Client, ClientOptions, EdgeEncoder
 from splitreg.edge.transport import Transport
 from splitreg.link_emulator import PRESETS, Link
 from splitreg.wire import pack, unpack
@@ -298,8 +298,8 @@ def main():
         for name in options.links.split(","):
             with Link(serving.address, PRESETS[name], seed=options.seed) as to_packets, \
                     Link(pictured.address, PRESETS[name], seed=options.seed) as to_pictures, \
-                    Client(to_packets.url, encoder, heads=network.heads, min_score=options.min_score,
-                           deadline_s=300) as client:  # fmt: skip
+                    Client(to_packets.url, encoder, heads=network.heads,
+                           options=ClientOptions(min_score=options.min_score, deadline_s=300)) as client:  # fmt: skip
                 ways = {"packets": by_packet(client, options.rate)}
                 for kind, quality in (("WEBP", options.webp), ("JPEG", options.jpeg)):
                     if quality:

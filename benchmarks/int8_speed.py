@@ -19,7 +19,7 @@ import splitreg
 from splitreg import imaging
 from splitreg.edge import load_network
 from splitreg.evaluation.report import hardware, versions
-from splitreg.publishing.int8 import pictures_in, quantised
+from splitreg.publishing.int8 import images_in, quantise_graph
 from splitreg.publishing.onnx_export import export_edge
 
 
@@ -44,11 +44,11 @@ def main() -> None:
         for name, weight in model.bottleneck.encoder.named_parameters():
             if name.endswith("gamma"):
                 weight += 0.1 * torch.rand_like(weight)
-    files = pictures_in(given.root)[: given.pictures]
+    files = images_in(given.root)[: given.pictures]
     images = [imaging.prepare(imaging.read(file), model.edge.coding.preprocess)[0] for file in files]
     half = len(images) // 2
     graph = export_edge(model.edge).data
-    graphs = {"float32": graph, "int8": quantised(graph, images[:half])}
+    graphs = {"float32": graph, "int8": quantise_graph(graph, images[:half])}
     networks = {name: load_network("onnxruntime", data, name=name, size=size) for name, data in graphs.items()}
 
     def eager(image: np.ndarray) -> np.ndarray:

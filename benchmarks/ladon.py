@@ -37,15 +37,14 @@ def make(folder, height, width, *pictures):
 
     import splitreg
     from splitreg import imaging
-    from splitreg.assembly import save
-    from splitreg.assembly.testvectors import image as picture
-    from splitreg.publishing import Int8Edge
-    from splitreg.publishing.int8 import quantised
+    from splitreg.assembly import save, testvectors
+    from splitreg.publishing import Int8Edge, export
+    from splitreg.publishing.int8 import quantise_graph
     from splitreg.publishing.onnx_export import export_edge
 
     folder = Path(folder)
     if not pictures:  # edges, gradients and texture, as large as Kodak's
-        Image.fromarray(picture(512, 768)).save(folder / "drawn.png")
+        Image.fromarray(testvectors.image(512, 768)).save(folder / "drawn.png")
     model = splitreg.build(
         backbone="resnet50", cut="layer1", bottleneck={"name": "fp", "encoder": "gdn", "from": "image"}, codec="rans",
         heads=[{"name": "cls", "labels": 10}], input={"size": [int(height), int(width)], "mode": "resize"},
@@ -55,9 +54,9 @@ def make(folder, height, width, *pictures):
     fit(model, inputs)
     model.freeze_tables()
     int8 = Int8Edge(
-        data=quantised(export_edge(model.edge).data, inputs), model_id=model.edge.coding.model_id, figures={}
+        data=quantise_graph(export_edge(model.edge).data, inputs), model_id=model.edge.coding.model_id, figures={}
     )
-    save(model, folder / "bundle", onnx=True, int8=int8)
+    save(model, folder / "bundle", exported=export(model, int8))
     arrays = {f"prior.{name}": value for name, value in model.bottleneck.prior.state_dict().items() if name[0] != "_"}
     for index, module in enumerate(module for module in model.bottleneck.encoder if [*module.parameters()]):
         if hasattr(module, "gamma"):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does the rANS kernel write the same bytes on other CPUs? Compiles it for 64- and 32-bit ARM, IBM Z (big-endian) and
-# 32-bit x86, runs it under qemu over the golden corpus, and decodes damaged payloads there. On Debian:
+# Checks that the rANS kernel writes the same bytes on other CPUs: compiles it for 64- and 32-bit ARM, IBM Z (big-endian) and
+# 32-bit x86, runs it under qemu over the golden corpus, and decodes damaged payloads. On Debian:
 #
 #   apt-get install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross \
 #     gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-i686-linux-gnu libc6-dev-i386-cross
@@ -25,7 +25,7 @@ for tool in {aarch64-linux-gnu,s390x-linux-gnu,arm-linux-gnueabihf,i686-linux-gn
   command -v "$tool" >/dev/null || missing+=("$tool")
 done
 if [ ${#missing[@]} -gt 0 ]; then
-  echo "cross_check: not here: ${missing[*]}; the head of this script says what to install" >&2
+  echo "cross_check: missing ${missing[*]}; see the top of this script for the packages to install" >&2
   exit 77
 fi
 "${PYTHON:-python}" scripts/dump_kernel_corpus.py "$work/corpus"

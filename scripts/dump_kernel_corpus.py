@@ -1,8 +1,8 @@
 """Dump the golden corpus of codec rans for ``kernel_driver.c``: ``python scripts/dump_kernel_corpus.py OUT``.
 
-All numbers are 32 bits, little-endian, floats as their bits. The file: the number of cases; for each the fields of
-``sr_tables`` and ``sr_plane``, every array after its length (0: absent), what to encode (symbols, and the latent where
-the case has one), what decodes, and the payload's length and bytes, filled up to a multiple of 4.
+All numbers have 32 bits, little-endian; floats are stored as their bits. The file has the number of cases and, for each,
+the fields of ``sr_tables`` and ``sr_plane``, every array after its length (0: NULL), the input (symbols, and the latent if
+the case has one), the decoded values, and the payload's length and bytes, padded to a multiple of 4.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from splitreg.coding.rans_tables import derive  # noqa: E402
 
 
 class Recorder(Codec):
-    """Codes as rans does and writes down each call of the kernel."""
+    """Encodes with codec rans and records each call of the kernel."""
 
     def __init__(self, adapt: bool) -> None:
         self.adapt, self.codec, self.dumped = adapt, RansCodec(adapt=adapt), b""
@@ -61,7 +61,7 @@ class Recorder(Codec):
 
 
 def dump(case: Case) -> tuple[int, bytes]:
-    """Return the number of calls of the kernel that a case makes, and their dump."""
+    """Return the number of calls of the kernel in a case, and their dump."""
     calls, dumped = 0, b""
     for name in ("rans", "rans-static"):
         recorder = Recorder(name == "rans")

@@ -1,15 +1,15 @@
 """Fuzz packets and codecs: ``python scripts/fuzz_packets.py [--packets N] [--codec NAME] > fuzz.json``.
 
-N mutated packets of the golden corpus' models and N random ones go through ``Packet.parse`` and the codec. Each must give
-``CorruptPacket`` or a latent, within ``--seconds`` and a bounded memory. Counted as failures are
+N mutated packets of the golden corpus' models and N random ones are passed to ``Packet.parse`` and the codec. Each must
+raise ``CorruptPacket`` or give a latent, within ``--seconds`` and bounded memory. Failures are
 
 - crashes: another exception, or the death of the process;
 - hangs: a packet that takes longer;
-- wrong answers: a mutated packet, its checksum as it was, that decodes to another latent than the original's;
-- of codec rans, whose payloads have one spelling: a payload that decodes, and whose symbols encode to another.
+- wrong answers: a mutated packet with its original checksum that decodes to another latent;
+- of codec rans, whose payloads have exactly one encoding: a payload that decodes, but is encoded differently.
 
-Prints JSON; exit status 1 where there is a failure. Mutated packets whose checksum was made to fit again may decode to
-something: no code can know better, they are counted.
+Prints JSON; exit status 1 if there is a failure. Mutated packets whose checksum was recomputed may decode to something,
+which no code can detect; they are counted.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ from golden.corpus import Case, make_codec, names, read  # noqa: E402
 from splitreg.coding import Codec, Packet, RansCodec, SymbolModel, decode_streams  # noqa: E402
 from splitreg.errors import CorruptPacket  # noqa: E402
 
-#: What a worker may take beyond what it has when it begins.
-MOST_MEMORY = 2**30
-LARGEST_RANDOM = 400
+#: Bytes that a worker may allocate after its start.
+MAX_MEMORY = 2**30
+MAX_RANDOM_BYTES = 400
 
 
-class Spy(Codec):
-    """Decodes as another codec, and keeps what it decoded."""
+class RecordingCodec(Codec):
+    """Decodes with another codec and records the results."""
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
-        self.seen: list[tuple[bytes, np.ndarray, SymbolModel]] = []
+        self.decoded: list[tuple[bytes, np.ndarray, SymbolModel]] = []
 
     def encode(self, symbols: np.ndarray, model: SymbolModel) -> bytes:
         return self.codec.encode(symbols, model)
 
     def decode(self, payload: bytes, shape: tuple[int, int, int], model: SymbolModel) -> np.ndarray:
         symbols = self.codec.decode(payload, shape, model)
-        self.seen.append((payload, symbols, model))
+        self.decoded.append((payload, symbols, model))
         return symbols
 
 
 @dataclass
 class Tally:
-    """What one worker found."""
+    """Results of one worker."""
 
     counts: collections.Counter = field(default_factory=collections.Counter)
     failures: list[dict[str, str]] = field(default_factory=list)
@@ -83,9 +83,9 @@ class Fuzzer:
     def __init__(self, codec: str, seed: int, worker: int) -> None:
         self.rng = random.Random(f"{seed} {worker}")
         self.name, self.codec = codec, make_codec(codec)
-        self.spellers = {adapt: RansCodec(adapt=adapt) for adapt in (False, True)}
+        self.rans = {adapt: RansCodec(adapt=adapt) for adapt in (False, True)}
         self.cases = [case for case in map(read, names()) if codec in case.streams]
-        # Small cases more often: they are quicker, and their headers are more of the packet.
+        # Small cases are more frequent: they are faster, and headers are a larger part of them.
         self.weights = [1 / (1000 + case.latent.size) for case in self.cases]
         self.packets = []
         for i, case in enumerate(self.cases):
@@ -93,73 +93,75 @@ class Fuzzer:
             self.packets.append(Packet(model_id=i, original=(60, 80), coded=size, streams=case.streams[codec]))
         self.whole = [packet.to_bytes() for packet in self.packets]
         batches = [Packet.join([packet] * 3)[0].to_bytes() for packet in self.packets]
-        self.forms = [[one, one, batch] for one, batch in zip(self.whole, batches, strict=True)]
+        self.encodings = [[single, single, batch] for single, batch in zip(self.whole, batches, strict=True)]
         self.tally = Tally()
 
     def run(self, packets: int, seconds: int, shown: mmap.mmap) -> Tally:
-        """Decode ``packets`` mutated and as many random ones; the one at hand lies in ``shown``."""
+        """Decode ``packets`` mutated packets and as many random ones; the current one is in ``shown``."""
         for i in range(2 * packets):
             number = self.rng.choices(range(len(self.cases)), self.weights)[0]
             if i % 2:
                 kind, data, sealed = "random", *self.random(number)
             else:
                 kind, data, sealed = "mutated", *self.mutated(number)
-            if data in self.forms[number]:
+            if data in self.encodings[number]:
                 self.tally.counts["unchanged"] += 1
                 continue
             shown.seek(0)
             shown.write(struct.pack("<II", number, len(data)) + data[: len(shown) - 8])
             signal.alarm(seconds)
             started = time.perf_counter()
-            self.one(kind, self.cases[number], data, sealed)
+            self.check(kind, self.cases[number], data, sealed)
             self.tally.slowest = max(self.tally.slowest, time.perf_counter() - started)
             signal.alarm(0)
         self.tally.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return self.tally
 
-    def one(self, kind: str, case: Case, data: bytes, sealed: bool) -> None:
-        """Parse and decode one packet and count what became of it."""
-        tally, label = self.tally, f"{kind}, checksum made to fit" if sealed else kind
-        spy = Spy(self.codec)
+    def check(self, kind: str, case: Case, data: bytes, sealed: bool) -> None:
+        """Parse and decode one packet and count the result."""
+        tally, label = self.tally, f"{kind}, checksum recomputed" if sealed else kind
+        recorder = RecordingCodec(self.codec)
         try:
             packet = Packet.parse(data)
             tally.counts[f"{label}: parsed"] += 1
             if packet.to_bytes() != data:
-                tally.fail("packets with two spellings", case.name, data)
-            latents = [decode_streams(case.model, image.streams, case.latent.shape, spy) for image in packet.images]
+                tally.fail("packets with two encodings", case.name, data)
+            latents = [
+                decode_streams(case.model, image.streams, case.latent.shape, recorder) for image in packet.images
+            ]
         except CorruptPacket:
             tally.counts[f"{label}: refused"] += 1
             return
-        except Exception as error:  # whatever it is, it is what this script looks for
+        except Exception as error:  # any other exception is a failure
             tally.fail("crashes", case.name, data, f"{type(error).__name__}: {error}")
             return
         tally.counts[f"{label}: decoded"] += 1
         if not sealed and not all(np.array_equal(latent, case.restored[self.name]) for latent in latents):
             tally.fail("wrong answers", case.name, data)
         if isinstance(self.codec, RansCodec):
-            for payload, symbols, model in spy.seen:
-                # An encoder need not let its tables learn, so that a payload says they do is not a matter of spelling.
-                codec = self.spellers[bool(payload[0] & 4)]
+            for payload, symbols, model in recorder.decoded:
+                # An encoder may choose not to adapt, so the adapt flag is kept.
+                codec = self.rans[bool(payload[0] & 4)]
                 if codec.encode(symbols, model) != payload:
-                    tally.fail("payloads with two spellings", case.name, data)
+                    tally.fail("payloads with two encodings", case.name, data)
 
     def random(self, number: int) -> tuple[bytes, bool]:
-        """Return random bytes; mostly behind a header that fits, and with a checksum that does."""
-        body = self.rng.randbytes(self.rng.randrange(LARGEST_RANDOM))
-        form = self.rng.randrange(4)
-        if form == 0:
+        """Return random bytes, mostly with a valid header and checksum; and whether they have them."""
+        body = self.rng.randbytes(self.rng.randrange(MAX_RANDOM_BYTES))
+        variant = self.rng.randrange(4)
+        if variant == 0:
             return body, False
         head = bytearray(self.whole[number][:16])
-        if form == 1:
+        if variant == 1:
             head[3] = self.rng.randrange(256)
-        elif form == 2 and body:  # a first byte of codec rans
+        elif variant == 2 and body:  # a first byte of codec rans
             body = bytes([body[0] & 15]) + body[1:]
         return seal(bytes(head) + body), True
 
     def mutated(self, number: int) -> tuple[bytes, bool]:
-        """Return a real packet after one to three changes, and whether its checksum was made to fit again."""
+        """Return a real packet after one to three changes, and whether its checksum was recomputed."""
         rng = self.rng
-        data = bytearray(rng.choice(self.forms[number]))
+        data = bytearray(rng.choice(self.encodings[number]))
         sealed = rng.random() < 0.5
         if sealed:
             del data[-4:]
@@ -184,22 +186,22 @@ class Fuzzer:
                 data[at:end] = bytes(end - at)
             elif change == 7:  # the rest of another packet
                 data[at:] = rng.choice(self.whole)[at:]
-            elif change == 8 and size > 16:  # a header's field
+            elif change == 8 and size > 16:  # a field of the header
                 data[3:4] = bytes([rng.choice((0, 1, 2, 15, 16, 17, 31, 48, 49, 63, 64, 128, 255))])
         return (seal(bytes(data)), True) if sealed else (bytes(data), False)
 
 
 def seal(body: bytes) -> bytes:
-    """Return the bytes with a checksum that fits."""
+    """Append the checksum."""
     return body + struct.pack("<I", zlib.crc32(body))
 
 
 def work(options: argparse.Namespace, worker: int, path: str, results: multiprocessing.Queue) -> None:
-    """Run one worker: its tally goes to ``results``, the packet at hand to the file at ``path``."""
+    """Run one worker: its tally is put into ``results``, the current packet into the file at ``path``."""
     fuzzer = Fuzzer(options.codec, options.seed, worker)
     with open("/proc/self/statm") as statm:
         now = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + MOST_MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (now + MAX_MEMORY, resource.RLIM_INFINITY))
     share = options.packets // options.workers + (worker < options.packets % options.workers)
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as shown:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -209,10 +211,10 @@ def work(options: argparse.Namespace, worker: int, path: str, results: multiproc
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packets", type=int, default=1_000_000, help="mutated ones, and as many random ones")
+    parser.add_argument("--packets", type=int, default=1_000_000, help="number of mutated packets, and of random ones")
     parser.add_argument("--codec", default="rans", help="rans, rans-static, compressai, zstd, raw, png, webp, jpeg")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=int, default=10, help="a packet that takes longer hangs")
+    parser.add_argument("--seconds", type=int, default=10, help="longer times count as hangs")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     started = time.perf_counter()
@@ -242,7 +244,7 @@ def main() -> None:
             total.slowest, growth = max(total.slowest, slowest), max(growth, grown)
     for _, path in processes:
         path.unlink()
-    kinds = ("crashes", "hangs", "wrong answers", "packets with two spellings", "payloads with two spellings")
+    kinds = ("crashes", "hangs", "wrong answers", "packets with two encodings", "payloads with two encodings")
     failed = {kind: total.counts.pop(kind, 0) for kind in kinds}
     report = {
         "codec": options.codec, "packets": {"mutated": options.packets, "random": options.packets}, "seed": options.seed,

@@ -32,13 +32,13 @@ static int32_t number(void) {
     return (int32_t)((uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24);
 }
 
-/* Numbers after their count, in this machine's byte order; NULL where there are none. */
+/* Numbers after their count, in this machine's byte order; NULL if there are none. */
 static void *array(void) {
     const int32_t count = number();
     if (!count) return 0;
-    int32_t *found = malloc(4 * (size_t)count);
-    for (int32_t i = 0; i < count; i++) found[i] = number();
-    return found;
+    int32_t *values = malloc(4 * (size_t)count);
+    for (int32_t i = 0; i < count; i++) values[i] = number();
+    return values;
 }
 
 static void load(example *e) {
@@ -85,11 +85,11 @@ static void check(const example *e, int k) {
         const int64_t length = encode_one(e, &p, &out);
         if (length != e->length || memcmp(out, e->payload, (size_t)length)) fail("other bytes", k);
         free(out);
-        void *found = malloc(4 * (size_t)e->values);
-        p.symbols = latent ? 0 : found, p.latent = latent ? found : 0;
-        if (decode_one(e, &p, e->payload, e->length)) fail("the payload is refused", k);
-        if (memcmp(found, latent ? (void *)e->restored : (void *)e->symbols, 4 * (size_t)e->values)) fail("other values", k);
-        free(found);
+        void *output = malloc(4 * (size_t)e->values);
+        p.symbols = latent ? 0 : output, p.latent = latent ? output : 0;
+        if (decode_one(e, &p, e->payload, e->length)) fail("the payload is rejected", k);
+        if (memcmp(output, latent ? (void *)e->restored : (void *)e->symbols, 4 * (size_t)e->values)) fail("other values", k);
+        free(output);
     }
 }
 
@@ -99,15 +99,15 @@ static uint32_t below(uint32_t n) { /* xorshift64*, Vigna 2016 */
     return (uint32_t)((state * 2685821657736338717ull >> 32) % n);
 }
 
-/* A damaged copy of a payload (cut, changed, lengthened), or random bytes behind a first byte that may be one. */
+/* A damaged copy of a payload (cut, changed, lengthened), or random bytes after a first byte that may be valid. */
 static uint8_t *damage(const example *e, int32_t *length) {
-    const int32_t most = e->length + 16;
+    const int32_t max_length = e->length + 16;
     const int kind = (int)below(8);
-    int32_t n = kind < 5 ? e->length : kind == 5 ? (int32_t)below((uint32_t)e->length + 1) : (int32_t)below((uint32_t)most);
+    int32_t n = kind < 5 ? e->length : kind == 5 ? (int32_t)below((uint32_t)e->length + 1) : (int32_t)below((uint32_t)max_length);
     uint8_t *data = malloc((size_t)(n ? n : 1));
     for (int32_t i = 0; i < n; i++) data[i] = kind < 7 && i < e->length ? e->payload[i] : (uint8_t)below(256);
     if (n && kind == 7) data[0] &= 15;
-    if (n && kind < 5) /* many of the changes near the beginning, where lengths and states are */
+    if (n && kind < 5) /* many changes near the start, where lengths and states are */
         for (uint32_t i = below(3); i + 1; i--)
             data[below(below(2) && n > 48 ? 48 : (uint32_t)n)] = below(2) ? (uint8_t)below(256) : (uint8_t)(255 * below(2));
     if (n && below(4) == 0) data[0] ^= (uint8_t)(1u << below(8));
@@ -135,16 +135,16 @@ int main(int argc, char **argv) {
         int32_t length;
         uint8_t *data = damage(e, &length);
         sr_plane p = e->plane;
-        void *found = malloc(4 * (size_t)e->values);
+        void *output = malloc(4 * (size_t)e->values);
         const int latent = e->latent && below(2);
-        p.symbols = latent ? 0 : found, p.latent = latent ? found : 0;
+        p.symbols = latent ? 0 : output, p.latent = latent ? output : 0;
         alarm(10); /* a hang ends here */
         const int64_t result = decode_one(e, &p, data, length);
         alarm(0);
-        if (result && result != CORRUPT) fail("neither refused nor read", (int)(e - all));
+        if (result && result != CORRUPT) fail("neither rejected nor read", (int)(e - all));
         const int whole = length == e->length && !memcmp(data, e->payload, (size_t)length);
         damaged += !whole && !latent;
-        if (whole ? result != 0 : 0) fail("the payload is refused", (int)(e - all));
+        if (whole ? result != 0 : 0) fail("the payload is rejected", (int)(e - all));
         if (!result && !whole && !latent && ++accepted) {
             example as = *e;
             uint8_t *out;
@@ -153,7 +153,7 @@ int main(int argc, char **argv) {
             recoded += again == length && !memcmp(out, data, (size_t)length);
             free(out);
         }
-        free(found);
+        free(output);
         free(data);
     }
     printf("%d cases reproduced; %ld payloads decoded; of %ld damaged ones (as symbols) %ld accepted, %ld of them as they "

@@ -1,8 +1,8 @@
 """Make the golden corpus: ``python scripts/make_golden.py [--breaking]``.
 
-Synthetic latents and tables from a seed, coded by every codec that carries them. What is there stays: a case or a codec
-that is missing is added, and a case whose bytes would change is an error, because a change of coder output is a breaking
-release; ``--breaking`` makes everything anew. Payloads of other libraries' encoders stay while they decode to the same.
+Synthetic latents and tables from a seed, encoded by every codec that supports them. Existing files stay: missing cases and
+codecs are added, and a case whose bytes would change is an error, because a change of coder output is a breaking release;
+``--breaking`` makes everything again. Payloads of other libraries' encoders stay as long as they decode to the same values.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ from splitreg.coding import (  # noqa: E402
 from splitreg.errors import CodingError  # noqa: E402
 
 SEED = 20240
-#: The whole folder stays below this.
-MOST_BYTES = 400_000
+#: Largest size of the whole folder.
+MAX_BYTES = 400_000
 
 
 def laplace_tables(scales: np.ndarray, reach: float = 4.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return cdf, lengths, offsets of a Laplace distribution for each scale; rows end at ``reach`` scales."""
     half = np.maximum(np.ceil(reach * scales), 0).astype(int)
     cdf = np.zeros((len(scales), 2 * half.max() + 3), np.int32)
-    for row, (scale, most) in enumerate(zip(scales, half, strict=True)):
-        edges = np.arange(-most, most + 1)
+    for row, (scale, reach_of_row) in enumerate(zip(scales, half, strict=True)):
+        edges = np.arange(-reach_of_row, reach_of_row + 1)
         weights = np.exp(-np.abs(edges) / scale)
         frequencies = np.concatenate([1 + np.floor(weights / weights.sum() * 60000), [1]]).astype(np.int64)
-        frequencies[most] += 2**16 - frequencies.sum()
+        frequencies[reach_of_row] += 2**16 - frequencies.sum()
         cdf[row, 1 : len(frequencies) + 1] = frequencies.cumsum()
     return cdf, (2 * half + 3).astype(np.int32), (-half).astype(np.int32)
 
 
 def uneven(rng: np.random.Generator, shape: tuple[int, int, int], scales: np.ndarray) -> np.ndarray:
-    """Return Laplace values whose scale varies over the picture, as those of a photograph's latent do."""
+    """Return Laplace values whose scale varies over the image, as in the latent of a photograph."""
     y, x = np.mgrid[: shape[1], : shape[2]]
     busy = 0.3 + 1.5 * (np.sin(y / 4.0) * np.cos(x / 5.0) > 0.2)
     return (rng.laplace(size=shape) * busy * scales[:, None, None]).astype(np.float32)
 
 
 def uniform_model(rng: np.random.Generator, channels: int, bits: int, *, whole: bool) -> tuple[SymbolModel, np.ndarray]:
-    """Return a uniform quantiser's model (over whole numbers, to be stored in a byte) and its symbols' probabilities."""
+    """Return the model of a uniform quantiser and the probabilities of its symbols; ``whole``: no shift and scale."""
     counts = rng.random((channels, 2**bits)) ** 4 + np.exp(-np.arange(2**bits) / 2 ** (bits - 2))
     shift, scale = rng.normal(size=channels) * (not whole), 2.0 ** (rng.integers(-3, 4, channels) * (not whole))
     return SymbolModel.uniform(bits, shift, scale, np.round(counts * 1000)), counts / counts.sum(1, keepdims=True)
@@ -106,7 +106,7 @@ def hyper_model(rng: np.random.Generator, channels: int, factor: int, means: boo
 
 
 def latents() -> Iterator[tuple[str, LatentModel, np.ndarray]]:
-    """Yield name, model and latent of every case; each draws from a stream of its own."""
+    """Yield name, model and latent of every case; each has its own random stream."""
 
     def rng(name: str) -> np.random.Generator:
         return np.random.default_rng([SEED, *name.encode()])
@@ -117,7 +117,7 @@ def latents() -> Iterator[tuple[str, LatentModel, np.ndarray]]:
     factorized = SymbolModel.from_cdf(cdf, lengths, offsets, medians)
     for name, size in (("fp-one", (1, 1)), ("fp", (9, 7)), ("fp-row", (1, 33)), ("fp-2lanes", (32, 48))):
         latent = uneven(rng(name), (5, *size), scales) + medians[:, None, None]
-        # The larger one is stored as whole numbers; the others as any floats.
+        # The larger case is stored as whole numbers, the others as floats.
         yield name, factorized, factorized.restore(latent) if name == "fp-2lanes" else latent
     far = SymbolModel.from_cdf(cdf, lengths, np.array([-(2**30), 2**30, -5, 5, 0]))
     yield "escapes", far, (rng("escapes").standard_cauchy((5, 4, 6)) * 300).clip(-(2**23), 2**23).astype(np.float32)
@@ -146,14 +146,14 @@ def latents() -> Iterator[tuple[str, LatentModel, np.ndarray]]:
 
 
 def coded(name: str, model: LatentModel, latent: np.ndarray) -> Case:
-    """Code a latent with every codec that carries it."""
+    """Encode a latent with every codec that supports it."""
     case = Case(name, model, latent, {}, {})
-    # Large cases are there for the lanes of rans alone.
+    # Large cases test the lanes of rans only.
     for codec_name in ("rans", "rans-static") if name.endswith("lanes") else (*OURS, *OTHERS):
         codec = make_codec(codec_name)
         try:
             streams = encode_streams(model, latent, codec)
-        except CodingError:  # no tables, too many bits, too far outside
+        except CodingError:  # no tables, too many bits, or values out of range
             continue
         case.streams[codec_name] = streams
         case.restored[codec_name] = decode_streams(model, streams, latent.shape, codec)
@@ -161,7 +161,7 @@ def coded(name: str, model: LatentModel, latent: np.ndarray) -> Case:
 
 
 def merged(old: Case, new: Case) -> Case:
-    """Keep other libraries' payloads that decode to the same; refuse any other change.
+    """Keep payloads of other libraries that decode to the same values; reject any other change.
 
     Raises:
         SystemExit: bytes would change.
@@ -175,20 +175,20 @@ def merged(old: Case, new: Case) -> Case:
             same = new.streams.get(codec) == streams
         if not same:
             sys.exit(
-                f"{old.name}: codec {codec} gives other bytes than the corpus; that is a breaking release (--breaking)"
+                f"{old.name}: codec {codec} writes other bytes than the corpus, which is a breaking release (--breaking)"
             )
     if old.model.digest() != new.model.digest() or not np.array_equal(old.latent, new.latent):
-        sys.exit(f"{old.name}: the case itself has changed; --breaking makes it anew")
+        sys.exit(f"{old.name}: the case has changed; --breaking makes it again")
     return new
 
 
 def packets() -> list[dict[str, object]]:
-    """Return packets and what is in them."""
+    """Return packets and their fields."""
     stream = bytes(range(1, 20))
     one = Packet(model_id=0xC0FFEE01, original=(480, 640), coded=(96, 128), streams=(stream,))
     other = Packet(model_id=one.model_id, original=(3, 4), coded=one.coded, streams=(b"x",))
     two = Packet(model_id=7, original=(1, 65535), coded=(64, 32), streams=(bytes(5), bytes(200)))
-    found = {
+    cases = {
         "one": one,
         "empty": Packet(model_id=0, original=(1, 1), coded=(1, 1), streams=(b"",)),
         "two-streams": two,
@@ -203,12 +203,12 @@ def packets() -> list[dict[str, object]]:
             "name": name, "model_id": p.model_id, "coded": p.coded, "originals": p.originals,
             "streams": [stream.hex() for stream in p.streams], "bytes": p.to_bytes().hex(),
         }
-        for name, p in found.items()
+        for name, p in cases.items()
     ]  # fmt: skip
 
 
 def stream_packets(cases: list[Case]) -> str:
-    """Return the packets of every case's clip as JSON, a line per case."""
+    """Return the packets of every case's clip as JSON, one line per case."""
     small = [case for case in cases if "rans" in case.streams and case.latent.size < 2000]
     lines = [json.dumps({"name": case.name, "packets": [p.hex() for p in stream_of(case)]}) for case in small]
     return "[\n" + ",\n".join(lines) + "\n]\n"
@@ -216,21 +216,21 @@ def stream_packets(cases: list[Case]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--breaking", action="store_true", help="make everything anew")
+    parser.add_argument("--breaking", action="store_true", help="make everything again")
     breaking = parser.parse_args().breaking
-    there = names()
+    existing = names()
     cases = []
     for name, model, latent in latents():
         case = coded(name, model, latent)
-        cases.append(case if breaking or name not in there else merged(read(name), case))
+        cases.append(case if breaking or name not in existing else merged(read(name), case))
     page = FOLDER / "packets.json"
     text = "[\n" + ",\n".join(json.dumps(entry) for entry in packets()) + "\n]\n"
     if page.exists() and not breaking and not text.startswith(page.read_text().rstrip().rstrip("]").rstrip()):
-        sys.exit("packets.json: the packets have changed; that is a breaking release (--breaking)")
+        sys.exit("packets.json: the packets have changed, which is a breaking release (--breaking)")
     streams_page, streams_text = FOLDER / "streams.json", stream_packets(cases)
     if streams_page.exists() and not breaking and streams_text != streams_page.read_text():
-        sys.exit("streams.json: the packets of streams have changed; that is a breaking release (--breaking)")
-    if breaking:  # nothing was written until here
+        sys.exit("streams.json: the packets of streams have changed, which is a breaking release (--breaking)")
+    if breaking:
         for path in FOLDER.glob("*.safetensors"):
             path.unlink()
     for case in cases:
@@ -242,9 +242,9 @@ def main() -> None:
     page.write_text(text)
     streams_page.write_text(streams_text)
     total = sum(path.stat().st_size for path in FOLDER.iterdir() if path.suffix in (".safetensors", ".json"))
-    print(f"{total} bytes in all")
-    if total > MOST_BYTES:
-        sys.exit(f"the corpus has {total} bytes, more than {MOST_BYTES}")
+    print(f"{total} bytes in total")
+    if total > MAX_BYTES:
+        sys.exit(f"the corpus has {total} bytes, the limit is {MAX_BYTES}")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,27 @@
 #!/bin/sh
-# The bad links of splitreg.link_emulator with the kernel's own queues: two network namespaces, joined by a veth pair with
-# tc netem and a rate at both ends. Needs root, iproute2, and the kernel's sch_netem.
+# The links of splitreg.link_emulator in the kernel: two network namespaces, joined by a veth pair with tc netem and a rate
+# limit at both ends. Needs root, iproute2, and the kernel module sch_netem.
 #
 #   scripts/netem.sh up lora               # or lte-m, 4g, wifi; server at 10.77.0.1, device at 10.77.0.2
 #   scripts/netem.sh server splitreg serve my-bundle --host 10.77.0.1 --insecure &
 #   scripts/netem.sh device splitreg send my-bundle photo.jpg --to http://10.77.0.1:8080 --outbox waiting.db
-#   scripts/netem.sh cut                   # the link is down
-#   scripts/netem.sh heal                  # and back
-#   scripts/netem.sh set 4g                # another link
-#   scripts/netem.sh down                  # take everything away
-#   scripts/netem.sh check                 # all of this in brief, without splitreg
+#   scripts/netem.sh cut                   # start an outage
+#   scripts/netem.sh heal                  # end it
+#   scripts/netem.sh set 4g                # switch to another link
+#   scripts/netem.sh down                  # remove the namespaces
+#   scripts/netem.sh check                 # a short test of all this, without splitreg
 set -eu
 
 SERVER=splitreg-server DEVICE=splitreg-device
 SERVER_ADDRESS=10.77.0.1 DEVICE_ADDRESS=10.77.0.2
 
-profile() { # rate up, rate down, delay, jitter, loss: PRESETS of splitreg/testing/link.py
+profile() { # rate up, rate down, delay, jitter, loss: PRESETS of splitreg/link_emulator.py
     case "$1" in
         lora) echo "37.5kbit 37.5kbit 20ms 5ms 1%" ;;
         lte-m) echo "375kbit 300kbit 50ms 15ms 0.5%" ;;
         4g) echo "10mbit 30mbit 25ms 5ms 0.2%" ;;
         wifi) echo "54mbit 54mbit 1.5ms 0.5ms 0.1%" ;;
-        *) echo "no link named '$1'; there are: lora, lte-m, 4g, wifi" >&2; exit 2 ;;
+        *) echo "no link '$1'. Available: lora, lte-m, 4g, wifi" >&2; exit 2 ;;
     esac
 }
 
@@ -30,13 +30,13 @@ shape() { # namespace, interface, rate, delay, jitter, loss
 }
 
 set_link() {
-    found=$(profile "$1")
+    fields=$(profile "$1")
     # shellcheck disable=SC2086  # the fields are meant to be split
-    set -- $found
+    set -- $fields
     shape "$DEVICE" device0 "$1" "$3" "$4" "$5" && shape "$SERVER" server0 "$2" "$3" "$4" "$5"
 }
 
-take_away() {
+remove() {
     for name in "$SERVER" "$DEVICE"; do
         if ip netns list | grep -qw "$name"; then ip netns delete "$name"; fi
     done
@@ -44,7 +44,7 @@ take_away() {
 
 up() {
     profile "$1" >/dev/null
-    take_away
+    remove
     ip netns add "$SERVER"
     ip netns add "$DEVICE"
     ip link add server0 netns "$SERVER" type veth peer name device0 netns "$DEVICE"
@@ -54,11 +54,11 @@ up() {
     ip -n "$DEVICE" link set lo up
     ip -n "$SERVER" link set server0 up
     ip -n "$DEVICE" link set device0 up
-    set_link "$1" || { take_away; echo "this kernel has no netem: modprobe sch_netem" >&2; exit 1; }
+    set_link "$1" || { remove; echo "the kernel has no netem; load it with: modprobe sch_netem" >&2; exit 1; }
 }
 
 check() {
-    trap take_away EXIT
+    trap remove EXIT
     for link in lora lte-m 4g wifi; do
         up "$link"
         echo "== $link"
@@ -66,10 +66,10 @@ check() {
     done
     ip -n "$DEVICE" link set device0 down
     if ip netns exec "$DEVICE" ping -c 1 -W 1 -q "$SERVER_ADDRESS" >/dev/null 2>&1; then
-        echo "the link was cut, and something came through" >&2
+        echo "the link was cut, but packets arrived" >&2
         exit 1
     fi
-    echo "cut: nothing comes through"
+    echo "cut: no packets arrive"
 }
 
 case "${1:-}" in
@@ -77,7 +77,7 @@ case "${1:-}" in
     set) set_link "${2:?which link}" ;;
     cut) ip -n "$DEVICE" link set device0 down ;;
     heal) ip -n "$DEVICE" link set device0 up ;;
-    down) take_away ;;
+    down) remove ;;
     server) shift; exec ip netns exec "$SERVER" "$@" ;;
     device) shift; exec ip netns exec "$DEVICE" "$@" ;;
     check) check ;;

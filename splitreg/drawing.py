@@ -1,4 +1,4 @@
-"""Pictures of predictions: boxes, class colours, depth colours, captions. pillow and numpy.
+"""Drawings of predictions: boxes, class colours, depth colours, captions; pillow and numpy.
 
 Images are (H, W, 3) uint8 and are never changed in place.
 """
@@ -19,26 +19,30 @@ if TYPE_CHECKING:
 
 Colour = tuple[int, int, int]
 
-#: Pictures whose longer side is below this are enlarged by a whole factor, so that lines and letters can be read.
-READABLE = 256
+#: Images with a shorter long side are enlarged by a whole factor, so that lines and text are legible.
+MIN_SIDE = 256
 
-# Dark to light, so that near (light) and far (dark) stay apart in grey print as well.
+# Light (near) to dark (far), so that it can be read in greyscale.
 _NEAR_TO_FAR = np.array([[253, 231, 60], [122, 205, 90], [36, 150, 138], [60, 84, 140], [52, 10, 70]], np.float64)
 
 
-def enlarged(image: NDArray[np.uint8], least: int = READABLE) -> tuple[NDArray[np.uint8], int]:
-    """Repeat the pixels of a small picture.
+def enlarge(image: NDArray[np.uint8], min_side: int = MIN_SIDE) -> tuple[NDArray[np.uint8], int]:
+    """Repeat the pixels of a small image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        min_side: smallest length of the longer side.
 
     Returns:
-        (H * f, W * f, 3) uint8 and the whole factor f, 1 where the longer side is ``least`` already.
+        (H * f, W * f, 3) uint8, and the whole factor f.
     """
-    factor = max(1, -(-least // max(image.shape[:2])))
+    factor = max(1, -(-min_side // max(image.shape[:2])))
     return image.repeat(factor, axis=0).repeat(factor, axis=1), factor
 
 
 def palette(count: int) -> NDArray[np.uint8]:
-    """Return (count, 3) colours; neighbours differ, and a colour does not depend on ``count``."""
-    # Steps of the golden ratio never come near an earlier hue soon; two levels of light part hues that do.
+    """Return (count, 3) uint8 colours; neighbours differ, and a colour does not depend on ``count``."""
+    # Steps of the golden ratio avoid similar hues; two levels of brightness separate the rest.
     colours = [
         colorsys.hsv_to_rgb((i * 0.618034) % 1.0, 0.85 - 0.3 * (i % 3 == 2), 1.0 - 0.3 * (i % 2)) for i in range(count)
     ]
@@ -52,8 +56,8 @@ def boxes(
     captions: Sequence[str],
     colours: Sequence[Colour] | NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
-    """Draw (N, 4) x0, y0, x1, y1 boxes with a caption and a colour each; the last one lies on top."""
-    from PIL import Image, ImageDraw  # when something is drawn: answers are read without
+    """Draw (N, 4) x0, y0, x1, y1 boxes, each with a caption and a colour; the last is on top."""
+    from PIL import Image, ImageDraw  # imported here: predictions are read without pillow
 
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
@@ -69,15 +73,15 @@ def boxes(
 def overlay(
     image: NDArray[np.uint8], mask: NDArray[np.integer[Any]], colours: NDArray[np.uint8], opacity: float = 0.55
 ) -> NDArray[np.uint8]:
-    """Tint an (H, W, 3) picture by an (H, W) index map; indexes without a colour leave it as it is.
+    """Tint an (H, W, 3) image by an (H, W) index map; indexes without a colour are not tinted.
 
     Raises:
-        ShapeMismatch: picture and mask differ in size.
+        ShapeMismatch: image and mask differ in size.
     """
     if image.shape[:2] != mask.shape:
         raise ShapeMismatch(
-            f"a mask of {mask.shape[0]}x{mask.shape[1]} pixels does not lie on a picture of "
-            f"{image.shape[0]}x{image.shape[1]}; restore the prediction first"
+            f"the mask has {mask.shape[0]}x{mask.shape[1]} pixels, the image {image.shape[0]}x{image.shape[1]}; call "
+            "prediction.restore first"
         )
     known = (mask >= 0) & (mask < len(colours))
     result = image.copy()
@@ -87,7 +91,7 @@ def overlay(
 
 
 def depth_colours(depth: NDArray[np.floating[Any]], near: float, far: float) -> NDArray[np.uint8]:
-    """Colour an (H, W) depth map from ``near`` (light) to ``far`` (dark) on a logarithmic scale; unknown (0) is black."""
+    """Colour an (H, W) depth map on a logarithmic scale: near is light, far dark, unknown (0) black."""
     known = np.isfinite(depth) & (depth > 0)
     low, high = np.log(max(near, 1e-6)), np.log(max(far, near * 1.001, 2e-6))
     place = (np.log(np.where(known, depth, near if near > 0 else 1.0)) - low) / (high - low) * (len(_NEAR_TO_FAR) - 1)
@@ -99,10 +103,10 @@ def depth_colours(depth: NDArray[np.floating[Any]], near: float, far: float) -> 
 def legend(
     image: NDArray[np.uint8], names: Sequence[str], colours: Sequence[Colour] | NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """Write a bar of names below a picture, each with its colour (white without); as many lines as it takes.
+    """Add names below an image, each with its colour, in as many lines as needed.
 
     Returns:
-        (H + bar, W, 3) uint8; the picture itself where there are no names.
+        (H + legend, W, 3) uint8; a copy of the image if there are no names.
     """
     if not names:
         return image.copy()
@@ -146,9 +150,9 @@ def _label(
     from PIL import ImageFont
 
     font = ImageFont.load_default(size)
-    long = font.getlength(text) + 4
-    x = max(0.0, min(corner[0], width - long))
-    y = corner[1] - size - 3 if corner[1] >= size + 3 else corner[1]  # above the box, or inside at the upper border
-    pen.rectangle((x, y, x + long, y + size + 2), fill=paint)
+    length = font.getlength(text) + 4
+    x = max(0.0, min(corner[0], width - length))
+    y = corner[1] - size - 3 if corner[1] >= size + 3 else corner[1]  # above the box, or inside at the top
+    pen.rectangle((x, y, x + length, y + size + 2), fill=paint)
     dark = 0.299 * paint[0] + 0.587 * paint[1] + 0.114 * paint[2] > 140
     pen.text((x + 2, y), text, fill=(0, 0, 0) if dark else (255, 255, 255), font=font)

@@ -1,46 +1,47 @@
-"""Every error that splitreg raises on purpose.
+"""Errors of splitreg.
 
 ::
 
     SplitregError
-    ├── RegistryError            a name, a plugin package
-    │   ├── UnknownComponent         no plugin of that name (near names are suggested)
-    │   ├── DuplicateComponent       two packages claim one name
-    │   ├── BrokenComponent          the plugin is there but cannot be loaded
-    │   └── ApiMismatch              plugin and core speak different versions of the contract
-    ├── MissingExtra             something is not installed; the message names the extra
-    ├── RecipeError              a recipe or an option that is not one
+    ├── RegistryError            a plugin, or the name of one
+    │   ├── UnknownComponent         no plugin has this name
+    │   ├── DuplicateComponent       two packages declare one name
+    │   ├── BrokenComponent          the plugin is installed but cannot be loaded
+    │   └── ApiMismatch              the plugin was written for another version of the API
+    ├── MissingExtra             a required package is not installed
+    ├── RecipeError              an invalid recipe or option
     ├── PlanError                parts that do not fit together; lists every mismatch
-    ├── DataError                a dataset folder, an annotation, a split
-    ├── ImageError               a picture that cannot be read, or is too large
-    ├── TrainingError            a run that cannot start, go on or be resumed
-    │   └── TrainingInterrupted      a run that was told to stop; it can be resumed
-    ├── BundleError              a published model that is missing, altered or not one
-    ├── CheckpointError          another project's weights that cannot be read or do not fit
-    ├── Unreachable              no connection to a server, a broken one, or silence
-    ├── OutboxError              a queue on disk that is damaged, or in use by another process
+    ├── DataError                an invalid dataset folder, annotation or split
+    ├── ImageError               an image that cannot be read, or is too large
+    ├── TrainingError            a run that cannot start, continue or be resumed
+    │   └── TrainingInterrupted      a run that was stopped by a signal and can be resumed
+    ├── BundleError              a bundle that is missing, altered or not valid
+    ├── CheckpointError          a checkpoint that cannot be read, or does not fit the model
+    ├── Unreachable              no connection to a server, a broken one, or a timeout
+    ├── OutboxError              an outbox that is damaged, or in use by another process
     │   └── OutboxFull               no room for another packet
-    ├── CorruptAnswer            a server's answer that is not whole, or not one
-    ├── ServiceError             what a server would not or could not answer
-    │   ├── BadRequest               a request that is not one: its path, method, type, query or headers
-    │   ├── Unauthorized             no token, or a wrong one
-    │   ├── TooLarge                 a request beyond the server's limits
-    │   ├── KeyReused                one idempotency key with two requests
+    ├── CorruptAnswer            an answer of a server that is damaged or not valid
+    ├── ServiceError             a request that the server refused or could not answer
+    │   ├── BadRequest               an invalid path, method, type, query or header
+    │   ├── Unauthorized             a missing or wrong token
+    │   ├── TooLarge                 a request that exceeds the server's limits
+    │   ├── KeyReused                one idempotency key for two requests
     │   ├── SlowRequest              a request that did not arrive in time
-    │   ├── RateLimited              more requests than one client may send; later
-    │   ├── Unavailable              a full queue, a server that stops, or no worker; later
-    │   ├── DeadlinePassed           no answer in the time that the request gave
-    │   └── WorkerLost               the processes that computed the answer died of it
+    │   ├── RateLimited              more requests than one client may send; retry later
+    │   ├── Unavailable              a full queue, a stopping server, or no worker; retry later
+    │   ├── DeadlinePassed           no answer before the deadline of the request
+    │   └── WorkerLost               the worker process died while it computed the answer
     └── CodingError              symbols, tables and bytes
-        ├── ShapeMismatch            an array of another shape than the tables or the model want
-        ├── InvalidLatent            NaN, infinite or huge values
-        ├── InvalidTables            tables that are not a code
-        ├── OverBudget               a picture that no packet of so few bytes can carry
-        ├── CorruptPacket            bytes that are not a whole, undamaged packet
-        │   └── KeyFrameNeeded           a stream's frame that continues what did not arrive
-        └── ForeignPacket            a packet that another model wrote
+        ├── ShapeMismatch            an array whose shape does not fit the tables or the model
+        ├── InvalidLatent            NaN, infinite or huge values in a latent
+        ├── InvalidTables            tables that are not valid
+        ├── OverBudget               an image whose smallest packet exceeds the budget
+        ├── CorruptPacket            a packet that is damaged, cut short or not valid
+        │   └── KeyFrameNeeded           a stream's frame that continues frames which did not arrive
+        └── ForeignPacket            a packet that was written by another model
 
-A message says what was asked, what is there and what to do next, in one line (``PlanError`` has a line a mismatch).
+A message names the rule that was broken, what was given, what exists and what to do, in one line.
+``PlanError`` has one line per mismatch.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from collections.abc import Iterable, Sequence
 
 
 class SplitregError(Exception):
-    """Base of every error that splitreg raises on purpose."""
+    """Base class of all errors of splitreg."""
 
 
 class RegistryError(SplitregError):
@@ -57,11 +58,11 @@ class RegistryError(SplitregError):
 
 
 class UnknownComponent(RegistryError):
-    """No plugin of that name is installed."""
+    """No plugin has this name."""
 
 
 class DuplicateComponent(RegistryError):
-    """Two packages claim one name."""
+    """Two packages declare one name."""
 
 
 class BrokenComponent(RegistryError):
@@ -69,22 +70,22 @@ class BrokenComponent(RegistryError):
 
 
 class ApiMismatch(RegistryError):
-    """The plugin was written for another version of the contracts."""
+    """The plugin was written for another version of the API."""
 
 
 class MissingExtra(SplitregError):
-    """Something that this needs is not installed."""
+    """A required package is not installed."""
 
 
 class RecipeError(SplitregError):
-    """A recipe, or an option, that is not one."""
+    """An invalid recipe or option."""
 
 
 class PlanError(SplitregError):
     """Parts that do not fit together.
 
     Attributes:
-        problems: one sentence for every mismatch.
+        problems: one sentence per mismatch.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -94,22 +95,22 @@ class PlanError(SplitregError):
 
 
 class DataError(SplitregError):
-    """A dataset folder, an annotation or a split that is not one."""
+    """An invalid dataset folder, annotation or split."""
 
 
 class ImageError(SplitregError):
-    """A picture that cannot be read, or is too large."""
+    """An image that cannot be read, or is too large."""
 
 
 class TrainingError(SplitregError):
-    """A run that cannot start, go on or be resumed."""
+    """A run that cannot start, continue or be resumed."""
 
 
 class TrainingInterrupted(TrainingError):
-    """A run that was told to stop and has written a checkpoint.
+    """A run that was stopped by a signal and has written a checkpoint.
 
     Attributes:
-        signal: number of the signal that stopped it; ``128 + signal`` is the usual exit status.
+        signal: number of the signal; the exit status is ``128 + signal``.
     """
 
     def __init__(self, message: str, signal: int = 0) -> None:
@@ -118,22 +119,22 @@ class TrainingInterrupted(TrainingError):
 
 
 class BundleError(SplitregError):
-    """A published model that is missing, altered or not one."""
+    """A bundle that is missing, altered or not valid."""
 
 
 class CheckpointError(SplitregError):
-    """Another project's weights that cannot be read, or do not fit the model."""
+    """A checkpoint that cannot be read, or does not fit the model."""
 
 
 class CorruptAnswer(SplitregError):
-    """A server's answer that is not whole, or not one."""
+    """An answer of a server that is damaged or not valid."""
 
 
 class ServiceError(SplitregError):
-    """What a server would not, or could not, answer.
+    """A request that the server refused or could not answer.
 
     Attributes:
-        retry_after_s: when it is worth another try, in seconds; None where it is not said.
+        retry_after_s: seconds after which a retry may succeed; None if not stated.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
@@ -142,19 +143,19 @@ class ServiceError(SplitregError):
 
 
 class BadRequest(ServiceError):
-    """A request that is not one: its path, method, type, query or headers."""
+    """An invalid path, method, type, query or header of a request."""
 
 
 class Unauthorized(ServiceError):
-    """No token, or a wrong one."""
+    """A missing or wrong token."""
 
 
 class TooLarge(ServiceError):
-    """A request beyond the server's limits."""
+    """A request that exceeds the server's limits."""
 
 
 class KeyReused(ServiceError):
-    """One idempotency key with two requests."""
+    """One idempotency key for two requests."""
 
 
 class SlowRequest(ServiceError):
@@ -162,31 +163,31 @@ class SlowRequest(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """More requests than one client may send; later."""
+    """More requests than one client may send; retry later."""
 
 
 class Unavailable(ServiceError):
-    """A full queue, a server that stops, or no worker; later."""
+    """A full queue, a stopping server, or no worker; retry later."""
 
 
 class DeadlinePassed(ServiceError):
-    """No answer in the time that the request gave."""
+    """No answer before the deadline of the request."""
 
 
 class WorkerLost(ServiceError):
-    """The processes that computed the answer died of it."""
+    """The worker process died while it computed the answer."""
 
 
 class Unreachable(SplitregError):
-    """No connection to a server, a broken one, or silence."""
+    """No connection to a server, a broken one, or a timeout."""
 
 
 class OutboxError(SplitregError):
-    """A queue on disk that is damaged, something else, or in use by another process."""
+    """An outbox that is damaged, not an outbox, or in use by another process."""
 
 
 class OutboxFull(OutboxError):
-    """A queue on disk that has no room for another packet."""
+    """An outbox without room for another packet."""
 
 
 class CodingError(SplitregError):
@@ -194,7 +195,7 @@ class CodingError(SplitregError):
 
 
 class ShapeMismatch(CodingError):
-    """An array of another shape than the tables or the model want."""
+    """An array whose shape does not fit the tables or the model."""
 
 
 class InvalidLatent(CodingError):
@@ -202,27 +203,27 @@ class InvalidLatent(CodingError):
 
 
 class InvalidTables(CodingError):
-    """Tables that are not a code."""
+    """Tables that are not valid."""
 
 
 class OverBudget(CodingError):
-    """A picture that no packet of so few bytes can carry."""
+    """An image whose smallest packet exceeds the budget."""
 
 
 class CorruptPacket(CodingError):
-    """Bytes that are not a whole, undamaged packet."""
+    """A packet that is damaged, cut short or not valid."""
 
 
 class KeyFrameNeeded(CorruptPacket):
-    """A stream's frame continues frames that did not arrive here; the next one must be a key frame."""
+    """A stream's frame continues frames that did not arrive; the next one must be a key frame."""
 
 
 class ForeignPacket(CodingError):
-    """A packet that another model wrote."""
+    """A packet that was written by another model."""
 
 
 def suggest(name: str, names: Iterable[str]) -> str:
-    """Suggest near names: ``" Did you mean 'det'?"``, or an empty string.
+    """Return a suggestion of near names, or an empty string.
 
     >>> suggest("dte", ["det", "seg"])
     " Did you mean 'det'?"

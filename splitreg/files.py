@@ -1,6 +1,6 @@
 """Files: atomic writes, JSON without NaN, safetensors headers, image suffixes and codecs.
 
-Standard library only. Everything that more than one layer needs to know about a file is here.
+Standard library only; shared by all layers.
 """
 
 from __future__ import annotations
@@ -42,23 +42,31 @@ def is_image(name: str | Path) -> bool:
     return last.lower().endswith(IMAGE_SUFFIXES) and not last.startswith(".")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write a file so that a reader, or a crash at any moment, sees the old or the new content.
 
-    Creates the parent folder. The data and the rename are flushed to the disk.
+    Creates the parent folder.
+
+    Args:
+        path: the file.
+        data: its new content.
+        sync: flush the data and the rename to the disk, so that they survive loss of power.
 
     Raises:
-        OSError: the disk is full or refuses; an older file is untouched, nothing else is left.
+        OSError: the disk is full, or the file cannot be written; an older file is unchanged, and no
+            temporary file is left.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if sync:
+            _sync_folder(path.parent)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

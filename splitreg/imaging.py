@@ -1,4 +1,4 @@
-"""Pictures in and out: decode, letterbox or resize, normalise, and the way back: the same pixels on both sides.
+"""Images to network inputs and back: decode, letterbox or resize, normalise; equal on both sides.
 
 Sizes are (height, width) in pixels; images are (H, W, 3) uint8 in sRGB.
 """
@@ -20,29 +20,29 @@ from splitreg.errors import ImageError, MissingExtra
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Pictures with more pixels than this are refused before they are decoded (override with ``max_pixels``).
+#: Largest number of pixels of an image, checked before it is decoded.
 MAX_PIXELS = 100_000_000
-#: Sides are 16-bit in a packet.
+#: Largest side of an image: packets have 16 bits for it.
 MAX_SIDE = 65535
 
-#: EXIF's tag for how a picture is turned.
+#: EXIF tag of the orientation.
 _ORIENTATION = 0x0112
 
-#: Grey that fills a letterbox's borders.
+#: Grey value of a letterbox's borders.
 FILL = 114
 
 _LIMIT = threading.Lock()
 
-ImageLike = Any  # (H, W, 3) uint8 array, PIL image, path or bytes of an encoded picture
+ImageLike = Any  # (H, W, 3) uint8 array, PIL image, path, or bytes of an image file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
-    """How a picture becomes a network's input.
+    """Preprocessing of an image to the input of a network.
 
     Args:
         size: (height, width) of the input.
-        mode: ``"letterbox"`` keeps the aspect ratio and fills with grey; ``"resize"`` does not.
+        mode: ``"letterbox"`` keeps the aspect ratio and pads with grey; ``"resize"`` does not.
         mean: subtracted per channel, on a scale of 0 to 1.
         std: divides per channel.
     """
@@ -61,12 +61,17 @@ class Preprocess:
         if self.mode not in ("letterbox", "resize"):
             raise ValueError(f"mode must be 'letterbox' or 'resize', got {self.mode!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
-            raise ValueError("mean and std have three values, std above zero")
+            raise ValueError(f"mean and std must have three values, std above 0; got {self.mean} and {self.std}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """Where the original picture lies in the coded one: both sides derive it from the two sizes and the mode.
+    """Position of the original image in the coded one, derived from both sizes and the mode.
+
+    Args:
+        original: (height, width) of the original image.
+        coded: (height, width) of the network's input.
+        mode: ``"letterbox"`` or ``"resize"``.
 
     >>> Geometry(original=(100, 200), coded=(64, 64), mode="letterbox").content
     (16, 0, 32, 64)
@@ -78,7 +83,7 @@ class Geometry:
 
     @property
     def content(self) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of the picture inside the coded frame, in coded pixels."""
+        """(top, left, height, width) of the original inside the coded image, in coded pixels."""
         (h, w), (ch, cw) = self.original, self.coded
         if self.mode == "resize":
             return 0, 0, ch, cw
@@ -89,7 +94,7 @@ class Geometry:
         return (ch - height) // 2, (cw - width) // 2, height, width
 
     def boxes(self, boxes: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Map (N, 4) x0, y0, x1, y1 from coded to original pixels, clipped to the picture."""
+        """Map (N, 4) x0, y0, x1, y1 from coded to original pixels, clipped to the image."""
         top, left, height, width = self.content
         h, w = self.original
         moved = (np.asarray(boxes, np.float64).reshape(-1, 4) - [left, top, left, top]) * [
@@ -122,7 +127,7 @@ class Geometry:
         )
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Map a (ch, cw, 3) uint8 picture to (h, w, 3)."""
+        """Map a (ch, cw, 3) uint8 image to (h, w, 3)."""
         pil = _pil()
         top, left, height, width = self.content
         part = np.ascontiguousarray(image[top : top + height, left : left + width])
@@ -131,31 +136,32 @@ class Geometry:
 
 
 def read(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Read a picture of any usual kind: grey, 16-bit, CMYK, palette, alpha (over white), EXIF-rotated.
+    """Read an image: grey, 16-bit, CMYK, palette, alpha (over white) and EXIF-rotated ones too.
 
     Args:
-        source: path, bytes of an encoded picture, PIL image, or (H, W), (H, W, 1), (H, W, 3), (H, W, 4) uint8 array.
-        max_pixels: refuse larger ones before decoding.
+        source: path, bytes of an image file, PIL image, or (H, W), (H, W, 1), (H, W, 3), (H, W, 4)
+            uint8 array.
+        max_pixels: largest number of pixels, checked before decoding.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
-        ImageError: not a picture, cut short, or too large.
+        ImageError: not an image, cut short, or too large.
     """
     if isinstance(source, np.ndarray):
         return _checked(_from_array(source), "the array", max_pixels)
     pil = _pil()
     if isinstance(source, pil.Image):
-        return _checked(_from_pil(source, "the picture", max_pixels), "the picture", max_pixels)
+        return _checked(_from_pil(source, "the image", max_pixels), "the image", max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         name, file = f"the {len(source)} bytes", io.BytesIO(source)
     elif not isinstance(source, str | os.PathLike):
-        raise ImageError(f"a picture is a path, bytes, an array or a PIL image; got {type(source).__name__}")
+        raise ImageError(f"an image must be a path, bytes, an array or a PIL image; got {type(source).__name__}")
     else:
         name = os.fspath(source)
         if not Path(name).is_file():
-            raise ImageError(f"no picture at {name}; give the path of a PNG, JPEG, WebP or similar file")
+            raise ImageError(f"no image at {name}; pass the path of a PNG, JPEG, WebP or similar file")
         file = None
     try:
         with _open(pil, file if file is not None else name) as opened:
@@ -163,11 +169,11 @@ def read(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
     except ImageError:
         raise
     except Exception as cause:  # pillow raises OSError, SyntaxError, ValueError, struct.error and more on bad files
-        raise ImageError(f"{name} is not a whole picture: {cause}") from cause
+        raise ImageError(f"{name} is not an image, or damaged: {cause}") from cause
 
 
 def letterbox(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    """Place an (H, W, 3) picture into the coded frame: (ch, cw, 3) uint8."""
+    """Resize an (H, W, 3) image and pad it to (ch, cw, 3) uint8."""
     pil = _pil()
     top, left, height, width = geometry.content
     if (height, width) != image.shape[:2]:
@@ -180,7 +186,7 @@ def letterbox(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]
 
 
 def normalise(image: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
-    """(H, W, 3) uint8 to (3, H, W) float32, mean and std applied."""
+    """(H, W, 3) uint8 -> (3, H, W) float32, with mean and std."""
     scale = np.float32(1) / (np.float32(255) * np.asarray(preprocess.std, np.float32))
     shift = np.asarray(preprocess.mean, np.float32) / np.asarray(preprocess.std, np.float32)
     planes = np.empty((3, *image.shape[:2]), np.float32)
@@ -191,10 +197,10 @@ def normalise(image: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.fl
 
 
 def prepare(image: NDArray[np.uint8], preprocess: Preprocess) -> tuple[NDArray[np.float32], Geometry]:
-    """Turn an (H, W, 3) uint8 picture into a network's input.
+    """Preprocess an (H, W, 3) uint8 image.
 
     Returns:
-        (3, ch, cw) float32, and the geometry that maps predictions back.
+        (3, ch, cw) float32, and the geometry that maps predictions to original pixels.
     """
     geometry = Geometry(original=(image.shape[0], image.shape[1]), coded=preprocess.size, mode=preprocess.mode)
     return normalise(letterbox(image, geometry), preprocess), geometry
@@ -204,13 +210,13 @@ def _pil() -> Any:
     try:
         from PIL import Image
     except ModuleNotFoundError as cause:
-        raise MissingExtra("pictures need pillow, which is not installed; pip install 'splitreg[edge]'") from cause
+        raise MissingExtra("images need pillow, which is not installed; pip install 'splitreg[edge]'") from cause
     return Image
 
 
 def _open(pil: Any, file: Any) -> Any:
-    """Read a header without pillow's own limit, which belongs to the whole process: ours is checked before decoding."""
-    with _LIMIT:  # two threads would restore each other's value
+    """Read a header without pillow's limit, which is global; ours is checked before decoding."""
+    with _LIMIT:  # threads would restore each other's value
         previous, pil.MAX_IMAGE_PIXELS = pil.MAX_IMAGE_PIXELS, None
         try:
             return pil.open(file)
@@ -228,7 +234,7 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
         raise ImageError(f"{name} is empty: {width}x{height} pixels")
     if max(height, width) > MAX_SIDE or height * width > max_pixels:
         raise ImageError(
-            f"{name} has {width}x{height} pixels; the limit is {max_pixels} in all and {MAX_SIDE} a side: scale it down"
+            f"{name} has {width}x{height} pixels; the limit is {max_pixels} in all and {MAX_SIDE} per side: scale it down"
         )
 
 
@@ -249,12 +255,12 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
     _check_size(image.height, image.width, name, max_pixels)
-    image.load()  # a PNG may say how it is turned after its pixels
+    image.load()  # a PNG may have its orientation after its pixels
     if image.getexif().get(_ORIENTATION, 1) != 1:
         from PIL import ImageOps
 
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits a pixel, sometimes kept in 32
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits per pixel, sometimes stored in 32
         wide = np.asarray(image, np.float64)
         top = 255.0 if wide.size and wide.max() <= 255 and image.mode in ("I", "F") else 65535.0
         return _from_array(np.rint(np.clip(wide / top, 0, 1) * 255).astype(np.uint8))

@@ -1,10 +1,10 @@
-"""The contracts of the six kinds of plugin. Parts meet through specs, keyed by stride, never by index or attribute.
+"""Interfaces of the six kinds of plugin; features are keyed by stride, never by index.
 
 Shape letters: B images, C channels, H x W input pixels, h x w of a latent, s a stride, K classes.
 
-Constructors take plain keyword options with defaults and no ``**kwargs``: the plan reads their signature, so a
-misspelt option fails with near names. Classes are built on torch's meta device by the plan (no weight is allocated),
-so a constructor must not read tensor values.
+Constructors take plain keyword options with defaults and no ``**kwargs``: the plan reads their
+signature, so that a misspelt option fails with near names. The plan builds classes on torch's meta
+device, without memory, so a constructor must not read tensor values.
 """
 
 from __future__ import annotations
@@ -37,29 +37,31 @@ __all__ = [
 
 
 class Body(nn.Module, abc.ABC):
-    """The backbone from a cut on."""
+    """The backbone after a cut."""
 
     @abc.abstractmethod
     def forward(self, feature: Tensor) -> dict[int, Tensor]:
         """Run the stages after the cut.
 
         Args:
-            feature: (B, C, H/s, W/s), what the prefix returned.
+            feature: (B, C, H/s, W/s), the output of the prefix.
 
         Returns:
-            stride -> (B, C, H/s, W/s): the cut's own feature and one for every later stage (the last of its stride).
+            stride -> (B, C, H/s, W/s): the feature at the cut, and that of every later stage (the last
+            of each stride).
         """
 
 
 class Backbone(nn.Module, abc.ABC):
     """A chain of named stages that can be cut between any two.
 
-    A family's constructor takes ``(name, *, pretrained=False, image_size=(H, W), ...)``, others leave ``name`` out.
+    The constructor of a family takes ``(name, *, pretrained=False, image_size=(H, W), ...)``; others
+    have no ``name``.
 
     Attributes:
-        stages: in order, stage name -> channels and stride of what it returns.
-        mean: per-channel mean that the weights expect, on a scale of 0 to 1.
-        std: likewise.
+        stages: stage name -> channels and stride of its output, in order.
+        mean: mean of the weights' training images per channel, on a scale of 0 to 1.
+        std: standard deviation, likewise.
     """
 
     stages: Mapping[str, FeatureSpec]
@@ -68,37 +70,38 @@ class Backbone(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def split(self, cut: str) -> tuple[nn.Module, Body]:
-        """Return what runs up to the end of stage ``cut`` (image -> feature) and what runs after it.
+        """Return the stages up to and including ``cut`` (image to feature), and those after it.
 
-        Both share this backbone's parameters. ``body(prefix(x))`` equals ``self(x)`` bit for bit at every stride that
-        the body gives.
+        Both share this backbone's parameters. ``body(prefix(x))`` equals ``self(x)`` bit for bit at every
+        stride that the body returns.
         """
 
     @abc.abstractmethod
     def forward(self, image: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W) normalised -> stride -> (B, C, H/s, W/s), the last stage of each stride."""
+        """(B, 3, H, W) normalised -> stride -> (B, C, H/s, W/s) of the last stage of each stride."""
 
     def teach(self, image: Tensor) -> tuple[dict[int, Tensor], Tensor | None]:
-        """Return features as ``forward`` does, and the (B, K) logits of the backbone's own classifier, or None.
+        """Return features as ``forward``, and the (B, K) logits of the backbone's classifier, or None.
 
-        A backbone that can keep its classifier has an option ``classifier``; teachers are built with it.
+        A backbone with a classifier has an option ``classifier``, which is set for teachers.
         """
         return self(image), None
 
 
 class Bottleneck(nn.Module, abc.ABC):
-    """Analysis on the edge, synthesis on the server, a rate between them.
+    """Analysis on the device, synthesis on the server.
 
-    The constructor is ``(source, target, *, ...)``: ``source`` is what ``analyse`` reads (the image, or the feature at
-    the cut), ``target`` is the feature at the cut that ``synthesise`` must restore. It sets ``encoder`` and ``decoder``:
-    the weights under ``encoder`` go to the device, all others (``decoder``, the prior) to the server.
+    The constructor is ``(source, target, *, ...)``: specs of the input of ``analyse`` (the image, or the
+    feature at the cut), and of the feature at the cut, which ``synthesise`` restores. It sets
+    ``encoder`` and ``decoder``. The weights of ``encoder`` are stored on the device, all others
+    (``decoder``, the prior) on the server.
 
     Attributes:
-        source_default: ``"image"`` or ``"feature"``: what is read when the recipe does not say.
-        encoder: everything that ``analyse`` needs.
-        decoder: everything that ``synthesise`` needs.
+        source_default: ``"image"`` or ``"feature"``: the input if the recipe does not set it.
+        encoder: the modules that ``analyse`` uses.
+        decoder: the modules that ``synthesise`` uses.
         latent: channels and stride (relative to the image) of the latent.
-        symbol_spec: what the symbols will be.
+        symbol_spec: properties of the symbols.
     """
 
     source_default: ClassVar[str] = "feature"
@@ -109,29 +112,30 @@ class Bottleneck(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def analyse(self, x: Tensor) -> Tensor:
-        """Edge side: (B, C_source, H, W) -> latent (B, C, h, w) float32. A static graph, exportable to ONNX."""
+        """On the device: (B, C_source, H, W) -> (B, C, h, w) float32; a static graph, for ONNX."""
 
     @abc.abstractmethod
     def synthesise(self, latent: Tensor) -> Tensor:
-        """Server side: (B, C, h, w) -> (B, C_target, h', w'), at least as large as the feature at the cut.
+        """On the server: (B, C, h, w) -> (B, C_target, h', w'), at least as large as the feature at the cut.
 
-        What is larger is cropped at the right and the bottom by the caller.
+        The caller crops it at the right and the bottom.
         """
 
     @abc.abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Training path: restored feature as ``synthesise`` gives it, and the rate (B,) in bits per image.
+        """Training path: the restored feature, as ``synthesise``, and the rate (B,) in bits per image.
 
-        A bottleneck with several rates draws one for each image in training and returns its bits times that rate's
-        weight over the stage's; in eval mode it uses its default rate and returns the bits themselves.
+        A bottleneck with several rates samples one per image in training, and scales its bits by the
+        weight of that rate relative to the stage's. In eval mode it uses its default rate, without
+        scaling.
         """
 
     @abc.abstractmethod
     def freeze(self) -> LatentModel:
-        """Return the integer tables of the present weights (and, with a hyperprior, its integer networks)."""
+        """Return the integer tables of the current weights; with a hyperprior, also its integer networks."""
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Return a loss for ``auxiliary_parameters`` alone (the prior's quantiles), or None."""
+        """Return a loss for ``auxiliary_parameters`` only (the quantiles of the prior), or None."""
         return None
 
     def auxiliary_parameters(self) -> list[nn.Parameter]:
@@ -140,15 +144,15 @@ class Bottleneck(nn.Module, abc.ABC):
 
 
 class Head(nn.Module, abc.ABC):
-    """Features -> predictions, loss, metric.
+    """Features to predictions, loss and metric.
 
-    The constructor is ``(features, labels, *, ...)``: ``features`` maps each stride of ``needs`` to its spec,
-    ``labels`` are the class names (empty where the task has none).
+    The constructor is ``(features, labels, *, ...)``: ``features`` maps each stride of ``needs`` to its
+    spec, ``labels`` are the class names (empty if the task has none).
 
     Attributes:
-        task: what it does; a dataset's target of the same task trains it.
-        needs: strides that it reads. Where the body lacks one, the plan puts an adapter in front of the head.
-        primary: name of the metric that sums it up; larger is better unless ``lower_is_better``.
+        task: its task; it is trained by a dataset's target of this task.
+        needs: strides that it reads. If the body does not return one, the plan adds an adapter.
+        primary: name of the primary metric; larger is better unless ``lower_is_better``.
     """
 
     task: ClassVar[str]
@@ -158,7 +162,7 @@ class Head(nn.Module, abc.ABC):
 
     @classmethod
     def select(cls, available: Sequence[int]) -> tuple[int, ...]:
-        """Return the strides that it would read from a body that offers ``available`` (default: ``needs``)."""
+        """Return the strides that it reads from a body that returns ``available``; by default ``needs``."""
         return cls.needs
 
     @abc.abstractmethod
@@ -167,33 +171,37 @@ class Head(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def loss(self, output: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Return scalar parts of the loss, averaged over the images; every image has a target (the caller sees to it)."""
+        """Return scalar parts of the loss, averaged over the images, each of which has a target."""
 
     def distillation_output(self, output: Any) -> Any:
-        """Return what objectives compare with a teacher's answer: (B, K, ...) logits where classes exclude each other.
+        """Return the output that objectives compare with a teacher's; by default the raw output.
 
-        By default the raw output.
+        For mutually exclusive classes: (B, K, ...) logits.
         """
         return output
 
     @abc.abstractmethod
     def predict(self, output: Any) -> list[Prediction]:
-        """Return one prediction an image, in the pixels of the network's input; autocast may be on, arrays are plain floats."""
+        """Return one prediction per image, in pixels of the network's input.
+
+        Autocast may be enabled; the arrays are float32.
+        """
 
     @abc.abstractmethod
     def truth(self, target: Target) -> Prediction:
-        """Return the target as a perfect prediction, in the target's pixels (for pictures of the truth)."""
+        """Return the target as a prediction, in the target's pixels, for drawings of the ground truth."""
 
     @abc.abstractmethod
     def metric(self) -> Any:
-        """Return a fresh torchmetrics ``Metric``: ``update(list[Prediction], list[Target])``, ``compute() -> dict``.
+        """Return a new torchmetrics ``Metric``: ``update(list[Prediction], list[Target])``.
 
-        ``compute`` returns floats by name, ``primary`` among them. Predictions and targets share the same pixels.
+        ``compute`` returns name -> float, with ``primary`` among the names. Predictions and targets are
+        in the same pixels.
         """
 
 
 class Dataset(abc.ABC):
-    """Samples with a target per target name, any of which may be missing.
+    """Samples with named targets, any of which may be missing.
 
     The constructor is ``(root, split, *, ...)``; ``root`` is a folder or None.
 
@@ -206,10 +214,10 @@ class Dataset(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def describe(cls, root: str | None, **options: Any) -> Mapping[str, TargetSpec]:
-        """Return ``targets`` without reading more than a header; the constructor's options apply.
+        """Return ``targets``, reading a header at most; takes the options of the constructor.
 
         Raises:
-            DataError: the folder is not of this layout; the message says what was expected.
+            DataError: the folder has another layout; the message states the expected one.
         """
 
     @abc.abstractmethod
@@ -221,22 +229,22 @@ class Dataset(abc.ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext:
-    """What an objective may look at in one step.
+    """Input of an objective in one step.
 
     Args:
-        losses: head -> part -> scalar; a head without a target in this batch is absent.
-        rate: (B,) bits an image.
+        losses: head -> part -> scalar; without heads that have no target in this batch.
+        rate: (B,) bits per image.
         images: (B, 3, H, W) normalised input.
-        features: stride -> feature that the heads read, each of them apart from the others: the gradient of a head's
-            loss for one is what that head alone sends there.
-        teacher: stride -> feature of the teacher, None without one.
-        progress: 0 at the beginning of the stage, 1 at its end.
-        outputs: head -> its answer (``Head.distillation_output``) for the images of this batch that have its target.
-        teacher_outputs: head -> what the teacher says in its place, for the same images: the answer of the teacher's
-            head of that name or, for a classification head, the logits of the teacher's own classifier.
-        latent: (B, C, h, w) as ``Bottleneck.encoder`` returned it, before it is quantised; None where the encoder did
-            not run.
-        shared: the weights that learn in this stage and that several heads may depend on.
+        features: stride -> feature that the heads read. They are separate views, so that the gradient
+            of a head's loss for one feature comes from that head only.
+        teacher: stride -> feature of the teacher; None without one.
+        progress: 0 at the start of the stage, 1 at its end.
+        outputs: head -> ``Head.distillation_output`` for the images of this batch with its target.
+        teacher_outputs: head -> output of the teacher for the same images: that of the teacher's head
+            of the same name or, for a classification head, the logits of the teacher's classifier.
+        latent: (B, C, h, w), output of ``Bottleneck.encoder`` before quantisation; None if the
+            encoder was not run.
+        shared: trained weights that several heads may depend on.
     """
 
     losses: Mapping[str, Mapping[str, Tensor]]
@@ -253,12 +261,12 @@ class StepContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherCapabilities:
-    """What a student or a teacher has that an objective may look at, known before the first step.
+    """What a student or a teacher provides to objectives, known before the first step.
 
     Args:
         features: stride -> channels and stride.
-        heads: head of the student -> task and labels of what is said there.
-        latent: whether a bottleneck encodes in every step; when a head is trained late, none does.
+        heads: head of the student -> task and labels of its output.
+        latent: whether a bottleneck encodes in every step; not when a head is trained late.
     """
 
     features: Mapping[int, FeatureSpec]
@@ -267,21 +275,22 @@ class TeacherCapabilities:
 
 
 class Objective(nn.Module, abc.ABC):
-    """How losses are combined, and extra terms. The constructor is ``(heads, *, ...)`` with the heads' names.
+    """Combines losses and adds terms. The constructor is ``(heads, *, ...)`` with the heads' names.
 
     Attributes:
-        reads_heads: it looks at losses or at what heads say. In a stage where no objective does, no head is run.
+        reads_heads: it uses losses or outputs of heads. Heads are not run in a stage in which no
+            objective does.
     """
 
     reads_heads: bool = True
 
     @abc.abstractmethod
     def forward(self, context: StepContext) -> dict[str, Tensor]:
-        """Return scalar terms by name; the training loss is the sum over all objectives of a stage, plus the rate."""
+        """Return name -> scalar; the loss is the sum over all objectives of a stage, plus the rate."""
 
     def problems(self, student: TeacherCapabilities, teacher: TeacherCapabilities | None) -> list[str]:
-        """Return a sentence for everything that it needs and these do not have; asked before the first step.
+        """Return a sentence for each requirement that student or teacher do not meet.
 
-        ``teacher`` is None without one. Each sentence names both sides where they do not fit.
+        Called before the first step; ``teacher`` is None without one.
         """
         return []

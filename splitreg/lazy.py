@@ -1,4 +1,4 @@
-"""Names of a package that are imported on first use (PEP 562), so that importing the package costs nothing."""
+"""Lazy imports of a package's public names (PEP 562), so that importing the package is fast."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str]
     """Return ``__getattr__`` and ``__dir__`` for a package.
 
     Args:
-        package: its ``__name__``.
-        homes: public name -> absolute name of the module that defines it; a submodule is its own home.
+        package: ``__name__`` of the package.
+        homes: public name -> absolute name of the module that defines it; for a submodule, its name.
     """
 
     def getattr_(name: str) -> Any:

@@ -1,15 +1,16 @@
-"""A bad link for tests: a loopback TCP proxy with a bandwidth, a delay, jitter, losses and outages, all seeded.
+"""Emulates a slow link: a loopback TCP proxy with bandwidth, delay, jitter, losses and outages.
 
 ::
 
     with Link(("127.0.0.1", 8000), PRESETS["4g"], seed=1) as link:
         client = Client(link.url, ...)
-        link.down()   # silence: nothing arrives, nobody is told
+        link.down()   # outage: nothing arrives
         link.up()
 
-All connections share the two lanes, as devices behind one modem do. A lost segment arrives late, as TCP's repetition makes
-it; nothing is ever missing or out of order. A connection's first byte waits for the handshake's round trip. TCP's slow
-start is not emulated, so that long transfers look better here than they are.
+All connections share the bandwidth, like devices behind one modem. A lost segment arrives late, as
+after a retransmission of TCP; no data is missing or reordered. The first byte of a connection waits for
+the round trip of the handshake. The slow start of TCP is not emulated, so that long transfers are
+faster than on a real link.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-#: Bytes that travel together, TCP's over Ethernet.
+#: Bytes per segment, those of TCP over Ethernet.
 SEGMENT_BYTES = 1460
-#: TCP repeats what was not acknowledged after at least so many seconds (Linux' TCP_RTO_MIN), twice as many each time.
-_REPEAT_S = 0.2
-_REPEATS = 6
-#: Segments of a connection that are under way in a direction; beyond that the sender waits.
-_UNDER_WAY = 256
+#: Seconds until TCP's first retransmission (TCP_RTO_MIN of Linux); they double each time.
+_RETRANSMIT_S = 0.2
+_MAX_RETRANSMITS = 6
+#: Largest number of segments in flight per connection and direction; then the sender waits.
+_MAX_IN_FLIGHT = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What a link is like.
+    """Properties of a link.
 
     Args:
-        up_bps: bits a second from client to server.
-        down_bps: bits a second from server to client.
-        delay_s: seconds that a bit travels, one way.
-        jitter_s: mean of the further seconds of a segment (exponentially distributed).
-        loss: probability that a segment must be repeated.
-        outages: (start, length) in seconds since the link began, in which nothing arrives.
+        up_bps: bits per second from client to server.
+        down_bps: bits per second from server to client.
+        delay_s: seconds of delay, one way.
+        jitter_s: mean of the additional delay per segment, in seconds (exponentially distributed).
+        loss: probability that a segment is lost and retransmitted.
+        outages: (start, length) in seconds since the start of the link, in which nothing arrives.
     """
 
     up_bps: float
@@ -55,12 +56,15 @@ class Profile:
 
     def __post_init__(self) -> None:
         if not (self.up_bps > 0 and self.down_bps > 0):
-            raise ValueError("a link carries more than 0 bits a second")
+            raise ValueError(f"up_bps and down_bps must be above 0, got {self.up_bps} and {self.down_bps}")
         if not (self.delay_s >= 0 and self.jitter_s >= 0 and 0 <= self.loss < 1):
-            raise ValueError("delay and jitter are seconds from 0, a loss is a probability below 1")
+            raise ValueError(
+                f"delay_s and jitter_s must be 0 or more, and loss 0 or more and below 1; got {self.delay_s}, "
+                f"{self.jitter_s}, {self.loss}"
+            )
 
 
-#: 37.5 kbps and 54 Mbps are the rates of the split-computing papers; the other figures are usual ones, not measured here.
+#: 37.5 kbit/s and 54 Mbit/s are from papers on split computing; the other values are typical ones.
 PRESETS: Mapping[str, Profile] = {
     "lora": Profile(up_bps=37_500, down_bps=37_500, delay_s=0.02, jitter_s=0.005, loss=0.01),
     "lte-m": Profile(up_bps=375_000, down_bps=300_000, delay_s=0.05, jitter_s=0.015, loss=0.005),
@@ -70,33 +74,37 @@ PRESETS: Mapping[str, Profile] = {
 
 
 class Lane:
-    """One direction as arithmetic, without clock or socket: when does a segment that is sent now arrive?
+    """One direction of a link as arithmetic, without clock or socket.
 
     Args:
-        bps: bits a second.
+        bps: bits per second.
         profile: delay, jitter and loss.
-        seed: of what is random.
+        seed: of the random numbers.
+
+    Attributes:
+        free_s: time at which the lane is free.
+        retransmits: number of retransmitted segments.
     """
 
     def __init__(self, bps: float, profile: Profile, seed: int) -> None:
         self.bps = bps
         self.profile = profile
         self.free_s = 0.0
-        self.repeated = 0
+        self.retransmits = 0
         self._random = random.Random(seed)
 
     def arrival(self, now_s: float, size: int) -> float:
-        """Return when ``size`` bytes that are ready at ``now_s`` have arrived, and occupy the lane until they are sent."""
+        """Send ``size`` bytes at ``now_s``, occupying the lane; return the time of their arrival."""
         sending = size * 8 / self.bps
         self.free_s = max(now_s, self.free_s) + sending
         arrived = self.free_s + self.profile.delay_s
         if self.profile.jitter_s:
             arrived += self._random.expovariate(1 / self.profile.jitter_s)
-        wait = max(_REPEAT_S, 4 * self.profile.delay_s)
-        for _ in range(_REPEATS):
+        wait = max(_RETRANSMIT_S, 4 * self.profile.delay_s)
+        for _ in range(_MAX_RETRANSMITS):
             if self._random.random() >= self.profile.loss:
                 break
-            self.repeated += 1
+            self.retransmits += 1
             self.free_s += sending
             arrived += wait + sending
             wait *= 2
@@ -105,12 +113,12 @@ class Lane:
 
 @dataclass(slots=True)
 class Counts:
-    """What has passed: ``up`` and ``down`` in bytes (arrived), ``connections``, ``repeated`` segments."""
+    """Traffic: bytes that arrived ``up`` and ``down``, ``connections``, ``retransmits``."""
 
     up: int = 0
     down: int = 0
     connections: int = 0
-    repeated: int = 0
+    retransmits: int = 0
 
 
 @dataclass(eq=False)
@@ -120,12 +128,12 @@ class _Connection:
 
 
 class Link:
-    """A proxy on a loopback port, in a thread of its own; a context manager.
+    """A proxy on a loopback port, in its own thread; a context manager.
 
     Args:
         target: (host, port) of the server.
-        profile: what the link is like.
-        seed: of its randomness; the n-th segment of a direction fares alike in every run.
+        profile: properties of the link.
+        seed: of the random numbers; segment n of a direction has the same delay in every run.
     """
 
     def __init__(self, target: tuple[str, int], profile: Profile, *, seed: int = 0) -> None:
@@ -144,7 +152,7 @@ class Link:
 
     @property
     def url(self) -> str:
-        """Where the server seems to be."""
+        """URL of the proxy."""
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
@@ -157,11 +165,11 @@ class Link:
         self._thread.join()
 
     def down(self, *, refuse: bool = False) -> None:
-        """Begin an outage: nothing arrives until ``up``.
+        """Start an outage: nothing arrives until ``up``.
 
         Args:
-            refuse: reset all connections, and those that come; otherwise there is only silence, and what was sent in it
-                arrives afterwards.
+            refuse: reset all connections, including new ones; otherwise, data that is sent during the
+                outage arrives after it.
         """
         self._call(self._down, refuse)
 
@@ -170,12 +178,12 @@ class Link:
         self._call(self._up)
 
     def half_open(self) -> None:
-        """Let the connections of now be silent for ever, without telling either end; new ones work."""
-        self._call(self._each, _kill)
+        """Let open connections stall forever, without closing them; new ones work."""
+        self._call(self._for_each, _kill)
 
     def reset(self) -> None:
-        """Break the connections of now; new ones work."""
-        self._call(self._each, _abort)
+        """Reset open connections; new ones work."""
+        self._call(self._for_each, _abort)
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         done = threading.Event()
@@ -192,13 +200,13 @@ class Link:
         self._refusing = refuse
         self._passing.clear()
         if refuse:
-            self._each(_abort)
+            self._for_each(_abort)
 
     def _up(self) -> None:
         self._refusing = False
         self._passing.set()
 
-    def _each(self, function: Callable[[_Connection], None]) -> None:
+    def _for_each(self, function: Callable[[_Connection], None]) -> None:
         for connection in list(self._connections):
             function(connection)
 
@@ -215,7 +223,7 @@ class Link:
         self._ready.set()
         await self._stopped.wait()
         server.close()
-        self._each(_abort)
+        self._for_each(_abort)
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
@@ -237,55 +245,59 @@ class Link:
         handshake_s = self._loop.time() + 2 * self.profile.delay_s
         ended = False
         try:
-            there_reader, there_writer = await asyncio.open_connection(*self.target)
-            connection.writers.append(there_writer)
+            server_reader, server_writer = await asyncio.open_connection(*self.target)
+            connection.writers.append(server_writer)
             await asyncio.gather(
-                self._pump(connection, reader, there_writer, 0, handshake_s),
-                self._pump(connection, there_reader, writer, 1, 0.0),
+                self._pump(connection, reader, server_writer, 0, handshake_s),
+                self._pump(connection, server_reader, writer, 1, 0.0),
             )
             ended = True
         except (OSError, asyncio.CancelledError):
-            pass  # the server is away, either end broke the connection, or the link is taken away
+            pass  # no server, a broken connection, or the end of the link
         finally:
             self._connections.discard(connection)
             if not ended:
                 _abort(connection)
-            for one in connection.writers:
-                one.close()
+            for stream in connection.writers:
+                stream.close()
 
     async def _pump(
         self,
         connection: _Connection,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        way: int,
-        begin_s: float,
+        lane: int,
+        start_s: float,
     ) -> None:
-        """Read at once, deliver when it has arrived; an end of the stream travels like a byte."""
-        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_UNDER_WAY)
-        delivery = asyncio.create_task(self._deliver(connection, queue, writer, way))
+        """Read at once and deliver at the time of arrival; the end of the stream counts as one byte."""
+        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_IN_FLIGHT)
+        delivery = asyncio.create_task(self._deliver(connection, queue, writer, lane))
         try:
-            last_s, data = begin_s, b"?"
+            last_s, data = start_s, b"?"
             while data:
                 data = await reader.read(SEGMENT_BYTES)
                 if not delivery.done():
-                    now_s = max(self._loop.time(), begin_s)
-                    last_s = max(last_s, self._lanes[way].arrival(now_s, len(data) or 1))  # in order
-                    self.counts.repeated = sum(lane.repeated for lane in self._lanes)
+                    now_s = max(self._loop.time(), start_s)
+                    last_s = max(last_s, self._lanes[lane].arrival(now_s, len(data) or 1))  # in order
+                    self.counts.retransmits = sum(lane.retransmits for lane in self._lanes)
                     await queue.put((last_s, data))
             await delivery
         finally:
             delivery.cancel()
 
     async def _deliver(
-        self, connection: _Connection, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, way: int
+        self,
+        connection: _Connection,
+        queue: asyncio.Queue[tuple[float, bytes]],
+        writer: asyncio.StreamWriter,
+        lane: int,
     ) -> None:
         while True:
             arrives_s, data = await queue.get()
             await asyncio.sleep(arrives_s - self._loop.time())
             await self._passing.wait()
             if connection.dead:
-                await asyncio.Event().wait()  # until the link is taken away
+                await asyncio.Event().wait()  # until the end of the link
             if not data:
                 with contextlib.suppress(OSError):
                     writer.write_eof()
@@ -294,9 +306,9 @@ class Link:
             try:
                 await writer.drain()
             except OSError:
-                _abort(connection)  # the other end shall see it too
+                _abort(connection)  # also reset the other end
                 return
-            if way == 0:
+            if lane == 0:
                 self.counts.up += len(data)
             else:
                 self.counts.down += len(data)
@@ -305,7 +317,7 @@ class Link:
 def _abort(connection: _Connection) -> None:
     for writer in connection.writers:
         end = writer.get_extra_info("socket")
-        if end is not None and end.fileno() >= 0:  # a close that the other end sees as a reset
+        if end is not None and end.fileno() >= 0:  # the other end sees a reset
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 

@@ -1,4 +1,4 @@
-"""Paths into a recipe's tables: ``bottleneck.channels=24`` (no torch)."""
+"""Overrides of a recipe's values by path, such as ``bottleneck.channels=24``; no torch."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from splitreg.errors import RecipeError
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """Read ``key=value`` strings; values are TOML, else plain strings.
+    """Read ``key=value`` strings; values are TOML or plain strings.
 
     >>> parse_overrides(["channels=24", "name=fp"])
     {'channels': 24, 'name': 'fp'}
 
     Raises:
-        RecipeError: one has no ``=``.
+        RecipeError: a string has no ``=`` or no key.
     """
-    found = {}
+    values = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise RecipeError(f"an override reads key=value, as in bottleneck.channels=24; got {override!r}")
+            raise RecipeError(f"an override must be KEY=VALUE, such as bottleneck.channels=24; got {override!r}")
         try:
-            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            found[key.strip()] = text
-    return found
+            values[key.strip()] = text
+    return values
 
 
 def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set ``"key=value"`` in a table, in place; values are TOML, else plain strings.
+    """Apply ``key=value`` strings to a table in place; values are TOML or plain strings.
 
     >>> apply_overrides({"bottleneck": "fp"}, ["bottleneck.channels=24", "cut=layer1"])
     {'bottleneck': {'name': 'fp', 'channels': 24}, 'cut': 'layer1'}
 
     Raises:
-        RecipeError: not of that form, or a place that is not there.
+        RecipeError: a string is not ``key=value``, or there is no such path.
     """
     for key, value in parse_overrides(overrides).items():
         set_path(table, key, value)
@@ -45,12 +45,12 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def set_path(table: dict[str, Any], path: str, value: Any) -> None:
-    """Set the value at ``"stages.0.epochs"`` or ``"heads.det.width"``; missing tables on the way are made.
+    """Set the value at a path such as ``"stages.0.epochs"`` or ``"heads.det.width"``.
 
-    The only item of a list may be left out: ``"data.root"`` where there is one dataset.
+    Missing tables are created. The index of a list with one item may be omitted: ``"data.root"``.
 
     Raises:
-        RecipeError: a list has no such item, or something on the way has no keys.
+        RecipeError: a list has no such item, or a value on the path has no keys.
     """
     *parents, last = path.split(".")
     here: Any = table
@@ -58,16 +58,16 @@ def set_path(table: dict[str, Any], path: str, value: Any) -> None:
         step = _index(here, key, path) if isinstance(here, list) else key
         if isinstance(here, dict):
             here.setdefault(step, {})
-        here = _opened(here, step)
+        here = _resolve(here, step)
         if not isinstance(here, dict | list):
-            raise RecipeError(f"{path}: {'.'.join(parents[: depth + 1])} is {here!r}, which has no keys")
+            raise RecipeError(f"{path}: {'.'.join(parents[: depth + 1])} is {here!r} and has no keys")
     if isinstance(here, list) and len(here) == 1 and not last.isdecimal() and last not in _names(here):
-        here = _opened(here, 0)
+        here = _resolve(here, 0)
     here[_index(here, last, path) if isinstance(here, list) else last] = value
 
 
-def _opened(here: Any, step: Any) -> Any:
-    """Return what is there; a name becomes the table that it is short for."""
+def _resolve(here: Any, step: Any) -> Any:
+    """Return the value at a key; a name is replaced by the table that it abbreviates."""
     if isinstance(here[step], str):  # "fp" is short for { name = "fp" }
         here[step] = {"name": here[step]}
     return here[step]
@@ -78,11 +78,11 @@ def _names(items: list[Any]) -> list[Any]:
 
 
 def _index(items: list[Any], key: str, path: str) -> int:
-    """Position in a list: a number, or the name of a head, dataset or stage."""
+    """Return the index for a number, or for the name of a head, dataset or stage."""
     names = _names(items)
     if key in names:
         return names.index(key)
     if key.isdecimal() and int(key) < len(items):
         return int(key)
-    there = f"there are: {', '.join(map(str, names))} (or 0 to {len(items) - 1})" if items else "the list is empty"
-    raise RecipeError(f"{path}: no {key!r}; {there}")
+    available = f"{', '.join(map(str, names))} (or 0 to {len(items) - 1})" if items else "none, the list is empty"
+    raise RecipeError(f"{path}: no item {key!r}. Available: {available}")

@@ -1,8 +1,9 @@
-"""What heads say of an image: the base class, and the prediction types of the first-party tasks (no torch).
+"""Predictions of heads: the base class, and the types of the built-in tasks; no torch.
 
-They are numpy arrays with the labels' names, in the pixels they were made in; ``restore(geometry)`` takes them to the
-original image. The same types show the truth (``Head.truth``). ``meta`` and ``arrays`` are all of a prediction, and
-``splitreg.wire.from_parts`` puts it together again on the other side of a link.
+A prediction has numpy arrays and class names, in pixels of the network's input; ``restore(geometry)``
+maps it to pixels of the original image. Ground truth has the same types (``Head.truth``). ``meta`` and
+``arrays`` are the complete content; ``splitreg.wire.from_parts`` rebuilds a prediction from them.
+
 Shape letters: N objects, K classes, H x W pixels.
 """
 
@@ -20,9 +21,9 @@ from splitreg import drawing
 from splitreg.imaging import Geometry
 
 __all__ = [
-    "CLASSIFICATION", "DEPTH", "DETECTION", "IGNORE", "MULTILABEL", "OTHER", "RECONSTRUCTION", "SEGMENTATION",
-    "Classification", "Depth", "Detections", "MultiLabel", "Other", "Prediction", "Reconstruction", "Segmentation",
-    "decode_mask", "encode_mask",
+    "CLASSIFICATION", "DEPTH", "DETECTION", "GENERIC", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION",
+    "Classification", "Depth", "Detections", "GenericPrediction", "MultiLabel", "Prediction", "Reconstruction",
+    "Segmentation", "decode_mask", "encode_mask",
 ]  # fmt: skip
 
 CLASSIFICATION = "classification"
@@ -31,42 +32,42 @@ DETECTION = "detection"
 SEGMENTATION = "segmentation"
 DEPTH = "depth"
 RECONSTRUCTION = "reconstruction"
-#: What ``meta`` calls a prediction of a plugin's own type.
-OTHER = "other"
+#: Kind, in ``meta``, of a prediction of a plugin's own type.
+GENERIC = "other"
 
-#: Pixels of a segmentation target that count nowhere.
+#: Class index of pixels that losses and metrics ignore.
 IGNORE = 255
 
 
 class Prediction(abc.ABC):
-    """What a head says of one image."""
+    """Prediction of a head for one image."""
 
     @abc.abstractmethod
     def restore(self, geometry: Geometry) -> Self:
-        """Return the same prediction in the pixels of the original image."""
+        """Return the prediction in pixels of the original image."""
 
     @abc.abstractmethod
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return (H, W, 3) uint8: the prediction on the (H, W, 3) original, at any size the picture needs."""
+        """Return a drawing on the (H, W, 3) uint8 original; its size may differ from the original's."""
 
     @abc.abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists, numbers and strings, small enough to print (masks as run lengths)."""
+        """Return plain data that is small enough to print (masks as run lengths)."""
 
     @abc.abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the exact arrays, for test vectors and binary answers."""
+        """Return name -> exact array, for test vectors and binary answers."""
 
     def above(self, score: float) -> Self:
-        """Return the same prediction without objects that score less; by default itself."""
+        """Return the prediction without objects of a lower score; by default itself."""
         return self
 
     def meta(self) -> dict[str, Any]:
-        """Return what is not an array, as plain data: ``kind``, the names of the classes.
+        """Return everything but the arrays as plain data: ``kind``, class names.
 
-        A plugin's own type need not say more than this: across a link it becomes ``Other``.
+        Types of plugins may use this default; a client receives them as ``GenericPrediction``.
         """
-        return {"kind": OTHER, "json": self.to_json()}
+        return {"kind": GENERIC, "json": self.to_json()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,16 +93,16 @@ class Classification(Prediction):
         return [(self.names[i], float(self.probabilities[i])) for i in order]
 
     def restore(self, geometry: Geometry) -> Self:
-        """Return itself: a class has no place."""
+        """Return itself: a class has no position."""
         return self
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Write the three best classes below the picture."""
+        """Write the three most probable classes below the image."""
         shown = [f"{name} {share:.0%}" for name, share in self.top(3) if share >= 0.005]
-        return drawing.legend(drawing.enlarged(image)[0], shown)
+        return drawing.legend(drawing.enlarge(image)[0], shown)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the five best classes."""
+        """Return the five most probable classes."""
         best = [{"label": name, "probability": _short(share)} for name, share in self.top()]
         return {"task": CLASSIFICATION, "label": self.names[self.index], "top": best}
 
@@ -119,9 +120,9 @@ class MultiLabel(Prediction):
     """Which labels apply to the image.
 
     Args:
-        probabilities: (K,) float32, each on its own; NaN where the truth is not known.
+        probabilities: (K,) float32, independent of each other; NaN: unknown ground truth.
         names: K label names.
-        threshold: labels from this probability on are named as present.
+        threshold: smallest probability of a label that applies.
     """
 
     probabilities: NDArray[np.float32]
@@ -134,13 +135,13 @@ class MultiLabel(Prediction):
         return [(self.names[i], float(self.probabilities[i])) for i in order if self.probabilities[i] >= self.threshold]
 
     def restore(self, geometry: Geometry) -> Self:
-        """Return itself: a label has no place."""
+        """Return itself: a label has no position."""
         return self
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Write the labels that apply below the picture."""
+        """Write the labels that apply below the image."""
         shown = [f"{name} {share:.0%}" for name, share in self.present()] or ["(no label)"]
-        return drawing.legend(drawing.enlarged(image)[0], shown)
+        return drawing.legend(drawing.enlarge(image)[0], shown)
 
     def to_json(self) -> dict[str, Any]:
         """Return the labels that apply, and the probability of every label (null: unknown)."""
@@ -150,7 +151,7 @@ class MultiLabel(Prediction):
         return {"task": MULTILABEL, "labels": [name for name, _ in self.present()], "probabilities": every}
 
     def meta(self) -> dict[str, Any]:
-        """Return the kind and the names and the threshold."""
+        """Return the kind, the names and the threshold."""
         return {"kind": MULTILABEL, "names": list(self.names), "threshold": self.threshold}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -160,14 +161,14 @@ class MultiLabel(Prediction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detections(Prediction):
-    """Objects, best first.
+    """Objects, highest score first.
 
     Args:
         boxes: (N, 4) float32 x0, y0, x1, y1 in pixels.
         scores: (N,) float32 in 0 to 1.
         labels: (N,) int64.
         names: K class names.
-        threshold: objects from this score on are drawn; all are kept (a precision-recall curve needs them).
+        threshold: smallest score of drawn objects; the arrays have all objects, for metrics.
     """
 
     boxes: NDArray[np.float32]
@@ -177,20 +178,20 @@ class Detections(Prediction):
     threshold: float = 0.3
 
     def restore(self, geometry: Geometry) -> Self:
-        """Map the boxes, clip them to the picture and leave out those that lie in the letterbox's border."""
+        """Map and clip the boxes, and remove those in the letterbox's border."""
         boxes = geometry.boxes(self.boxes)
-        return replace(self, boxes=boxes)._only((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+        return replace(self, boxes=boxes)._select((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
 
     def above(self, score: float) -> Self:
-        """Leave out the objects that score less."""
-        return self._only(self.scores >= score) if score > 0 else self
+        """Return only objects with at least this score."""
+        return self._select(self.scores >= score) if score > 0 else self
 
-    def _only(self, kept: NDArray[np.bool_]) -> Self:
-        return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept])
+    def _select(self, selected: NDArray[np.bool_]) -> Self:
+        return replace(self, boxes=self.boxes[selected], scores=self.scores[selected], labels=self.labels[selected])
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Draw the boxes whose score reaches the threshold, with name and score."""
-        canvas, factor = drawing.enlarged(image)
+        """Draw boxes with at least the threshold's score, with name and score."""
+        canvas, factor = drawing.enlarge(image)
         order = [i for i in np.argsort(self.scores, kind="stable") if self.scores[i] >= self.threshold]
         captions = [f"{self.names[self.labels[i]]} {self.scores[i]:.2f}" for i in order]
         colours = drawing.palette(len(self.names))[self.labels[order]]
@@ -205,7 +206,7 @@ class Detections(Prediction):
         return {"task": DETECTION, "objects": objects}
 
     def meta(self) -> dict[str, Any]:
-        """Return the kind and the names and the threshold."""
+        """Return the kind, the names and the threshold."""
         return {"kind": DETECTION, "names": list(self.names), "threshold": self.threshold}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -218,7 +219,7 @@ class Segmentation(Prediction):
     """A class for every pixel.
 
     Args:
-        mask: (H, W) uint8 class indexes; ``IGNORE`` where the truth is not known.
+        mask: (H, W) uint8 class indexes; ``IGNORE``: unknown ground truth.
         names: K class names.
     """
 
@@ -226,7 +227,7 @@ class Segmentation(Prediction):
     names: tuple[str, ...]
 
     def shares(self) -> dict[int, float]:
-        """Return class index -> share of the pixels, the largest first, without ``IGNORE``."""
+        """Return class index -> share of the pixels, largest first, without ``IGNORE``."""
         counts = np.bincount(self.mask.ravel(), minlength=256)
         order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i] and i != IGNORE]
         return {i: float(counts[i] / self.mask.size) for i in order}
@@ -236,14 +237,14 @@ class Segmentation(Prediction):
         return replace(self, mask=np.ascontiguousarray(geometry.labels(self.mask)))
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Tint the picture and name the classes that are there."""
+        """Tint the image by class, with a legend of the classes in it."""
         colours = drawing.palette(len(self.names))
-        tinted, _ = drawing.enlarged(drawing.overlay(image, self.mask, colours))
+        tinted, _ = drawing.enlarge(drawing.overlay(image, self.mask, colours))
         present = list(self.shares())
         return drawing.legend(tinted, [self.names[i] for i in present], colours[present])
 
     def to_json(self) -> dict[str, Any]:
-        """Return share and run lengths of every class that is there."""
+        """Return share and run lengths of every class in the mask."""
         classes = [
             {"label": self.names[i], "share": _short(share), "mask": encode_mask(self.mask == i)}
             for i, share in self.shares().items()
@@ -261,10 +262,10 @@ class Segmentation(Prediction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depth(Prediction):
-    """Metres for every pixel.
+    """Depth of every pixel.
 
     Args:
-        depth: (H, W) float32; 0 where the truth is not known.
+        depth: (H, W) float32 in metres; 0: unknown ground truth.
     """
 
     depth: NDArray[np.float32]
@@ -274,13 +275,13 @@ class Depth(Prediction):
         return replace(self, depth=geometry.values(self.depth))
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Colour the depths, near is light, and write the range below."""
+        """Colour the depths, light is near, and write the range below."""
         near, middle, far = self._range()
-        coloured, _ = drawing.enlarged(drawing.depth_colours(self.depth, near, far))
+        coloured, _ = drawing.enlarge(drawing.depth_colours(self.depth, near, far))
         return drawing.legend(coloured, [f"near {near:.2f} m", f"median {middle:.2f} m", f"far {far:.2f} m"])
 
     def to_json(self) -> dict[str, Any]:
-        """Return near, median and far; the map itself is in ``arrays``."""
+        """Return near, median and far; ``arrays`` has the map."""
         near, middle, far = (_short(v) for v in self._range())
         return {"task": DEPTH, "size": list(self.depth.shape), "near_m": near, "median_m": middle, "far_m": far}
 
@@ -302,7 +303,7 @@ class Depth(Prediction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconstruction(Prediction):
-    """The image itself, as far as the bits carry it.
+    """The image as restored from its packet.
 
     Args:
         image: (H, W, 3) uint8.
@@ -311,15 +312,15 @@ class Reconstruction(Prediction):
     image: NDArray[np.uint8]
 
     def restore(self, geometry: Geometry) -> Self:
-        """Cut the border away and resize."""
+        """Remove the border and resize."""
         return replace(self, image=geometry.pixels(self.image))
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the reconstruction."""
-        return drawing.enlarged(self.image)[0]
+        return drawing.enlarge(self.image)[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return size and mean colour; the pixels are in ``arrays``."""
+        """Return size and mean colour; ``arrays`` has the pixels."""
         colour = [_short(v) for v in self.image.reshape(-1, 3).mean(axis=0)]
         return {"task": RECONSTRUCTION, "size": list(self.image.shape[:2]), "mean_rgb": colour}
 
@@ -333,36 +334,36 @@ class Reconstruction(Prediction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Other(Prediction):
-    """A prediction of a plugin's own type, as it comes across a link: what it prints, and its arrays.
+class GenericPrediction(Prediction):
+    """A prediction of a plugin's own type, as received from a server.
 
     Args:
-        printed: what its ``to_json`` returned.
-        found: its exact arrays.
+        json_data: result of its ``to_json``.
+        array_data: result of its ``arrays``.
     """
 
-    printed: dict[str, Any]
-    found: dict[str, NDArray[Any]]
+    json_data: dict[str, Any]
+    array_data: dict[str, NDArray[Any]]
 
     def restore(self, geometry: Geometry) -> Self:
         """Return itself: the server has restored it."""
         return self
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the picture: how to draw it only the plugin knows."""
-        return drawing.enlarged(image)[0]
+        """Return the image: only the plugin can draw the prediction."""
+        return drawing.enlarge(image)[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the prediction printed."""
-        return self.printed
+        """Return ``json_data``."""
+        return self.json_data
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return its arrays."""
-        return self.found
+        """Return ``array_data``."""
+        return self.array_data
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """Return an (H, W) bool mask as uncompressed COCO run lengths: column by column, zeros first.
+    """Return an (H, W) bool mask as uncompressed COCO run lengths: by columns, zeros first.
 
     >>> encode_mask(np.array([[False, True], [True, True]]))
     {'size': [2, 2], 'counts': [1, 3]}
@@ -374,7 +375,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
 
 
 def decode_mask(runs: dict[str, list[int]]) -> NDArray[np.bool_]:
-    """Return the (H, W) bool mask of ``encode_mask``.
+    """Return the (H, W) bool mask of run lengths, the inverse of ``encode_mask``.
 
     >>> decode_mask({"size": [2, 2], "counts": [1, 3]}).tolist()
     [[False, True], [True, True]]

@@ -1,147 +1,47 @@
-"""Names to specs to classes: entry-point metadata first, torch last.
+"""Names to specs to classes: packaging metadata first, torch last.
 
-``discover()`` reads the names of every installed plugin from packaging metadata (the ``entrypoints`` package), a spec is
-imported when it is asked for (specs live in torch-free modules), and the class behind it on first use. A registry is an
-immutable mapping that is passed as an argument; tests build their own.
+``discover()`` reads the names of every installed plugin from packaging metadata (the ``entrypoints``
+package). A spec is imported on request, from a module without torch, and the class on first use. A
+registry is an immutable mapping that is passed as an argument; tests build their own.
 
 >>> from splitreg.specs import ComponentSpec
->>> toy = ComponentSpec(kind="codec", name="toy", api=1, target="collections:OrderedDict", summary="A stand-in.")
+>>> toy = ComponentSpec(kind="codec", name="toy", api=1, target="collections:OrderedDict", summary="An example.")
 >>> Registry.of(toy).spec("codec", "toy").summary
-'A stand-in.'
+'An example.'
 """
 
 from __future__ import annotations
 
 import configparser
 import functools
-import importlib
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from splitreg.components import Component, Entry, error_context, import_object
 from splitreg.errors import (
-    ApiMismatch,
     BrokenComponent,
     DuplicateComponent,
     MissingExtra,
-    RecipeError,
     RegistryError,
-    SplitregError,
     UnknownComponent,
     suggest,
 )
-from splitreg.specs import API, KINDS, ComponentSpec
+from splitreg.specs import KINDS, ComponentSpec
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A name that an installed package claims: ``package`` says which, ``module`` and ``attribute`` where its spec is."""
-
-    kind: str
-    name: str
-    package: str
-    module: str
-    attribute: str
-
-    def spec(self) -> ComponentSpec:
-        """Import the spec.
-
-        Raises:
-            BrokenComponent: the module does not import, or what it names is not this plugin's spec.
-            ApiMismatch: the plugin speaks another version of the contracts.
-        """
-        what = f"{self.kind}:{self.name} from package {self.package}"
-        try:
-            spec = getattr(importlib.import_module(self.module), self.attribute)
-        except Exception as cause:
-            raise BrokenComponent(f"{what} is broken: {_last_line(cause)}") from cause
-        if not isinstance(spec, ComponentSpec):
-            raise BrokenComponent(f"{what} is broken: {self.module}:{self.attribute} is not a ComponentSpec")
-        if (spec.kind, spec.name) != (self.kind, self.name):
-            raise BrokenComponent(f"{what} is broken: its spec says {spec.key}")
-        if spec.api != API:
-            upgrade = "splitreg" if spec.api > API else self.package
-            raise ApiMismatch(f"{what} was written for api {spec.api}, splitreg speaks api {API}; upgrade {upgrade}")
-        return spec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Component:
-    """A plugin's class, ready to be instantiated.
-
-    Args:
-        kind: kind of plugin.
-        name: as it was asked for, e.g. ``"resnet50"``.
-        cls: the class.
-        member: the member's name where the class is a family's; it is the first argument.
-    """
-
-    kind: str
-    name: str
-    cls: type[Any]
-    member: str | None
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the constructor's parameters."""
-        import inspect  # imported here: `splitreg list` is measured in milliseconds
-
-        return tuple(inspect.signature(self.cls).parameters)
-
-    def check_options(self, options: Iterable[str], *, positional: int = 0, reserved: Sequence[str] = ()) -> None:
-        """Refuse names that are not options of the class.
-
-        Args:
-            options: names that were given.
-            positional: number of leading parameters that are not options (a family member's name not counted).
-            reserved: parameters that only the core sets.
-
-        Raises:
-            RecipeError: names every unknown option, with near names.
-        """
-        first = positional + (self.member is not None)
-        known = [name for name in self.parameters[first:] if name not in reserved]
-        available = f"Available: {', '.join(known)}" if known else "It has no options"
-        unknown = [
-            f"invalid option {key!r} for {self.kind} {self.name!r}.{suggest(key, known)} {available}"
-            for key in options
-            if key not in known
-        ]
-        if unknown:
-            raise RecipeError("; ".join(unknown))
-
-    def create(self, *args: Any, options: Mapping[str, Any], reserved: Mapping[str, Any] | None = None) -> Any:
-        """Check the options and instantiate the class.
-
-        Args:
-            args: positional arguments of this kind of plugin.
-            options: from the recipe.
-            reserved: parameters that only the core sets.
-
-        Raises:
-            RecipeError: an unknown option, or the class refuses a value.
-        """
-        reserved = reserved or {}
-        self.check_options(options, positional=len(args), reserved=tuple(reserved))
-        first = () if self.member is None else (self.member,)
-        try:
-            return self.cls(*first, *args, **options, **reserved)
-        except SplitregError:
-            raise
-        except Exception as cause:  # a plugin may raise anything
-            raise RecipeError(
-                f"{self.kind} {self.name!r} cannot be created: {type(cause).__name__}: {cause}"
-            ) from cause
+__all__ = ["Component", "Entry", "Registry", "discover"]
 
 
 class Registry(Mapping[str, Mapping[str, Entry]]):
-    """Kind -> name -> entry; immutable."""
+    """Kind -> name -> entry; immutable.
 
-    def __init__(self, entries: tuple[Entry, ...], given: tuple[ComponentSpec, ...] = ()) -> None:
+    Args:
+        entries: entry points of installed packages.
+        specs: further plugins, which take precedence.
+    """
+
+    def __init__(self, entries: tuple[Entry, ...], specs: tuple[ComponentSpec, ...] = ()) -> None:
         self._entries = entries
         table: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         claims: dict[tuple[str, str], list[str]] = {}
@@ -149,29 +49,29 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
             claims.setdefault((entry.kind, entry.name), []).append(entry.package)
             table[entry.kind][entry.name] = entry
         self._duplicates = {key: tuple(packages) for key, packages in claims.items() if len(packages) > 1}
-        self._given = {(spec.kind, spec.name): spec for spec in given}
-        for spec in given:
+        self._specs = {(spec.kind, spec.name): spec for spec in specs}
+        for spec in specs:
             module, _, attribute = spec.target.partition(":")
             table[spec.kind][spec.name] = Entry(
-                kind=spec.kind, name=spec.name, package="(given)", module=module, attribute=attribute
+                kind=spec.kind, name=spec.name, package="(unpackaged)", module=module, attribute=attribute
             )
         self._table = MappingProxyType({k: MappingProxyType(dict(sorted(v.items()))) for k, v in table.items()})
 
     @classmethod
     def of(cls, *specs: ComponentSpec) -> Registry:
-        """Build a registry of these specs alone."""
+        """Return a registry of these specs only."""
         return cls((), specs)
 
     def extended(self, *specs: ComponentSpec) -> Registry:
-        """Return this registry with some more specs, as a new one."""
-        return Registry(self._entries, (*self._given.values(), *specs))
+        """Return a new registry with additional specs."""
+        return Registry(self._entries, (*self._specs.values(), *specs))
 
     def __getitem__(self, kind: str) -> Mapping[str, Entry]:
         try:
             return self._table[kind]
         except KeyError:
             raise RegistryError(
-                f"no kind of plugin named {kind!r}.{suggest(kind, KINDS)} There are: {', '.join(KINDS)}"
+                f"no kind of plugin {kind!r}.{suggest(kind, KINDS)} Available: {', '.join(KINDS)}"
             ) from None
 
     def __iter__(self) -> Iterator[str]:
@@ -184,45 +84,46 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
         """Return the spec of an exact name.
 
         Raises:
-            UnknownComponent: nobody claims the name.
-            DuplicateComponent: two packages do.
-            BrokenComponent: its spec does not import.
-            ApiMismatch: it speaks another version of the contracts.
+            UnknownComponent: no such plugin.
+            DuplicateComponent: two packages declare it.
+            BrokenComponent: its spec cannot be imported.
+            ApiMismatch: it was written for another version of the API.
         """
         names = self[kind]
-        if (kind, name) in self._given:
-            return self._given[kind, name]
+        if (kind, name) in self._specs:
+            return self._specs[kind, name]
         if name not in names:
             raise UnknownComponent(
-                f"no {kind} named {name!r}.{suggest(name, names)} {len(names)} installed: splitreg list {kind}"
+                f"no {kind} {name!r}.{suggest(name, names)} {len(names)} are installed: splitreg list {kind}"
             )
         if (kind, name) in self._duplicates:
             first, *others = self._duplicates[kind, name]
             raise DuplicateComponent(
-                f"{kind}:{name} is claimed by the packages {first} and {', '.join(others)}; uninstall one of them"
+                f"{kind}:{name} is declared by the packages {first} and {', '.join(others)}; uninstall one of them"
             )
         return names[name].spec()
 
     def resolve(self, kind: str, name: str) -> tuple[ComponentSpec, str | None]:
-        """Find who answers for a name: an exact name first, then the families.
+        """Find the plugin for a name: an exact name first, then the members of families.
 
         Args:
             kind: kind of plugin.
-            name: ``"fp"``, ``"resnet50"`` (a family's member) or ``"timm:resnet50"``.
+            name: ``"fp"``, ``"resnet50"`` (a member of a family) or ``"timm:resnet50"``.
 
         Returns:
-            The spec, and the member's name where the spec is a family's.
+            The spec, and the name of the member if the spec is a family's.
 
         Raises:
-            UnknownComponent: nobody answers for the name.
-            MissingExtra: nobody does, and a family could not be asked because its library is not installed.
-            RegistryError: more than one family does, or the spec cannot be loaded.
+            UnknownComponent: no such plugin or member.
+            MissingExtra: not found, and a family cannot list its members because its library is not
+                installed.
+            RegistryError: several families have the member, or a spec cannot be loaded.
         """
         family, _, member = name.partition(":")
         if member:
             spec = self.spec(kind, family)
             if not spec.family:
-                raise UnknownComponent(f"{kind}:{family} is not a family; ask for {family!r} alone")
+                raise UnknownComponent(f"{kind}:{family} is not a family; use {family!r} alone")
             self._check_member(kind, spec, member)
             return spec, member
         if name in self[kind]:
@@ -231,113 +132,168 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
                 raise UnknownComponent(f"{kind}:{name} is a family; name a member, as in {name}:{_example(spec)}")
             return spec, None
         families: list[ComponentSpec] = []
-        known, silent = list(self[kind]), None
+        known, failure = list(self[kind]), None
         for spec in self._families(kind):
             try:
                 members = _members(spec)
             except (MissingExtra, BrokenComponent) as error:
-                silent = silent or error  # another family may answer all the same
+                failure = failure or error  # another family may have the member
                 continue
             known += members
             if name.partition(".")[0] in members:
                 families.append(spec)
         if len(families) > 1:
             choices = " or ".join(f"{spec.name}:{name}" for spec in families)
-            raise DuplicateComponent(f"{kind} {name!r} is answered by more than one family; say {choices}")
+            raise DuplicateComponent(f"{kind} {name!r} is a member of several families; use {choices}")
         if families:
             return families[0], name
-        if silent is not None:
-            raise silent
+        if failure is not None:
+            raise failure
         raise UnknownComponent(
-            f"no {kind} named {name!r}.{suggest(name, known)} {len(known)} known: splitreg list {kind} --all"
+            f"no {kind} {name!r}.{suggest(name, known)} {len(known)} are available: splitreg list {kind} --all"
         )
 
     def members(self, kind: str, family: str) -> tuple[str, ...]:
-        """Return every name that a family answers for (imports the library behind it)."""
+        """Return the names of all members of a family; imports its library."""
         return _members(self.spec(kind, family))
 
     def load(self, spec: ComponentSpec) -> type[Any]:
         """Import the class of a spec.
 
         Raises:
-            MissingExtra: a library that it needs is not installed.
-            BrokenComponent: anything else goes wrong on import.
+            MissingExtra: a package that it needs is not installed.
+            BrokenComponent: the import fails for another reason.
         """
-        loaded: type[Any] = _load(spec.target, spec.key)
+        loaded: type[Any] = import_object(spec.target, spec.key)
         return loaded
 
     def component(self, kind: str, name: str) -> Component:
-        """Import the class that a name stands for.
+        """Import the class of a plugin by name.
 
         Raises:
             RegistryError: as ``resolve``.
-            MissingExtra: a library that it needs is not installed.
-            BrokenComponent: anything else goes wrong on import.
+            MissingExtra: a package that it needs is not installed.
+            BrokenComponent: the import fails for another reason.
         """
         spec, member = self.resolve(kind, name)
         return Component(kind=kind, name=name, cls=self.load(spec), member=member)
 
     def create(self, kind: str, name: str, *args: Any, options: Mapping[str, Any]) -> Any:
-        """Look a plugin up, check its options and instantiate it: the only place where plugins are created.
+        """Find a plugin, check its options and instantiate it.
 
         Args:
             kind: kind of plugin.
             name: see ``resolve``.
             args: positional arguments of this kind of plugin.
-            options: from the recipe.
+            options: options of the recipe.
 
         Raises:
             RegistryError: no such plugin, or it cannot be loaded.
-            MissingExtra: a library that it needs is not installed.
-            RecipeError: an unknown option, or the class refuses a value.
+            MissingExtra: a package that it needs is not installed.
+            RecipeError: an unknown option, or the constructor rejects a value.
         """
         return self.component(kind, name).create(*args, options=options)
 
+    def catalogue(self, kind: str | None = None, *, members: bool = False) -> list[dict[str, str]]:
+        """Return the installed plugins as plain data for ``splitreg list``.
+
+        Args:
+            kind: only this kind; None: all kinds.
+            members: also list the members of families, which imports their libraries.
+
+        Returns:
+            ``kind``, ``name``, ``package``, ``summary`` and ``status`` of each plugin; ``status`` is
+            ``"broken"`` if it cannot be loaded, with the reason as ``summary``.
+
+        Raises:
+            RegistryError: no such kind.
+        """
+        rows = []
+        for name in KINDS if kind is None else (kind,):
+            for entry in self[name].values():
+                row = {"kind": name, "name": entry.name, "package": entry.package, "summary": "", "status": "ok"}
+                try:
+                    spec = self.spec(name, entry.name)
+                    row["summary"] = spec.summary
+                    for member in self.members(name, spec.name) if members and spec.family else ():
+                        rows.append({**row, "name": member, "summary": f"from {spec.name}"})
+                except RegistryError as error:
+                    row.update(status="broken", summary=str(error))
+                rows.append(row)
+        return rows
+
+    def describe(self, key: str) -> dict[str, Any]:
+        """Describe a plugin as plain data for ``splitreg show``; imports its class.
+
+        Args:
+            key: ``KIND:NAME``; the name may be a family or one of its members.
+
+        Raises:
+            RegistryError: no such plugin, or it cannot be loaded.
+            MissingExtra: a package that it needs is not installed.
+        """
+        import inspect
+
+        kind, _, name = key.partition(":")
+        spec, member = self.spec(kind, name) if name in self[kind] else None, None
+        if spec is None or not spec.family:
+            spec, member = self.resolve(kind, name)
+        cls = self.load(spec)
+        component = Component(kind=kind, name=name, cls=cls, member=name if spec.family else None)
+        return {
+            "key": spec.key if member is None else f"{spec.key}:{member}",
+            "summary": spec.summary,
+            "source": spec.source,
+            "package": self[kind][spec.name].package,
+            "target": spec.target,
+            "api": spec.api,
+            "options": {option: repr(default) for option, default in component.options.items()},
+            "doc": inspect.cleandoc(cls.__doc__ or ""),
+        }
+
     def _families(self, kind: str) -> list[ComponentSpec]:
-        found = []
+        families = []
         for name in self[kind]:
             try:
                 spec = self.spec(kind, name)
             except RegistryError:
-                continue  # a broken neighbour must not stop the others; `splitreg list` shows it
+                continue  # a broken plugin must not affect the others; `splitreg list` reports it
             if spec.family:
-                found.append(spec)
-        return found
+                families.append(spec)
+        return families
 
     def _check_member(self, kind: str, spec: ComponentSpec, member: str) -> None:
         members = _members(spec)
         if member.partition(".")[0] not in members:
             raise UnknownComponent(
-                f"no {kind} named {member!r} in {spec.name}.{suggest(member, members)} "
-                f"{len(members)} known: splitreg list {kind} --all"
+                f"no {kind} {member!r} in {spec.name}.{suggest(member, members)} "
+                f"{len(members)} are available: splitreg list {kind} --all"
             )
 
 
 @functools.cache
 def discover() -> Registry:
-    """Read the names of all installed plugins (metadata only; cached for the process).
+    """Read the names of all installed plugins from packaging metadata; cached for the process.
 
-    ``SPLITREG_PLUGINS=a,b`` limits discovery to the packages *a* and *b* (their names as installed), for bug reports.
+    ``SPLITREG_PLUGINS=a,b`` limits discovery to the packages *a* and *b*, for bug reports.
 
     Raises:
-        RegistryError: the metadata of an installed package, of whatever kind, is damaged.
+        RegistryError: the metadata of an installed package is damaged.
     """
     try:
         return Registry(tuple(_installed()))
     except configparser.Error as cause:
         reason = " ".join(str(cause).split())
-        raise RegistryError(
-            f"the entry points of an installed package cannot be read: {reason}; reinstall it"
-        ) from cause
+        raise RegistryError(f"cannot read the entry points of an installed package: {reason}; reinstall it") from cause
 
 
 def _installed() -> Iterator[Entry]:
     import entrypoints
 
-    wanted = os.environ.get("SPLITREG_PLUGINS")
-    only = None if wanted is None else {_normalise(name) for name in wanted.split(",") if name.strip()}
+    names = os.environ.get("SPLITREG_PLUGINS")
+    only = None if names is None else {_normalise(name) for name in names.split(",") if name.strip()}
     groups = {f"splitreg.{kind}": kind for kind in KINDS}
-    seen = set()
+    claims = set()
     for config, distribution in entrypoints.iter_files_distros():
         package = _normalise(distribution.name if distribution else "unknown")
         if only is not None and package not in only:
@@ -348,21 +304,21 @@ def _installed() -> Iterator[Entry]:
             for name, value in config.items(group):
                 module, _, attribute = value.partition("[")[0].strip().partition(":")
                 claim = (kind, name, package)
-                if claim not in seen:  # an editable install can be on sys.path twice
-                    seen.add(claim)
+                if claim not in claims:  # an editable install can be on sys.path twice
+                    claims.add(claim)
                     yield Entry(
                         kind=kind, name=name, package=package, module=module.strip(), attribute=attribute.strip()
                     )
 
 
 def _normalise(package: str) -> str:
-    """The name as pip and PyPI write it; folders of metadata have underscores."""
+    """Return the name as on PyPI; metadata folders have underscores."""
     return package.strip().lower().replace("_", "-").replace(".", "-")
 
 
 @functools.cache
 def _members(spec: ComponentSpec) -> tuple[str, ...]:
-    listing = _load(spec.members, spec.key)
+    listing = import_object(spec.members, spec.key)
     with error_context(spec.key, spec.members):
         return tuple(listing())
 
@@ -370,33 +326,3 @@ def _members(spec: ComponentSpec) -> tuple[str, ...]:
 def _example(spec: ComponentSpec) -> str:
     members = _members(spec)
     return members[0] if members else "NAME"
-
-
-def _load(dotted: str, key: str) -> Any:
-    module, _, attribute = dotted.partition(":")
-    with error_context(key, dotted):
-        return getattr(importlib.import_module(module), attribute)
-
-
-@contextmanager
-def error_context(key: str, dotted: str) -> Iterator[None]:
-    """Turn what a plugin's code raises into an error that names the plugin."""
-    try:
-        yield
-    except ModuleNotFoundError as cause:
-        missing = cause.name or "a module"
-        if missing.split(".")[0] == dotted.partition(":")[0].split(".")[0]:
-            raise BrokenComponent(f"{key} is broken: {_last_line(cause)}") from cause
-        raise MissingExtra(
-            f"{key} needs {missing}, which is not installed; pip install 'splitreg[full]' brings what "
-            "the first-party plugins need"
-        ) from cause
-    except Exception as cause:
-        raise BrokenComponent(f"{key} is broken: {_last_line(cause)}") from cause
-
-
-def _last_line(error: BaseException) -> str:
-    import traceback
-
-    place = traceback.extract_tb(sys.exc_info()[2])[-1]
-    return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}:{place.lineno})"

@@ -1,29 +1,29 @@
-"""What a plugin says of itself before any of its heavy code is imported (no torch, no numpy)."""
+"""Descriptions of plugins and of their inputs and outputs; no torch, no numpy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Version of the contracts in ``splitreg.interfaces``; a plugin names the one it was written for.
+#: Version of ``splitreg.interfaces``; a plugin states the version that it was written for.
 API = 1
 
-#: The six kinds of plugin; the entry-point group of each is ``splitreg.<kind>``.
+#: Kinds of plugins; the entry-point group of each is ``splitreg.<kind>``.
 KINDS = ("backbone", "bottleneck", "codec", "head", "dataset", "objective")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentSpec:
-    """A plugin, as data.
+    """Description of a plugin.
 
     Args:
         kind: one of ``KINDS``.
-        name: lower-case letters, digits and single hyphens; also the entry point's name.
-        api: the ``API`` number that the plugin was written for.
-        target: ``"package.module:Class"``; imported on first use.
+        name: lower-case letters, digits and single hyphens; also the name of the entry point.
+        api: version of ``API`` that the plugin was written for.
+        target: ``"package.module:Class"``, imported on first use.
         summary: one line for ``splitreg list``.
         source: paper or standard.
-        family: the class answers for many names; its first argument is the member's name.
-        members: for a family, ``"package.module:function"`` that returns the names it answers for.
+        family: the class has many members; its first argument is the name of the member.
+        members: of a family, ``"package.module:function"`` that returns the names of its members.
 
     >>> ComponentSpec(kind="codec", name="raw", api=1, target="p.m:Raw", summary="As is.").key
     'codec:raw'
@@ -44,7 +44,10 @@ class ComponentSpec:
         if not self.name or not all(part.isalnum() and part == part.lower() for part in self.name.split("-")):
             raise ValueError(f"name must be lower-case letters, digits and single hyphens; got {self.name!r}")
         if ":" not in self.target or (self.family and ":" not in self.members):
-            raise ValueError(f"{self.kind}:{self.name}: a dotted name must read 'package.module:name'")
+            raise ValueError(
+                f"{self.kind}:{self.name}: target and members must be 'package.module:name', got {self.target!r} and "
+                f"{self.members!r}"
+            )
 
     @property
     def key(self) -> str:
@@ -64,20 +67,20 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         if self.channels < 1:
-            raise ValueError(f"channels must be positive, got {self.channels}")
+            raise ValueError(f"channels must be at least 1, got {self.channels}")
         if self.stride < 1 or self.stride & (self.stride - 1):
             raise ValueError(f"stride must be a power of two, got {self.stride}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SymbolSpec:
-    """What a bottleneck's symbols are, so that the plan can choose a codec that carries them.
+    """Properties of a bottleneck's symbols, by which the plan chooses a codec.
 
     Args:
-        bits: symbols are unsigned integers below ``2**bits``; 0: any int32 (signed, unbounded).
-        tables: ``freeze()`` gives integer frequency tables with them.
-        exact: the receiver must get exactly these symbols; False where a lossy codec may change them a little
-            (quantised amplitudes may be, entropy-coded indexes and bit patterns may not).
+        bits: symbols are unsigned integers below ``2**bits``; 0: any int32.
+        tables: ``freeze()`` returns integer frequency tables.
+        exact: the symbols need a lossless codec. False for quantised amplitudes, which a lossy codec
+            may change slightly.
     """
 
     bits: int
@@ -87,11 +90,11 @@ class SymbolSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSpec:
-    """A target that a dataset gives or a head reads.
+    """A target of a dataset or a head.
 
     Args:
         task: name of the task, e.g. ``"detection"`` (see ``splitreg.tasks``).
-        labels: class names, in the order of their indexes; empty where the task has none (depth).
+        labels: class names, in the order of their indexes; empty if the task has none.
     """
 
     task: str

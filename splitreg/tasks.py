@@ -1,8 +1,8 @@
-"""Tasks: what a dataset gives (targets) and what a head returns (predictions).
+"""Tasks: targets of datasets and predictions of heads.
 
-A task is a name. Each first-party task has a target type (torch tensors, in the pixels of the image beside it) and a
-prediction type (numpy arrays, in the pixels of the original image after ``restore``; ``splitreg.predictions``). A plugin
-with a new task brings its own two types; nothing here is a closed list.
+A task is a name. Each built-in task has a target type (torch tensors, in pixels of the sample's image)
+and a prediction type (numpy arrays, in pixels of the original image after ``restore``, see
+``splitreg.predictions``). A plugin with a new task defines both types.
 
 Shape letters: N objects, K classes, H x W pixels.
 """
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Target:
-    """What the truth of one image is, for one task. Tensors that move with the image are tv_tensors."""
+    """Ground truth of one image for one task; tensors that are transformed with the image are tv_tensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +57,9 @@ class BoxTarget(Target):
     """Objects.
 
     Args:
-        boxes: (N, 4) x0, y0, x1, y1 in pixels, with their canvas size.
+        boxes: (N, 4) x0, y0, x1, y1 in pixels, with the canvas size.
         labels: (N,) int64.
-        crowd: (N,) bool: a group, ignored in losses and by the COCO protocol.
+        crowd: (N,) bool: groups, which losses and the COCO protocol ignore.
         masks: (N, H, W) bool, or None.
     """
 
@@ -71,33 +71,33 @@ class BoxTarget(Target):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskTarget(Target):
-    """``mask`` (H, W) int64 class indexes, ``IGNORE`` where unknown."""
+    """``mask`` (H, W) int64 class indexes; ``IGNORE``: unknown."""
 
     mask: tv_tensors.Mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthTarget(Target):
-    """``depth`` (H, W) float32 metres; 0 where unknown."""
+    """``depth`` (H, W) float32 in metres; 0: unknown."""
 
     depth: tv_tensors.Mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTarget(Target):
-    """``image`` (3, H, W) uint8: the input itself; every sample has it as ``"reconstruction"``."""
+    """``image`` (3, H, W) uint8: the input itself, the target ``"reconstruction"`` of every sample."""
 
     image: tv_tensors.Image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One example: an image, and a target for any of a dataset's target names (None or absent: unknown).
+    """One image with its targets.
 
     Args:
         image: (3, H, W) uint8.
-        targets: target name -> target.
-        name: says which one it is, e.g. its file name.
+        targets: target name -> target; None or missing: unknown.
+        name: name of the image, e.g. its file name.
     """
 
     image: tv_tensors.Image
@@ -109,5 +109,5 @@ class Sample:
         return replace(self, targets={**self.targets, RECONSTRUCTION: ImageTarget(image=self.image)})
 
     def array(self) -> NDArray[np.uint8]:
-        """The image as (H, W, 3) uint8."""
+        """Return the image as (H, W, 3) uint8."""
         return np.ascontiguousarray(self.image.permute(1, 2, 0).to(torch.uint8).numpy())

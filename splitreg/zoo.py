@@ -1,7 +1,7 @@
-"""The model zoo by name: ``zoo:camvid-small`` is a bundle, ``zoo:recipes/camvid-small`` a recipe (no torch, no numpy).
+"""The model zoo: ``zoo:camvid-small`` is a bundle, ``zoo:recipes/camvid-small`` a recipe; no torch.
 
-The zoo is a folder, ``model_zoo``: within the installed package, or beside it in a source checkout. ``SPLITREG_ZOO`` names
-another one.
+The zoo is the folder ``model_zoo`` in the installed package, or beside it in a source checkout.
+``SPLITREG_ZOO`` replaces it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from splitreg.errors import BundleError, RecipeError, suggest
 
-#: What the name of something in the zoo begins with.
+#: Prefix of names in the zoo.
 PREFIX = "zoo:"
 _RECIPES = "recipes"
 
@@ -24,15 +24,15 @@ def folder() -> Path:
     Raises:
         BundleError: there is none.
     """
-    given = os.environ.get("SPLITREG_ZOO")
+    custom = os.environ.get("SPLITREG_ZOO")
     here = Path(__file__).parent
-    places = [Path(given)] if given else [here / "model_zoo", here.parent / "model_zoo"]
+    places = [Path(custom)] if custom else [here / "model_zoo", here.parent / "model_zoo"]
     for place in places:
         if place.is_dir():
             return place
-    what = f"SPLITREG_ZOO is {given!r}, which is no folder" if given else "this installation has no model zoo"
+    problem = f"SPLITREG_ZOO is {custom!r}, which is not a folder" if custom else "no model zoo is installed"
     raise BundleError(
-        f"{what}; set SPLITREG_ZOO to the folder model_zoo of a source checkout, or install splitreg again"
+        f"{problem}; set SPLITREG_ZOO to the folder model_zoo of a source checkout, or reinstall splitreg"
     )
 
 
@@ -47,10 +47,13 @@ def recipes() -> dict[str, Path]:
 
 
 def find_bundle(place: str | Path) -> Path:
-    """Return the folder that is meant: a path as it is, ``zoo:NAME`` from the zoo.
+    """Return the folder of a bundle.
+
+    Args:
+        place: a path, or ``zoo:NAME``.
 
     Raises:
-        BundleError: the zoo has no such bundle.
+        BundleError: no such bundle in the zoo.
     """
     if not _is_name(place):
         return Path(place)
@@ -58,17 +61,20 @@ def find_bundle(place: str | Path) -> Path:
     if name in known:
         return known[name]
     if name.startswith(_RECIPES + "/"):
-        raise BundleError(f"{place} is a recipe, and a bundle is wanted; splitreg train {place} makes one")
+        raise BundleError(f"{place} is a recipe, not a bundle; make a bundle with: splitreg train {place}")
     raise BundleError(
-        f"the zoo has no bundle {name!r}.{suggest(name, known)} It has {_listed(known)}: splitreg list zoo"
+        f"no bundle {name!r} in the zoo.{suggest(name, known)} Available: {_listed(known)}; see splitreg list zoo"
     )
 
 
 def find_recipe(place: str | Path) -> Path:
-    """Return the file that is meant: a path, ``zoo:recipes/NAME``, or ``NAME`` alone where no such file is.
+    """Return the file of a recipe.
+
+    Args:
+        place: a path, ``zoo:recipes/NAME``, or ``NAME`` alone if there is no such file.
 
     Raises:
-        RecipeError: the zoo has no such recipe, and nor is there such a file.
+        RecipeError: no such file, and no such recipe in the zoo.
     """
     text, path = str(place), Path(place)
     if not _is_name(place) and (path.exists() or isinstance(place, Path) or path.suffix or path.name != text):
@@ -77,14 +83,14 @@ def find_recipe(place: str | Path) -> Path:
     name = text.removeprefix(PREFIX).removeprefix(_RECIPES + "/")
     if name in known:
         return known[name]
-    no_file = "" if _is_name(place) else f"there is no file {text!r}, and "
+    no_file = "" if _is_name(place) else f"no file {text!r}, and "
     raise RecipeError(
-        f"{no_file}the zoo has no recipe {name!r}.{suggest(name, known)} It has {_listed(known)}: splitreg list zoo"
+        f"{no_file}no recipe {name!r} in the zoo.{suggest(name, known)} Available: {_listed(known)}; see splitreg list zoo"
     )
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Return what is in the zoo, bundles first: plain data for ``splitreg list zoo``."""
+    """Return the content of the zoo, bundles first, as plain data for ``splitreg list zoo``."""
     return [_bundle(name, path) for name, path in bundles().items()] + [
         {"kind": "recipe", "name": f"{PREFIX}{_RECIPES}/{name}", "summary": _first_comment(path)}
         for name, path in recipes().items()
@@ -99,12 +105,12 @@ def _bundle(name: str, path: Path) -> dict[str, Any]:
         heads = {head["as"]: head["name"] for head in recipe["heads"]}
         data = [part["name"] for part in recipe["data"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
-        raise BundleError(f"the zoo's bundle {name} cannot be read: {type(cause).__name__}: {cause}") from cause
-    newest = results[-1] if results else {}
+        raise BundleError(f"cannot read the bundle {name} of the zoo: {type(cause).__name__}: {cause}") from cause
+    latest = results[-1] if results else {}
     return {
         "kind": "bundle", "name": PREFIX + name, "backbone": recipe["backbone"]["name"], "heads": heads, "data": data,
-        "input": recipe["input"]["size"], "packet_bytes": newest.get("bytes", {}).get("mean"),
-        "metrics": newest.get("metrics", {}), "measured_on": newest.get("dataset"),
+        "input": recipe["input"]["size"], "packet_bytes": latest.get("bytes", {}).get("mean"),
+        "metrics": latest.get("metrics", {}), "measured_on": latest.get("dataset"),
         "disk_bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
     }  # fmt: skip
 

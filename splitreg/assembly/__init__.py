@@ -1,4 +1,4 @@
-"""From a recipe to a model: ``plan`` checks, ``build`` allocates, ``load`` and ``save`` are the bundle's two ends."""
+"""From a recipe to a model and back: ``plan`` checks, ``build`` allocates, ``save`` and ``load`` use bundles."""
 
 from splitreg.assembly.building import build
 from splitreg.assembly.edge import EdgeModel

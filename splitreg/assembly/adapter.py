@@ -1,4 +1,4 @@
-"""A head with the adapter that it may need: it computes the strides that a body does not return."""
+"""A head and its adapter, which computes strides that the body does not return."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def nearest_stride(stride: int, available: Sequence[int]) -> int:
 
 
 class StrideAdapter(nn.Module):
-    """Computes missing strides from available ones: bilinear up and a convolution, or strided convolutions down.
+    """Computes missing strides: bilinear upsampling and a convolution, or strided convolutions.
 
-    Source: the simple feature pyramid of Li et al. 2022 (arXiv:2203.16527), with interpolation for its deconvolutions.
+    Source: simple feature pyramid of Li et al. 2022 (arXiv:2203.16527), with interpolation instead of
+    deconvolutions.
 
     Args:
         available: stride -> channels and stride of what the body returns.
@@ -63,7 +64,7 @@ class StrideAdapter(nn.Module):
 
 
 class Branch(nn.Module):
-    """One head behind the shared body, with its adapter: all that ``heads/<name>.safetensors`` holds."""
+    """One head with its adapter: the content of ``heads/<name>.safetensors``."""
 
     def __init__(self, head: Head, adapter: StrideAdapter | None) -> None:
         super().__init__()
@@ -77,5 +78,5 @@ class Branch(nn.Module):
 
 
 def select_images(features: Mapping[int, Tensor], index: Tensor | None) -> dict[int, Tensor]:
-    """Keep the images of ``index`` (None: all of them, without a copy)."""
+    """Return the images of ``index`` (None: all, without a copy)."""
     return {s: f if index is None else torch.index_select(f, 0, index) for s, f in features.items()}

@@ -14,7 +14,7 @@ from splitreg.interfaces import Body, Bottleneck
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The modules of a model; ``prefix`` is None where the bottleneck reads the image."""
+    """The modules of a model; ``prefix`` is None if the bottleneck reads the image."""
 
     prefix: nn.Module | None
     bottleneck: Bottleneck
@@ -23,7 +23,7 @@ class Parts:
 
 
 def allocate(planned: Plan, *, weights: bool) -> Parts:
-    """Build the modules of a plan, seeded by the recipe; ``weights``: load pretrained ones where the recipe asks."""
+    """Build the modules of a plan, seeded by the recipe; ``weights``: load pretrained ones if the recipe asks for them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(planned.recipe.seed)
         backbone = planned.backbone.create(weights=weights)

@@ -1,4 +1,4 @@
-"""Allocate the weights of a plan."""
+"""Build models from recipes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ def build(recipe: Plan | Recipe | None = None, *, registry: Registry | None = No
     """Plan and build a model; the same seed gives the same weights.
 
     Args:
-        recipe: a plan, a recipe, or nothing and its keys: ``build(backbone="resnet50", heads=["det", "seg"])``.
+        recipe: a plan or a recipe; or None and the recipe's keys, as in
+            ``build(backbone="resnet50", heads=["det", "seg"])``.
         registry: the installed plugins, by default.
-        keys: see ``Recipe``.
+        keys: keys of ``Recipe``.
 
     Raises:
-        PlanError: the parts do not fit; lists every mismatch.
+        PlanError: the parts do not fit together; lists every mismatch.
     """
     planned = recipe if isinstance(recipe, Plan) else plan(recipe, registry=registry, **keys)
     return assemble(planned, weights=True)
 
 
 def assemble(planned: Plan, *, weights: bool) -> SplitModel:
-    """Allocate the weights of a plan; ``weights``: load pretrained ones where the recipe asks for them."""
+    """Build the model of a plan; ``weights``: load pretrained ones if the recipe asks for them."""
     return SplitModel(planned, allocate(planned, weights=weights))

@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it costs and what was measured (Hugging Face front matter)."""
+"""Model card: description, costs and results, with the front matter of Hugging Face."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from splitreg.assembly.model import SplitModel
 
 
 def card(model: SplitModel, name: str, metrics: Mapping[str, Any], images: Sequence[str] = ()) -> str:
-    """Return the card of a bundle as Markdown.
+    """Return the model card of a bundle as Markdown.
 
     Args:
-        model: to describe.
-        name: of the bundle.
-        metrics: measured results; ``evaluations`` become tables.
+        model: the model.
+        name: name of the bundle.
+        metrics: content of ``metrics.json``; ``evaluations`` become tables.
         images: file names of example images.
     """
     recipe, plan = model.recipe, model.plan
@@ -26,7 +26,7 @@ def card(model: SplitModel, name: str, metrics: Mapping[str, Any], images: Seque
     shapes = plan.shapes
     lines = [*front, "---", "", f"# {name}", ""]
     if not model.trained:
-        lines += ["**Untrained**: the weights are as they were initialised. Good for testing, not for predictions.", ""]
+        lines += ["**Untrained**: the weights are initialised, not trained. Use it for tests only.", ""]
     lines += [
         f"A split model: backbone `{recipe.backbone.name}` cut after `{recipe.cut}`, bottleneck `{recipe.bottleneck.name}` "
         f"reading the {recipe.bottleneck.source}, codec `{recipe.codec.name if recipe.codec else ''}`. "
@@ -48,13 +48,13 @@ def card(model: SplitModel, name: str, metrics: Mapping[str, Any], images: Seque
         "## Use", "", "```python", "import splitreg", "",
         f'model = splitreg.load("{name}")', 'packets = model.edge.encode(["photo.jpg"])',
         "print(len(packets[0]), model.server.infer(packets)[0])", "```", "",
-        "`splitreg verify` replays the test vectors of this folder on any machine.", "",
+        "`splitreg verify` checks this folder, including its test vectors, on any machine.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
 def _results(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the table of measured results; every row is one evaluation."""
+    """Return a table for each evaluation."""
     rows = metrics.get("evaluations", [])
     if not rows:
         return []
@@ -66,7 +66,7 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
         )
         if rate:
             lines[-1] += (
-                f"; bytes an image: mean {rate['mean']:.0f}, p50 {rate['p50']:.0f}, p95 {rate['p95']:.0f}"
+                f"; bytes per image: mean {rate['mean']:.0f}, p50 {rate['p50']:.0f}, p95 {rate['p95']:.0f}"
                 f" (header {rate['header']:.0f})"
             )
         lines += ["", "| head | metric | value |", "| --- | --- | --- |"]
@@ -77,20 +77,18 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _int8(metrics: Mapping[str, Any]) -> list[str]:
-    """Return what the 8-bit edge half costs, where there is one."""
+    """Return the table of the 8-bit edge half, if there is one."""
     if "int8" not in metrics:
         return []
     figures = metrics["int8"]
     lines = [
-        f"**8-bit edge half** (`edge.int8.onnx`): calibrated on {figures['calibration_images']} pictures; mean bytes "
+        f"**8-bit edge half** (`edge.int8.onnx`): calibrated on {figures['calibration_images']} images; mean bytes "
         f"{figures['bytes']['float32']:.0f} -> {figures['bytes']['int8']:.0f}, {figures['symbols_changed']:.2%} of the "
-        f"symbols change. No head may lose more than {figures['gate']:.2%} of its value:",
+        f"symbols change. Largest accepted loss of a head: {figures['gate']:.2%}.",
         "",
         "| head | metric | float32 | int8 | loss |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for head, found in figures["heads"].items():
-        lines.append(
-            f"| {head} | {found['metric']} | {found['float32']:.4f} | {found['int8']:.4f} | {found['loss']:+.2%} |"
-        )
+    for head, row in figures["heads"].items():
+        lines.append(f"| {head} | {row['metric']} | {row['float32']:.4f} | {row['int8']:.4f} | {row['loss']:+.2%} |")
     return [*lines, ""]

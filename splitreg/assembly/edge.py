@@ -1,4 +1,4 @@
-"""The edge half in torch: an image in, a packet out."""
+"""``EdgeModel``: the edge half in torch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class EdgeModel(EdgeHalf):
     """Prefix, encoder and coding.
 
     Args:
-        prefix: backbone stages that run on the device; None where the bottleneck reads the image.
+        prefix: backbone stages that run on the device; None if the bottleneck reads the image.
         bottleneck: only its ``encoder`` is used.
-        coding: what the packets are; the server half holds the same.
+        coding: preprocessing, tables and codec; the server half has the same.
     """
 
     def __init__(self, prefix: nn.Module | None, bottleneck: Bottleneck, coding: LatentCoding) -> None:
@@ -33,20 +33,20 @@ class EdgeModel(EdgeHalf):
 
     @classmethod
     def load(cls, path: str | Path, *, registry: Registry | None = None) -> EdgeModel:
-        """Load the edge half of a bundle: reads ``config.json`` and ``edge.safetensors``, and needs no plugin of a head.
+        """Load the edge half: ``config.json`` and ``edge.safetensors``; needs no plugin of a head.
 
         Args:
             path: the folder, or ``zoo:NAME``.
             registry: the installed plugins, by default.
 
         Raises:
-            BundleError: a file is missing, altered, or does not fit; every such tensor is named.
+            BundleError: a file is missing or altered, or tensors do not fit; names every such tensor.
         """
         return cls(*read_edge(Bundle.open(path), registry))
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
-        """The modules that hold the device's weights."""
+        """The modules with the device's weights."""
         return (self.bottleneck.encoder,) if self.prefix is None else (self.prefix, self.bottleneck.encoder)
 
     def latent(self, image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Names of a model's parts, and groups of them, as a recipe's stages use them."""
+"""Names of a model's parts and of groups of parts, as used in the stages of a recipe."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ PART_GROUPS: Mapping[str, tuple[str, ...]] = {
 
 
 def part_names(heads: Iterable[str]) -> tuple[str, ...]:
-    """Return every name that a stage may use, for a model with these heads."""
+    """Return the names of all parts and groups of a model with these heads."""
     names = dict.fromkeys((*PART_GROUPS, *PART_GROUPS["all"], *(f"heads.{head}" for head in heads)))
     return tuple(names)
 
 
 def expand_parts(parts: Sequence[str], names: Iterable[str]) -> list[str]:
-    """Return the parts that names of parts and groups stand for.
+    """Return the parts for names of parts and groups.
 
     Args:
         parts: all parts of the model, heads as ``heads.NAME``.
-        names: of parts or groups.
+        names: names of parts or groups.
 
     Raises:
         RecipeError: a name is neither a part nor a group.
@@ -43,5 +43,5 @@ def expand_parts(parts: Sequence[str], names: Iterable[str]) -> list[str]:
             expanded += [part for part in parts if part.partition(".")[0] in members]
         elif name not in PART_GROUPS["all"]:  # a model may lack a prefix or a prior
             known = [*PART_GROUPS, *parts]
-            raise RecipeError(f"the model has no part {name!r}.{suggest(name, known)} Available: {', '.join(known)}")
+            raise RecipeError(f"no part {name!r} in the model.{suggest(name, known)} Available: {', '.join(known)}")
     return expanded

@@ -1,4 +1,4 @@
-"""Load a bundle: the whole model, or one half without the other's files."""
+"""Load a bundle: the whole model, or one half without the files of the other."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from splitreg.registry import Registry
 
 
 def load(path: str | Path, *, registry: Registry | None = None) -> SplitModel:
-    """Load a whole bundle, from its folder or the zoo (``"zoo:camvid-small"``); needs no network and no dataset.
+    """Load a whole bundle, without network access and datasets.
+
+    Args:
+        path: the folder, or ``zoo:NAME``.
+        registry: the installed plugins, by default.
 
     Raises:
-        BundleError: a file is missing, altered, or does not fit; every such tensor is named.
+        BundleError: a file is missing or altered, or tensors do not fit; names every such tensor.
     """
     bundle = Bundle.open(path)
     planned = plan_bundle(bundle, None, registry)

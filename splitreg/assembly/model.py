@@ -1,4 +1,4 @@
-"""The whole model: what is trained; its two halves are ``edge`` and ``server``."""
+"""``SplitModel``: the whole model for training, with its halves ``edge`` and ``server``."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from splitreg.tasks import Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOutput:
-    """What one training step sees.
+    """Output of the training path.
 
     Args:
-        features: stride -> (B, C, H/s, W/s) that the heads read.
-        rate: (B,) bits an image.
-        outputs: head -> raw output for the images that were selected for it.
+        features: stride -> (B, C, H/s, W/s), the input of the heads.
+        rate: (B,) bits per image.
+        outputs: head -> raw output for its selected images.
     """
 
     features: dict[int, Tensor]
@@ -36,13 +36,13 @@ class ModelOutput:
 
 
 class SplitModel(nn.Module):
-    """A model in one piece.
+    """A split model in one process.
 
     Attributes:
-        edge: picture -> packet, on this model's own weights.
-        server: packets -> predictions, on this model's own weights.
-        plan: how it was assembled.
-        trained: whether its weights have seen data (an untrained bundle is marked so).
+        edge: image to packet, with this model's weights.
+        server: packets to predictions, with this model's weights.
+        plan: the plan that it was built from.
+        trained: whether the weights were trained; stored in bundles.
     """
 
     def __init__(self, plan: Plan, parts: Parts) -> None:
@@ -59,7 +59,7 @@ class SplitModel(nn.Module):
 
     @property
     def coding(self) -> LatentCoding:
-        """What the packets are; both halves hold it."""
+        """Preprocessing, tables and codec, shared by both halves."""
         return self.edge.coding
 
     @coding.setter
@@ -83,17 +83,18 @@ class SplitModel(nn.Module):
         return head
 
     def forward(self, images: Tensor, select: Mapping[str, Tensor | None] | None = None) -> ModelOutput:
-        """Training path, differentiable.
+        """Run the differentiable training path.
 
         Args:
             images: (B, 3, H, W) normalised.
-            select: head -> indexes of the images to run it on (None: all; an empty tensor: skip it); None: all heads.
+            select: head -> indexes of its images (None: all images; an empty tensor: skip the head);
+                None: all heads on all images.
         """
         source = images if self.prefix is None else self.prefix(images)
         restored, rate = self.bottleneck(source)
         size = (images.shape[-2], images.shape[-1])
         shared = self.body(crop(restored, self.plan.skeleton.shapes(size).feature))
-        # A view of each: the heads' gradients for one feature are then not mixed with those that reach it through the next.
+        # Views, so that gradients of the heads for a feature are separate from those through later stages.
         features = {stride: feature.view_as(feature) for stride, feature in shared.items()}
         return ModelOutput(features=features, rate=rate, outputs=self.run_heads(features, size, select))
 
@@ -109,11 +110,11 @@ class SplitModel(nn.Module):
         return outputs
 
     def loss(self, outputs: Mapping[str, Any], targets: Mapping[str, Sequence[Target]]) -> dict[str, dict[str, Tensor]]:
-        """Return head -> part -> scalar; ``targets[head]`` has one target for every image that the head ran on."""
+        """Return head -> part -> scalar; ``targets[head]`` has one target for each image of the head."""
         return {name: self.head(name).loss(output, targets[name]) for name, output in outputs.items()}
 
     def parts(self) -> dict[str, nn.Module]:
-        """What can be trained or frozen, by name; together they hold every weight once."""
+        """Return name -> trainable part; together they have every weight once."""
         others = [child for name, child in self.bottleneck.named_children() if name not in ("encoder", "decoder")]
         prefix: dict[str, nn.Module] = {} if self.prefix is None else {"prefix": self.prefix}
         return {
@@ -123,7 +124,7 @@ class SplitModel(nn.Module):
         }  # fmt: skip
 
     def freeze_tables(self) -> None:
-        """Freeze the integer tables of the present weights on both halves, and name the model after them."""
+        """Freeze the integer tables of the current weights in both halves, and set the model id."""
         tables = self.bottleneck.freeze()
         model_id = wire_id(self.recipe, tables.digest(), edge_state(self.prefix, self.bottleneck))
         self.coding = replace(self.coding, frozen=tables, model_id=model_id)

@@ -1,4 +1,4 @@
-"""What a plan is: a recipe whose parts fit together, with everything resolved."""
+"""``Plan``: a recipe whose parts fit together, with everything resolved."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from splitreg.specs import FeatureSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackbonePlan:
-    """A backbone that can be built.
+    """A backbone that fits.
 
     Args:
         component: its class.
-        options: from the recipe.
-        reserved: what the core sets: ``image_size``, where the class has it.
+        options: options of the recipe.
+        reserved: options that the core sets: ``image_size``, if the class has it.
         meta: the backbone on the meta device.
-        cut: stage after which the server takes over.
+        cut: last stage before the cut.
     """
 
     component: Component
@@ -41,13 +41,13 @@ class BackbonePlan:
 
     @property
     def available(self) -> dict[int, FeatureSpec]:
-        """Stride -> spec of what the body returns for this cut."""
+        """Stride -> spec of the features that the body returns."""
         names = list(self.meta.stages)
         stages = [self.meta.stages[name] for name in names[names.index(self.cut) :]]
         return {stage.stride: stage for stage in stages}
 
     def create(self, *, weights: bool) -> Backbone:
-        """Build the backbone; ``weights``: load pretrained ones where the recipe asks for them."""
+        """Build the backbone; ``weights``: load pretrained ones if the recipe asks for them."""
         options = self.options if weights else {k: v for k, v in self.options.items() if k != "pretrained"}
         backbone: Backbone = self.component.create(options=options, reserved=self.reserved)
         return backbone
@@ -55,14 +55,14 @@ class BackbonePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BottleneckPlan:
-    """A bottleneck that can be built.
+    """A bottleneck that fits.
 
     Args:
         component: its class.
-        options: from the recipe.
-        reads: ``"image"`` or ``"feature"``.
-        source: spec of what it reads.
-        target: the feature that it must restore.
+        options: options of the recipe.
+        reads: its input: ``"image"`` or ``"feature"``.
+        source: spec of its input.
+        target: spec of the feature at the cut, its output.
         meta: the bottleneck on the meta device.
     """
 
@@ -81,7 +81,7 @@ class BottleneckPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecPlan:
-    """A codec that carries the bottleneck's symbols: the recipe's ``part``, and its class."""
+    """A codec for the bottleneck's symbols: its class, and the recipe's ``part``."""
 
     component: Component
     part: Part
@@ -97,13 +97,13 @@ class HeadPlan:
     """A head that fits.
 
     Args:
-        name: its own name.
+        name: name in the model.
         component: its class.
-        options: from the recipe.
+        options: options of the recipe.
         target: name of the dataset's target that trains it.
-        task: what it predicts.
+        task: its task.
         labels: class names.
-        available: stride -> spec of what the body returns.
+        available: stride -> spec of the features that the body returns.
         needs: strides that it reads.
         adapted: missing stride -> stride from which the adapter computes it.
     """
@@ -119,7 +119,7 @@ class HeadPlan:
     adapted: Mapping[int, int]
 
     def create(self) -> Branch:
-        """Build the head; where the body lacks a stride that it reads, put an adapter in front of it."""
+        """Build the head, with an adapter if the body does not return a stride that it reads."""
         adapter = StrideAdapter(self.available, self.needs) if self.adapted else None
         specs = adapter.specs if adapter else {stride: self.available[stride] for stride in self.needs}
         head: Head = self.component.create(specs, self.labels, options=self.options)
@@ -132,8 +132,8 @@ class Plan:
     """A recipe whose parts fit together, with everything resolved.
 
     Args:
-        recipe: the resolved recipe: cut, codec, what the bottleneck reads, targets and labels are filled in.
-        registry: where the plugins came from.
+        recipe: the resolved recipe: with cut, codec, input of the bottleneck, targets and labels.
+        registry: the registry of the plugins.
         preprocess: image to network input.
         backbone: the backbone and its cut.
         bottleneck: the bottleneck.
@@ -153,11 +153,11 @@ class Plan:
 
     @property
     def shapes(self) -> Shapes:
-        """Latent and feature sizes at the recipe's input size."""
+        """Sizes of latent and feature at the recipe's input size."""
         return self.skeleton.shapes(self.recipe.input.size)
 
     def coding(self) -> LatentCoding:
-        """Return the coding of a model that is not frozen yet."""
+        """Return the coding of a model without frozen tables."""
         return LatentCoding(codec=self.codec.create(), preprocess=self.preprocess)
 
     def costs(self) -> dict[str, Cost]:

@@ -1,7 +1,7 @@
-"""The plan: every mismatch of a recipe, reported together before a weight is allocated.
+"""``plan``: check a recipe and report all mismatches together, before a weight is allocated.
 
-One function per part; each returns None where the part has a problem. Parts are built on torch's meta device, where
-tensors have shapes and no memory.
+There is one function per part, which returns None if the part has a problem. Parts are built on
+torch's meta device, where tensors have shapes but no memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from splitreg.registry import Registry, discover
 from splitreg.specs import FeatureSpec, SymbolSpec, TargetSpec
 from splitreg.tasks import RECONSTRUCTION
 
-#: Codecs that are tried in this order where the recipe names none.
+#: Codecs to try, in this order, if the recipe names none.
 PREFERRED_CODECS = ("rans", "compressai", "zstd", "raw")
 
 _IMAGE = FeatureSpec(channels=3, stride=1)
@@ -36,11 +36,11 @@ _Targets = Mapping[str, TargetSpec]
 
 
 class _Problems(list[str]):
-    """The mismatches found so far."""
+    """A list of mismatches."""
 
     @contextmanager
-    def collect(self, what: str) -> Iterator[None]:
-        """Turn an error into a problem; a plugin may raise anything when it is built."""
+    def error_context(self, part: str) -> Iterator[None]:
+        """Append an error to the list; the constructor of a plugin may raise anything."""
         try:
             yield
         except PlanError as error:
@@ -48,23 +48,24 @@ class _Problems(list[str]):
         except SplitregError as error:
             self.append(str(error))
         except Exception as error:
-            self.append(f"{what} cannot be built: {type(error).__name__}: {error}")
+            self.append(f"cannot build {part}: {type(error).__name__}: {error}")
 
 
 def plan(recipe: Recipe | None = None, *, registry: Registry | None = None, **keys: Any) -> Plan:
     """Check that a recipe's parts fit together; allocates no weight.
 
     Args:
-        recipe: the recipe; or its keys, as in ``plan(backbone="resnet50", heads=["det", "seg"])``.
+        recipe: the recipe; or None and its keys, as in
+            ``plan(backbone="resnet50", heads=["det", "seg"])``.
         registry: the installed plugins, by default.
-        keys: see ``Recipe``.
+        keys: keys of ``Recipe``.
 
     Raises:
         PlanError: lists every mismatch.
-        RecipeError: the keys are not a recipe.
+        RecipeError: the keys are not a valid recipe.
     """
     if recipe is not None and keys:
-        raise RecipeError("give a recipe or its keys, not both")
+        raise RecipeError(f"pass a recipe or its keys, not both; got a recipe and {', '.join(keys)}")
     recipe, registry, problems = recipe or Recipe.from_mapping(keys), registry or discover(), _Problems()
     backbone = _backbone(recipe, registry, problems)
     bottleneck = _bottleneck(recipe.bottleneck, backbone, registry, problems)
@@ -89,7 +90,7 @@ def plan(recipe: Recipe | None = None, *, registry: Registry | None = None, **ke
 def _resolved(
     recipe: Recipe, backbone: BackbonePlan, bottleneck: BottleneckPlan, codec: CodecPlan, heads: Sequence[HeadPlan]
 ) -> Recipe:
-    """Return the recipe with cut, codec, source, targets and labels filled in."""
+    """Return the recipe with cut, codec, source, targets and labels."""
     return replace(
         recipe,
         cut=backbone.cut,
@@ -104,10 +105,10 @@ def _resolved(
 
 def _backbone(recipe: Recipe, registry: Registry, problems: _Problems) -> BackbonePlan | None:
     part = recipe.backbone
-    with problems.collect(f"backbone {part.name}"):
+    with problems.error_context(f"backbone {part.name}"):
         component = registry.component("backbone", part.name)
         reserved = {"image_size": recipe.input.size} if "image_size" in component.parameters else {}
-        component.check_options(part.options, reserved=("image_size",))
+        component.check_options(part.options)
         plain = {key: value for key, value in part.options.items() if key != "pretrained"}
         with torch.device("meta"):
             meta: Backbone = component.create(options=plain, reserved=reserved)
@@ -117,13 +118,13 @@ def _backbone(recipe: Recipe, registry: Registry, problems: _Problems) -> Backbo
 
 
 def _cut(recipe: Recipe, backbone: Backbone) -> str:
-    """Return the stage to cut after; by default the first at stride 4, where published systems cut."""
+    """Return the stage to cut after; by default the first at stride 4, as in published systems."""
     if recipe.cut is None:
         return next((name for name, spec in backbone.stages.items() if spec.stride >= 4), next(iter(backbone.stages)))
     if recipe.cut not in backbone.stages:
         raise RecipeError(
-            f"backbone {recipe.backbone.name} has no stage {recipe.cut!r}.{suggest(recipe.cut, backbone.stages)} "
-            f"It can be cut after: {', '.join(backbone.stages)}"
+            f"no stage {recipe.cut!r} in backbone {recipe.backbone.name}.{suggest(recipe.cut, backbone.stages)} "
+            f"Available: {', '.join(backbone.stages)}"
         )
     return recipe.cut
 
@@ -131,9 +132,9 @@ def _cut(recipe: Recipe, backbone: Backbone) -> str:
 def _bottleneck(
     part: BottleneckPart, backbone: BackbonePlan | None, registry: Registry, problems: _Problems
 ) -> BottleneckPlan | None:
-    with problems.collect(f"bottleneck {part.name}"):
+    with problems.error_context(f"bottleneck {part.name}"):
         component = registry.component("bottleneck", part.name)
-        component.check_options(part.options, positional=2)
+        component.check_options(part.options)
         if backbone is None:
             return None
         reads = part.source or component.cls.source_default
@@ -150,7 +151,7 @@ def _codec(
     recipe: Recipe, bottleneck: BottleneckPlan | None, registry: Registry, problems: _Problems
 ) -> CodecPlan | None:
     part = recipe.codec
-    with problems.collect("codec"):
+    with problems.error_context("codec"):
         if part is None and bottleneck is not None:
             part = _preferred_codec(recipe.bottleneck.name, bottleneck.meta.symbol_spec, registry)
         if part is None:
@@ -158,30 +159,32 @@ def _codec(
         codec = CodecPlan(component=registry.component("codec", part.name), part=part)
         instance = codec.create()
         if bottleneck is not None:
-            problems += carries(part.name, instance, recipe.bottleneck.name, bottleneck.meta.symbol_spec)
+            problems += codec_problems(part.name, instance, recipe.bottleneck.name, bottleneck.meta.symbol_spec)
         return codec
     return None
 
 
 def _preferred_codec(bottleneck: str, symbols: SymbolSpec, registry: Registry) -> Part:
     for name in PREFERRED_CODECS:
-        if name in registry["codec"] and not carries(name, registry.component("codec", name).cls, "", symbols):
+        if name in registry["codec"] and not codec_problems(name, registry.component("codec", name).cls, "", symbols):
             return Part(name=name)
-    raise RecipeError(f"no installed codec carries the symbols of bottleneck {bottleneck}")
+    raise RecipeError(
+        f"no codec for the symbols of bottleneck {bottleneck} is installed; tried {', '.join(PREFERRED_CODECS)}"
+    )
 
 
 def _targets(parts: Sequence[DataPart], registry: Registry, problems: _Problems) -> _Targets | None:
-    """Target name -> task and labels, over all datasets; None where the recipe names no dataset."""
+    """Return target name -> task and labels of all datasets; None if the recipe has no dataset."""
     if not parts:
         return None
     targets: dict[str, TargetSpec] = {}
     for part in parts:
-        with problems.collect(f"dataset {part.name}"):
+        with problems.error_context(f"dataset {part.name}"):
             component = registry.component("dataset", part.name)
-            component.check_options(part.options, positional=2)
+            component.check_options(part.options)
             for name, spec in component.cls.describe(part.root, **part.options).items():
                 if name in targets and targets[name] != spec:
-                    problems.append(f"two datasets give {name!r} with different labels; train on one of them")
+                    problems.append(f"two datasets have target {name!r} with different labels; train on one of them")
                 targets[name] = spec
     targets.setdefault(RECONSTRUCTION, TargetSpec(task=RECONSTRUCTION))
     return targets
@@ -195,11 +198,11 @@ def _head(
     problems: _Problems,
 ) -> HeadPlan | None:
     before = len(problems)
-    if hasattr(nn.ModuleDict(), part.name):  # where a model keeps its heads
-        problems.append(f"a head cannot be called {part.name!r}; give it another name: {{ as = ... }}")
-    with problems.collect(f"head {part.name}"):
+    if hasattr(nn.ModuleDict(), part.name):  # the container of the heads
+        problems.append(f"{part.name!r} is reserved and cannot be the name of a head; choose another: {{ as = ... }}")
+    with problems.error_context(f"head {part.name}"):
         component = registry.component("head", part.plugin)
-        component.check_options(part.options, positional=2)
+        component.check_options(part.options)
         head: type[Head] = component.cls
         target = _target(part, head, targets, problems)
         labels = _labels(part, head, target, targets, problems)
@@ -232,27 +235,28 @@ def _target(part: HeadPart, head: type[Head], targets: _Targets | None, problems
         return same_task[0]
     if target not in targets:
         hint = f"Set target to one of {', '.join(same_task)}" if same_task else f"Available: {', '.join(targets)}"
-        problems.append(f"head {part.name} needs a target for {head.task}, and no dataset gives {target!r}. {hint}")
+        problems.append(f"head {part.name} needs a target for {head.task}; no dataset has {target!r}. {hint}")
     elif targets[target].task != head.task:
-        problems.append(f"head {part.name} does {head.task}, its target {target!r} is for {targets[target].task}")
+        problems.append(f"head {part.name} is for {head.task}, its target {target!r} is for {targets[target].task}")
     return target
 
 
 def _labels(
     part: HeadPart, head: type[Head], target: str, targets: _Targets | None, problems: _Problems
 ) -> tuple[str, ...]:
-    """Return a head's class names: the recipe's, else the dataset's, else the task's usual set."""
+    """Return a head's class names: from the recipe, the dataset, or the task's default."""
     if targets is not None:
-        given = targets[target].labels if target in targets else ()
-        if part.labels is not None and given and len(part.labels) != len(given):
-            problems.append(f"head {part.name} has {len(part.labels)} labels, its target {target!r} has {len(given)}")
-        return part.labels or given
+        labels = targets[target].labels if target in targets else ()
+        if part.labels is not None and labels and len(part.labels) != len(labels):
+            problems.append(f"head {part.name} has {len(part.labels)} labels, its target {target!r} has {len(labels)}")
+        return part.labels or labels
     if part.labels is not None:
         return part.labels
-    if (labels := default_labels(head.task)) is not None:
-        return labels
+    default = default_labels(head.task)
+    if default is not None:
+        return default
     if head.task in LABELLED:
-        problems.append(f"head {part.name} needs class names: set labels = [...] or name a dataset")
+        problems.append(f"head {part.name} needs class names: set labels = [...], or add a dataset")
     return ()
 
 
@@ -262,15 +266,15 @@ def _check_stages(recipe: Recipe, registry: Registry, problems: _Problems) -> No
         for name in (*stage.train, *stage.freeze):
             if name not in names:
                 problems.append(
-                    f"stages[{index}]: no part named {name!r}.{suggest(name, names)} Available: {', '.join(names)}"
+                    f"stages[{index}]: no part {name!r}.{suggest(name, names)} Available: {', '.join(names)}"
                 )
         _check_objectives(stage, registry, problems)
 
 
 def _check_objectives(stage: Stage, registry: Registry, problems: _Problems) -> None:
     for objective in stage.objectives:
-        with problems.collect(f"objective {objective.name}"):
-            registry.component("objective", objective.name).check_options(objective.options, positional=1)
+        with problems.error_context(f"objective {objective.name}"):
+            registry.component("objective", objective.name).check_options(objective.options)
 
 
 def _skeleton(
@@ -280,9 +284,9 @@ def _skeleton(
     heads: Sequence[HeadPlan],
     problems: _Problems,
 ) -> Skeleton:
-    """Build the model on the meta device and run it once: what fails there would fail in training."""
+    """Build the model on the meta device and run it once."""
     height, width = recipe.input.size
-    with problems.collect(f"the model at {height}x{width} pixels"), torch.device("meta"):
+    with problems.error_context(f"the model at {height}x{width} pixels"), torch.device("meta"):
         prefix, body = backbone.meta.split(backbone.cut)
         skeleton = Skeleton(
             prefix=prefix, bottleneck=bottleneck.meta, body=body, from_image=bottleneck.reads == "image",
@@ -298,28 +302,28 @@ def _run(recipe: Recipe, skeleton: Skeleton, target: FeatureSpec) -> None:
     with torch.no_grad():
         shapes = skeleton.shapes(size)
         if min(shapes.latent) < 1:
-            raise RecipeError(f"an input of {size[0]}x{size[1]} pixels is too small: the latent is {shapes.latent}")
+            raise RecipeError(f"input size {size[0]}x{size[1]} is too small: the latent is {shapes.latent}")
         restored = skeleton.bottleneck.synthesise(torch.empty((1, *shapes.latent)))
         feature = (target.channels, *shapes.feature)
         if restored.shape[1] != feature[0] or restored.shape[2] < feature[1] or restored.shape[3] < feature[2]:
             raise RecipeError(
-                f"bottleneck {recipe.bottleneck.name} restores {tuple(restored.shape[1:])}, "
-                f"the feature at the cut is {feature}"
+                f"bottleneck {recipe.bottleneck.name} must restore at least the feature at the cut, {feature}; it restores "
+                f"{tuple(restored.shape[1:])}"
             )
         features = skeleton.body(torch.empty((1, *feature)))
         for branch in skeleton.branches.values():
             branch(features, size)
 
 
-def carries(codec_name: str, codec: Codec | type[Codec], bottleneck: str, symbols: SymbolSpec) -> list[str]:
-    """Return why a codec cannot carry a bottleneck's symbols; an empty list where it can."""
-    prefix = f"codec {codec_name} cannot carry the symbols of bottleneck {bottleneck}: "
+def codec_problems(codec_name: str, codec: Codec | type[Codec], bottleneck: str, symbols: SymbolSpec) -> list[str]:
+    """Return why a codec cannot code a bottleneck's symbols; an empty list if it can."""
+    prefix = f"codec {codec_name} cannot code the symbols of bottleneck {bottleneck}: "
     problems = []
     if codec.needs_tables and not symbols.tables:
-        problems.append(prefix + "it needs frequency tables, and the bottleneck has none")
+        problems.append(prefix + "it needs frequency tables, the bottleneck has none")
     if codec.max_bits and not 0 < symbols.bits <= codec.max_bits:
-        what = f"{symbols.bits} bits" if symbols.bits else "any 32-bit integer"
-        problems.append(prefix + f"it takes up to {codec.max_bits} bits per symbol, these are {what}")
+        bits = f"{symbols.bits} bits" if symbols.bits else "any 32-bit integer"
+        problems.append(prefix + f"it is limited to {codec.max_bits} bits per symbol, these are {bits}")
     if not codec.lossless and symbols.exact:
-        problems.append(prefix + "it is lossy, and these symbols must arrive exactly")
+        problems.append(prefix + "it is lossy, these symbols need a lossless codec")
     return problems

@@ -1,4 +1,4 @@
-"""Read a bundle's weights into the modules of its plan: all of them, or those of one half."""
+"""Read weights of a bundle into the modules of its plan: all, or those of one half."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Shaper = Callable[[tuple[int, int]], Shapes]
 
 
 def read_model(bundle: Bundle, parts: Parts, planned: Plan) -> LatentModel:
-    """Read all weights of a bundle into the modules of a plan, and return its tables.
+    """Read all weights of a bundle into the modules of a plan, and return the tables.
 
     Raises:
-        BundleError: a file is missing, altered, or does not fit; every such tensor is named.
+        BundleError: a file is missing or altered, or tensors do not fit; names every such tensor.
     """
     tables = _read_edge_weights(bundle, parts)
     _read_server_weights(bundle, parts)
@@ -49,7 +49,7 @@ def read_edge(bundle: Bundle, registry: Registry | None) -> tuple[nn.Module | No
     _check_id(bundle, planned, tables, parts)
     for name, _ in list(parts.bottleneck.named_children()):
         if name != "encoder":
-            setattr(parts.bottleneck, name, None)  # the device keeps no server weights
+            setattr(parts.bottleneck, name, None)  # the device needs no server weights
     if parts.prefix is not None:
         parts.prefix.eval()
     return parts.prefix, parts.bottleneck.eval(), coding_of(bundle, planned, tables)
@@ -67,7 +67,7 @@ def read_server(
     planned = plan_bundle(bundle, None if names is None else tuple(names), registry)
     parts = allocate(planned, weights=False)
     tables = _read_server_weights(bundle, parts)
-    parts.bottleneck.encoder = nn.Identity()  # the server keeps no device weights
+    parts.bottleneck.encoder = nn.Identity()  # the server needs no device weights
     for module in (parts.bottleneck, parts.body, *parts.branches.values()):
         module.eval()
     return parts, coding_of(bundle, planned, tables), planned.skeleton.shapes
@@ -77,7 +77,7 @@ def plan_bundle(bundle: Bundle, heads: tuple[str, ...] | None, registry: Registr
     """Plan the model of a bundle with these heads, or all; needs no dataset.
 
     Raises:
-        BundleError: no such head, or the parts do not fit with the installed plugins.
+        BundleError: no such head, or the parts do not fit together with the installed plugins.
     """
     config = bundle.config
     try:
@@ -90,13 +90,12 @@ def plan_bundle(bundle: Bundle, heads: tuple[str, ...] | None, registry: Registr
                 )
         requested = tuple(head for head in recipe.heads if heads is None or head.name in heads)
         planned = plan(replace(recipe, heads=requested, data=(), stages=(), sweep={}, augment={}), registry=registry)
-        # Another version of the backbone's plugin may have another mean: what the weights were trained with counts.
+        # Use the mean and std of training, even if the backbone's plugin has others by now.
         preprocess = replace(planned.preprocess, mean=config.preprocess.mean, std=config.preprocess.std)
     except (RecipeError, PlanError, ValueError) as cause:
         packages = ", ".join(sorted(set(config.plugins.values())))
         raise BundleError(
-            f"the bundle {bundle.folder} cannot be assembled here; it was made with plugins of the packages {packages}: "
-            f"{cause}"
+            f"cannot assemble the bundle {bundle.folder}, which has plugins of the packages {packages}: {cause}"
         ) from cause
     return replace(planned, recipe=replace(recipe, heads=planned.recipe.heads), preprocess=preprocess)
 
@@ -118,7 +117,7 @@ def _read_server_weights(bundle: Bundle, parts: Parts) -> LatentModel:
     name = "server.safetensors"
     weights, tables = _read(bundle, name)
     modules = {"bottleneck": parts.bottleneck, "body": parts.body}
-    assign(modules, weights, str(bundle.folder / name), without="bottleneck.encoder.")
+    assign(modules, weights, str(bundle.folder / name), skip="bottleneck.encoder.")
     for head, branch in parts.branches.items():
         name = f"heads/{head}.safetensors"
         assign({"": branch}, parse_tensors(bundle.read(name), name), str(bundle.folder / name))
@@ -126,19 +125,20 @@ def _read_server_weights(bundle: Bundle, parts: Parts) -> LatentModel:
 
 
 def _read(bundle: Bundle, name: str) -> tuple[dict[str, Tensor], LatentModel]:
-    """Return the weights and the tables of a half's file."""
+    """Return the weights and the tables of a half."""
     tensors = parse_tensors(bundle.read(name), name)
     keys = [key for key in tensors if key.startswith(PREFIX)]
     arrays = {key.removeprefix(PREFIX): tensors.pop(key).numpy() for key in keys}
     try:
         return tensors, load_model(arrays)
     except CodingError as cause:
-        raise BundleError(f"the tables in {name} are damaged: {cause}") from cause
+        raise BundleError(f"damaged tables in {bundle.folder / name}: {cause}") from cause
 
 
 def _check_id(bundle: Bundle, planned: Plan, tables: LatentModel, parts: Parts) -> None:
     model_id = wire_id(planned.recipe, tables.digest(), edge_state(parts.prefix, parts.bottleneck))
     if model_id != bundle.config.model_id:
         raise BundleError(
-            f"the edge weights of {bundle.folder} make model {model_id:08x}, its config says {bundle.config.id}"
+            f"the edge half of {bundle.folder} has model id {model_id:08x}, its config has {bundle.config.id}; copy the "
+            "whole folder"
         )

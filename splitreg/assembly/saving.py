@@ -1,4 +1,4 @@
-"""Save a model as a bundle: a folder that appears complete or not at all."""
+"""Save a model as a bundle."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from splitreg.recipe import Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedEdge:
-    """The edge half in other formats, to go into a bundle.
+    """The edge half in other formats, for a bundle.
 
     Args:
         files: relative name -> content, e.g. ``edge.onnx``.
-        graph: what the config says of ``edge.onnx``; None where there is none.
+        graph: properties of ``edge.onnx``; None if there is none.
         without_onnx: why there is none.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     graph: GraphEntry | None = None
-    without_onnx: str = "not asked for"
+    without_onnx: str = "not requested"
 
 
 def save(
@@ -47,21 +47,22 @@ def save(
     exported: ExportedEdge | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a bundle, complete or not at all.
+    """Write a bundle; the folder appears complete or not at all.
 
     Args:
-        model: its tables are frozen first if they are not, or if the edge half has changed since.
+        model: the model. Its tables are frozen first if they are not, or if the edge half has
+            changed since.
         path: the folder to create.
-        metrics: measured results for ``metrics.json`` and the card.
+        metrics: results for ``metrics.json`` and the card.
         images: file name -> PNG or JPEG for the card.
-        exported: the edge half in other formats, see ``splitreg.publishing.publish``.
-        overwrite: replace a bundle that is there.
+        exported: the edge half in other formats, see ``splitreg.publishing.export``.
+        overwrite: replace an existing bundle.
 
     Returns:
         The folder.
 
     Raises:
-        BundleError: the folder is taken, or the disk refuses; nothing is left behind.
+        BundleError: the path exists, or the disk is full or not writable.
     """
     path = Path(path)
     check_free(path, overwrite=overwrite)
@@ -85,7 +86,7 @@ def save(
 
 
 def freeze_if_changed(model: SplitModel) -> None:
-    """Freeze a model's tables if they are not frozen, or if the edge half has changed since."""
+    """Freeze the tables if they are not frozen, or if the edge half has changed since."""
     coding = model.coding
     state = edge_state(model.prefix, model.bottleneck)
     if coding.frozen is None or coding.model_id != wire_id(model.recipe, coding.frozen.digest(), state):
@@ -107,7 +108,7 @@ def _config(model: SplitModel, exported: ExportedEdge) -> BundleConfig:
 
 
 def _portable(recipe: Recipe) -> Recipe:
-    """Remove what only the machine that trained it has: folders, and the wish for pretrained weights."""
+    """Return the recipe without folders and ``pretrained``, which other machines do not have."""
     options = {key: value for key, value in recipe.backbone.options.items() if key != "pretrained"}
     return replace(
         recipe,
@@ -118,7 +119,7 @@ def _portable(recipe: Recipe) -> Recipe:
 
 
 def _packages(plan: Plan) -> dict[str, str]:
-    """Return plugin -> package, so that a machine that lacks one can say what to install."""
+    """Return plugin -> package, so that an error can name the package to install."""
     recipe = plan.recipe
     parts = [("backbone", recipe.backbone.name), ("bottleneck", recipe.bottleneck.name)]
     parts += [("codec", recipe.codec.name)] if recipe.codec else []

@@ -1,4 +1,4 @@
-"""The server half: packets in, predictions out."""
+"""``ServerModel``: the server half, packets to predictions."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ from splitreg.recipe import PRECISIONS, check_precision
 from splitreg.registry import Registry
 from splitreg.tasks import Prediction
 
-#: Coded sizes beyond this many pixels (or the model's own, if larger) are refused before anything is allocated; so many
-#: pixels run together.
+#: Packets whose coded image has more pixels (or more than the model's own, if larger) are rejected;
+#: also the largest number of coded pixels that run together.
 MAX_CODED_PIXELS = 4 * 1024 * 1024
-#: So are those of so many times the model's own pixels: a packet of a few bytes may not cost more than that.
+#: Packets whose coded image has more times the model's own pixels are rejected: a packet of a few
+#: bytes must not be expensive.
 MAX_CODED_RATIO = 4
-_HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_AUTOCAST_TYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """Images of one coded size behind the body.
+class FeatureBatch:
+    """Features of B images of one coded size, the input of the heads.
 
     Args:
-        images: their numbers in the request.
-        originals: sizes of the original images.
-        coded: (height, width) of the coded ones.
+        images: positions of the images in the request.
+        originals: (height, width) of the original images.
+        coded: (height, width) of the coded images.
         features: stride -> (B, C, H/s, W/s).
     """
 
@@ -59,17 +60,18 @@ class ServerModel:
     """Coding, decoder, body and heads.
 
     Args:
-        bottleneck: only its ``decoder`` (and what else ``synthesise`` uses) is needed.
+        bottleneck: only its ``synthesise`` is used.
         body: the backbone after the cut.
-        branches: heads by name.
-        coding: what the packets are; the edge half holds the same.
+        branches: name -> head.
+        coding: preprocessing, tables and codec; the edge half has the same.
         shapes: coded size -> shapes of the latent and of the feature at the cut.
 
     Attributes:
-        max_coded_pixels: packets whose coded image has more are refused.
-        max_original_pixels: packets whose original image has more are refused: predictions are as large as that.
-        device: where it computes.
-        precision: in what arithmetic, one of ``splitreg.recipe.PRECISIONS``.
+        max_coded_pixels: packets with a larger coded image are rejected.
+        max_original_pixels: packets with a larger original image are rejected, because predictions
+            have its size.
+        device: the device of the weights.
+        precision: one of ``splitreg.recipe.PRECISIONS``.
     """
 
     def __init__(
@@ -95,29 +97,29 @@ class ServerModel:
     def load(
         cls, path: str | Path, heads: Iterable[str] | None = None, *, registry: Registry | None = None
     ) -> ServerModel:
-        """Load the server half: reads ``config.json``, ``server.safetensors`` and the requested heads' files.
+        """Load the server half: ``config.json``, ``server.safetensors`` and the files of the heads.
 
         Args:
             path: the folder, or ``zoo:NAME``.
-            heads: names of the heads; None for all of them.
+            heads: names of the heads; None: all.
             registry: the installed plugins, by default.
 
         Raises:
-            BundleError: a file is missing, altered, or does not fit; or no such head.
+            BundleError: a file is missing or altered, tensors do not fit, or no such head.
         """
         parts, coding, shapes = read_server(Bundle.open(path), heads, registry)
         return cls(parts.bottleneck, parts.body, parts.branches, coding, shapes)
 
     def place(self, device: str = "cpu", precision: str = PRECISIONS[0]) -> ServerModel:
-        """Choose where this computes, and in what arithmetic; return it.
+        """Move the model to a device and set its precision; return the model.
 
         Args:
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-            precision: ``"32-true"``; ``"bf16-mixed"`` or ``"16-mixed"``: layers that bear it in 16 bits, with other last
-                digits. Packets are decoded in integers whatever it is.
+            precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"`` (autocast). Packets are
+                decoded in integers with every precision.
 
         Raises:
-            RecipeError: no such device here, or no such precision.
+            RecipeError: no such device or precision.
         """
         check_precision(precision)
         check_device(device)
@@ -134,30 +136,30 @@ class ServerModel:
     def infer(
         self, packets: bytes | Sequence[bytes], heads: Iterable[str] | None = None
     ) -> list[dict[str, Prediction]]:
-        """Run the requested heads on packets; images of one coded size run together, so many as memory allows.
+        """Run heads on packets; images of one coded size run together, up to ``MAX_CODED_PIXELS``.
 
         Args:
-            packets: what ``EdgeModel.encode`` returned; or one of them.
-            heads: names of the heads; None for all of them.
+            packets: packets of ``EdgeModel.encode``, or one of them.
+            heads: names of the heads; None: all.
 
         Returns:
-            For each image, head -> prediction in the pixels of the original image: packet by packet, and image by image
-            within a packet of several. Packets of one image give one entry each.
+            For each image, head -> prediction in pixels of the original image; packet by packet, and
+            image by image within a packet.
 
         Raises:
-            CorruptPacket: a packet is damaged, cut short, or not one.
+            CorruptPacket: a packet is damaged, cut short or not valid.
             ForeignPacket: a packet was written by another model.
             RecipeError: no such head.
         """
         names = self._requested(heads)
         several = [bytes(packets)] if isinstance(packets, bytes | bytearray | memoryview) else list(packets)
         results: dict[int, dict[str, Prediction]] = {}
-        for block in self.blocks(several):
-            results |= self.predict(block, names)
+        for batch in self.feature_batches(several):
+            results |= self.predict(batch, names)
         return [results[i] for i in range(len(results))]
 
-    def blocks(self, packets: Iterable[bytes]) -> Iterator[Block]:
-        """Give what the heads read: the features of images of one coded size, so many as memory allows.
+    def feature_batches(self, packets: Iterable[bytes]) -> Iterator[FeatureBatch]:
+        """Yield the input of the heads: features of images of one coded size.
 
         Raises:
             CorruptPacket: as ``infer``.
@@ -166,84 +168,88 @@ class ServerModel:
         parsed = [image for data in packets for image in self._images(Packet.parse(bytes(data)))]
         latents = [self.decode(image) for image in parsed]
         for coded in dict.fromkeys(image.coded for image in parsed):
-            same = [i for i, image in enumerate(parsed) if image.coded == coded]
-            most = max(1, MAX_CODED_PIXELS // (coded[0] * coded[1]))
-            for rows in (same[i : i + most] for i in range(0, len(same), most)):
+            same_size = [i for i, image in enumerate(parsed) if image.coded == coded]
+            batch_size = max(1, MAX_CODED_PIXELS // (coded[0] * coded[1]))
+            for start in range(0, len(same_size), batch_size):
+                rows = same_size[start : start + batch_size]
                 with self._error_context(coded):
                     features = self.features(torch.from_numpy(np.stack([latents[i] for i in rows])), coded)
-                yield Block(
+                yield FeatureBatch(
                     images=tuple(rows),
                     originals=tuple(parsed[i].original for i in rows),
                     coded=coded,
                     features=features,
                 )
 
-    def predict(self, block: Block, heads: Sequence[str]) -> dict[int, dict[str, Prediction]]:
-        """Run heads on a block: number of the image -> head -> prediction in the pixels of the original image.
+    def predict(self, batch: FeatureBatch, heads: Sequence[str]) -> dict[int, dict[str, Prediction]]:
+        """Run heads on features.
+
+        Returns:
+            Position of the image -> head -> prediction in pixels of the original image.
 
         Raises:
             CorruptPacket: the model does not run on that size.
         """
-        results: dict[int, dict[str, Prediction]] = {image: {} for image in block.images}
-        with self._error_context(block.coded), torch.inference_mode(), self._arithmetic():
+        results: dict[int, dict[str, Prediction]] = {image: {} for image in batch.images}
+        with self._error_context(batch.coded), torch.inference_mode(), self._autocast():
             for name in heads:
                 branch = self.branches[name].eval()
-                found = branch.head.predict(branch(block.features, block.coded))
-                for image, original, prediction in zip(block.images, block.originals, found, strict=True):
-                    geometry = Geometry(original=original, coded=block.coded, mode=self.coding.preprocess.mode)
+                predictions = branch.head.predict(branch(batch.features, batch.coded))
+                for image, original, prediction in zip(batch.images, batch.originals, predictions, strict=True):
+                    geometry = Geometry(original=original, coded=batch.coded, mode=self.coding.preprocess.mode)
                     results[image][name] = prediction.restore(geometry)
         return results
 
     def decode(self, packet: Packet) -> NDArray[np.float32]:
-        """Return the (C, h, w) float32 latent of a packet of one image (``Packet.images`` gives those of a batch).
+        """Return the (C, h, w) float32 latent of a packet of one image; see ``Packet.images``.
 
         Raises:
-            CorruptPacket: sizes beyond the limits, or a payload that is not one of this model's.
-            ForeignPacket: another model wrote the packet.
+            CorruptPacket: an image exceeds the limits, or the payload is not valid for this model.
+            ForeignPacket: the packet was written by another model.
             BundleError: the model has no tables yet.
         """
         coding = self.coding
         if coding.frozen is not None and packet.model_id != coding.model_id:
             raise ForeignPacket(
-                f"the packet is for model {packet.model_id:08x}, this is {coding.model_id:08x}; load the bundle that "
-                "wrote it"
+                f"the packet was written by model {packet.model_id:08x}, this is {coding.model_id:08x}; load the bundle "
+                "that wrote it"
             )
-        for what, (height, width), limit in (
+        for name, (height, width), limit in (
             ("coded", packet.coded, self.max_coded_pixels),
             ("original", packet.original, self.max_original_pixels),
         ):
             if height * width > limit:
                 raise CorruptPacket(
-                    f"the packet's {what} image has {width}x{height} pixels, beyond this server's limit of {limit}"
+                    f"the packet's {name} image has {width}x{height} pixels, this server's limit is {limit} in all"
                 )
         with self._error_context(packet.coded):
             shape = self.shapes(packet.coded).latent
         latent = coding.decode(packet.streams, shape)
         if not np.isfinite(latent).all():
-            raise CorruptPacket("the packet decodes to values that are not finite; it was not written by this model")
+            raise CorruptPacket("the packet decodes to NaN or infinite values; it was not written by this model")
         return latent
 
     def _images(self, packet: Packet) -> tuple[Packet, ...]:
-        """Cut a batch into packets of one image; one packet may not ask for more original pixels than one image may."""
+        """Split a batch into packets of one image; its original pixels have the limit of one image."""
         pixels = sum(height * width for height, width in packet.originals)
         if packet.others and pixels > self.max_original_pixels:
             raise CorruptPacket(
-                f"the packet's {len(packet.originals)} original images have {pixels} pixels together, beyond the limit of "
-                f"{self.max_original_pixels} here; send fewer at once"
+                f"the packet's {len(packet.originals)} original images have {pixels} pixels in all, this server's limit is "
+                f"{self.max_original_pixels}; send fewer images at once"
             )
         return packet.images
 
     def features(self, latents: Tensor, coded: tuple[int, int]) -> dict[int, Tensor]:
-        """(B, C, h, w) latents -> stride -> (B, C, H/s, W/s), what every head reads."""
+        """(B, C, h, w) latents -> stride -> (B, C, H/s, W/s), the input of the heads."""
         weight = next(self._parameters(), None)
         decoder, body = self.bottleneck.eval(), self.body.eval()
-        with torch.no_grad(), self._arithmetic():  # not inference mode: late heads train on these features
+        with torch.no_grad(), self._autocast():  # not inference mode: late heads train on these features
             restored = decoder.synthesise(latents if weight is None else latents.to(weight.device))
             features: dict[int, Tensor] = body(crop(restored, self.shapes(coded).feature))
         return {stride: feature.float() for stride, feature in features.items()}
 
     def modules(self) -> dict[str, nn.Module]:
-        """What holds the server's weights, by name."""
+        """Return name -> module with the server's weights."""
         return {"body": self.body, **{f"heads.{name}": branch for name, branch in self.branches.items()}}
 
     def _parameters(self) -> Iterator[nn.Parameter]:
@@ -257,48 +263,48 @@ class ServerModel:
         for name in names:
             if name not in self.branches:
                 raise RecipeError(
-                    f"no head {name!r} here.{suggest(name, self.heads)} There are: {', '.join(self.heads)}"
+                    f"no head {name!r}.{suggest(name, self.heads)} Available: {', '.join(self.heads) or 'none'}"
                 )
         return names
 
-    def _arithmetic(self) -> AbstractContextManager[object]:
-        half = _HALVES.get(self.precision)
-        return nullcontext() if half is None else torch.autocast(self.device.type, half)
+    def _autocast(self) -> AbstractContextManager[object]:
+        dtype = _AUTOCAST_TYPES.get(self.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     @contextmanager
     def _error_context(self, coded: tuple[int, int]) -> Iterator[None]:
-        """Say that it is the packet's doing where the model does not run on a size that is not its own."""
+        """Report a size that the model does not support as an error of the packet."""
         try:
             yield
         except SplitregError:
             raise
-        except Exception as cause:  # a backbone may raise anything at a size that it was not made for
+        except Exception as cause:  # a backbone may raise anything at an unsupported size
             if coded == self.coding.preprocess.size:
                 raise
-            raise CorruptPacket(f"this model does not run on a coded image of {coded[1]}x{coded[0]} pixels") from cause
+            raise CorruptPacket(f"the model does not support coded images of {coded[1]}x{coded[0]} pixels") from cause
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that is not here.
+    """Check that a device exists.
 
     Raises:
-        RecipeError: there is no such device.
+        RecipeError: it does not.
     """
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    there = ["cpu", *(["cuda"] if gpus else []), *gpus]
-    if device not in there:
-        raise RecipeError(f"there is no device {device!r} to serve on; here are: {', '.join(there)}")
+    available = ["cpu", *(["cuda"] if gpus else []), *gpus]
+    if device not in available:
+        raise RecipeError(f"no device {device!r}.{suggest(device, available)} Available: {', '.join(available)}")
 
 
 def crop(feature: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut (B, C, h', w') to the (h, w) of the feature at the cut, at the right and the bottom.
+    """Crop (B, C, h', w') to (h, w), at the right and the bottom.
 
     Raises:
-        ShapeMismatch: the feature is smaller than that.
+        ShapeMismatch: the feature is smaller.
     """
     if feature.shape[-2] < size[0] or feature.shape[-1] < size[1]:
         raise ShapeMismatch(
-            f"the bottleneck restored {tuple(feature.shape[-2:])}, the feature at the cut is {size}: its decoder must "
-            "return at least that"
+            f"the bottleneck's decoder must restore at least the feature at the cut, {size}; it restored "
+            f"{tuple(feature.shape[-2:])}"
         )
     return feature[..., : size[0], : size[1]] if feature.shape[-2:] != size else feature

@@ -1,4 +1,4 @@
-"""Shapes, parameters, multiply-accumulates and memory of a model that has no weights: all on torch's meta device."""
+"""Shapes, parameters, multiply-accumulates and memory of a model on torch's meta device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from splitreg.interfaces import Body, Bottleneck
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shapes:
-    """What a coded size leads to: ``latent`` (C, h, w), ``feature`` (h, w) at the cut."""
+    """Shapes at one coded size: ``latent`` (C, h, w), ``feature`` (h, w) at the cut."""
 
     latent: tuple[int, int, int]
     feature: tuple[int, int]
@@ -39,7 +39,7 @@ class Cost:
 
 
 class Skeleton:
-    """A model on the meta device: it has shapes and costs, and no weights."""
+    """A model on the meta device: shapes and costs, but no weights."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Skeleton:
         return torch.empty((1, 3, *size), device="meta")
 
     def feature(self, size: tuple[int, int]) -> Tensor:
-        """The feature at the cut for an input of this (height, width)."""
+        """Return the feature at the cut for an input of (height, width)."""
         with torch.no_grad():
             feature: Tensor = self.prefix(self._image(size))
         return feature
@@ -75,42 +75,42 @@ class Skeleton:
         )
 
     def costs(self, size: tuple[int, int]) -> dict[str, Cost]:
-        """Return the cost of ``edge``, ``server`` (decoder, body), each ``heads.NAME`` and ``unsplit`` (the backbone)."""
+        """Return the costs of ``edge``, ``server`` (decoder, body), ``heads.NAME`` and ``unsplit`` (backbone)."""
         image, feature, bottleneck = self._image(size), self.feature(size), self.bottleneck
         shapes = self.shapes(size)
         latent = torch.empty((1, *shapes.latent), device="meta")
         edge = [bottleneck.encoder] if self.from_image else [self.prefix, bottleneck.encoder]
-        found = {
+        costs = {
             "edge": _cost(
-                edge, lambda: bottleneck.analyse(image if self.from_image else self.prefix(image)), counted=image
+                edge, lambda: bottleneck.analyse(image if self.from_image else self.prefix(image)), first_input=image
             ),
             "server": _cost(
                 [bottleneck.decoder, self.body],
                 lambda: (bottleneck.synthesise(latent), self.body(feature)),
-                counted=latent,
+                first_input=latent,
             ),
         }
         with torch.no_grad():
             features = self.body(feature)
         for name, branch in self.branches.items():
-            found[f"heads.{name}"] = _cost([branch], functools.partial(branch, features, size), counted=feature)
-        found["unsplit"] = _cost([self.prefix, self.body], lambda: self.body(self.prefix(image)), counted=image)
-        return found
+            costs[f"heads.{name}"] = _cost([branch], functools.partial(branch, features, size), first_input=feature)
+        costs["unsplit"] = _cost([self.prefix, self.body], lambda: self.body(self.prefix(image)), first_input=image)
+        return costs
 
 
-def _cost(modules: Iterable[nn.Module], run: Callable[[], Any], counted: Tensor) -> Cost:
+def _cost(modules: Iterable[nn.Module], run: Callable[[], Any], first_input: Tensor) -> Cost:
     modules = list(modules)
-    peak = counted.numel()
+    peak = first_input.numel()
     hooks = []
 
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal peak
         peak = max(peak, _elements(inputs) + _elements(output))
 
     for module in modules:
         for leaf in module.modules():
             if not any(leaf.children()):
-                hooks.append(leaf.register_forward_hook(note))
+                hooks.append(leaf.register_forward_hook(record))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     for hook in hooks:

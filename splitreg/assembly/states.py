@@ -1,4 +1,4 @@
-"""The weights of each half by name, and the id that packets carry."""
+"""The weights of each half by name, and the model id of packets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def edge_state(prefix: nn.Module | None, bottleneck: Bottleneck) -> dict[str, Te
 
 
 def server_state(bottleneck: Bottleneck, body: nn.Module) -> dict[str, Tensor]:
-    """Return the server's weights without the heads: ``bottleneck.*`` (but its encoder) and ``body.*``."""
+    """Return the server's weights without the heads: ``bottleneck.*`` except its encoder, ``body.*``."""
     decoder = {
         f"bottleneck.{key}": value for key, value in bottleneck.state_dict().items() if not key.startswith("encoder.")
     }
@@ -33,9 +33,9 @@ def _state(module: nn.Module, prefix: str) -> dict[str, Tensor]:
 
 
 def wire_id(recipe: Recipe, tables: bytes, state: Mapping[str, Tensor]) -> int:
-    """Return the 32-bit model id: a hash of the tables, the encoder's weights and all else that shapes the bytes.
+    """Return the 32-bit model id: a hash of tables, edge weights and everything else that affects packets.
 
-    The tables alone would not do: bottlenecks without tables would all share one id.
+    The tables alone are not enough: all bottlenecks without tables would have one id.
     """
     total = hashlib.sha256(tables)
     wire = {

@@ -1,4 +1,4 @@
-"""An image, its packet and its predictions, so that any machine can check that a bundle does there what it did here."""
+"""Test vectors: an image, its packet and its predictions, to verify a bundle on another machine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from splitreg.tasks import Prediction
 
 NAMES = ("testvectors/image.png", "testvectors/packet.bin", "testvectors/predictions.safetensors")
 
-#: Another machine's floating point may round a few latents to the neighbouring symbol.
-SYMBOLS_THAT_MAY_DIFFER = 0.005
+#: Largest share of symbols that may differ: rounding of floats depends on the machine.
+MAX_SYMBOL_DIFFERENCE = 0.005
 
 
 def image(height: int = 120, width: int = 160) -> NDArray[np.uint8]:
-    """Return an image with edges, gradients and texture: (H, W, 3) uint8, always the same (integer arithmetic)."""
+    """Return an image with edges, gradients and texture: (H, W, 3) uint8, always the same."""
     y, x = np.mgrid[:height, :width]
     red = (x * 255) // max(1, width - 1)
     green = (y * 255) // max(1, height - 1)
@@ -45,16 +45,16 @@ def write(folder: Path, model: SplitModel) -> None:
 def flatten(predictions: Mapping[str, Prediction]) -> dict[str, torch.Tensor]:
     """Return ``head/array`` -> tensor."""
     return {
-        f"{head}/{name}": torch.from_numpy(np.ascontiguousarray(_plain(array)).copy())
+        f"{head}/{name}": torch.from_numpy(np.ascontiguousarray(_storable(array)).copy())
         for head, prediction in predictions.items()
         for name, array in prediction.arrays().items()
     }
 
 
-def share_different(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Share of restored values that differ: by a symbol, or by more than rounding where floats are sent as they are."""
-    return float(np.mean(~np.isclose(mine, theirs, rtol=1e-2, atol=1e-2)))
+def symbol_difference(latent: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Return the share of a restored latent that differs from a reference by more than rounding."""
+    return float(np.mean(~np.isclose(latent, reference, rtol=1e-2, atol=1e-2)))
 
 
-def _plain(array: NDArray[Any]) -> NDArray[Any]:
+def _storable(array: NDArray[Any]) -> NDArray[Any]:
     return array if array.dtype != np.bool_ else array.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Weights as safetensors, and into modules: every missing, unexpected or misshapen tensor is named."""
+"""Weights as safetensors, and from there into modules."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from splitreg.errors import BundleError
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, and create its folder; the same bytes for the same tensors."""
+    """Write a safetensors file and create its folder; equal tensors give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ready = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    # One metadata key: the library writes several in random order, and equal bundles must have equal bytes.
-    path.write_bytes(safetensors.torch.save(ready, {FORMAT: str(VERSION)}))
+    contiguous = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    # A single metadata key, because the library writes several in random order.
+    path.write_bytes(safetensors.torch.save(contiguous, {FORMAT: str(VERSION)}))
 
 
 def parse_tensors(data: bytes, name: str) -> dict[str, Tensor]:
     """Read the tensors of a file's bytes.
 
     Args:
-        data: of a safetensors file.
-        name: of the file, for messages.
+        data: bytes of a safetensors file.
+        name: name of the file, for messages.
 
     Raises:
-        BundleError: not safetensors, or cut short.
+        BundleError: it is not safetensors, or cut short.
     """
     try:
         return dict(safetensors.torch.load(data))
@@ -38,16 +38,14 @@ def parse_tensors(data: bytes, name: str) -> dict[str, Tensor]:
         raise BundleError(f"{name} is not a valid safetensors file: {cause}") from cause
 
 
-def assign(
-    modules: Mapping[str, nn.Module | None], tensors: Mapping[str, Tensor], name: str, without: str = "-"
-) -> None:
+def assign(modules: Mapping[str, nn.Module | None], tensors: Mapping[str, Tensor], name: str, skip: str = "-") -> None:
     """Copy tensors into modules.
 
     Args:
         modules: prefix of the tensors' names -> module; "" for no prefix, None for no module.
         tensors: name -> value.
-        name: of the file, for messages.
-        without: prefix of names that are not expected.
+        name: name of the file, for messages.
+        skip: prefix of the modules' tensors that the file does not have.
 
     Raises:
         BundleError: names every missing, unexpected or misshapen tensor.
@@ -58,16 +56,16 @@ def assign(
         if module is not None
         for key, value in module.state_dict(keep_vars=True).items()
     }
-    expected = {key: value for key, value in expected.items() if not key.startswith(without)}
-    problems = [f"lacks {key}" for key in expected if key not in tensors]
-    problems += [f"has an unexpected {key}" for key in tensors if key not in expected]
+    expected = {key: value for key, value in expected.items() if not key.startswith(skip)}
+    problems = [f"missing {key}" for key in expected if key not in tensors]
+    problems += [f"unexpected {key}" for key in tensors if key not in expected]
     problems += [
-        f"has {key} of shape {tuple(tensors[key].shape)} {tensors[key].dtype}, expected {tuple(value.shape)} {value.dtype}"
+        f"{key} has shape {tuple(tensors[key].shape)} {tensors[key].dtype}, expected {tuple(value.shape)} {value.dtype}"
         for key, value in expected.items()
         if key in tensors and (tensors[key].shape != value.shape or tensors[key].dtype != value.dtype)
     ]
     if problems:
-        raise BundleError(f"{name} does not fit the model: it " + "; ".join(problems))
+        raise BundleError(f"{name} does not fit the model: " + "; ".join(problems))
     with torch.no_grad():
         for key, value in expected.items():
             value.copy_(tensors[key])

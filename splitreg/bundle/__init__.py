@@ -1,7 +1,7 @@
-"""What a published model is on disk: a typed config, hashed files, integer tables. No torch.
+"""Bundles, the files of a published model: a typed config, hashed files, integer tables; no torch.
 
-``docs/bundle.md`` describes the format. ``splitreg.bundle.tables`` (numpy) is imported where it is
-needed.
+``docs/bundle.md`` describes the format. ``splitreg.bundle.tables`` needs numpy and is not imported
+here.
 """
 
 from splitreg.bundle.bundle import Bundle, hash_folder

@@ -1,4 +1,4 @@
-"""A bundle on disk: its typed config, and its files, each checked against its SHA-256 when it is read."""
+"""``Bundle``: a typed config and files, each checked against its SHA-256 when it is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from splitreg.zoo import find_bundle
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle that is open for reading.
+    """A bundle, opened for reading.
 
     ::
 
@@ -24,8 +24,8 @@ class Bundle:
         print(bundle.config.codec.name, len(bundle.read("edge.onnx")))
 
     Args:
-        folder: where it is.
-        config: its ``config.json``.
+        folder: the folder.
+        config: the parsed ``config.json``.
     """
 
     folder: Path
@@ -36,7 +36,7 @@ class Bundle:
         """Open a folder, or ``zoo:NAME``.
 
         Raises:
-            BundleError: there is none, or its config is not valid.
+            BundleError: there is no bundle, or its config is not valid.
         """
         folder = find_bundle(place)
         return cls(folder, BundleConfig.read(folder))
@@ -45,10 +45,10 @@ class Bundle:
         return name in self.config.files
 
     def read(self, name: str) -> bytes:
-        """Read a file and compare its SHA-256 with the config's.
+        """Read a file and check its SHA-256.
 
         Raises:
-            BundleError: it is missing, not listed or altered.
+            BundleError: the file is missing, not listed or altered.
         """
         with self._listed(name) as file:
             data = file.read()
@@ -56,10 +56,10 @@ class Bundle:
         return data
 
     def check(self, name: str) -> Path:
-        """Compare a file's SHA-256 with the config's, without holding the file in memory; return its path.
+        """Check the SHA-256 of a file without reading it into memory; return its path.
 
         Raises:
-            BundleError: it is missing, not listed or altered.
+            BundleError: the file is missing, not listed or altered.
         """
         with self._listed(name) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -70,23 +70,24 @@ class Bundle:
     def _listed(self, name: str) -> Iterator[BufferedReader]:
         if name not in self.config.files:
             names = ", ".join(sorted(self.config.files))
-            raise BundleError(f"the bundle {self.folder} does not list {name}; it lists {names}")
+            raise BundleError(f"no {name} in the config of the bundle {self.folder}; it lists {names}")
         try:
             with (self.folder / name).open("rb") as file:
                 yield file
         except OSError as cause:
             raise BundleError(
-                f"the bundle {self.folder} lacks {name}: {cause.strerror or cause}; copy the whole folder"
+                f"cannot read {name} of the bundle {self.folder}: {cause.strerror or cause}; copy the whole folder"
             ) from cause
 
     def _compare(self, digest: str, name: str) -> None:
         if digest != self.config.files[name]:
             raise BundleError(
-                f"{self.folder / name} was altered or belongs to another bundle: its SHA-256 is not the one in {CONFIG}"
+                f"{self.folder / name} is altered or from another bundle: its SHA-256 is {digest[:12]}..., {CONFIG} "
+                f"states {self.config.files[name][:12]}..."
             )
 
 
 def hash_folder(folder: Path) -> dict[str, str]:
-    """Return relative name -> SHA-256 of every file but ``config.json``."""
+    """Return relative name -> SHA-256 of every file except ``config.json``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CONFIG)
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

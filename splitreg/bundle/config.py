@@ -21,7 +21,7 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecEntry:
-    """The codec of the packets: ``name`` of the plugin, and its ``options``."""
+    """The codec: ``name`` of the plugin, and its ``options``."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class CodecEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadEntry:
-    """A head: its own ``name``, its ``plugin``, and its class names (empty where it has none)."""
+    """A head: its ``name``, its ``plugin``, and its class names as ``labels`` (may be empty)."""
 
     name: str
     plugin: str
@@ -38,7 +38,7 @@ class HeadEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreprocessEntry:
-    """How an image becomes the network's input; ``splitreg.imaging.Preprocess`` has the same fields."""
+    """The preprocessing; ``splitreg.imaging.Preprocess`` has the same fields."""
 
     size: tuple[int, int]
     mode: str
@@ -48,13 +48,14 @@ class PreprocessEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphEntry:
-    """What is known of ``edge.onnx``.
+    """Properties of ``edge.onnx``.
 
     Args:
-        dynamic: whether it takes any input size.
-        compared_at: (height, width) at which it was compared with torch, the model's own first.
-        fixed_because: why it takes one size only; empty where it takes any.
-        int8: what the 8-bit edge half costs, where there is one; see ``splitreg.publishing.quantise_edge``.
+        dynamic: whether it accepts any input size.
+        compared_at: (height, width) at which it was compared with torch, the model's size first.
+        fixed_because: why it accepts one size only; empty if it accepts any.
+        int8: measurements of the 8-bit edge half, see ``splitreg.publishing.quantise_edge``; None
+            if there is none.
     """
 
     dynamic: bool
@@ -64,7 +65,7 @@ class GraphEntry:
 
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> Self:
-        """Read the table ``edge`` of a config; a graph that does not say so takes one size only."""
+        """Read the table ``edge`` of a config."""
         int8 = table.get("int8")
         return cls(
             dynamic=table.get("dynamic") is True,
@@ -83,18 +84,18 @@ class GraphEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleConfig:
-    """Everything that ``config.json`` says.
+    """The content of ``config.json``.
 
     Args:
-        model_id: 32-bit id that the model's packets carry.
-        trained: whether the weights have seen data.
-        plugins: ``kind:name`` -> the package that provided it.
-        without_onnx: why there is no ``edge.onnx``; empty where there is one.
-        graph: what is known of ``edge.onnx``; None where there is none.
-        recipe: the resolved recipe; ``splitreg.recipe.Recipe.from_mapping`` reads it.
+        model_id: 32-bit id in the model's packets.
+        trained: whether the weights were trained.
+        plugins: ``kind:name`` -> package of the plugin.
+        without_onnx: why there is no ``edge.onnx``; empty if there is one.
+        graph: properties of ``edge.onnx``; None if there is none.
+        recipe: the resolved recipe, read by ``splitreg.recipe.Recipe.from_mapping``.
         codec: the codec, from the recipe.
         heads: the heads, from the recipe.
-        preprocess: how an image becomes the network's input.
+        preprocess: the preprocessing.
         versions: package -> version that wrote the bundle.
         files: relative name -> SHA-256 of every other file.
     """
@@ -128,7 +129,7 @@ class BundleConfig:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the config, and so of all files that it lists."""
+        """SHA-256 of the config, which covers all files that it lists."""
         digest: str = self.dump()["digest"]
         return digest
 
@@ -137,37 +138,38 @@ class BundleConfig:
         """Read and check the ``config.json`` of a folder.
 
         Raises:
-            BundleError: it is missing, not a config, of a newer version, or altered.
+            BundleError: it is missing, not a config, of another version, or altered.
         """
         path = folder / CONFIG
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
         except OSError as cause:
-            raise BundleError(f"no bundle at {folder}: cannot read {path.name}: {cause.strerror or cause}") from cause
+            raise BundleError(f"no bundle in {folder}: cannot read {path.name}: {cause.strerror or cause}") from cause
         except (ValueError, RecursionError) as cause:
-            raise BundleError(f"{path} is not JSON: {cause}") from cause
+            raise BundleError(f"{path} is not valid JSON: {cause}") from cause
         return cls.parse(table, str(path))
 
     @classmethod
     def parse(cls, table: Any, name: str = CONFIG) -> Self:
-        """Check the JSON value of a config.
+        """Read the JSON value of a config.
 
         Args:
-            table: what ``json.loads`` returned.
-            name: of the file, for messages.
+            table: result of ``json.loads``.
+            name: name of the file, for messages.
 
         Raises:
             BundleError: not a config, of another version, altered, or a field is missing or of another type.
         """
         if not isinstance(table, dict) or table.get("format") != FORMAT:
-            raise BundleError(f"{name} is not the config of a splitreg bundle")
+            raise BundleError(f"{name} is not the config of a splitreg bundle: its format is not {FORMAT!r}")
         if table.get("version") != VERSION:
             raise BundleError(
-                f"{name} has bundle version {table.get('version')!r}, this splitreg reads {VERSION}; upgrade splitreg"
+                f"{name} has bundle version {table.get('version')!r}, this splitreg reads version {VERSION}; upgrade "
+                "splitreg"
             )
         body = {key: value for key, value in table.items() if key != "digest"}
         if table.get("digest") != _digest(body):
-            raise BundleError(f"{name} was altered: its digest does not match its content")
+            raise BundleError(f"{name} is altered: its digest does not match its content")
         try:
             graph = body.get("edge")
             return cls(
@@ -177,7 +179,7 @@ class BundleConfig:
                 without_onnx=_typed(body.get("without_onnx", ""), str), versions=_strings(body.get("versions", {})),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as cause:
-            reason = f"it lacks {cause}" if isinstance(cause, KeyError) else str(cause)
+            reason = f"missing key {cause}" if isinstance(cause, KeyError) else str(cause)
             raise BundleError(f"{name} is not a valid bundle config: {reason}") from cause
 
     def dump(self) -> dict[str, Any]:
@@ -197,14 +199,14 @@ class BundleConfig:
 
 
 def _digest(table: Mapping[str, Any]) -> str:
-    """SHA-256 of a config without its own digest."""
+    """Return the SHA-256 of a config without its digest."""
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def _codec(recipe: Mapping[str, Any]) -> CodecEntry:
     table = recipe.get("codec")
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-        raise ValueError("its recipe does not name the codec of the packets")
+        raise ValueError("its recipe has no codec with a name")
     return CodecEntry(name=table["name"], options={key: value for key, value in table.items() if key != "name"})
 
 

@@ -8,15 +8,15 @@ from splitreg.bundle.bundle import Bundle
 from splitreg.coding import LatentModel, load_model
 from splitreg.errors import BundleError, CodingError
 
-#: Prefix of the tables' arrays in the files of both halves.
+#: Prefix of the names of the tables' arrays in the files of both halves.
 PREFIX = "tables."
 
 
 def read_tables(bundle: Bundle, name: str) -> LatentModel:
-    """Read the tables of a half's file, and none of its weights.
+    """Read the tables of one half, without its weights.
 
     Args:
-        bundle: where the file is.
+        bundle: the bundle.
         name: ``"edge.safetensors"`` or ``"server.safetensors"``.
 
     Raises:

@@ -1,11 +1,11 @@
-"""Write a bundle's folder: it appears complete or not at all."""
+"""Write the folder of a bundle: it appears complete or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +17,7 @@ from splitreg.errors import BundleError
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a folder looks like a bundle."""
+    """Whether a folder has the config of a bundle."""
     try:
         return bool(json.loads((path / CONFIG).read_text(encoding="utf-8")).get("format") == FORMAT)
     except (OSError, ValueError, AttributeError):
@@ -25,39 +25,46 @@ def is_bundle(path: Path) -> bool:
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
-    """Check that a bundle can be written to a path, before the work for it begins.
+    """Check that a bundle can be written to a path.
+
+    Args:
+        path: the folder to create.
+        overwrite: allow to replace a bundle.
 
     Raises:
-        BundleError: something is there, and it is not a bundle that may be replaced.
+        BundleError: the path exists, and is not a bundle that may be replaced.
     """
-    if path.exists() and not (overwrite and is_bundle(path)):
-        what = (
-            "a bundle exists there; overwrite it (--overwrite)"
-            if is_bundle(path)
-            else "the path exists, and is no bundle"
+    if not path.exists():
+        return
+    if not is_bundle(path):
+        raise BundleError(f"cannot write a bundle to {path}: it exists and is not a bundle; choose another path")
+    if not overwrite:
+        raise BundleError(
+            f"cannot write a bundle to {path}: there is one already; replace it with overwrite (--overwrite), or choose "
+            "another path"
         )
-        raise BundleError(f"cannot write the bundle {path}: {what}, or choose another path")
 
 
 @contextmanager
 def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``path`` when the block succeeds, and is removed when it does not.
+    """Yield a temporary folder that becomes ``path`` if the block succeeds, and is removed otherwise.
+
+    Its permissions follow the umask.
 
     Args:
-        path: final place.
-        overwrite: replace a bundle that is there; anything else there is an error.
+        path: the final folder.
+        overwrite: replace an existing bundle.
 
     Raises:
-        BundleError: something else is there, or the disk refuses.
+        BundleError: the path exists and may not be replaced, or the disk is full or not writable.
     """
     check_free(path, overwrite=overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = _make_sibling(path)
     except OSError as cause:
-        raise BundleError(f"cannot write the bundle {path}: {cause.strerror or cause}") from cause
+        raise BundleError(f"cannot write a bundle to {path}: {cause.strerror or cause}") from cause
     try:
-        os.chmod(temporary, 0o755)
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
@@ -68,21 +75,28 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
             os.rename(temporary, path)
     except OSError as cause:
         raise BundleError(
-            f"cannot write the bundle {path}: {cause.strerror or cause}; nothing was left behind"
+            f"cannot write a bundle to {path}: {cause.strerror or cause}; no partial bundle is left"
         ) from cause
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_config(folder: Path, config: BundleConfig) -> None:
-    """Write ``config.json`` with the hashes of all other files of the folder; call it last."""
+    """Write ``config.json`` with the hashes of all other files in the folder; call it last."""
     table = replace(config, files=hash_folder(folder)).dump()
     (folder / CONFIG).write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def _make_sibling(path: Path) -> Path:
+    """Create a hidden folder with a unique name beside ``path``."""
+    sibling = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    os.mkdir(sibling)  # tempfile.mkdtemp would ignore the umask
+    return sibling
+
+
 def _swap(new: Path, path: Path) -> None:
-    """Replace a folder by a finished one; the old one comes back if that fails."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    """Replace a folder by a complete one; if that fails, the old one is restored."""
+    aside = _make_sibling(path)
     try:
         os.rename(path, aside / "bundle")
         try:

@@ -1,1 +1,1 @@
-"""The command line: one file per subcommand; every command is one public Python call."""
+"""The command line: one module per subcommand; each command is one public Python call."""

@@ -1,4 +1,4 @@
-"""``splitreg build``: assemble a model, or say what it would cost."""
+"""``splitreg build``: assemble a model, or print its plan."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from splitreg.cli.tables import count, print_json, table
 @click.option("--backbone", metavar="NAME", help="Backbone, e.g. resnet50.")
 @click.option("--heads", metavar="NAME,...", help="Heads, e.g. det,seg.")
 @click.option("--bottleneck", metavar="NAME", help="Bottleneck.  [default: fp]")
-@click.option("--codec", metavar="NAME", help="Codec.  [default: the first that carries the bottleneck's symbols]")
-@click.option(
-    "--cut", metavar="STAGE", help="Stage after which the server takes over.  [default: the first of stride 4]"
-)
+@click.option("--codec", metavar="NAME", help="Codec.  [default: the first that fits the bottleneck]")
+@click.option("--cut", metavar="STAGE", help="Last stage before the cut.  [default: the first of stride 4]")
 @click.option("--input", "size", metavar="HxW", help="Input size in pixels.  [default: 224x224]")
-@click.option("--recipe", type=click.Path(dir_okay=False), help="Begin with a recipe's keys.")
+@click.option("--recipe", type=click.Path(dir_okay=False), help="Recipe to start from.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. bottleneck.channels=24.")
-@click.option("--dry-run", is_flag=True, help="Plan and size table only: no weights.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan and its sizes as JSON.")
-@click.option("-o", "--output", type=click.Path(file_okay=False), help="Write an (untrained) bundle here.")
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its costs only; allocate no weights.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan and its costs as JSON.")
+@click.option("-o", "--output", type=click.Path(file_okay=False), help="Write an untrained bundle to this folder.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def command(
     backbone: str | None, heads: str | None, bottleneck: str | None, codec: str | None, cut: str | None, size: str | None,
     recipe: str | None, overrides: tuple[str, ...], dry_run: bool, as_json: bool, output: str | None, overwrite: bool,
@@ -34,14 +32,16 @@ def command(
     splitreg build --backbone resnet50 --heads det,seg --dry-run
     splitreg build --backbone resnet18 --heads cls --set bottleneck.channels=12 -o my-bundle
     """
-    from splitreg.assembly import build, plan
+    from splitreg.assembly import build, plan, save
     from splitreg.recipe import Recipe
 
     if recipe is None and (backbone is None or heads is None):
-        raise click.UsageError("say --backbone and --heads (or --recipe), as in --backbone resnet50 --heads det,seg")
+        raise click.UsageError(
+            "--backbone and --heads, or --recipe, are required, as in --backbone resnet50 --heads det,seg"
+        )
     keys: dict[str, Any] = Recipe.read(recipe).to_mapping() if recipe else {}
-    given = {"backbone": backbone, "bottleneck": bottleneck, "codec": codec, "cut": cut}
-    keys.update({key: value for key, value in given.items() if value is not None})
+    options = {"backbone": backbone, "bottleneck": bottleneck, "codec": codec, "cut": cut}
+    keys.update({key: value for key, value in options.items() if value is not None})
     if heads is not None:
         keys["heads"] = heads.split(",")
     if size is not None:
@@ -55,10 +55,8 @@ def command(
         return
     model = build(planned)
     if output is not None:
-        from splitreg.assembly import save
-
         save(model, output, overwrite=overwrite)
-        click.echo(f"wrote {output} (untrained; splitreg train trains)", err=True)
+        click.echo(f"wrote {output} (untrained; see splitreg train)", err=True)
 
 
 def read_size(text: str) -> list[int]:
@@ -69,29 +67,28 @@ def read_size(text: str) -> list[int]:
     """
     height, _, width = text.lower().partition("x")
     if not (height.isdigit() and (width.isdigit() or not width)):
-        raise click.UsageError(f"--input reads HEIGHTxWIDTH, as in 416x416; got {text!r}")
+        raise click.UsageError(f"--input must be HEIGHTxWIDTH, such as 416x416; got {text!r}")
     return [int(height), int(width or height)]
 
 
-def describe(found: dict[str, Any]) -> str:
-    """Return a plan's ``to_json`` as text: what goes where, and the size table."""
-    shape = "x".join
+def describe(plan: dict[str, Any]) -> str:
+    """Return the JSON of a plan as text, with a table of costs."""
+    feature, latent = ("x".join(map(str, plan[key])) for key in ("feature", "latent"))
     lines = [
-        f"backbone    {found['backbone']}, cut after {found['cut']} (feature {shape(map(str, found['feature']))})",
-        "stages      " + ", ".join(f"{n} (C {s['channels']}, /{s['stride']})" for n, s in found["stages"].items()),
-        f"bottleneck  {found['bottleneck']['name']} reading the {found['bottleneck']['from']}, "
-        f"latent {shape(map(str, found['latent']))}",
-        f"codec       {found['codec']}",
-        f"input       {found['input'][0]}x{found['input'][1]}",
+        f"backbone    {plan['backbone']}, cut after {plan['cut']} (feature {feature})",
+        "stages      " + ", ".join(f"{n} (C {s['channels']}, /{s['stride']})" for n, s in plan["stages"].items()),
+        f"bottleneck  {plan['bottleneck']['name']} reading the {plan['bottleneck']['from']}, latent {latent}",
+        f"codec       {plan['codec']}",
+        f"input       {plan['input'][0]}x{plan['input'][1]}",
     ]
-    for name, head in found["heads"].items():
+    for name, head in plan["heads"].items():
         adapter = ", ".join(f"/{missing} from /{origin}" for missing, origin in head["adapter"].items())
         lines.append(
             f"head        {name}: {head['task']}, {head['classes']} classes, reads strides {head['reads']}"
-            + (f"; adapter makes {adapter}" if adapter else "")
+            + (f"; adapter computes {adapter}" if adapter else "")
         )
     rows = [
         (name, count(cost["parameters"]), count(cost["macs"]), f"{cost['peak_bytes'] / 2**20:.1f} MiB")
-        for name, cost in found["costs"].items()
+        for name, cost in plan["costs"].items()
     ]
     return "\n".join(lines) + "\n\n" + table(("part", "parameters", "MACs", "activation peak"), rows)

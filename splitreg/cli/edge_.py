@@ -1,20 +1,21 @@
-"""``splitreg edge``: what a device does, with numpy and an ONNX runtime; never torch."""
+"""``splitreg edge``: commands for devices, with numpy and an ONNX runtime; never torch."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import click
 
 from splitreg.cli.encode_ import packet_options, write_packets
 from splitreg.cli.tables import print_json
 
-_RUNTIMES, _PRECISIONS = ("onnxruntime", "openvino"), ("fp32", "int8")  # spelt out: --help imports no numpy
+_RUNTIMES, _PRECISIONS = ("onnxruntime", "openvino"), ("fp32", "int8")  # literal: --help imports no numpy
 
 
 @click.group("edge")
 def command() -> None:
-    """Run the edge half of a bundle on a device, where torch is not installed.
+    """Run the edge half on a device without torch.
 
     \b
     pip install 'splitreg[edge]'
@@ -26,16 +27,18 @@ def command() -> None:
 @click.argument("bundle", type=click.Path())
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder for the packets.")
-@click.option("--runtime", type=click.Choice(_RUNTIMES), default="onnxruntime", show_default=True, help="What runs it.")
-@click.option("--precision", type=click.Choice(_PRECISIONS), default="fp32", show_default=True, help="Which graph.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads for an image.")
-@click.option("--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W", help="Another input size.")
+@click.option("--runtime", type=click.Choice(_RUNTIMES), default="onnxruntime", show_default=True, help="ONNX runtime.")
+@click.option("--precision", type=click.Choice(_PRECISIONS), default="fp32", show_default=True, help="Graph to run.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per image.")
+@click.option("--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W", help="Input size.")
 @packet_options
 def encode(
     bundle: str, images: tuple[str, ...], output: str, runtime: str, precision: str, threads: int,
     size: tuple[int, int] | None, batch: bool, rate: float | None, budget: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Turn pictures into packets by BUNDLE's edge.onnx; writes what splitreg encode writes.
+    """Encode images with the ONNX graph of a bundle.
+
+    Writes the same packets as splitreg encode, up to the rounding of the runtime.
 
     \b
     splitreg edge encode my-bundle photo.jpg -o packets
@@ -44,23 +47,26 @@ def encode(
     from splitreg.edge import EdgeEncoder
 
     encoder = EdgeEncoder.open(bundle, runtime=runtime, precision=precision, threads=threads, size=size)
-    write_packets(encoder, images, output, batch=batch, rate=rate, budget=budget, as_json=as_json)
+    encode_images = partial(encoder.encode, batch=batch, rate=rate, budget_bytes=budget)
+    write_packets(encode_images, images, output, batch=batch, as_json=as_json)
 
 
 @command.command("info")
 @click.argument("bundle", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(bundle: str, as_json: bool) -> None:
-    """Say what BUNDLE asks of a device: input, codec, the graphs that it has and their sizes.
+    """Describe the edge half of a bundle.
+
+    Prints its input, its codec, and the sizes of its graphs.
 
     \b
     splitreg edge info my-bundle
     """
     from splitreg.edge import describe
 
-    found = describe(bundle)
+    properties = describe(bundle)
     if as_json:
-        print_json(found)
+        print_json(properties)
         return
-    for key, value in found.items():
+    for key, value in properties.items():
         click.echo(f"{key}\t{value if isinstance(value, str) else json.dumps(value)}")

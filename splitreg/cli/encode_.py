@@ -1,41 +1,35 @@
-"""``splitreg encode``: pictures to packets, with the edge half alone."""
+"""``splitreg encode``: images to packets, with the edge half only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from splitreg.cli.tables import print_json
-from splitreg.cli.writing import write_whole
+from splitreg.cli.writing import write_output
 
-if TYPE_CHECKING:
-    from splitreg.edge import EdgeHalf
-
+#: Suffix of packet files.
 SUFFIX = ".splitreg"
 
-_Encode = Callable[..., list[bytes]]
+#: Images (or one of them) to packets.
+Encode = Callable[[Sequence[str] | str], list[bytes]]
 
 
 def packet_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of ``write_packets`` that every command which encodes has."""
-    for option in (  # the last comes first on the page
+    """Add the options that all encoding commands have."""
+    for option in (  # in reverse order of the help
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option(
-            "--budget", type=click.IntRange(min=1), metavar="BYTES", help="The largest rate that fits, for each image."
-        ),
-        click.option(
-            "--rate", type=float, help="0 (fewest bytes) to 1 (most), where BUNDLE has several.  [default: middle]"
-        ),
-        click.option(
-            "--batch",
-            is_flag=True,
-            help="Put all images into one packet, batch.splitreg, or as few as its limits allow.",
-        ),
-    ):
+        click.option("--budget", type=click.IntRange(min=1), metavar="BYTES",
+                     help="Use the largest rate within this packet size per image."),
+        click.option("--rate", type=float,
+                     help="0 (fewest bytes) to 1 (most), if BUNDLE has several rates.  [default: middle]"),
+        click.option("--batch", is_flag=True,
+                     help="Write all images into one packet, batch.splitreg, or as few as its limits allow."),
+    ):  # fmt: skip
         command = option(command)
     return command
 
@@ -46,15 +40,11 @@ def packet_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder for the packets.")
 @packet_options
 def command(
-    bundle: str,
-    images: tuple[str, ...],
-    output: str,
-    batch: bool,
-    rate: float | None,
-    budget: int | None,
-    as_json: bool,
-) -> None:
-    """Turn pictures into packets; loads only the edge half of BUNDLE.
+    bundle: str, images: tuple[str, ...], output: str, batch: bool, rate: float | None, budget: int | None, as_json: bool
+) -> None:  # fmt: skip
+    """Encode images as packets.
+
+    Loads only the edge half of BUNDLE, in torch; see splitreg edge encode for devices without torch.
 
     \b
     splitreg encode my-bundle photo.jpg -o packets
@@ -63,41 +53,38 @@ def command(
     """
     from splitreg.assembly import EdgeModel
 
-    write_packets(EdgeModel.load(bundle), images, output, batch=batch, rate=rate, budget=budget, as_json=as_json)
+    encode = partial(EdgeModel.load(bundle).encode, batch=batch, rate=rate, budget_bytes=budget)
+    write_packets(encode, images, output, batch=batch, as_json=as_json)
 
 
-def write_packets(
-    edge: EdgeHalf,
-    images: Sequence[str],
-    output: str,
-    *,
-    batch: bool = False,
-    rate: float | None = None,
-    budget: int | None = None,
-    as_json: bool,
-) -> None:
-    """Encode pictures into a folder, a packet each or all in one, and print what was written; see ``EdgeHalf.encode``.
+def write_packets(encode: Encode, images: Sequence[str], output: str, *, batch: bool, as_json: bool) -> None:
+    """Encode images into a folder and print the packets.
+
+    Args:
+        encode: ``EdgeHalf.encode`` with its options.
+        images: paths.
+        output: the folder.
+        batch: whether ``encode`` writes all images into one packet.
+        as_json: print JSON.
 
     Raises:
-        click.UsageError: two pictures would have the same packet.
-        SplitregError: as ``EdgeHalf.encode``, or the disk refuses.
+        click.UsageError: two images would be written to one file.
+        SplitregError: as ``EdgeHalf.encode``; or a file cannot be written.
     """
     from splitreg.coding import Packet
 
     rows = []
-    encode = partial(edge.encode, batch=batch, rate=rate, budget_bytes=budget)
     for name, row, packet in _batches(encode, images) if batch else _singles(encode, images):
         path = Path(output) / name
-        write_whole(path, packet)
-        header = Packet.parse(packet).header_bytes
-        rows.append({**row, "packet": str(path), "bytes": len(packet), "header": header})
+        write_output(path, packet)
+        rows.append({**row, "packet": str(path), "bytes": len(packet), "header": Packet.parse(packet).header_bytes})
         if not as_json:
             click.echo(f"{path}\t{len(packet)} bytes")
     if as_json:
         print_json(rows)
 
 
-def _singles(encode: _Encode, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+def _singles(encode: Encode, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
     names = [Path(image).stem + SUFFIX for image in images]
     for name in names:
         if names.count(name) > 1:
@@ -106,12 +93,12 @@ def _singles(encode: _Encode, images: Sequence[str]) -> Iterator[tuple[str, dict
         yield name, {"image": image}, encode(image)[0]
 
 
-def _batches(encode: _Encode, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+def _batches(encode: Encode, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
     from splitreg.coding import Packet
 
-    packets, first = encode(images), 0
+    packets, start = encode(images), 0
     for i, packet in enumerate(packets):
         count = len(Packet.parse(packet).originals)
         name = "batch" if len(packets) == 1 else f"batch-{i}"
-        yield name + SUFFIX, {"images": list(images[first : first + count])}, packet
-        first += count
+        yield name + SUFFIX, {"images": list(images[start : start + count])}, packet
+        start += count

@@ -1,4 +1,4 @@
-"""``splitreg import``: another project's checkpoint becomes a bundle."""
+"""``splitreg import``: checkpoints of another project to a bundle."""
 
 from __future__ import annotations
 
@@ -9,33 +9,31 @@ import click
 
 from splitreg.cli.tables import print_json, table
 
-#: Misfits that the table shows; ``--json`` has all.
+#: Number of mismatched tensors in the table; ``--json`` has all.
 SHOWN = 40
 
 
 @click.command("import")
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to make.")
-@click.option(
-    "--recipe", type=click.Path(dir_okay=False), help="The model's recipe; what it says of training is left out."
-)
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to create.")
+@click.option("--recipe", type=click.Path(dir_okay=False), help="Recipe of the model; keys for training are ignored.")
 @click.option("--backbone", metavar="NAME", help="Backbone, e.g. resnet50.")
 @click.option("--heads", metavar="NAME,...", help="Heads.  [default: those of the checkpoint]")
 @click.option("--codec", metavar="NAME", help="Codec.  [default: rans]")
 @click.option("--input", "size", metavar="HxW", help="Input size in pixels.  [default: the recipe's, or 224x224]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. bottleneck.channels=12.")
-@click.option("--strict", is_flag=True, help="Write nothing unless every tensor fits.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every tensor that does not fit.")
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--strict", is_flag=True, help="Fail unless every tensor fits.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with every tensor that does not fit.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def command(
     checkpoints: tuple[str, ...], output: str, recipe: str | None, backbone: str | None, heads: str | None,
     codec: str | None, size: str | None, overrides: tuple[str, ...], strict: bool, as_json: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Make a bundle of checkpoints of sc2bench or Ladon: a ResNet behind a factorised-prior bottleneck, and its heads.
+    """Make a bundle from checkpoints of sc2bench or Ladon.
 
-    Several checkpoints are heads on one bitstream, as Ladon trains them. Every tensor that does not fit is reported:
-    unused (the model has no place for it), missing (the model keeps its initial value), or of another shape.
-    Nothing that is in a checkpoint is run.
+    The model is a ResNet with a factorised-prior bottleneck that reads the image, and its heads. Several checkpoints are
+    heads on one bitstream, as in Ladon. Every tensor that does not fit is reported: unused (no such tensor in the
+    model), missing (keeps its initial value), or of another shape. Nothing in a checkpoint is executed.
 
     \b
     splitreg import ladon.pt --backbone resnet50 --input 416x416 -o ladon
@@ -48,8 +46,8 @@ def command(
     from splitreg.recipe import Recipe
 
     if recipe is None and backbone is None:
-        raise click.UsageError("say --backbone (or --recipe), as in --backbone resnet50")
-    check_free(Path(output), overwrite=overwrite)  # before anything is read
+        raise click.UsageError("--backbone NAME or --recipe FILE is required, as in --backbone resnet50")
+    check_free(Path(output), overwrite=overwrite)
     base = Recipe.read(recipe) if recipe else None
     keys: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
     if codec is not None:
@@ -65,11 +63,11 @@ def command(
     elif fit.misfits:
         click.echo(table(("misfit", "tensor", "detail"), [(m.kind, m.name, m.detail) for m in fit.misfits[:SHOWN]]))
         if len(fit.misfits) > SHOWN:
-            click.echo(f"... and {len(fit.misfits) - SHOWN} more: --json")
+            click.echo(f"... and {len(fit.misfits) - SHOWN} more, see --json")
     if strict:
         fit.check()
     save(imported.model, output, overwrite=overwrite)
     click.echo(
-        f"wrote {output}: {fit.used} tensors as {fit.layout} names them, {fit.derived} derived, {len(fit.misfits)} misfits",
+        f"wrote {output}: {fit.used} tensors from {fit.layout}, {fit.derived} derived, {len(fit.misfits)} misfits",
         err=True,
     )

@@ -1,4 +1,4 @@
-"""``splitreg inspect``: what is in a packet, byte by byte; without torch, unless a bundle shall decode it."""
+"""``splitreg inspect``: the fields of packets; no torch, unless a bundle decodes them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from splitreg.cli.tables import print_json, table
 if TYPE_CHECKING:
     from splitreg.assembly import ServerModel
     from splitreg.coding import Packet
-    from splitreg.coding.inspection import PacketBreakdown
 
-#: The channels that cost most, in the printed text; the JSON has all.
-_CHANNELS = 8
+#: Number of channels in the text, the most expensive first; the JSON has all.
+_SHOWN_CHANNELS = 8
 
 
 @click.command("inspect")
 @click.argument("packets", nargs=-1, required=True, type=click.Path())
-@click.option("--bundle", metavar="BUNDLE", type=click.Path(), help="Decode the packets with this bundle too.")
+@click.option("--bundle", metavar="BUNDLE", type=click.Path(), help="Also decode the packets with this bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(packets: tuple[str, ...], bundle: str | None, as_json: bool) -> None:
-    """Show the fields of packets; exit status 1 if one is damaged, or not of BUNDLE.
+    """Show the fields of packets.
+
+    Exit status 1 if a packet is damaged, or was not written by BUNDLE.
 
     \b
     splitreg inspect packets/photo.splitreg
@@ -48,62 +49,45 @@ def command(packets: tuple[str, ...], bundle: str | None, as_json: bool) -> None
 
 def _report(name: str, server: ServerModel | None) -> dict[str, Any]:
     from splitreg.coding import MAX_PACKET_BYTES
-    from splitreg.coding.inspection import dissect
+    from splitreg.coding.inspection import break_down
 
     try:
         with Path(name).open("rb") as file:
             data = file.read(MAX_PACKET_BYTES + 1)
     except OSError as error:
-        return {"packet": name, "ok": False, "problem": f"cannot be read: {error.strerror or error}"}
-    report = {"packet": name, **_describe(dissect(data), len(data))}
-    if server is not None and report["ok"]:
-        report |= _decode(data, server)
+        return {"packet": name, "ok": False, "problem": f"cannot read the file: {error.strerror or error}"}
+    breakdown = break_down(data)
+    report = {"packet": name, **breakdown.to_json()}
+    if server is not None and breakdown.packet is not None:
+        report |= _decode(breakdown.packet, server)
     return report
 
 
-def _describe(anatomy: PacketBreakdown, size: int) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "ok": anatomy.packet is not None, "problem": anatomy.problem or None, "bytes": size, "crc_fits": anatomy.crc_fits,
-    }  # fmt: skip
-    if anatomy.packet is not None:
-        packet = anatomy.packet
-        found |= {
-            "model_id": f"{packet.model_id:08x}", "header_bytes": packet.header_bytes, "payload_bytes": packet.payload_bytes,
-            "coded": list(packet.coded),
-            "images": [
-                {"original": list(image.original), "streams": [len(stream) for stream in image.streams]}
-                for image in packet.images
-            ],
-        }  # fmt: skip
-    fields = [{"offset": f.offset, "size": f.size, "name": f.name, "value": f.value} for f in anatomy.fields]
-    return {**found, "fields": fields}
-
-
-def _decode(data: bytes, server: ServerModel) -> dict[str, Any]:
-    from splitreg.coding import Packet
+def _decode(packet: Packet, server: ServerModel) -> dict[str, Any]:
     from splitreg.errors import SplitregError
 
     try:
-        return {"decoded": [_measure(image, server) for image in Packet.parse(data).images]}
+        return {"decoded": [_measure(image, server) for image in packet.images]}
     except SplitregError as error:
-        return {"ok": False, "problem": f"the bundle does not decode it: {error}"}
+        return {"ok": False, "problem": f"the bundle cannot decode it: {error}"}
 
 
 def _measure(image: Packet, server: ServerModel) -> dict[str, Any]:
     from splitreg.coding import VariableModel
     from splitreg.coding.inspection import measure
 
-    latent = server.decode(image)  # checks sizes and the model before anything is measured
+    latent = server.decode(image)  # checks sizes and model id before anything is measured
     channels, height, width = latent.shape
-    model = server.coding.frozen
-    assert model is not None
-    found = measure(image.streams, (channels, height, width), model, server.coding.codec)
+    coding = server.coding
+    lengths = measure(image.streams, (channels, height, width), coding.tables, coding.codec)
+    report: dict[str, Any] = {"latent": [channels, height, width]}
+    if isinstance(coding.tables, VariableModel):
+        report["rate"] = round(coding.tables.rate_of(image.streams), 4)
     return {
-        "latent": [channels, height, width],
-        **({"rate": round(model.rate_of(image.streams), 4)} if isinstance(model, VariableModel) else {}),
+        **report,
         "bits": 8 * image.payload_bytes,
-        "ideal_bits": round(sum(found.stream_bits), 1) if found.stream_bits else None,
-        "channel_bits": [round(bits, 1) for bits in found.channel_bits],
+        "ideal_bits": round(sum(lengths.stream_bits), 1) if lengths.stream_bits else None,
+        "channel_bits": [round(bits, 1) for bits in lengths.channel_bits],
     }
 
 
@@ -116,7 +100,7 @@ def _text(report: dict[str, Any]) -> str:
             f"{count} image{'s' if count > 1 else ''}, model {report['model_id']}, CRC ok"
         )
     elif "bytes" in report:
-        lines.append(f"{report['bytes']} bytes, CRC {'ok' if report['crc_fits'] else 'does not fit'}")
+        lines.append(f"{report['bytes']} bytes, CRC {'ok' if report['crc_fits'] else 'wrong'}")
     if report.get("fields"):
         rows = [[str(field[key]) for key in ("offset", "size", "name", "value")] for field in report["fields"]]
         lines.append(table(("offset", "size", "field", "value"), rows))
@@ -129,9 +113,9 @@ def _decoded_text(number: int, image: dict[str, Any]) -> str:
     shape = "x".join(map(str, image["latent"])) + (f", rate {image['rate']}" if "rate" in image else "")
     if image["ideal_bits"] is None:
         return f"image {number}: latent {shape}, {image['bits']} bits; the model has no tables to compare with"
-    most = sorted(enumerate(image["channel_bits"]), key=lambda item: -item[1])[:_CHANNELS]
-    costly = ", ".join(f"{channel}: {bits}" for channel, bits in most)
+    costliest = sorted(enumerate(image["channel_bits"]), key=lambda item: -item[1])[:_SHOWN_CHANNELS]
+    channels = ", ".join(f"{channel}: {bits}" for channel, bits in costliest)
     return (
-        f"image {number}: latent {shape}, {image['bits']} bits, {image['ideal_bits']} by the tables; "
-        f"bits of the costliest channels {costly}"
+        f"image {number}: latent {shape}, {image['bits']} bits, ideal {image['ideal_bits']}; "
+        f"bits of the most expensive channels {channels}"
     )

@@ -1,4 +1,4 @@
-"""``splitreg list``: what is installed (names and specs; never imports torch unless ``--all`` asks the families)."""
+"""``splitreg list``: installed plugins, and the model zoo; torch is imported for ``--all`` only."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 import click
 
 from splitreg.cli.tables import print_json, table
-from splitreg.errors import RegistryError
 from splitreg.registry import discover
 from splitreg.specs import KINDS
 
 
 @click.command("list")
 @click.argument("kind", required=False)
-@click.option("--all", "everything", is_flag=True, help="Name every member of the families, e.g. all timm models.")
+@click.option("--all", "everything", is_flag=True, help="Also list members of families, e.g. all timm models.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(kind: str | None, everything: bool, as_json: bool) -> None:
-    """List the installed plugins, of one KIND or of all: backbone, bottleneck, codec, head, dataset, objective.
+    """List installed plugins, or the model zoo.
 
-    KIND "zoo" lists the bundles and recipes that every command takes by name.
+    KIND is backbone, bottleneck, codec, head, dataset or objective; all kinds by default. KIND "zoo" lists the bundles
+    and recipes that every command accepts by name.
 
     \b
     splitreg list
@@ -29,24 +29,9 @@ def command(kind: str | None, everything: bool, as_json: bool) -> None:
     if kind == "zoo":
         _list_zoo(as_json)
         return
-    registry = discover()
     if kind is not None and kind not in KINDS and kind.removesuffix("s") in KINDS:
         kind = kind.removesuffix("s")
-    rows = []
-    for name in [kind] if kind else KINDS:
-        for entry in registry[name].values():
-            row = {"kind": name, "name": entry.name, "package": entry.package, "summary": "", "status": "ok"}
-            try:
-                spec = registry.spec(name, entry.name)
-                row["summary"] = spec.summary
-                if spec.family and everything:
-                    rows += [
-                        {**row, "name": member, "summary": f"from {spec.name}"}
-                        for member in registry.members(name, spec.name)
-                    ]
-            except RegistryError as error:
-                row.update(status="broken", summary=str(error))
-            rows.append(row)
+    rows = discover().catalogue(kind or None, members=everything)
     if as_json:
         print_json(rows)
         return
@@ -62,18 +47,20 @@ def _list_zoo(as_json: bool) -> None:
         print_json(rows)
         return
     bundles = [row for row in rows if row["kind"] == "bundle"]
-    header = ("bundle", "heads", "data", "bytes an image", "metrics", "size")
+    header = ("bundle", "heads", "data", "bytes per image", "metrics", "size")
     click.echo(table(header, map(_bundle_cells, bundles)))
     recipes = [(row["name"], row["summary"]) for row in rows if row["kind"] == "recipe"]
     click.echo("\n" + table(("recipe", "summary"), recipes))
 
 
 def _bundle_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    firsts = [
-        f"{head} {name} {value:.3f}" for head, found in row["metrics"].items() for name, value in [*found.items()][:1]
-    ]
+    metrics = []
+    for head, values in row["metrics"].items():
+        name = next(iter(values), None)
+        if name is not None:
+            metrics.append(f"{head} {name} {values[name]:.3f}")
     size = row["packet_bytes"]
     return (
         row["name"], ",".join(row["heads"]), ",".join(row["data"]), "-" if size is None else f"{size:,.0f}",
-        ", ".join(firsts) or "-", f"{row['disk_bytes'] / 1e6:.1f} MB",
+        ", ".join(metrics) or "-", f"{row['disk_bytes'] / 1e6:.1f} MB",
     )  # fmt: skip

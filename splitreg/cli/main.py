@@ -1,6 +1,7 @@
-"""The command ``splitreg``: one file per subcommand, imported when it is called.
+"""The command ``splitreg``: one module per subcommand, imported on use.
 
-stdout is the result, stderr is talk; exit 0 is done, 1 is failure, 2 is misuse. An expected error is one line.
+Results go to stdout, progress and messages to stderr. Exit status: 0 for success, 1 for failure, 2 for
+invalid usage. An expected error is one line.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 import os
 import sys
 import warnings
+from typing import NoReturn
 
 import click
 
@@ -19,10 +21,10 @@ COMMANDS = (
 
 
 class LazyGroup(click.Group):
-    """Imports a subcommand's module when it is asked for, so that listing stays quick."""
+    """Imports the module of a subcommand on use, so that other commands start fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the subcommands."""
+        """Return the names of the subcommands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -48,7 +50,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="splitreg")
 def cli() -> None:
-    """Assemble, train, publish and run models that are cut between a device and a server.
+    """Assemble, train, publish and run split models.
 
     \b
     splitreg demo
@@ -57,11 +59,12 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command; a ``SplitregError`` becomes one line on stderr."""
+    """Run the command; an expected error is one line on stderr."""
     from splitreg.errors import SplitregError, TrainingInterrupted
 
-    if not sys.warnoptions:  # warnings of libraries about each other are not the user's business
+    if not sys.warnoptions:  # users cannot act on warnings of libraries about each other
         warnings.filterwarnings("ignore", category=FutureWarning)
+    debug = bool(os.environ.get("SPLITREG_TRACEBACK"))
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -74,27 +77,26 @@ def main() -> None:
         click.echo(str(error), err=True)
         sys.exit(128 + error.signal)
     except SplitregError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        _fail(str(error))
     except BrokenPipeError:  # splitreg list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("splitreg", "") or os.environ.get("SPLITREG_TRACEBACK"):
+        if debug or (error.name or "").split(".")[0] in ("splitreg", ""):
             raise
-        click.echo(f"Error: this needs {error.name}, which is not installed; pip install 'splitreg[full]'", err=True)
-        sys.exit(1)
-    except OSError as error:  # a full disk, a folder that may not be read
-        if os.environ.get("SPLITREG_TRACEBACK"):
+        _fail(f"{error.name} is not installed; pip install 'splitreg[full]'")
+    except OSError as error:  # a full disk, a folder without permission
+        if debug:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"Error: {place}{error.strerror or error}", err=True)
-        sys.exit(1)
+        _fail(f"{place}{error.strerror or error}")
     except Exception as error:
-        if os.environ.get("SPLITREG_TRACEBACK"):
+        if debug:
             raise
-        click.echo(
-            f"Error: {type(error).__name__}: {error} (unexpected; SPLITREG_TRACEBACK=1 shows where, please report it)",
-            err=True,
-        )
-        sys.exit(1)
+        hint = "unexpected; SPLITREG_TRACEBACK=1 shows the traceback, please report it"
+        _fail(f"{type(error).__name__}: {error} ({hint})")
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(1)

@@ -1,4 +1,4 @@
-"""Plain tables for the terminal; without any library, so that ``splitreg list`` stays quick."""
+"""Plain tables and numbers for the terminal; no library, so that ``splitreg list`` stays fast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Align columns, the first two lines a header and a rule.
+    """Return rows in aligned columns, below a header and a rule.
 
     >>> print(table(["name", "n"], [["a", "1"], ["long", "22"]]))
     name  n
@@ -30,7 +30,7 @@ def print_json(value: Any) -> None:
 
 
 def count(value: float) -> str:
-    """Shorten a number: ``1.2 k``, ``3.4 M``, ``5.6 G``.
+    """Return a number with an SI prefix: ``1.2 k``, ``3.4 M``, ``5.6 G``.
 
     >>> [count(n) for n in (950, 138672, 2030000000)]
     ['950', '138.7 k', '2.0 G']
@@ -40,3 +40,12 @@ def count(value: float) -> str:
             return f"{value:.0f}{unit}" if not unit else f"{value:.1f}{unit}"
         value /= 1000
     return f"{value:.1f} T"
+
+
+def shorten(text: str, width: int = 160) -> str:
+    """Return at most ``width`` characters of a text, with an ellipsis if it is cut.
+
+    >>> shorten("a long line", 8)
+    'a lon...'
+    """
+    return text if len(text) <= width else text[: width - 3] + "..."

@@ -1,25 +1,20 @@
-"""Files that a command writes: whole or not at all."""
+"""Output files of commands."""
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, and the folder that it lies in.
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file as a whole, and create its folder.
 
     Raises:
-        SplitregError: the disk is full or refuses; an older file is untouched.
+        SplitregError: the disk is full, or the file cannot be written; an older file is unchanged.
     """
     from splitreg.errors import SplitregError
+    from splitreg.files import write_atomic
 
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        part.replace(path)
+        write_atomic(path, data, sync=False)
     except OSError as cause:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise SplitregError(f"cannot write {path}: {cause.strerror or cause}") from cause

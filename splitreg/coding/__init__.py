@@ -1,4 +1,4 @@
-"""Bytes: integer tables, packets, codecs and the rANS kernel. numpy only."""
+"""Coding of latents as bytes: integer tables, codecs, packets and the rANS kernel; numpy only."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What every codec is. numpy only, so that a device without torch can load any codec."""
+"""Base class of codecs; numpy only, so that a device without torch can load any codec."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class TemporalCoder(abc.ABC):
 
 
 class Codec(abc.ABC):
-    """Symbols and tables <-> bytes. numpy in, bytes out: no torch.
+    """Symbols and tables to bytes and back, on numpy arrays; no torch.
 
     Attributes:
-        needs_tables: works only with frequency tables.
-        max_bits: carries unsigned symbols of at most this many bits; 0: any int32.
-        lossless: the receiver gets exactly the same symbols.
+        needs_tables: requires frequency tables.
+        max_bits: codes unsigned symbols of at most this many bits; 0: any int32.
+        lossless: the decoded symbols are exactly the encoded ones.
     """
 
     needs_tables: ClassVar[bool] = False
@@ -71,12 +71,12 @@ class Codec(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, symbols: NDArray[np.int32], model: SymbolModel) -> bytes:
-        """Code (C, h, w) symbols; same symbols and tables, same bytes.
+        """Encode (C, h, w) symbols; the same symbols and tables give the same bytes.
 
         The table of each symbol is row ``model.rows(shape)`` of ``model.cdf``.
 
         Raises:
-            ShapeMismatch: C is not the tables' number of channels, or there is nothing to code.
+            ShapeMismatch: C is not the model's number of channels, or there are no symbols.
         """
 
     @abc.abstractmethod
@@ -84,15 +84,15 @@ class Codec(abc.ABC):
         """Decode ``shape`` (C, h, w) symbols.
 
         Raises:
-            CorruptPacket: the payload is not one that ``encode`` writes for this shape and model.
-            ShapeMismatch: the shape does not fit the tables.
+            CorruptPacket: the payload is not valid for this shape and model.
+            ShapeMismatch: the shape does not fit the model.
         """
 
     def encode_latent(self, latent: NDArray[np.float32], model: SymbolModel) -> bytes:
-        """Quantise and code a (C, h, w) float32 latent; a codec may do both in one pass.
+        """Quantise and encode a (C, h, w) float32 latent; a codec may do both in one pass.
 
         Raises:
-            ShapeMismatch: the latent has other channels than the tables, or no element.
+            ShapeMismatch: the latent has other channels than the model, or no element.
             InvalidLatent: NaN, infinite or huge values.
         """
         return self.encode(model.quantise(latent), model)
@@ -101,8 +101,8 @@ class Codec(abc.ABC):
         """Decode and dequantise: (C, h, w) float32.
 
         Raises:
-            CorruptPacket: the payload is not one that ``encode`` writes for this shape and model.
-            ShapeMismatch: the shape does not fit the tables.
+            CorruptPacket: the payload is not valid for this shape and model.
+            ShapeMismatch: the shape does not fit the model.
         """
         return model.dequantise(self.decode(payload, shape, model))
 

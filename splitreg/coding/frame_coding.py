@@ -13,7 +13,7 @@ from splitreg.coding.codec import TemporalCoder
 from splitreg.coding.hyper import HyperModel
 from splitreg.coding.latent_coding import LatentCoding
 from splitreg.coding.stream_packet import StreamPacket, crc_fits, crc_of
-from splitreg.coding.symbols import LARGEST, SymbolModel
+from splitreg.coding.symbols import MAX_LATENT, SymbolModel
 from splitreg.coding.variable import VariableModel
 from splitreg.errors import CorruptPacket, InvalidLatent, KeyFrameNeeded, RecipeError, ShapeMismatch
 
@@ -116,7 +116,7 @@ class _FrameState:
             if old.position != rules.position:
                 with np.errstate(over="ignore", invalid="ignore"):
                     scaled = self._scaled(self._unscaled(scaled, old.position), rules.position)
-            return rules.quantise(np.nan_to_num(scaled).clip(-LARGEST / 2, LARGEST / 2))
+            return rules.quantise(np.nan_to_num(scaled).clip(-MAX_LATENT / 2, MAX_LATENT / 2))
 
         self._coders[-1].translate(requantise)
 

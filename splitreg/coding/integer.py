@@ -1,13 +1,14 @@
-"""Small networks in exact integer arithmetic: the same output on every runtime, thread count, layout and CPU. numpy only.
+"""Small networks in exact integer arithmetic: the same output on every runtime and CPU; numpy only.
 
-The integers are held in floats, so that the matrix products run in BLAS. That is exact where no partial sum can leave
-the float's mantissa, in whatever order it is added up. When a network is made, a bound of every layer's sums is computed
-from its weights: below 2**24 the layer runs in float32, else in float64, where the limits on a layer's size keep every
-sum below 2**50 of the 2**53. Everything else in a layer (adding the bias, dividing by a power of two, floor, clip) is
-exact in floats of that size too. Convolutions are written as matrix products, because libraries may compute them by
-transforms that round.
+The integers are held in floats, so that matrix products run in BLAS. That is exact if no partial sum
+exceeds the float's mantissa, in whatever order it is added up. The constructor computes a bound of
+every layer's sums from its weights: below 2**24 the layer runs in float32, else in float64, where
+the limits on a layer's size keep every sum below 2**50 of the 2**53. All other operations of a layer
+(adding the bias, dividing by a power of two, floor, clip) are exact in floats of that size too.
+Convolutions are matrix products, because libraries may compute them with transforms that round.
 
-Source: Ballé et al. 2019, "Integer networks for data compression with latent-variable models" (the idea).
+Source: Ballé et al. 2019, "Integer networks for data compression with latent-variable models" (the
+idea).
 """
 
 from __future__ import annotations
@@ -19,28 +20,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splitreg.coding.arrays import frozen_copy, int_tuple
 from splitreg.errors import InvalidTables, ShapeMismatch
 
-#: Activations and clipping bounds are at most this.
-LARGEST = 2**15 - 1
-#: A network has at most this many layers, a layer at most this many channels.
-MOST_LAYERS, MOST_CHANNELS = 16, 2**16
-MOST_SHIFT = 24
+#: Largest absolute value of activations and clipping bounds.
+MAX_ACTIVATION = 2**15 - 1
+#: Largest number of layers in a network, and of channels in a layer.
+MAX_LAYERS, MAX_CHANNELS = 16, 2**16
+MAX_SHIFT = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IntegerLayer:
-    """A convolution, ``clip((weight * x + bias + 2**(shift - 1)) >> shift, low, high)``, with zeros around x.
+    """A convolution, ``clip((weight * x + bias + 2**(shift - 1)) >> shift, low, high)``, x zero-padded.
 
     Args:
         weight: (out, in, k, k) int16, k 1 or 3.
         bias: (out,) int32.
-        shift: 0 to 24; the sum is divided by ``2**shift`` and rounded, halves up (not rounded with 0).
+        shift: 0 to 24; the sum is divided by ``2**shift`` and rounded, halves up.
         low: smallest output.
         high: largest output; both within +-32767.
 
     Raises:
-        InvalidTables: the arrays are not what is said above.
+        InvalidTables: an array or a number breaks one of these rules.
     """
 
     weight: NDArray[np.int16]
@@ -51,69 +53,67 @@ class IntegerLayer:
 
     def __post_init__(self) -> None:
         for name, kind in (("weight", np.int16), ("bias", np.int32)):
-            given = np.asarray(getattr(self, name))
-            if given.dtype != kind:
-                raise InvalidTables(f"an integer layer's {name} must be {np.dtype(kind)}, got {given.dtype}")
-            array = np.array(given, order="C")
-            array.setflags(write=False)
-            object.__setattr__(self, name, array)
+            array = np.asarray(getattr(self, name))
+            if array.dtype != kind:
+                raise InvalidTables(f"an integer layer's {name} must be {np.dtype(kind)}, got {array.dtype}")
+            object.__setattr__(self, name, frozen_copy(array))
         shape = self.weight.shape
-        if len(shape) != 4 or shape[2:] not in ((1, 1), (3, 3)) or not 1 <= min(shape) <= max(shape) <= MOST_CHANNELS:
+        if len(shape) != 4 or shape[2:] not in ((1, 1), (3, 3)) or not 1 <= min(shape) <= max(shape) <= MAX_CHANNELS:
             raise InvalidTables(f"an integer layer's weight must be (out, in, k, k) with k 1 or 3, got {shape}")
         if self.bias.shape != shape[:1]:
             raise InvalidTables(f"an integer layer's bias must be ({shape[0]},), got {self.bias.shape}")
-        if not 0 <= self.shift <= MOST_SHIFT or not -LARGEST <= self.low <= self.high <= LARGEST:
+        if not 0 <= self.shift <= MAX_SHIFT or not -MAX_ACTIVATION <= self.low <= self.high <= MAX_ACTIVATION:
             raise InvalidTables(
-                f"an integer layer shifts by 0 to {MOST_SHIFT} and clips within +-{LARGEST}; got a shift of {self.shift} "
-                f"and {self.low} to {self.high}"
+                f"an integer layer must shift by 0 to {MAX_SHIFT} and clip within +-{MAX_ACTIVATION}; got a shift of "
+                f"{self.shift} and {self.low} to {self.high}"
             )
 
-    def bound(self, largest: int) -> int:
-        """Return what no partial sum exceeds in absolute value, for inputs of at most ``largest``."""
+    def bound(self, max_input: int) -> int:
+        """Return a bound of the absolute value of every partial sum, for inputs up to ``max_input``."""
         weights = np.abs(self.weight.reshape(len(self.weight), -1).astype(np.int64)).sum(1)
-        return int((weights * largest + np.abs(self.bias.astype(np.int64))).max()) + (1 << self.shift)
+        return int((weights * max_input + np.abs(self.bias.astype(np.int64))).max()) + (1 << self.shift)
 
 
 class IntegerNetwork:
-    """Layers, one after the other.
+    """A sequence of layers.
 
     Args:
-        layers: each reads the channels that the one before gives.
-        low: inputs below are set to this.
-        high: inputs above are set to this.
+        layers: each reads the output channels of the one before.
+        low: smallest input; smaller ones are clipped.
+        high: largest input; larger ones are clipped.
 
     Raises:
-        InvalidTables: layers that do not fit together.
+        InvalidTables: the layers do not fit together.
     """
 
     def __init__(self, layers: Sequence[IntegerLayer], low: int, high: int) -> None:
-        if not 1 <= len(layers) <= MOST_LAYERS:
-            raise InvalidTables(f"an integer network has 1 to {MOST_LAYERS} layers, got {len(layers)}")
-        if not -LARGEST <= low <= high <= LARGEST:
-            raise InvalidTables(f"an integer network's inputs are within +-{LARGEST}, got {low} to {high}")
+        if not 1 <= len(layers) <= MAX_LAYERS:
+            raise InvalidTables(f"an integer network must have 1 to {MAX_LAYERS} layers, got {len(layers)}")
+        if not -MAX_ACTIVATION <= low <= high <= MAX_ACTIVATION:
+            raise InvalidTables(f"an integer network's inputs must be within +-{MAX_ACTIVATION}, got {low} to {high}")
         self.layers = tuple(layers)
         self.low, self.high = low, high
         self._matrices: list[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]] = []
-        channels, largest = self.inputs, max(abs(low), abs(high))
+        channels, max_input = self.inputs, max(abs(low), abs(high))
         for layer in layers:
             if layer.weight.shape[1] != channels:
                 raise InvalidTables(
-                    f"an integer layer reads {layer.weight.shape[1]} channels, the one before gives {channels}"
+                    f"an integer layer reads {layer.weight.shape[1]} channels, the one before returns {channels}"
                 )
-            kind: type[np.floating[Any]] = np.float32 if layer.bound(largest) < 2**24 else np.float64
+            kind: type[np.floating[Any]] = np.float32 if layer.bound(max_input) < 2**24 else np.float64
             bias = layer.bias.astype(np.int64) + ((1 << layer.shift) >> 1)
             matrix: NDArray[np.floating[Any]] = layer.weight.reshape(len(bias), -1).astype(kind)
             self._matrices.append((matrix, bias.astype(kind)[:, None]))
-            channels, largest = len(layer.weight), max(abs(layer.low), abs(layer.high))
+            channels, max_input = len(layer.weight), max(abs(layer.low), abs(layer.high))
 
     @property
     def inputs(self) -> int:
-        """Channels that it reads."""
+        """Number of input channels."""
         return int(self.layers[0].weight.shape[1])
 
     @property
     def outputs(self) -> int:
-        """Channels that it gives."""
+        """Number of output channels."""
         return len(self.layers[-1].weight)
 
     @property
@@ -125,7 +125,7 @@ class IntegerNetwork:
         """Run the layers.
 
         Args:
-            x: (inputs, h, w) of whole numbers of any size and dtype; clipped to the inputs' range first.
+            x: (inputs, h, w) of whole numbers of any dtype; clipped to the inputs' range first.
 
         Returns:
             (outputs, h, w) of whole numbers, as float32 or float64.
@@ -150,48 +150,36 @@ class IntegerNetwork:
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays that define this network; the inverse of ``from_arrays``."""
-        found: dict[str, NDArray[np.generic]] = {"inputs": np.array([self.low, self.high], np.int32)}
+        arrays: dict[str, NDArray[np.generic]] = {"inputs": np.array([self.low, self.high], np.int32)}
         for index, layer in enumerate(self.layers):
-            found[f"{index}.weight"], found[f"{index}.bias"] = layer.weight, layer.bias
-            found[f"{index}.rule"] = np.array([layer.shift, layer.low, layer.high], np.int32)
-        return found
+            arrays[f"{index}.weight"], arrays[f"{index}.bias"] = layer.weight, layer.bias
+            arrays[f"{index}.rule"] = np.array([layer.shift, layer.low, layer.high], np.int32)
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> IntegerNetwork:
         """Rebuild a network from ``to_arrays``.
 
         Raises:
-            InvalidTables: an array is missing, unexpected or wrong.
+            InvalidTables: an array is missing, unexpected or not valid.
         """
         count = len(arrays) // 3
-        wanted = {"inputs", *(f"{i}.{name}" for i in range(count) for name in ("weight", "bias", "rule"))}
-        if set(arrays) != wanted:
+        names = {"inputs", *(f"{i}.{name}" for i in range(count) for name in ("weight", "bias", "rule"))}
+        if set(arrays) != names:
             raise InvalidTables(
-                f"an integer network wants inputs, and weight, bias, rule by layer; got {sorted(arrays)}"
+                f"an integer network must have inputs, and weight, bias and rule of each layer; got {sorted(arrays)}"
             )
-        low, high = integers(arrays["inputs"], 2, "an integer network's inputs")
+        low, high = int_tuple(arrays["inputs"], 2, "an integer network's inputs")
         layers = []
         for index in range(count):
-            shift, least, most = integers(arrays[f"{index}.rule"], 3, "an integer layer's rule")
+            shift, layer_low, layer_high = int_tuple(arrays[f"{index}.rule"], 3, "an integer layer's rule")
             weight, bias = np.asarray(arrays[f"{index}.weight"]), np.asarray(arrays[f"{index}.bias"])
-            layers.append(IntegerLayer(weight=weight, bias=bias, shift=shift, low=least, high=most))  # type: ignore[arg-type]
+            layers.append(IntegerLayer(weight=weight, bias=bias, shift=shift, low=layer_low, high=layer_high))  # type: ignore[arg-type]
         return cls(layers, low, high)
 
 
-def integers(array: NDArray[np.generic], count: int, what: str) -> tuple[int, ...]:
-    """Return the values of a (count,) int32 array.
-
-    Raises:
-        InvalidTables: it is not one.
-    """
-    array = np.asarray(array)
-    if array.shape != (count,) or array.dtype != np.int32:
-        raise InvalidTables(f"{what} must be {count} int32, got {array.shape} {array.dtype}")
-    return tuple(int(value) for value in array)
-
-
 def space_to_depth(x: NDArray[Any], factor: int) -> NDArray[Any]:
-    """(C, h, w) -> (C * factor**2, ceil(h / factor), ceil(w / factor)); the last row and column are repeated to fill up."""
+    """(C, h, w) -> (C * factor**2, ceil(h / factor), ceil(w / factor)), edge-padded."""
     channels, height, width = x.shape
     rows, columns = -(-height // factor), -(-width // factor)
     if (rows * factor, columns * factor) != (height, width):
@@ -201,21 +189,21 @@ def space_to_depth(x: NDArray[Any], factor: int) -> NDArray[Any]:
 
 
 def depth_to_space(x: NDArray[Any], factor: int, size: tuple[int, int]) -> NDArray[Any]:
-    """(C * factor**2, h, w) -> (C, *size): undo ``space_to_depth``."""
+    """(C * factor**2, h, w) -> (C, *size), the inverse of ``space_to_depth``."""
     depth, rows, columns = x.shape
     blocks = x.reshape(depth // factor**2, factor, factor, rows, columns).transpose(0, 3, 1, 4, 2)
     return blocks.reshape(-1, rows * factor, columns * factor)[:, : size[0], : size[1]]
 
 
 def _columns(x: NDArray[Any], kernel: int) -> NDArray[Any]:
-    """(C, h, w) -> (C * kernel**2, h * w): the neighbourhood of every element, zeros around."""
+    """(C, h, w) -> (C * kernel**2, h * w): the neighbourhood of every element, zero-padded."""
     channels, height, width = x.shape
     if kernel == 1:
         return x.reshape(channels, -1)
     reach = kernel // 2
     padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
-    found = np.empty((channels, kernel, kernel, height, width), x.dtype)
+    columns = np.empty((channels, kernel, kernel, height, width), x.dtype)
     for row in range(kernel):
         for column in range(kernel):
-            found[:, row, column] = padded[:, row : row + height, column : column + width]
-    return found.reshape(-1, height * width)
+            columns[:, row, column] = padded[:, row : row + height, column : column + width]
+    return columns.reshape(-1, height * width)

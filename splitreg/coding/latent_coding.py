@@ -1,9 +1,9 @@
-"""``LatentCoding``: everything that both halves of a model must agree on."""
+"""``LatentCoding``: what both halves of a model must have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,13 @@ from splitreg.imaging import Preprocess
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentCoding:
-    """How an image becomes a latent's bytes and back. Both halves hold one; it is replaced as a whole.
+    """Preprocessing, tables and codec of a model. Both halves hold one; it is replaced as a whole.
 
     Args:
         codec: symbols to bytes.
         preprocess: image to network input.
         frozen: integer tables; None until ``SplitModel.freeze_tables``.
-        model_id: 32 bits that packets carry; packets of another id are refused.
+        model_id: 32-bit id in every packet; packets with another id are rejected.
     """
 
     codec: Codec
@@ -39,7 +39,7 @@ class LatentCoding:
             BundleError: the model has not been frozen.
         """
         if self.frozen is None:
-            raise BundleError("this model has no integer tables yet; call model.freeze_tables() after training")
+            raise BundleError("the model has no integer tables yet; call model.freeze_tables() after training")
         return self.frozen
 
     @property
@@ -52,14 +52,10 @@ class LatentCoding:
         """
         if not isinstance(self.tables, VariableModel):
             raise RecipeError(
-                "this model has one rate, so none can be chosen; leave rate and budget out, or train a model with several "
-                "rates: bottleneck = { name = 'fp', rates = 5 }"
+                "this model has one rate; leave rate and budget out, or train a model with several rates: "
+                "bottleneck = { name = 'fp', rates = 5 }"
             )
         return self.tables
-
-    def at_size(self, size: tuple[int, int]) -> LatentCoding:
-        """Return the same coding for inputs of (height, width)."""
-        return replace(self, preprocess=replace(self.preprocess, size=size))
 
     def encode(self, latent: NDArray[np.float32], rate: float | None = None) -> tuple[bytes, ...]:
         """(C, h, w) float32 -> the streams of one image; see ``encode_streams``."""

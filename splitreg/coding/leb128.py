@@ -1,4 +1,4 @@
-"""Unsigned LEB128: a number in 7 bits a byte, lowest first; one spelling of every number."""
+"""Unsigned LEB128: 7 bits per byte, lowest first; exactly one encoding per number."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def write(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def read(data: bytes, start: int, most: int) -> tuple[int, int]:
-    """Return the number at ``start`` and where the next begins.
+def read(data: bytes, start: int, max_bytes: int) -> tuple[int, int]:
+    """Return the number at ``start``, and the position after it.
 
     Args:
         data: any bytes.
-        start: where it begins.
-        most: bytes that it may have.
+        start: position of the first byte.
+        max_bytes: largest number of bytes.
 
     Raises:
-        CorruptPacket: cut short, too long, or spelt with needless bytes.
+        CorruptPacket: cut short, longer than ``max_bytes``, or padded.
     """
     value = 0
-    for i, byte in enumerate(data[start : start + most]):
+    for i, byte in enumerate(data[start : start + max_bytes]):
         value |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
             if byte == 0 and i:
-                raise CorruptPacket("a length or an escape of the packet has needless bytes")
+                raise CorruptPacket("a length or an escape of the packet is padded")
             return value, start + i + 1
-    raise CorruptPacket("the packet's lengths or escapes are cut short or too long")
+    raise CorruptPacket("a length or an escape of the packet is cut short or too long")

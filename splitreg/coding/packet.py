@@ -1,20 +1,20 @@
-"""The packet: what crosses the link. Every field is bounded before anything is allocated.
+"""``Packet``: what crosses the link. Every field is bounded before anything is allocated.
 
 Layout, all integers little-endian (``docs/wire-format.md``)::
 
     0   2  magic "SR"
     2   1  version, 1
-    3   1  flags: bits 0-3, streams an image less one; bit 4, a batch; bit 5, its original sizes differ
+    3   1  flags: bits 0-3, streams per image minus 1; bit 4, batch; bit 5, original sizes differ
     4   4  model id
     8   4  height and width of the (first) original image, 16 bits each
     12  4  height and width of the coded image, 16 bits each
-    16     batch only: images less one (1 byte); where they differ, height and width of every further original
-        .  length of every stream but the last (LEB128: 7 bits a byte, lowest first)
+    16     batch only: images minus 1 (1 byte); if they differ, height and width of every further original
+        .  length of every stream but the last (LEB128: 7 bits per byte, lowest first)
         n  the streams, image by image
     -4  4  CRC-32 of everything before
 
-A packet of one image and one stream has 20 bytes beside its payload. There is one spelling of every packet:
-``Packet.parse(data).to_bytes() == data`` for all that is accepted.
+A packet of one image and one stream has 20 bytes beside its payload. Every packet has exactly one
+encoding: ``Packet.parse(data).to_bytes() == data`` for all accepted data.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from splitreg.coding import leb128
 from splitreg.errors import CorruptPacket
 
-#: A packet larger than this is refused unread.
+#: Largest packet; a larger one is rejected without reading it.
 MAX_PACKET_BYTES = 64 * 1024 * 1024
-#: Images of one packet, and streams of one image.
+#: Largest number of images per packet, and of streams per image.
 MAX_IMAGES, MAX_STREAMS = 256, 16
-#: ``Packet.join`` begins another packet beyond so many original pixels, because a server refuses more at once.
+#: Largest number of original pixels in a packet of ``Packet.join``; a server rejects more.
 MAX_JOINED_PIXELS = 100_000_000
 
 _HEAD = struct.Struct("<2sBBIHHHH")
@@ -40,7 +40,7 @@ _SIZE = struct.Struct("<HH")
 _CRC = struct.Struct("<I")
 _MAGIC, _VERSION = b"SR", 1
 _STREAMS, _BATCH, _SIZES = 0x0F, 0x10, 0x20
-#: A length below ``MAX_PACKET_BYTES`` has at most so many bytes.
+#: Largest number of bytes of a length below ``MAX_PACKET_BYTES``.
 _LENGTH_BYTES = 4
 
 
@@ -49,10 +49,10 @@ class Packet:
     """One coded image, or a batch of them.
 
     Args:
-        model_id: 32 bits that name the tables and the encoder.
-        original: (height, width) of the image in pixels, 1 to 65535; of the first image of a batch.
-        coded: (height, width) of what the encoder saw, the same for every image.
-        streams: 1 to 16 payloads an image, image by image.
+        model_id: 32-bit id of the tables and the encoder.
+        original: (height, width) of the image in pixels, 1 to 65535; of a batch, the first image.
+        coded: (height, width) of the encoder's input, the same for every image.
+        streams: 1 to 16 payloads per image, image by image.
         others: (height, width) of every further original of a batch of 2 to 256 images.
 
     >>> Packet.parse(Packet(model_id=7, original=(480, 640), coded=(96, 128), streams=(b"abc",)).to_bytes()).original
@@ -67,17 +67,17 @@ class Packet:
 
     def __post_init__(self) -> None:
         if not 0 <= self.model_id < 2**32:
-            raise CorruptPacket(f"a model id has 32 bits, got {self.model_id}")
-        for what, sizes in (("original", self.originals), ("coded", (self.coded,))):
+            raise CorruptPacket(f"a model id must have 32 bits, got {self.model_id}")
+        for name, sizes in (("original", self.originals), ("coded", (self.coded,))):
             for height, width in sizes:
                 if not (1 <= height <= 65535 and 1 <= width <= 65535):
-                    raise CorruptPacket(f"the {what} size must be 1 to 65535 pixels a side, got {width}x{height}")
+                    raise CorruptPacket(f"the {name} size must be 1 to 65535 pixels per side, got {width}x{height}")
         images = len(self.originals)
         if images > MAX_IMAGES:
-            raise CorruptPacket(f"a packet has 1 to {MAX_IMAGES} images, got {images}")
+            raise CorruptPacket(f"a packet must have 1 to {MAX_IMAGES} images, got {images}")
         if len(self.streams) % images or not 1 <= len(self.streams) // images <= MAX_STREAMS:
             raise CorruptPacket(
-                f"a packet has 1 to {MAX_STREAMS} streams an image, got {len(self.streams)} for {images} image(s)"
+                f"a packet must have 1 to {MAX_STREAMS} streams per image, got {len(self.streams)} for {images} image(s)"
             )
 
     @property
@@ -87,12 +87,12 @@ class Packet:
 
     @property
     def images(self) -> tuple[Packet, ...]:
-        """A packet of one image for every image, in order."""
+        """Packets of one image each, in order."""
         if not self.others:
             return (self,)
-        each = len(self.streams) // len(self.originals)
+        count = len(self.streams) // len(self.originals)
         return tuple(
-            dataclasses.replace(self, original=size, others=(), streams=self.streams[each * i : each * (i + 1)])
+            dataclasses.replace(self, original=size, others=(), streams=self.streams[count * i : count * (i + 1)])
             for i, size in enumerate(self.originals)
         )
 
@@ -100,26 +100,26 @@ class Packet:
     def join(cls, packets: Iterable[Packet]) -> list[Packet]:
         """Put images into as few packets as the limits allow, in order.
 
-        Another packet begins where the model, the coded size or the number of streams changes, and where the bytes, the
-        images or the original pixels of one packet would be beyond ``MAX_PACKET_BYTES``, ``MAX_IMAGES`` or
-        ``MAX_JOINED_PIXELS``.
+        A new packet begins when the model, the coded size or the number of streams changes, and when
+        a packet would exceed ``MAX_PACKET_BYTES``, ``MAX_IMAGES`` or ``MAX_JOINED_PIXELS``.
         """
         groups: list[list[Packet]] = []
-        kind, spent, pixels = None, 0, 0
+        group_key, group_bytes, group_pixels = None, 0, 0
         for image in (image for packet in packets for image in packet.images):
-            here = (image.model_id, image.coded, len(image.streams))
-            # What the image takes in a batch is at most what it takes alone and its last length.
-            size, area = image.header_bytes + image.payload_bytes + _LENGTH_BYTES, image.original[0] * image.original[1]
+            key = (image.model_id, image.coded, len(image.streams))
+            # In a batch, an image takes at most the bytes of its own packet and one length.
+            size = image.header_bytes + image.payload_bytes + _LENGTH_BYTES
+            pixels = image.original[0] * image.original[1]
             if (
-                here != kind
+                key != group_key
                 or len(groups[-1]) == MAX_IMAGES
-                or spent + size > MAX_PACKET_BYTES
-                or pixels + area > MAX_JOINED_PIXELS
+                or group_bytes + size > MAX_PACKET_BYTES
+                or group_pixels + pixels > MAX_JOINED_PIXELS
             ):
                 groups.append([])
-                kind, spent, pixels = here, 0, 0
+                group_key, group_bytes, group_pixels = key, 0, 0
             groups[-1].append(image)
-            spent, pixels = spent + size, pixels + area
+            group_bytes, group_pixels = group_bytes + size, group_pixels + pixels
         return [
             dataclasses.replace(
                 group[0],
@@ -131,23 +131,23 @@ class Packet:
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of all streams, without header, lengths and check."""
+        """Bytes of all streams, without header, lengths and checksum."""
         return sum(map(len, self.streams))
 
     @property
     def header_bytes(self) -> int:
-        """Bytes of everything else."""
+        """Bytes of header, lengths and checksum."""
         return _HEAD.size + len(self._table()) + _CRC.size
 
     def to_bytes(self) -> bytes:
         """Serialise.
 
         Raises:
-            CorruptPacket: the packet would be larger than ``MAX_PACKET_BYTES``.
+            CorruptPacket: the packet is larger than ``MAX_PACKET_BYTES``.
         """
         size = self.header_bytes + self.payload_bytes
         if size > MAX_PACKET_BYTES:
-            raise CorruptPacket(f"a packet of {size} bytes is beyond the limit of {MAX_PACKET_BYTES}")
+            raise CorruptPacket(f"a packet of {size} bytes exceeds the limit of {MAX_PACKET_BYTES}")
         flags = len(self.streams) // len(self.originals) - 1
         if self.others:
             flags |= _BATCH | (_SIZES if self._differ() else 0)
@@ -163,18 +163,18 @@ class Packet:
             CorruptPacket: the bytes are empty, cut short, too long, damaged, or not a packet.
         """
         if len(data) > MAX_PACKET_BYTES:
-            raise CorruptPacket(f"{len(data)} bytes are beyond the limit of {MAX_PACKET_BYTES} for a packet")
+            raise CorruptPacket(f"{len(data)} bytes exceed the limit of {MAX_PACKET_BYTES} for a packet")
         if len(data) < _HEAD.size + _CRC.size:
-            raise CorruptPacket(f"{len(data)} bytes are too few for a packet; it was cut short or is empty")
+            raise CorruptPacket(f"{len(data)} bytes are too few for a packet; it is empty or cut short")
         magic, version, flags, model_id, *sizes = _HEAD.unpack_from(data)
         if magic != _MAGIC:
             raise CorruptPacket(f"not a splitreg packet: it begins with {bytes(data[:2])!r}, not {_MAGIC!r}")
         if version != _VERSION:
-            raise CorruptPacket(f"packet version {version} is not known here (this reads {_VERSION}); upgrade splitreg")
+            raise CorruptPacket(f"unknown packet version {version}, this splitreg reads {_VERSION}; upgrade splitreg")
         if zlib.crc32(memoryview(data)[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
-            raise CorruptPacket("the packet's checksum does not fit its bytes; it was damaged or cut short")
+            raise CorruptPacket("wrong checksum: the packet is damaged or cut short")
         if flags & ~(_STREAMS | _BATCH | _SIZES) or (flags & _SIZES and not flags & _BATCH):
-            raise CorruptPacket(f"the packet has unknown flags {flags:#04x}; upgrade splitreg")
+            raise CorruptPacket(f"unknown packet flags {flags:#04x}; upgrade splitreg")
         original = (sizes[0], sizes[1])
         body = bytes(memoryview(data)[_HEAD.size : -_CRC.size])
         others, start = _read_others(body, original, flags) if flags & _BATCH else ((), 0)
@@ -185,7 +185,7 @@ class Packet:
         return any(size != self.original for size in self.others)
 
     def _table(self) -> bytes:
-        """What comes between the header and the streams."""
+        """Return the bytes between the header and the streams."""
         table = bytearray()
         if self.others:
             table.append(len(self.others))
@@ -198,32 +198,32 @@ class Packet:
 
 
 def _read_others(body: bytes, original: tuple[int, int], flags: int) -> tuple[tuple[tuple[int, int], ...], int]:
-    """Return the further originals of a batch and where its stream lengths begin."""
-    more = body[0] if body else 0
-    if more == 0:
-        raise CorruptPacket("the packet says that it is a batch, and has no number of images above one")
+    """Return the further originals of a batch, and the position of its stream lengths."""
+    further = body[0] if body else 0
+    if further == 0:
+        raise CorruptPacket("the packet is flagged as a batch, but has less than 2 images")
     if not flags & _SIZES:
-        return (original,) * more, 1
-    start = 1 + more * _SIZE.size
+        return (original,) * further, 1
+    start = 1 + further * _SIZE.size
     if start > len(body):
-        raise CorruptPacket(f"the packet's original sizes of {more + 1} images are cut short")
+        raise CorruptPacket(f"the original sizes of {further + 1} images are cut short")
     others = tuple((height, width) for height, width in _SIZE.iter_unpack(body[1:start]))
     if all(size == original for size in others):
-        raise CorruptPacket("the packet lists original sizes that do not differ")
+        raise CorruptPacket("the packet is flagged to have different original sizes, but they are equal")
     return others, start
 
 
 def _read_streams(body: bytes, start: int, count: int) -> tuple[bytes, ...]:
-    """Cut ``count`` streams out of what follows ``start``: the lengths of all but the last, then the streams."""
+    """Read ``count`` streams from ``start``: the lengths of all but the last, then the streams."""
     lengths = []
     for _ in range(count - 1):
         length, start = leb128.read(body, start, _LENGTH_BYTES)
         lengths.append(length)
-    claimed, there = sum(lengths), len(body) - start
-    if claimed > there:
-        raise CorruptPacket(f"the packet's streams claim {claimed} bytes, {there} are there")
+    declared, available = sum(lengths), len(body) - start
+    if declared > available:
+        raise CorruptPacket(f"the packet declares {declared} bytes of streams, {available} are left")
     streams = []
-    for length in (*lengths, there - claimed):
+    for length in (*lengths, available - declared):
         streams.append(body[start : start + length])
         start += length
     return tuple(streams)

@@ -1,8 +1,8 @@
 /* The rANS kernel: symbols or a latent to bytes and back.
  *
- * Plain C11 without dependencies, called through ctypes on numpy's arrays. splitreg/coding/rans_numpy.py is the same
- * format in numpy, byte for byte; docs/wire-format.md describes it. All arithmetic that shapes bytes is on unsigned
- * integers of fixed width, so every compiler and CPU writes the same.
+ * Plain C11 without dependencies, called through ctypes on numpy arrays. splitreg/coding/rans_numpy.py writes the same
+ * bytes in numpy; docs/wire-format.md describes the format. All arithmetic that affects bytes is on unsigned integers of
+ * fixed width, so every compiler and CPU writes the same.
  *
  * rANS: Duda 2013, arXiv:1311.2540. Interleaving: Giesen 2014, arXiv:1402.3392.
  */
@@ -33,29 +33,29 @@
 #define RARELY(c) (c)
 #endif
 
-enum { COPIES = 4 };  /* of every count, so that a run of one symbol does not wait for itself */
-enum { SAMPLED = 4 }; /* without adaptation one row in so many tells the size, which the number of lanes follows */
-enum { ABI = 3, CONTEXTS = 6, MOST_LANES = 8, BUCKETS = 256, BUCKET_STEP = BUCKETS + 8 };
+enum { COPIES = 4 };  /* of every count, so that repeated symbols do not wait for each other */
+enum { SAMPLED = 4 }; /* without adaptation, one row in four estimates the size */
+enum { ABI = 3, CONTEXTS = 6, MAX_LANES = 8, BUCKETS = 256, BUCKET_STEP = BUCKETS + 8 };
 enum { CORRUPT = -1, INVALID = -2, NO_ROOM = -3 };
 enum { FLAG_ADAPT = 4, FLAG_ESCAPES = 8 };
-#define LOW (1ull << 32) /* states are kept in [2^32, 2^48) */
+#define LOW (1ull << 32) /* states are in [2^32, 2^48) */
 #define TOTAL 65536u
 
-/* Tables of one model. A row is a channel's, or, with `indexes`, that of every symbol which names it. */
+/* Tables of one model. A row belongs to a channel or, with `indexes`, to every symbol that names it. */
 typedef struct {
     int32_t rows, stride;
     int32_t bits;                   /* 0: rounded latents; else latents are scaled and clipped to [0, 2^bits) */
     const int32_t *symbols;         /* (rows) number of symbols, the escape included */
     const int32_t *offsets;         /* (rows) value of the first symbol */
     const int32_t *modes;           /* (rows) the most frequent symbol's index */
-    const uint32_t *inverses;       /* (rows) what turns a distance from it into a magnitude, see `magnitudes` */
+    const uint32_t *inverses;       /* (rows) factor from a distance to a magnitude, see `magnitudes` */
     const uint32_t *frequencies;    /* (rows, stride) sum to 2^16 */
     const uint32_t *costs;          /* (rows, stride) length of a symbol, in 1/256 bits */
-    const uint32_t *priors;         /* (rows, CONTEXTS, stride) sum to 2^16; NULL where the model is not adapted */
+    const uint32_t *priors;         /* (rows, CONTEXTS, stride) sum to 2^16; NULL: not adapted */
     const float *shift, *scale;     /* (channels) */
 } sr_tables;
 
-/* (channels, height, width) of what is coded; exactly one of symbols and latent is there. */
+/* Input or output of (channels, height, width); exactly one of symbols and latent is not NULL. */
 typedef struct {
     int32_t channels, height, width;
     int32_t *symbols;
@@ -63,10 +63,10 @@ typedef struct {
     const int32_t *indexes; /* (channels, height, width) rows of the tables, or NULL */
 } sr_plane;
 
-/* Tables that learn while they code: one for each context of a channel, or for each row that symbols name. */
+/* Adaptive tables: one per context of a channel, or per row that the indexes name. */
 typedef struct {
     int32_t count, stride;
-    const int32_t *symbols; /* per table, or the same for all where `shared` */
+    const int32_t *symbols; /* per table, or one for all if `shared` */
     int32_t shared, mode;
     const int32_t *modes;
     const uint32_t *priors;
@@ -126,7 +126,7 @@ INLINE int to_indexes(const int32_t *restrict values, int64_t n, int32_t offset,
     return escapes != 0;
 }
 
-/* How far symbols are from the most frequent one, in 16ths of the mean distance, at most 255. */
+/* Distance from the most frequent symbol, in 16ths of the mean distance, at most 255. */
 INLINE void magnitudes(const uint16_t *restrict indexes, int32_t n, int32_t mode, uint32_t inverse, uint8_t *restrict out) {
     for (int32_t i = 0; i < n; i++) {
         int32_t d = (int32_t)indexes[i] - mode;
@@ -135,9 +135,9 @@ INLINE void magnitudes(const uint16_t *restrict indexes, int32_t n, int32_t mode
     }
 }
 
-/* Contexts of a row: what lies above it in this channel, and a fading mean over the channels before.
- * Planes are padded with zeros: one on the left, to `wide` and one more on the right; up is NULL in the first row. Tells
- * how many of the first n are of each context. */
+/* Contexts of a row, from the rows above it in this channel and a running mean over the channels before.
+ * Planes are zero-padded: one element on the left, up to `wide` and one more on the right; up is NULL in the first row.
+ * Counts how many of the first n have each context. */
 INLINE void contexts(const uint8_t *restrict up, const uint8_t *restrict above, const uint8_t *restrict before, int32_t n,
                      int32_t wide, uint8_t *restrict out, uint32_t *restrict seen) {
     uint16_t over[CONTEXTS + 1] = {(uint16_t)n};
@@ -148,7 +148,7 @@ INLINE void contexts(const uint8_t *restrict up, const uint8_t *restrict above, 
         over[1] += a, over[2] += b, over[3] += c, over[4] += d, over[5] += e;
         out[i] = (uint8_t)(a + b + c + d + e);
     }
-    if (wide > n) /* only this one of the padding has a neighbour */
+    if (wide > n) /* only this element of the padding has a neighbour */
         for (int k = 1; k <= out[n]; k++) over[k]--;
     for (int k = 0; k < CONTEXTS; k++) seen[k] = (uint32_t)(uint16_t)(over[k] - over[k + 1]);
 }
@@ -157,9 +157,9 @@ INLINE void fade(uint8_t *restrict before, const uint8_t *restrict now, int32_t 
     for (int32_t i = 0; i < n; i++) before[i] = (uint8_t)((3 * before[i] + now[i]) >> 2);
 }
 
-/* ---- tables that learn ----------------------------------------------------------------------------------------- */
+/* ---- adaptive tables ----------------------------------------------------------------------------------------- */
 
-/* Count the symbols of a row, given where their entries are. */
+/* Count the symbols of a row, given the positions of their entries. */
 INLINE void count_row(const bank *b, const uint32_t *restrict at, int32_t n) {
     const int64_t apart = (int64_t)b->count * b->stride;
     uint32_t *c0 = b->counts, *c1 = c0 + apart, *c2 = c1 + apart, *c3 = c2 + apart;
@@ -172,7 +172,7 @@ INLINE void look_up(const uint32_t *restrict entries, const uint32_t *restrict a
     for (int32_t i = 0; i < n; i++) out[i] = entries[at[i]];
 }
 
-/* Add up the copies of a table's counts, in the first of them. */
+/* Add the copies of a table's counts to the first copy. */
 INLINE uint32_t *add_up(const bank *b, int32_t k, int32_t symbols) {
     const int64_t apart = (int64_t)b->count * b->stride;
     uint32_t *all = b->counts + (int64_t)k * b->stride;
@@ -193,7 +193,7 @@ INLINE void lay_out(const uint32_t *frequencies, int32_t symbols, uint32_t *entr
         entries[i] = start | (frequencies[i] - 1) << 16;
         start += frequencies[i];
     }
-    if (buckets) { /* the last symbol that starts at or before a part's first slot */
+    if (buckets) { /* the last symbol that starts at or before the first slot of a part */
         const int32_t parts = TOTAL >> shift, up = (1 << shift) - 1;
         memset(buckets, 0, 2u * (uint32_t)parts);
         for (int32_t i = 1; i < symbols; i++) buckets[((int32_t)(entries[i] & 0xffff) + up) >> shift] = (uint16_t)i;
@@ -201,14 +201,14 @@ INLINE void lay_out(const uint32_t *frequencies, int32_t symbols, uint32_t *entr
     }
 }
 
-/* After how many further symbols a table learns again: half as many as it has seen, at least 32 and its length. */
+/* Symbols until the next update of a table: half of those it has seen, at least 32 and its length. */
 INLINE uint32_t patience(uint32_t seen, int32_t symbols) {
     const uint32_t least = symbols > 32 ? (uint32_t)symbols : 32;
     return seen / 2 > least ? seen / 2 : least;
 }
 
-/* Frequencies from the prior, which weighs as much as 64 symbols, and the counts: each at least 1, what rounding
- * leaves over is the mode's. */
+/* Frequencies from the prior, which weighs as much as 64 symbols, and the counts: each at least 1; the remainder of
+ * the rounding is added to the mode. */
 INLINE void learn(bank *b, int32_t k, uint32_t *scratch) {
     const int32_t symbols = bank_symbols(b, k);
     const uint32_t *prior = b->priors + (int64_t)k * b->prior_stride;
@@ -253,7 +253,7 @@ typedef struct {
     uint8_t *at, *end;
 } arena;
 
-#if defined(__SANITIZE_ADDRESS__) /* what lies between two parts is out of bounds too */
+#if defined(__SANITIZE_ADDRESS__) /* the gaps between allocations are out of bounds too */
 #include <sanitizer/asan_interface.h>
 enum { GUARD = 64 };
 #else
@@ -265,14 +265,14 @@ enum { GUARD = 0 };
 static void *take(arena *a, int64_t bytes) {
     const int64_t whole = ((bytes + 63) & ~63ll) + GUARD;
     if (a->end - a->at < whole) return 0;
-    void *found = a->at;
-    __asan_unpoison_memory_region(found, (size_t)bytes);
+    void *start = a->at;
+    __asan_unpoison_memory_region(start, (size_t)bytes);
     __asan_poison_memory_region(a->at + bytes, (size_t)(whole - bytes));
     a->at += whole;
-    return found;
+    return start;
 }
 
-/* What both directions need beside the tables. Rows are padded to `wide`, so that loops over them have no rest. */
+/* Buffers of both directions. Rows are padded to `wide`, so that loops over them need no remainder. */
 typedef struct {
     bank b;
     int32_t wide;
@@ -280,8 +280,8 @@ typedef struct {
     uint16_t *indexes;                  /* encoder: of a channel; decoder: of a row */
     uint8_t *up, *above, *now, *before; /* magnitudes of rows; before is of all rows */
     uint8_t *context;                   /* the table of each symbol of a row */
-    uint32_t *at;                       /* where its entry is */
-    uint32_t seen[CONTEXTS];            /* how many symbols of the row use each */
+    uint32_t *at;                       /* position of its entry */
+    uint32_t seen[CONTEXTS];            /* symbols of the row per context */
     uint32_t *scratch;
 } work;
 
@@ -329,11 +329,11 @@ INLINE void enter(work *w, const sr_tables *t, const sr_plane *p, int32_t c, int
         b->prior_stride = t->stride;
         b->priors = adapt ? t->priors + (int64_t)c * CONTEXTS * t->stride : t->frequencies + (int64_t)c * t->stride;
     }
-    b->shift = b->shared && *b->symbols <= 40 ? 10 : 8; /* fewer parts for tables that are laid out often */
+    b->shift = b->shared && *b->symbols <= 40 ? 10 : 8; /* fewer parts for tables that are updated often */
     bank_reset(b);
 }
 
-/* Choose the table of each symbol of a row, and let the tables learn from the rows before. */
+/* Choose the table of each symbol of a row, after adapting to the rows before. */
 INLINE void choose(work *w, const sr_plane *p, int64_t row, int32_t r, int adapt) {
     const int32_t n = p->width;
     if (p->indexes)
@@ -343,13 +343,13 @@ INLINE void choose(work *w, const sr_plane *p, int64_t row, int32_t r, int adapt
     if (adapt) bank_learn(&w->b, w->scratch);
 }
 
-/* Say where the entry of each symbol of a row is. */
+/* Positions of the entries of a row. */
 INLINE void place(const uint8_t *restrict context, const uint16_t *restrict indexes, uint32_t stride, int32_t n,
                   uint32_t *restrict at) {
     for (int32_t i = 0; i < n; i++) at[i] = context[i] * stride + indexes[i];
 }
 
-/* After a row: count its symbols, how often each table was used, and keep its magnitudes. */
+/* After a row: count its symbols and the uses of each table, and store its magnitudes. */
 INLINE void leave_row(work *w, const sr_tables *t, const sr_plane *p, const uint16_t *indexes, int32_t c, int32_t r) {
     const int32_t n = p->width, wide = w->wide;
     count_row(&w->b, w->at, n);
@@ -363,13 +363,13 @@ INLINE void leave_row(work *w, const sr_tables *t, const sr_plane *p, const uint
     fade(w->before + (int64_t)r * wide, w->now, wide);
     uint8_t *last = w->above;
     w->above = w->up, w->up = w->now, w->now = last;
-    if (r == p->height - 1) { /* the next channel begins with nothing above */
+    if (r == p->height - 1) { /* the next channel starts without rows above */
         memset(w->up, 0, (size_t)n);
         memset(w->above, 0, (size_t)n);
     }
 }
 
-/* Rows at the end that lane 0 codes alone: what it puts out fills the other lanes' first states. */
+/* Rows at the end that lane 0 codes alone; its words fill the other lanes' initial states. */
 static int64_t tail_rows(int64_t rows, int lanes) {
     if (lanes == 1) return rows;
     return rows / 128 ? rows / 128 : 1;
@@ -379,7 +379,7 @@ static int64_t tail_rows(int64_t rows, int lanes) {
 
 INLINE uint64_t quotient(uint64_t x, uint32_t f) {
 #if defined(__SIZEOF_INT128__)
-    /* exact for x < 2^48 and f <= 2^16: (x + 1) times what the reciprocal lacks stays below 2^64 / f */
+    /* exact for x < 2^48 and f <= 2^16: (x + 1) times the error of the reciprocal is below 2^64 / f */
     return (uint64_t)((unsigned __int128)(x + 1) * reciprocals[f] >> 64);
 #else
     return x / f;
@@ -389,16 +389,16 @@ INLINE uint64_t quotient(uint64_t x, uint32_t f) {
 INLINE uint64_t put(uint64_t x, uint32_t entry, uint16_t **out) {
     const uint32_t f = (entry >> 16) + 1;
     const unsigned full = x >= (uint64_t)f << 32;
-    (*out)[-1] = (uint16_t)x; /* no branch: it could not be foreseen */
+    (*out)[-1] = (uint16_t)x; /* no branch: it would be mispredicted */
     *out -= full;
     x >>= 16 * full;
     return x + (entry & 0xffff) + quotient(x, f) * (TOTAL - f);
 }
 
 INLINE uint16_t *put_row(uint64_t *states, const uint32_t *entries, int32_t n, uint16_t *out, const int lanes) {
-    uint64_t x[MOST_LANES];
+    uint64_t x[MAX_LANES];
     int32_t i = n - n % lanes;
-    for (int32_t k = n - 1; k >= i; k--) /* the rest of the row; lanes as an index would leave the registers */
+    for (int32_t k = n - 1; k >= i; k--) /* the remainder of the row; indexing by lanes would spill the registers */
         states[k - i] = put(states[k - i], entries[k], &out);
     UNROLL for (int k = 0; k < lanes; k++) x[k] = states[k];
     while (i) {
@@ -416,13 +416,13 @@ static int64_t put_varint(uint8_t *out, int64_t at, uint64_t value) {
 }
 
 typedef struct {
-    uint32_t *entries;   /* one a symbol */
+    uint32_t *entries;   /* one per symbol */
     uint8_t *escapes;    /* values outside the tables, in order */
     int64_t escape_bytes, escape_room;
-    uint64_t plain_bits; /* what the tables as they are would take, in 1/256 bits */
+    uint64_t plain_bits; /* code length by the model's tables, in 1/256 bits */
 } model_pass;
 
-/* Indexes of a channel's symbols; those outside the tables go to the escapes. */
+/* Indexes of a channel's symbols; values outside the tables are appended to the escapes. */
 INLINE int index_channel(const sr_tables *t, const sr_plane *p, work *w, int32_t c, model_pass *m) {
     const int64_t n = (int64_t)p->height * p->width;
     const int32_t *values = p->symbols ? p->symbols + c * n : w->values;
@@ -496,13 +496,13 @@ CLONES("arch=x86-64-v3") static uint16_t *put_rows(const uint32_t *entries, int6
     return out;
 }
 
-/* Room that sr_encode or sr_decode needs. */
+/* Bytes of workspace that sr_encode or sr_decode needs. */
 API int64_t sr_workspace(const sr_tables *t, const sr_plane *p, int32_t decode) {
     const int64_t plane = (int64_t)p->height * p->width, wide = (p->width + 31) & ~31;
     const int64_t count = p->indexes ? t->rows : CONTEXTS;
     const int64_t either = 64 * 32 + count * ((4ll + 4 * COPIES) * t->stride + 2 * BUCKET_STEP + 8) + 4ll * t->stride +
                            16 * wide + p->height * wide;
-    return either + (decode ? 2 * p->width * tail_rows((int64_t)p->channels * p->height, MOST_LANES) : (11ll * p->channels + 6) * plane);
+    return either + (decode ? 2 * p->width * tail_rows((int64_t)p->channels * p->height, MAX_LANES) : (11ll * p->channels + 6) * plane);
 }
 
 /* The largest payload. */
@@ -510,7 +510,7 @@ API int64_t sr_bound(const sr_plane *p) {
     return 64 + 7ll * p->channels * p->height * p->width;
 }
 
-/* Write a payload; returns its length, or INVALID where the latent is not finite or too large. */
+/* Write a payload; returns its length, or INVALID if the latent is not finite or too large. */
 API int64_t sr_encode(const sr_tables *t, const sr_plane *p, int32_t adapt, uint8_t *space, int64_t room, uint8_t *out) {
     const int64_t n = (int64_t)p->channels * p->height * p->width, rows = (int64_t)p->channels * p->height;
     arena a = {space, space + room};
@@ -533,11 +533,11 @@ API int64_t sr_encode(const sr_tables *t, const sr_plane *p, int32_t adapt, uint
         const uint64_t plain = m.plain_bits / 2048; /* bytes */
         const int log_lanes = plain < 2048 ? 0 : plain < 10240 ? 1 : plain < 16384 ? 2 : 3, lanes = 1 << log_lanes;
         const int64_t tail = tail_rows(rows, lanes);
-        uint64_t x[MOST_LANES];
+        uint64_t x[MAX_LANES];
         x[0] = LOW;
-        end = words + n + 16; /* they are written from the end */
+        end = words + n + 16; /* written from the end */
         uint16_t *at = put_rows(m.entries, rows - tail, rows, p->width, x, end, 1);
-        /* The words put out first, so needed last, become the other lanes' first states. */
+        /* The words written first, so read last, become the other lanes' initial states. */
         int64_t filled = end - at;
         if (filled > 2 * (lanes - 1)) filled = 2 * (lanes - 1);
         end -= filled;
@@ -565,17 +565,17 @@ API int64_t sr_encode(const sr_tables *t, const sr_plane *p, int32_t adapt, uint
             out[length++] = (uint8_t)(*at >> 8);
         }
         if (!adapt || (uint64_t)length <= plain + 8 + (uint64_t)m.escape_bytes) return length;
-        adapt = 0; /* these tables fit better as they are */
+        adapt = 0; /* adaptation costs more than it saves */
     }
 }
 
 /* ---- decoder --------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    const uint8_t *at, *end; /* words still to come */
+    const uint8_t *at, *end; /* remaining words */
 } reader;
 
-/* One step. Where words are seldom needed, a branch is foreseen and costs nothing; elsewhere there must be none. */
+/* One step. If words are seldom read, a branch is predicted and costs nothing; otherwise there must be none. */
 INLINE uint64_t get(uint64_t x, const bank *b, int32_t shift, uint32_t context, const uint8_t **in, uint16_t *index,
                     const int seldom) {
     const uint32_t slot = (uint32_t)x & 0xffff;
@@ -593,7 +593,7 @@ INLINE uint64_t get(uint64_t x, const bank *b, int32_t shift, uint32_t context, 
 }
 
 INLINE void get_row(uint64_t *states, const work *w, int32_t n, const uint8_t **in, const int lanes, const int seldom) {
-    uint64_t x[MOST_LANES];
+    uint64_t x[MAX_LANES];
     const uint8_t *at = *in;
     const int32_t shift = w->b.shift;
     const uint8_t *restrict context = w->context;
@@ -635,22 +635,22 @@ static int get_varint(const uint8_t **at, const uint8_t *end, uint64_t *value) {
 /* Indexes of a row to values; escapes are read on the way. */
 INLINE int to_values(const sr_tables *t, const sr_plane *p, const work *w, int32_t c, int32_t *out, reader *escapes) {
     const int32_t n = p->width;
-    uint32_t found = 0;
+    uint32_t escaped = 0;
     if (p->indexes) {
         for (int32_t i = 0; i < n; i++) {
             const int32_t k = w->context[i];
             out[i] = (int32_t)((uint32_t)t->offsets[k] + w->indexes[i]);
-            found |= w->indexes[i] == t->symbols[k] - 1;
+            escaped |= w->indexes[i] == t->symbols[k] - 1;
         }
     } else {
         const uint32_t offset = (uint32_t)t->offsets[c];
         const uint16_t last = (uint16_t)(t->symbols[c] - 1);
         for (int32_t i = 0; i < n; i++) {
             out[i] = (int32_t)(offset + w->indexes[i]);
-            found |= w->indexes[i] == last;
+            escaped |= w->indexes[i] == last;
         }
     }
-    if (!RARELY(found)) return 0;
+    if (!RARELY(escaped)) return 0;
     for (int32_t i = 0; i < n; i++) {
         const int32_t k = p->indexes ? w->context[i] : c;
         const int32_t last = t->symbols[k] - 1;
@@ -669,11 +669,11 @@ CLONES("arch=x86-64-v3") static int decode(const sr_tables *t, const sr_plane *p
                          reader escapes, uint8_t *tail_space) {
     const int32_t n = p->width;
     const int64_t rows = (int64_t)p->channels * p->height, tail = tail_rows(rows, lanes);
-    int64_t words = n; /* that a row took of late */
+    int64_t words = n; /* running mean per row */
     for (int64_t row = 0; row < rows; row++) {
         const int32_t c = (int32_t)(row / p->height), r = (int32_t)(row % p->height);
         if (!r) enter(w, t, p, c, adapt);
-        if (lanes > 1 && row == rows - tail) { /* the other lanes are at their first states, which hold words */
+        if (lanes > 1 && row == rows - tail) { /* the other lanes' states hold words now */
             const int64_t left = in.end - in.at;
             if (left > 2 * tail * n) return CORRUPT;
             memcpy(tail_space, in.at, (size_t)left);
@@ -712,7 +712,7 @@ CLONES("arch=x86-64-v3") static int decode(const sr_tables *t, const sr_plane *p
             leave_row(w, t, p, w->indexes, c, r);
         }
     }
-    while (in.at < in.end && in.end - in.at <= 4 * (lanes - 1) && !*in.at) in.at++; /* states that were not needed */
+    while (in.at < in.end && in.end - in.at <= 4 * (lanes - 1) && !*in.at) in.at++; /* unused initial states */
     return x[0] == LOW && in.at == in.end && escapes.at == escapes.end ? 0 : CORRUPT;
 }
 
@@ -725,7 +725,7 @@ API int64_t sr_decode(const sr_tables *t, const sr_plane *p, const uint8_t *data
     const int lanes = 1 << (head & 3), adapt = (head & FLAG_ADAPT) != 0;
     if (head >> 4 && (lanes == 8 || head >> (4 + lanes))) return CORRUPT;
     if (adapt && !t->priors && !p->indexes) return CORRUPT;
-    uint64_t x[MOST_LANES];
+    uint64_t x[MAX_LANES];
     for (int k = 0; k < lanes; k++) {
         const int bytes = lanes == 8 || head >> (4 + k) & 1 ? 6 : 5;
         if (end - at < bytes) return CORRUPT;
@@ -742,7 +742,7 @@ API int64_t sr_decode(const sr_tables *t, const sr_plane *p, const uint8_t *data
     if ((end - at) % 2) return CORRUPT;
     work w;
     arena a = {space, space + room};
-    uint8_t *tail_space = take(&a, 2 * p->width * tail_rows((int64_t)p->channels * p->height, MOST_LANES) + 64);
+    uint8_t *tail_space = take(&a, 2 * p->width * tail_rows((int64_t)p->channels * p->height, MAX_LANES) + 64);
     if (!tail_space || prepare(&w, &a, t, p, adapt, 1)) return NO_ROOM;
     reader in = {at, end};
     return decode(t, p, &w, adapt, lanes, x, in, escapes, tail_space);

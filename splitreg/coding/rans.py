@@ -1,19 +1,19 @@
-"""Codec ``rans``: interleaved range asymmetric numeral systems over tables that learn from the image they code.
+"""Codec ``rans``: interleaved range asymmetric numeral systems with tables that adapt to the image.
 
-Every symbol is coded with a table of its channel and context, which is told by the magnitudes of the symbols above it and
-of the channels before; the tables begin as powers of the model's frequencies and are rebuilt from counts as they go. Both
-sides count the same integers, so nothing of this is sent. Where a latent follows its tables so well that learning costs
-more than it gives, the encoder leaves them as they are and says so in the payload's first byte.
+Every symbol is coded with a table of its channel and context. The context depends on the magnitudes
+of the symbols above it and in the channels before. The tables start as powers of the model's
+frequencies and are rebuilt from counts on the way. Both sides count the same integers, so nothing of
+this is sent. If adaptation costs more than it saves, the encoder uses the tables unchanged and says
+so in the payload's first byte.
 
-The format is described in ``docs/wire-format.md``. Source: Duda 2013, arXiv:1311.2540; Giesen 2014, arXiv:1402.3392.
+The format is described in ``docs/wire-format.md``. Source: Duda 2013, arXiv:1311.2540; Giesen 2014,
+arXiv:1402.3392.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,25 +27,26 @@ from splitreg.coding.temporal import RansTemporalCoder
 from splitreg.coding.temporal_kernel import TemporalKernel
 from splitreg.errors import InvalidTables, RecipeError, ShapeMismatch
 
-#: Models whose derived tables are kept.
-_KEPT = 8
-#: Symbols that name their rows can choose among so many: contexts are bytes.
-MOST_NAMED = 256
-#: A latent has at most this many values.
-MOST_SYMBOLS = 2**28
-#: A row of it has at most so many.
-MOST_WIDTH = 2**16 - 1
+#: Number of models whose derived tables are cached.
+_CACHED_MODELS = 8
+#: Largest number of rows if every symbol has its own row: contexts are bytes.
+MAX_INDEXED_ROWS = 256
+#: Largest number of values of a latent.
+MAX_SYMBOLS = 2**28
+#: Largest width of a latent.
+MAX_WIDTH = 2**16 - 1
 
 
 class RansCodec(Codec):
     """Range ANS with 16-bit tables, one to eight interleaved states, and tables that adapt to the image.
 
     Args:
-        adapt: let the tables learn; without it they are used as they are.
-        kernel: ``"auto"`` takes the C kernel where it was built, ``"c"`` insists on it, ``"numpy"`` is the slow twin.
+        adapt: adapt the tables to the image; otherwise they are used unchanged.
+        kernel: ``"c"``, the C kernel; ``"numpy"``, the same format but slow; ``"auto"``, the C kernel
+            if it was built.
 
     Raises:
-        RecipeError: no such kernel, or ``kernel="c"`` where it was not built.
+        RecipeError: no such kernel, or ``kernel="c"`` and it was not built.
     """
 
     needs_tables: ClassVar[bool] = True
@@ -56,19 +57,19 @@ class RansCodec(Codec):
         if kernel not in ("auto", "c", "numpy"):
             raise RecipeError(f"codec rans: kernel must be 'auto', 'c' or 'numpy', got {kernel!r}")
         self.adapt = adapt
-        found = None if kernel == "numpy" else rans_kernel.load()
-        if kernel == "c" and found is None:
+        c_kernel = None if kernel == "numpy" else rans_kernel.load()
+        if kernel == "c" and c_kernel is None:
             raise RecipeError(
-                "codec rans: the C kernel was not built here; install splitreg where a C compiler is, or use kernel='auto'"
+                "codec rans: the C kernel was not built; install splitreg with a C compiler, or use kernel='auto'"
             )
-        self._coder: Any = found or rans_numpy
-        self._kept: OrderedDict[tuple[int, bool], tuple[Any, Tables]] = OrderedDict()
+        self._coder: Any = c_kernel or rans_numpy
+        self._cache: OrderedDict[tuple[int, bool], tuple[Any, Tables]] = OrderedDict()
 
     def encode(self, symbols: NDArray[np.int32], model: SymbolModel) -> bytes:
-        """Code (C, h, w) symbols.
+        """Encode (C, h, w) symbols.
 
         Raises:
-            ShapeMismatch: C is not the tables' number of channels, there is nothing to code, or there are no tables.
+            ShapeMismatch: C is not the model's number of channels, or there are no symbols or tables.
             InvalidLatent: a symbol has more bits than the model.
         """
         symbols = model.check_symbols(symbols)
@@ -76,10 +77,10 @@ class RansCodec(Codec):
         return bytes(self._coder.encode(symbols, model, self._tables(model), self.adapt))
 
     def encode_latent(self, latent: NDArray[np.float32], model: SymbolModel) -> bytes:
-        """Quantise and code a (C, h, w) float32 latent in one pass.
+        """Quantise and encode a (C, h, w) float32 latent in one pass.
 
         Raises:
-            ShapeMismatch: the latent has other channels than the tables, or no element.
+            ShapeMismatch: the latent has other channels than the model, or no element.
             InvalidLatent: NaN, infinite or huge values.
         """
         if not _in_one_pass(model):
@@ -93,8 +94,8 @@ class RansCodec(Codec):
         """Decode ``shape`` symbols, in time and memory bounded by the shape.
 
         Raises:
-            CorruptPacket: the payload is not one that ``encode`` writes for this shape and model.
-            ShapeMismatch: the shape does not fit the tables, or there are no tables.
+            CorruptPacket: the payload is not valid for this shape and model.
+            ShapeMismatch: the shape does not fit the model, or there are no tables.
         """
         out = np.empty(self._checked(shape, model), np.int32)
         self._coder.decode(bytes(payload), out, model, self._tables(model))
@@ -107,7 +108,7 @@ class RansCodec(Codec):
             CorruptPacket: as ``decode``.
             ShapeMismatch: as ``decode``.
         """
-        if model.bits or not _in_one_pass(model):  # symbols must be checked before they are scaled
+        if model.bits or not _in_one_pass(model):  # symbols are checked before they are scaled
             return model.dequantise(self.decode(payload, shape, model))
         out = np.empty(self._checked(shape, model), np.float32)
         self._coder.decode(bytes(payload), out, model, self._tables(model))
@@ -118,55 +119,39 @@ class RansCodec(Codec):
         compiled = None if self._coder is rans_numpy else rans_kernel.library()
         return RansTemporalCoder(temporal_numpy if compiled is None else TemporalKernel(compiled), self._tables)
 
-    def encode_many(
-        self, latents: Sequence[NDArray[np.float32]], model: SymbolModel, *, threads: int | None = None
-    ) -> list[bytes]:
-        """Code the latents of a batch on several threads (default: one a CPU); the same bytes as one by one."""
-        from concurrent.futures import ThreadPoolExecutor  # a device that codes one image at a time never needs it
-
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            return list(pool.map(lambda latent: self.encode_latent(latent, model), latents))
-
-    def decode_many(
-        self, payloads: Sequence[bytes], shape: tuple[int, int, int], model: SymbolModel, *, threads: int | None = None
-    ) -> list[NDArray[np.float32]]:
-        """Decode the latents of a batch on several threads."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            return list(pool.map(lambda payload: self.decode_latent(payload, shape, model), payloads))
-
     def _checked(self, shape: tuple[int, int, int], model: SymbolModel) -> tuple[int, int, int]:
         model.check_shape(shape)
         _check_limits(shape)
         return shape
 
     def _tables(self, model: SymbolModel) -> Tables:
-        """Return the derived tables; kept for the last models, which are told apart by their read-only arrays."""
+        """Return the derived tables; cached for the latest models, identified by their array."""
         if not model.has_tables:
-            raise ShapeMismatch("codec rans needs frequency tables, and this model has none; use codec zstd or raw")
-        if model.indexes is not None and len(model.cdf) > MOST_NAMED:
-            raise InvalidTables(f"codec rans takes at most {MOST_NAMED} rows that symbols name, got {len(model.cdf)}")
+            raise ShapeMismatch("codec rans needs frequency tables, and the model has none; use codec zstd or raw")
+        if model.indexes is not None and len(model.cdf) > MAX_INDEXED_ROWS:
+            raise InvalidTables(
+                f"codec rans supports at most {MAX_INDEXED_ROWS} rows of a hyperprior's tables, got {len(model.cdf)}"
+            )
         key = id(model.cdf), model.indexes is None
-        kept = self._kept.get(key)
-        if kept is None or kept[0] is not model.cdf:
-            kept = model.cdf, derive(model)
-            self._kept[key] = kept
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return kept[1]
+        entry = self._cache.get(key)
+        if entry is None or entry[0] is not model.cdf:
+            entry = model.cdf, derive(model)
+            self._cache[key] = entry
+            while len(self._cache) > _CACHED_MODELS:
+                self._cache.popitem(last=False)
+        return entry[1]
 
 
 def _check_limits(shape: tuple[int, ...]) -> None:
-    """Refuse what the kernel's counters do not hold.
+    """Check the limits of the kernel's counters.
 
     Raises:
-        ShapeMismatch: says which limit.
+        ShapeMismatch: the shape exceeds one.
     """
-    if math.prod(shape) > MOST_SYMBOLS or shape[2] > MOST_WIDTH:
-        raise ShapeMismatch(f"codec rans ends at {MOST_SYMBOLS} symbols and a width of {MOST_WIDTH}, got {shape}")
+    if math.prod(shape) > MAX_SYMBOLS or shape[2] > MAX_WIDTH:
+        raise ShapeMismatch(f"codec rans is limited to {MAX_SYMBOLS} symbols and a width of {MAX_WIDTH}, got {shape}")
 
 
 def _in_one_pass(model: SymbolModel) -> bool:
-    """Whether the kernel can quantise: it rounds without a bound, or to a uniform quantiser's bits."""
+    """Whether the kernel can quantise: modes round without a bound, and uniform."""
     return model.mode == "uniform" or (model.mode == "round" and not model.bits)

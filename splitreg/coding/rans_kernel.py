@@ -1,4 +1,4 @@
-"""The C kernel, called on numpy's arrays; absent where the package was installed without a compiler."""
+"""The C kernel, called on numpy arrays; missing if the package was installed without a compiler."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ class _Plane(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled library, or None where it was not built."""
+    """Return the compiled library, or None if it was not built."""
     for path in sorted(Path(__file__).parent.glob("_rans*")):
         try:
             opened = ctypes.CDLL(str(path))
             if opened.sr_init() == _ABI:
                 return opened
-        except (OSError, AttributeError):  # built for another machine, or something else of that name
+        except (OSError, AttributeError):  # built for another machine, or not the kernel
             continue
     return None
 
 
 @cache
 def load() -> Kernel | None:
-    """Return the kernel, or None where it was not built."""
+    """Return the kernel, or None if it was not built."""
     opened = library()
     return None if opened is None else Kernel(opened)
 
 
 class Kernel:
-    """Encode and decode through the C library; the tables and shapes are checked by the caller."""
+    """Encodes and decodes with the C library; the caller checks tables and shapes."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -70,79 +70,82 @@ class Kernel:
         self._described: tuple[Tables, NDArray[np.float32], _Tables] | None = None
 
     def encode(self, values: NDArray[Any], model: SymbolModel, tables: Tables, adapt: bool) -> bytes:
-        """Code (C, h, w) int32 symbols, or a float32 latent.
+        """Encode (C, h, w) int32 symbols, or a float32 latent.
 
         Raises:
             InvalidLatent: the latent is not finite, or beyond ``2**23``.
         """
         described, plane = self._describe(model, tables), _plane(values, model)
-        tables_at, plane_at = ctypes.addressof(described), ctypes.addressof(plane)
-        space = _room("encoder", self._workspace(tables_at, plane_at, False))
-        out = _room("payload", self._bound(plane_at))
-        length = self._encode(tables_at, plane_at, adapt, _at(space), space.nbytes, _at(out))
+        tables_address, plane_address = ctypes.addressof(described), ctypes.addressof(plane)
+        space = _buffer("encoder", self._workspace(tables_address, plane_address, False))
+        out = _buffer("payload", self._bound(plane_address))
+        length = self._encode(tables_address, plane_address, adapt, _address(space), space.nbytes, _address(out))
         if length == _INVALID:
             raise InvalidLatent(
-                "the latent has NaN, infinite or huge values (beyond 2**23); the encoder's weights or its input are damaged"
+                "the latent has NaN, infinite values or values beyond 2**23; check the encoder's weights and its input"
             )
         if length < 0:
-            raise MemoryError(f"the coder's workspace of {space.nbytes} bytes is too small")
+            raise MemoryError(f"the workspace of {space.nbytes} bytes is too small")
         return out[:length].tobytes()
 
     def decode(self, payload: bytes, out: NDArray[Any], model: SymbolModel, tables: Tables) -> None:
-        """Decode into a (C, h, w) array of int32 symbols, or of float32 latents.
+        """Decode into a (C, h, w) array of int32 symbols or float32 latents.
 
         Raises:
-            CorruptPacket: the payload is not one that ``encode`` writes.
+            CorruptPacket: the payload is not valid for this shape and model.
         """
         described, plane = self._describe(model, tables), _plane(out, model)
-        tables_at, plane_at = ctypes.addressof(described), ctypes.addressof(plane)
-        space = _room("decoder", self._workspace(tables_at, plane_at, True))
+        tables_address, plane_address = ctypes.addressof(described), ctypes.addressof(plane)
+        space = _buffer("decoder", self._workspace(tables_address, plane_address, True))
         data = np.frombuffer(payload or b"\0", np.uint8)
-        result = self._decode(tables_at, plane_at, _at(data), len(payload), _at(space), space.nbytes)
+        result = self._decode(
+            tables_address, plane_address, _address(data), len(payload), _address(space), space.nbytes
+        )
         if result == _CORRUPT:
-            raise CorruptPacket("the payload is not one of this model and shape; it is damaged or of another model")
+            raise CorruptPacket("the payload is not valid for this model and shape; it is damaged or of another model")
         if result < 0:
-            raise MemoryError(f"the coder's workspace of {space.nbytes} bytes is too small")
+            raise MemoryError(f"the workspace of {space.nbytes} bytes is too small")
 
     def _describe(self, model: SymbolModel, tables: Tables) -> _Tables:
-        """Return the tables as the kernel wants them; kept for the last model."""
-        kept = self._described  # read once: threads share a kernel
-        if kept is None or kept[0] is not tables or kept[1] is not model.shift:
+        """Return the tables as the kernel reads them; cached for the latest model."""
+        cached = self._described  # read once: threads share a kernel
+        if cached is None or cached[0] is not tables or cached[1] is not model.shift:
             described = _Tables(
                 rows=len(tables.symbols), stride=tables.frequencies.shape[1],
                 bits=model.bits if model.mode == "uniform" else 0,
-                symbols=_at(tables.symbols), offsets=_at(tables.offsets), modes=_at(tables.modes),
-                inverses=_at(tables.inverses), frequencies=_at(tables.frequencies), costs=_at(tables.costs),
-                priors=None if tables.priors is None else _at(tables.priors), shift=_at(model.shift), scale=_at(model.scale),
+                symbols=_address(tables.symbols), offsets=_address(tables.offsets), modes=_address(tables.modes),
+                inverses=_address(tables.inverses), frequencies=_address(tables.frequencies), costs=_address(tables.costs),
+                priors=None if tables.priors is None else _address(tables.priors), shift=_address(model.shift),
+                scale=_address(model.scale),
             )  # fmt: skip
-            described.kept = (model, tables)  # so that the memory behind the addresses stays
-            kept = self._described = (tables, model.shift, described)
-        return kept[2]
+            described.owners = (model, tables)  # keeps the memory behind the addresses
+            cached = self._described = (tables, model.shift, described)
+        return cached[2]
 
 
-def _room(name: str, size: int) -> NDArray[np.uint8]:
-    """Return memory of at least this size, kept for each thread: fresh memory would cost more than the coding."""
-    kept: NDArray[np.uint8] | None = getattr(_space, name, None)
-    if kept is None or not size <= kept.nbytes <= 8 * size + 2**22:
-        kept = np.empty(size, np.uint8)
-        setattr(_space, name, kept)
-    return kept
+def _buffer(name: str, size: int) -> NDArray[np.uint8]:
+    """Return at least ``size`` bytes, reused per thread: fresh memory costs more than the coding."""
+    buffer: NDArray[np.uint8] | None = getattr(_space, name, None)
+    if buffer is None or not size <= buffer.nbytes <= 8 * size + 2**22:
+        buffer = np.empty(size, np.uint8)
+        setattr(_space, name, buffer)
+    return buffer
 
 
 def _function(library: ctypes.CDLL, name: str, *kinds: Any) -> Callable[..., int]:
-    found = getattr(library, name)
-    found.restype, found.argtypes = ctypes.c_int64, kinds
-    return found  # type: ignore[no-any-return]
+    function = getattr(library, name)
+    function.restype, function.argtypes = ctypes.c_int64, kinds
+    return function  # type: ignore[no-any-return]
 
 
 def _plane(values: NDArray[Any], model: SymbolModel) -> _Plane:
     channels, height, width = values.shape
-    whole = values.dtype == np.int32
+    are_symbols = values.dtype == np.int32
     return _Plane(
-        channels=channels, height=height, width=width, symbols=_at(values) if whole else None,
-        latent=None if whole else _at(values), indexes=None if model.indexes is None else _at(model.indexes),
+        channels=channels, height=height, width=width, symbols=_address(values) if are_symbols else None,
+        latent=None if are_symbols else _address(values), indexes=None if model.indexes is None else _address(model.indexes),
     )  # fmt: skip
 
 
-def _at(array: NDArray[Any]) -> int:
+def _address(array: NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])

@@ -1,7 +1,7 @@
-"""The rANS coder in numpy and plain integers: the same format as the C kernel, byte for byte, some hundred times slower.
+"""The rANS coder in numpy and plain integers: the bytes of the C kernel, some hundred times slower.
 
-It is used where no compiler was at hand, and it checks the kernel in the tests. See ``rans.c`` for the same steps and
-``docs/wire-format.md`` for the format.
+It is used if the kernel was not built, and to check the kernel in tests. The steps are those of
+``rans.c``; the format is described in ``docs/wire-format.md``.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from splitreg.coding.symbols import SymbolModel
 from splitreg.errors import CorruptPacket
 
 _TOTAL = 1 << 16
-_LOW = 1 << 32  # states are kept in [2**32, 2**48)
-_LANES, _ADAPT, _ESCAPES = 3, 4, 8  # the payload's first byte: lanes (their logarithm), flags, and above them:
-_SIXTH = 16  # one bit a lane: its state has a sixth byte
-_SAMPLED = 4
-_ESCAPE_BYTES = 5  # at most, of an escaped value and of how many bytes they have
+_LOW = 1 << 32  # states are in [2**32, 2**48)
+_LANES, _ADAPT, _ESCAPES = 3, 4, 8  # first byte of the payload: logarithm of the lanes, two flags, and
+_SIXTH = 16  # from this bit on, one bit per lane: its state has a sixth byte
+_SAMPLED = 4  # without adaptation, one row in four estimates the size
+_ESCAPE_BYTES = 5  # largest size of an escaped value, and of the size of all of them
 _THRESHOLDS = np.array([80, 200, 360, 600, 960])
 
 
 def encode(values: NDArray[Any], model: SymbolModel, tables: Tables, adapt: bool) -> bytes:
-    """Code (C, h, w) int32 symbols, or a float32 latent.
+    """Encode (C, h, w) int32 symbols, or a float32 latent.
 
     Raises:
         InvalidLatent: the latent is not finite, or beyond ``2**23``.
@@ -38,8 +38,8 @@ def encode(values: NDArray[Any], model: SymbolModel, tables: Tables, adapt: bool
     last = tables.symbols[rows].astype(np.int64) - 1
     indexes = symbols - tables.offsets[rows].astype(np.int64)
     escaped = (indexes < 0) | (indexes >= last)
-    far = np.where(indexes < 0, -2 * indexes - 1, 2 * (indexes - last))
-    escapes = b"".join(leb128.write(value) for value in far[escaped].tolist())
+    folded = np.where(indexes < 0, -2 * indexes - 1, 2 * (indexes - last))
+    escapes = b"".join(leb128.write(value) for value in folded[escaped].tolist())
     indexes = np.where(escaped, last, indexes)
     adapt = adapt and (tables.priors is not None or model.indexes is not None)
     while True:
@@ -47,16 +47,16 @@ def encode(values: NDArray[Any], model: SymbolModel, tables: Tables, adapt: bool
         payload = _code(starts, frequencies, plain, adapt, escapes)
         if not adapt or len(payload) <= plain + 8 + len(escapes):
             return payload
-        adapt = False  # these tables fit better as they are
+        adapt = False  # adaptation costs more than it saves
 
 
 def decode(payload: bytes, out: NDArray[Any], model: SymbolModel, tables: Tables) -> None:
-    """Decode into a (C, h, w) array of int32 symbols, or of float32 latents.
+    """Decode into a (C, h, w) array of int32 symbols or float32 latents.
 
     Raises:
-        CorruptPacket: the payload is not one that ``encode`` writes.
+        CorruptPacket: the payload is not valid for this shape and model.
     """
-    reader = _Reader(payload)
+    reader = _PayloadReader(payload)
     lanes, adapt, states = reader.head()
     if adapt and tables.priors is None and model.indexes is None:
         raise _corrupt()
@@ -65,7 +65,7 @@ def decode(payload: bytes, out: NDArray[Any], model: SymbolModel, tables: Tables
     tail = _tail(total, lanes)
     symbols = np.empty(out.shape, np.int32)
     rows = model.rows(out.shape)
-    bank = _Bank(model, tables, adapt, width)
+    bank = _AdaptiveTables(model, tables, adapt, width)
     for c in range(channels):
         bank.enter(c)
         for r in range(height):
@@ -73,24 +73,24 @@ def decode(payload: bytes, out: NDArray[Any], model: SymbolModel, tables: Tables
                 reader.append_states(states)
             context = bank.contexts(r, None if model.indexes is None else model.indexes[c, r])
             solo = c * height + r >= total - tail
-            found = reader.row(states, bank, context.tolist(), 1 if solo else lanes)
-            bank.leave(context, found)
-            symbols[c, r] = tables.offsets[rows[c, r]].astype(np.int64) + found
-            for i in np.flatnonzero(found == tables.symbols[rows[c, r]] - 1):
-                symbols[c, r, i] = reader.escape(int(tables.offsets[rows[c, r, i]]), int(found[i]))
+            indexes = reader.row(states, bank, context.tolist(), 1 if solo else lanes)
+            bank.leave(context, indexes)
+            symbols[c, r] = tables.offsets[rows[c, r]].astype(np.int64) + indexes
+            for i in np.flatnonzero(indexes == tables.symbols[rows[c, r]] - 1):
+                symbols[c, r, i] = reader.escape(int(tables.offsets[rows[c, r, i]]), int(indexes[i]))
     reader.finish(states, lanes)
     out[...] = symbols if out.dtype == np.int32 else model.dequantise(symbols)
 
 
-class _Bank:
-    """Tables that learn while they code: one for each context of a channel, or for each row that symbols name."""
+class _AdaptiveTables:
+    """Adaptive tables: one per context of a channel, or per row that the symbols' indexes name."""
 
     def __init__(self, model: SymbolModel, tables: Tables, adapt: bool, width: int) -> None:
         self.model, self.tables, self.adapt, self.width = model, tables, adapt, width
-        self.before: dict[int, NDArray[np.int64]] = {}  # row -> fading mean of the channels' magnitudes
+        self.before: dict[int, NDArray[np.int64]] = {}  # row -> running mean of the magnitudes
 
     def enter(self, channel: int) -> None:
-        """Begin a channel: fresh tables, unless symbols name their rows."""
+        """Start a channel with fresh tables, unless symbols have their own rows."""
         self.channel = channel
         if channel == 0 or self.model.indexes is None:
             self._reset(channel)
@@ -110,16 +110,16 @@ class _Bank:
         self.lists = [starts[:n].tolist() for starts, n in zip(self.starts, self.symbols, strict=True)]
         self.counts = np.zeros_like(self.priors)
         self.seen = np.zeros(len(self.priors), np.int64)
-        self.next = np.array([_patience(0, int(n)) for n in self.symbols])
+        self.next = np.array([_interval(0, int(n)) for n in self.symbols])
         self.above: list[NDArray[np.int64]] = []
 
-    def contexts(self, r: int, named: NDArray[np.int32] | None) -> NDArray[np.int64]:
-        """Return the table of each symbol of row r, after learning from the rows before."""
+    def contexts(self, r: int, indexes: NDArray[np.int32] | None) -> NDArray[np.int64]:
+        """Return the table of each symbol of row r, after adapting to the rows before."""
         if self.adapt:
             for k in np.flatnonzero(self.seen >= self.next):
-                self._learn(int(k))
-        if named is not None:
-            return named.astype(np.int64)
+                self._update(int(k))
+        if indexes is not None:
+            return indexes.astype(np.int64)
         if not self.adapt:
             return np.zeros(self.width, np.int64)
         self.r = r
@@ -130,13 +130,13 @@ class _Bank:
             local = 5 * before
         else:
             up = np.pad(self.above[-1], 1)
-            further = self.above[-2] if r > 1 else 0
-            local = 2 * up[1:-1] + up[:-2] + up[2:] + further
+            second = self.above[-2] if r > 1 else 0
+            local = 2 * up[1:-1] + up[:-2] + up[2:] + second
         score = 3 * local + 10 * before
         return np.asarray((score[:, None] > _THRESHOLDS).sum(1))
 
     def leave(self, context: NDArray[np.int64], indexes: NDArray[np.int64], counted: bool = True) -> None:
-        """Count a row's symbols, and keep its magnitudes."""
+        """Count a row's symbols and store its magnitudes."""
         if not counted:
             return
         np.add.at(self.counts, (context, indexes), 1)
@@ -149,21 +149,21 @@ class _Bank:
             self.before[self.r] = (3 * self.before[self.r] + now) >> 2
             self.above = [*self.above[-1:], now]
 
-    def _learn(self, k: int) -> None:
+    def _update(self, k: int) -> None:
         n = int(self.symbols[k])
         if self.seen[k] >> 20:
             self.counts[k] >>= 1
             self.seen[k] = self.counts[k].sum()
         scale = ((_TOTAL - n) << 31) // (_TOTAL + 1024 * int(self.seen[k]))
-        found = 1 + ((self.priors[k, :n] + 1024 * self.counts[k, :n]) * scale >> 31)
-        found[self.modes[k]] += _TOTAL - found.sum()
-        self.frequencies[k, :n] = found
-        self.starts[k, :n] = found.cumsum() - found
+        frequencies = 1 + ((self.priors[k, :n] + 1024 * self.counts[k, :n]) * scale >> 31)
+        frequencies[self.modes[k]] += _TOTAL - frequencies.sum()
+        self.frequencies[k, :n] = frequencies
+        self.starts[k, :n] = frequencies.cumsum() - frequencies
         self.lists[k] = self.starts[k, :n].tolist()
-        self.next[k] = self.seen[k] + _patience(int(self.seen[k]), n)
+        self.next[k] = self.seen[k] + _interval(int(self.seen[k]), n)
 
     def cost(self) -> int:
-        """Return what the counted symbols would take with the model's own tables, in 1/256 bits."""
+        """Return the code length of the counted symbols by the model's tables, in 1/256 bits."""
         costs = self.tables.costs if self.model.indexes is not None else self.tables.costs[self.channel]
         return int((self.counts * costs.astype(np.int64)).sum())
 
@@ -171,11 +171,11 @@ class _Bank:
 def _entries(
     indexes: NDArray[np.int64], model: SymbolModel, tables: Tables, adapt: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Return start and frequency of every symbol, and the bytes that the model's own tables would take."""
+    """Return start and frequency of every symbol, and the code length by the model's tables in bytes."""
     channels, height, width = indexes.shape
     starts, frequencies = np.empty_like(indexes), np.empty_like(indexes)
     plain = 0
-    bank = _Bank(model, tables, adapt, width)
+    bank = _AdaptiveTables(model, tables, adapt, width)
     for c in range(channels):
         bank.enter(c)
         for r in range(height):
@@ -194,14 +194,14 @@ def _code(starts: NDArray[np.int64], frequencies: NDArray[np.int64], plain: int,
     lanes = 1 << log_lanes
     entries = list(zip(starts.reshape(-1, width).tolist(), frequencies.reshape(-1, width).tolist(), strict=True))
     tail = len(entries) - _tail(len(entries), lanes)
-    words: list[int] = []  # in the order in which they are put out; they are read from the last to the first
+    words: list[int] = []  # in the order of writing; they are read from the last to the first
     states = [_LOW] * lanes
     _put_rows(entries[tail:], states, 1, words)
-    # The words put out first, so needed last, become the other lanes' first states.
-    filled = words[: 2 * (lanes - 1)]
-    del words[: len(filled)]
-    for place, word in enumerate(reversed(filled)):
-        states[1 + place // 2] |= word << (0 if place % 2 else 16)
+    # The words written first, so read last, become the other lanes' initial states.
+    initial = words[: 2 * (lanes - 1)]
+    del words[: len(initial)]
+    for i, word in enumerate(reversed(initial)):
+        states[1 + i // 2] |= word << (0 if i % 2 else 16)
     _put_rows(entries[:tail], states, lanes, words)
     head = log_lanes | (_ADAPT if adapt else 0) | (_ESCAPES if escapes else 0)
     body = b""
@@ -224,12 +224,12 @@ def _put_rows(entries: list[tuple[list[int], list[int]]], states: list[int], lan
             states[i % lanes] = x // f * _TOTAL + starts[i] + x % f
 
 
-class _Reader:
-    """A payload on its way to symbols; every read is checked."""
+class _PayloadReader:
+    """Reads a payload; every read is checked."""
 
     def __init__(self, payload: bytes) -> None:
-        self.payload, self.at = payload, 0
-        self.escapes, self.escapes_at = b"", 0
+        self.payload, self.position = payload, 0
+        self.escapes, self.escape_position = b"", 0
         self.words: Iterator[int] = iter(())
         self.left = 0
 
@@ -246,18 +246,18 @@ class _Reader:
                 raise _corrupt()
             states.append(state)
         if flags & _ESCAPES:
-            count, self.at = leb128.read(self.payload, self.at, _ESCAPE_BYTES)
+            count, self.position = leb128.read(self.payload, self.position, _ESCAPE_BYTES)
             if not count:
                 raise _corrupt()
             self.escapes = self._take(count)
-        rest = self.payload[self.at :]
+        rest = self.payload[self.position :]
         if len(rest) % 2:
             raise _corrupt()
         self._set(np.frombuffer(rest, "<u2").tolist())
         return lanes, bool(flags & _ADAPT), states
 
     def append_states(self, states: list[int]) -> None:
-        """The other lanes are at their first states, which hold the words that come last."""
+        """Append the other lanes' states, which hold the last words."""
         rest = list(self.words)
         for state in states[1:]:
             if state >> 32 != 1:
@@ -265,8 +265,8 @@ class _Reader:
             rest += [state >> 16 & 0xFFFF, state & 0xFFFF]
         self._set(rest)
 
-    def row(self, states: list[int], bank: _Bank, context: list[int], lanes: int) -> NDArray[np.int64]:
-        found = np.empty(len(context), np.int64)
+    def row(self, states: list[int], bank: _AdaptiveTables, context: list[int], lanes: int) -> NDArray[np.int64]:
+        indexes = np.empty(len(context), np.int64)
         for i, k in enumerate(context):
             x = states[i % lanes]
             slot, starts = x & 0xFFFF, bank.lists[k]
@@ -280,41 +280,46 @@ class _Reader:
                 self.left -= 1
                 x = x << 16 | word
             states[i % lanes] = x
-            found[i] = index
-        return found
+            indexes[i] = index
+        return indexes
 
     def escape(self, offset: int, last: int) -> int:
-        """Read the value of a symbol outside the tables."""
-        folded, self.escapes_at = leb128.read(self.escapes, self.escapes_at, _ESCAPE_BYTES)
+        """Read the value of an escaped symbol."""
+        folded, self.escape_position = leb128.read(self.escapes, self.escape_position, _ESCAPE_BYTES)
         value = offset - 1 - (folded >> 1) if folded & 1 else offset + last + (folded >> 1)
         if not -(2**31) <= value < 2**31:
             raise _corrupt()
         return value
 
     def finish(self, states: list[int], lanes: int) -> None:
-        """Everything must have been read, but words that the other lanes' first states had no use for."""
-        if states[0] != _LOW or self.left > 2 * (lanes - 1) or any(self.words) or self.escapes_at < len(self.escapes):
+        """Check that everything was read, except for unused words of the other lanes' initial states."""
+        if (
+            states[0] != _LOW
+            or self.left > 2 * (lanes - 1)
+            or any(self.words)
+            or self.escape_position < len(self.escapes)
+        ):
             raise _corrupt()
 
     def _set(self, words: list[int]) -> None:
         self.words, self.left = iter(words), len(words)
 
     def _take(self, count: int) -> bytes:
-        if len(self.payload) - self.at < count:
+        if len(self.payload) - self.position < count:
             raise _corrupt()
-        self.at += count
-        return self.payload[self.at - count : self.at]
+        self.position += count
+        return self.payload[self.position - count : self.position]
 
 
-def _patience(seen: int, symbols: int) -> int:
-    """After how many further symbols a table learns again."""
+def _interval(seen: int, symbols: int) -> int:
+    """Return the number of symbols until the next update of a table."""
     return max(seen // 2, 32, symbols)
 
 
 def _tail(rows: int, lanes: int) -> int:
-    """Rows at the end that lane 0 codes alone: what it puts out fills the other lanes' first states."""
+    """Return the rows at the end that lane 0 codes alone; its words fill the other lanes' states."""
     return rows if lanes == 1 else max(1, rows // 128)
 
 
 def _corrupt() -> CorruptPacket:
-    return CorruptPacket("the payload is not one of this model and shape; it is damaged or of another model")
+    return CorruptPacket("the payload is not valid for this model and shape; it is damaged or of another model")

@@ -1,4 +1,4 @@
-"""What the rANS coder derives from a model's tables: integers alone, so both sides derive the same."""
+"""Tables that the rANS coder derives from a model, in integers, so that both sides derive the same."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.coding.symbols import PRECISION, SymbolModel
+from splitreg.coding.frequencies import PRECISION
+from splitreg.coding.symbols import SymbolModel
 
-#: Tables of a channel that learn while they code: one for each context.
+#: Number of contexts, each with an adaptive table, per channel.
 CONTEXTS = 6
-#: Contexts begin with the model's frequencies to these powers: sharper where the neighbours are quiet. In eighths.
+#: Powers of the model's frequencies that contexts start with, in eighths: sharper for small neighbours.
 POWERS = (12, 10, 8, 7, 6, 5)
-#: Models with more entries than this are not adapted: their contexts would take too much memory.
-MOST_ADAPTED = 2**20
+#: Models with more entries are not adapted: their contexts would take too much memory.
+MAX_ADAPTED_ENTRIES = 2**20
 
 _TOTAL = 1 << PRECISION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tables:
-    """Tables of a model, laid out for the coder; R rows, S symbols in the longest (the escape included).
+    """Tables of a model for the coder: R rows, S symbols in the longest, the escape included.
 
     Args:
-        symbols: (R,) int32, symbols of each row.
-        offsets: (R,) int32.
+        symbols: (R,) int32, number of symbols of each row.
+        offsets: (R,) int32, value of the first symbol.
         modes: (R,) int32, index of the most frequent symbol.
-        inverses: (R,) uint32; a distance d from the mode has the magnitude ``min(255, d * inverse >> 8)``, in 16ths of
-            the mean distance.
-        frequencies: (R, S) uint32, 0 behind a row's end.
-        costs: (R, S) uint32, lengths in 1/256 bits.
-        priors: (R, CONTEXTS, S) uint32, what contexts begin with; None where the model is not adapted.
+        inverses: (R,) uint32; a distance d from the mode has the magnitude ``min(255, d * inverse
+            >> 8)``, in 16ths of the mean distance.
+        frequencies: (R, S) uint32, 0 after a row's end.
+        costs: (R, S) uint32, code lengths in 1/256 bits.
+        priors: (R, CONTEXTS, S) uint32, initial frequencies of the contexts; None if the model is
+            not adapted.
     """
 
     symbols: NDArray[np.int32]
@@ -44,7 +46,7 @@ class Tables:
 
 
 def derive(model: SymbolModel) -> Tables:
-    """Derive the coder's tables from a model that has some."""
+    """Derive the coder's tables from a model with tables."""
     symbols = model.lengths - 1
     longest = int(symbols.max())
     inside = np.arange(longest) < symbols[:, None]
@@ -52,8 +54,8 @@ def derive(model: SymbolModel) -> Tables:
     frequencies = np.where(inside, steps, 0)
     modes = frequencies.argmax(1)
     distances = np.abs(np.arange(longest) - modes[:, None])
-    mean = (frequencies * distances).sum(1)  # in units of 2**-16; at least 1, because a row has two symbols
-    adapted = frequencies.size <= MOST_ADAPTED
+    mean = (frequencies * distances).sum(1)  # in units of 2**-16; at least 1, as a row has 2 symbols
+    adapted = frequencies.size <= MAX_ADAPTED_ENTRIES
     return Tables(
         symbols=symbols.astype(np.int32),
         offsets=model.offsets,
@@ -66,11 +68,11 @@ def derive(model: SymbolModel) -> Tables:
 
 
 def _cost(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return ``256 * (16 - log2 f)``, rounded up, in integers: a bit of the logarithm with each squaring."""
+    """Return ``256 * (16 - log2 f)``, rounded up, in integers: one bit of the logarithm per squaring."""
     whole = np.zeros_like(frequencies)
     for shift in (16, 8, 4, 2, 1):
-        more = (frequencies >> whole) >= (1 << shift)
-        whole = whole + np.where(more, shift, 0)
+        larger = (frequencies >> whole) >= (1 << shift)
+        whole = whole + np.where(larger, shift, 0)
     x = frequencies << (30 - whole)  # in [2**30, 2**31)
     fraction = np.zeros_like(whole)
     for _ in range(8):
@@ -87,15 +89,15 @@ def _priors(frequencies: NDArray[np.int64], inside: NDArray[np.bool_], modes: ND
     quarter = _root(half << 16)
     eighth = _root(quarter << 16)
     parts = {4: half, 2: quarter, 1: eighth}
-    found = np.zeros((len(frequencies), CONTEXTS, frequencies.shape[1]), np.uint32)
+    priors = np.zeros((len(frequencies), CONTEXTS, frequencies.shape[1]), np.uint32)
     for context, power in enumerate(POWERS):
         product = frequencies << 16 if power >= 8 else None
         for eighths, part in parts.items():
             if power & eighths:
                 product = part if product is None else product * (part >> 8) >> 8
         assert product is not None
-        found[:, context] = normalise(np.where(inside, product, 0), inside, modes)
-    return found
+        priors[:, context] = normalise(np.where(inside, product, 0), inside, modes)
+    return priors
 
 
 def _root(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -104,7 +106,10 @@ def _root(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def normalise(weights: NDArray[np.int64], inside: NDArray[np.bool_], modes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Turn (R, S) weights below 2**44 into frequencies of at least 1 that sum to 2**16; the mode takes what is left over."""
+    """Return (R, S) weights below 2**44 as frequencies of at least 1 that sum to 2**16.
+
+    The remainder of the rounding is added to the mode.
+    """
     spare = _TOTAL - inside.sum(1, keepdims=True)
     total = weights.sum(1, keepdims=True)
     shift = 0

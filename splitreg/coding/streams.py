@@ -1,11 +1,11 @@
-"""How a latent becomes the streams of a packet, and back: the only place where tables and codec meet.
+"""A latent to the streams of a packet and back: the only place where tables and codec meet.
 
 ====================  =====================================================================
 tables                streams of one image
 ====================  =====================================================================
 ``SymbolModel``       the latent
 ``HyperModel``        the hyper-latent; the latent, with tables predicted from the hyper-latent
-``VariableModel``     a byte that names the rate, then the streams of the model of that rate
+``VariableModel``     a byte for the rate, then the streams of the model at that rate
 ====================  =====================================================================
 """
 
@@ -22,7 +22,7 @@ from splitreg.coding.symbols import SymbolModel
 from splitreg.coding.variable import VariableModel, fixed_model, position_of
 from splitreg.errors import CorruptPacket, RecipeError
 
-#: What ``Bottleneck.freeze`` returns: integers only, the same on both sides, hashed into every packet.
+#: What ``Bottleneck.freeze`` returns: the same integers on both sides, hashed into every packet.
 LatentModel = SymbolModel | HyperModel | VariableModel
 
 
@@ -30,7 +30,7 @@ def load_model(arrays: Mapping[str, NDArray[np.generic]]) -> LatentModel:
     """Rebuild tables from ``to_arrays``.
 
     Raises:
-        InvalidTables: an array is missing or wrong.
+        InvalidTables: an array is missing or not valid.
     """
     return VariableModel.from_arrays(arrays) if "gains" in arrays else fixed_model(arrays)
 
@@ -38,12 +38,12 @@ def load_model(arrays: Mapping[str, NDArray[np.generic]]) -> LatentModel:
 def encode_streams(
     tables: LatentModel, latent: NDArray[np.float32], codec: Codec, rate: float | None = None
 ) -> tuple[bytes, ...]:
-    """Code a latent as the streams of a packet.
+    """Encode a latent as the streams of one image.
 
     Args:
         tables: frozen tables of the model.
         latent: (C, h, w) float32.
-        codec: writes the streams.
+        codec: encodes the streams.
         rate: 0 (fewest bytes) to 1 (most), for a ``VariableModel``; None: its default.
 
     Raises:
@@ -56,7 +56,7 @@ def encode_streams(
         first, *rest = encode_streams(tables.model_at(position), tables.scaled(latent, position), codec)
         return bytes([position]) + first, *rest
     if rate is not None:
-        raise RecipeError("this model has one rate; leave the rate out, or train one with several (rates = 5)")
+        raise RecipeError("this model has one rate; leave rate out, or train a model with several rates (rates = 5)")
     if isinstance(tables, HyperModel):
         hyper, rows, means = tables.analyse(latent)
         return codec.encode(hyper, tables.hyper), codec.encode_latent(latent - means, rows)
@@ -66,16 +66,16 @@ def encode_streams(
 def decode_streams(
     tables: LatentModel, streams: Sequence[bytes], shape: tuple[int, int, int], codec: Codec
 ) -> NDArray[np.float32]:
-    """Decode the streams of one image: the (C, h, w) float32 latent that the encoder knew.
+    """Decode the streams of one image to the (C, h, w) float32 latent.
 
     Args:
         tables: frozen tables of the model.
-        streams: of one image of a packet.
+        streams: streams of one image.
         shape: (C, h, w).
-        codec: reads the streams.
+        codec: decodes the streams.
 
     Raises:
-        CorruptPacket: not streams that ``encode_streams`` writes for this shape.
+        CorruptPacket: the streams are not valid for these tables and this shape.
         ShapeMismatch: the shape does not fit the tables.
     """
     if isinstance(tables, VariableModel):
@@ -84,11 +84,11 @@ def decode_streams(
         return tables.unscaled(scaled, position)
     if isinstance(tables, HyperModel):
         if len(streams) != 2:
-            raise CorruptPacket(f"this model's packets have two streams per image, this one has {len(streams)}")
+            raise CorruptPacket(f"packets of this model have 2 streams per image, this one has {len(streams)}")
         tables.check_shape(shape)
         hyper = codec.decode(streams[0], tables.hyper_shape(shape), tables.hyper)
         rows, means = tables.predict(hyper, (shape[1], shape[2]))
         return codec.decode_latent(streams[1], shape, rows) + means
     if len(streams) != 1:
-        raise CorruptPacket(f"this model's packets have one stream per image, this one has {len(streams)}")
+        raise CorruptPacket(f"packets of this model have 1 stream per image, this one has {len(streams)}")
     return codec.decode_latent(streams[0], shape, tables)

@@ -1,12 +1,11 @@
-"""Integer tables: how a latent becomes symbols, and how often each symbol comes.
+"""``SymbolModel``: how a latent becomes symbols, and how frequent each symbol is.
 
-A ``SymbolModel`` is frozen once after training, stored with the weights on both sides and hashed into every packet.
-Nothing in it is ever recomputed from floating-point parameters.
+A model is frozen once after training, stored with the weights on both sides and hashed into every
+packet. Nothing in it is recomputed from floating-point parameters.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,35 +13,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splitreg.coding.arrays import as_int32, digest_of, frozen_copy
+from splitreg.coding.frequencies import PRECISION, check_rows, rows_from_counts
 from splitreg.errors import CorruptPacket, InvalidLatent, InvalidTables, ShapeMismatch
 
-#: Frequencies of a row sum to ``2**PRECISION`` (the layout of compressai's tables).
-PRECISION = 16
-#: Latents beyond this are refused: float32 counts exactly up to here.
-LARGEST = float(2**23)
+#: Largest absolute value of a latent: float32 holds all integers up to here.
+MAX_LATENT = float(2**23)
 
 _MODES = ("round", "uniform", "bits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SymbolModel:
-    """Frozen rules of one latent: quantisation per channel, and integer frequency tables where the prior has them.
+    """Quantisation of one latent, per channel, and integer frequency tables if the prior has them.
 
     Args:
-        mode: ``"round"``: symbol = rint(latent - shift); ``"uniform"``: symbol = rint((latent - shift) * scale), clipped
-            to [0, 2**bits - 1], as a calibrated quantiser does; ``"bits"``: the bit pattern of the float32 itself.
+        mode: ``"round"``: symbol = rint(latent - shift); ``"uniform"``: symbol = rint((latent -
+            shift) * scale), clipped to [0, 2**bits - 1]; ``"bits"``: the bit pattern of the float32.
         shift: (C,) float32.
         scale: (C,) float32, positive.
-        bits: symbols are below ``2**bits``; 0 where any int32 may come.
-        cdf: (C, L) int32, rows of cumulative frequencies from 0 to ``2**16``; the last symbol of a row is the escape.
-            (0, 0) where there are no tables.
+        bits: symbols are below ``2**bits``; 0: any int32.
+        cdf: (C, L) int32, rows of cumulative frequencies from 0 to ``2**16``; the last symbol of a
+            row is the escape. (0, 0) without tables.
         lengths: (C,) int32, used entries of each row.
         offsets: (C,) int32, value of the first symbol of each row.
-        indexes: (C, h, w) int32, the row of each symbol, where a hyperprior chose them (see ``at``); None: row c for
-            channel c.
+        indexes: (C, h, w) int32, the row of each symbol, if a hyperprior chose them (see ``at``);
+            None: channel c uses row c.
 
     Raises:
-        InvalidTables: the arrays are not what is said above.
+        InvalidTables: an array or a number breaks one of these rules.
     """
 
     mode: str
@@ -60,26 +59,25 @@ class SymbolModel:
         for name, kind in (
             ("shift", np.float32), ("scale", np.float32), ("cdf", np.int32), ("lengths", np.int32), ("offsets", np.int32),
         ):  # fmt: skip
-            given = np.asarray(getattr(self, name))
-            if given.dtype.kind not in "fiu":
-                raise InvalidTables(f"the array {name!r} of the tables must be of numbers, got {given.dtype}")
-            # A copy: the model must not change with the caller's array, nor that become read-only.
-            array = np.array(_int32(given) if kind is np.int32 else given, dtype=kind, order="C")
-            array.setflags(write=False)
-            object.__setattr__(self, name, array)
+            array = np.asarray(getattr(self, name))
+            if array.dtype.kind not in "fiu":
+                raise InvalidTables(f"{name} must be an array of numbers, got {array.dtype}")
+            if kind is np.int32:
+                array = as_int32(array)
+            object.__setattr__(self, name, frozen_copy(array, kind))
         channels = self.shift.shape[0] if self.shift.ndim == 1 else -1
         if channels < 1 or self.scale.shape != (channels,):
             raise InvalidTables(f"shift and scale must be (C,), got {self.shift.shape} and {self.scale.shape}")
         if not (np.isfinite(self.shift).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
-            raise InvalidTables("shift must be finite, scale finite and positive")
+            raise InvalidTables("shift must be finite, and scale finite and positive")
         if not 0 <= self.bits <= 32:
             raise InvalidTables(f"bits must be 0 to 32, got {self.bits}")
-        if self.mode == "uniform" and not 1 <= self.bits <= 24:  # float32 counts exactly up to 2**24
-            raise InvalidTables(f"a uniform quantiser has 1 to 24 bits, got {self.bits}")
+        if self.mode == "uniform" and not 1 <= self.bits <= 24:  # float32 is exact up to 2**24
+            raise InvalidTables(f"bits must be 1 to 24 in mode uniform, got {self.bits}")
         if self.indexes is not None:
-            raise InvalidTables("a model gets the rows of one image's symbols with at(indexes)")
+            raise InvalidTables("indexes are set by at(indexes), not by the constructor")
         if self.has_tables:
-            _check_tables(self.cdf, self.lengths, self.offsets, channels)
+            check_rows(self.cdf, self.lengths, self.offsets, channels)
 
     @classmethod
     def from_cdf(
@@ -93,19 +91,19 @@ class SymbolModel:
 
         Args:
             cdf: (C, L) cumulative frequencies; row c ends at ``2**16`` at entry ``lengths[c] - 1``.
-            lengths: (C,).
-            offsets: (C,).
+            lengths: (C,) used entries of each row.
+            offsets: (C,) value of the first symbol of each row.
             medians: (C,), subtracted before rounding; zeros by default.
 
         Raises:
-            InvalidTables: the tables are not a code.
+            InvalidTables: the tables are not valid.
         """
         cdf = np.asarray(cdf)
         channels = cdf.shape[0] if cdf.ndim == 2 else 0
         shift = np.zeros(channels, np.float32) if medians is None else np.asarray(medians, np.float32)
         return cls(
             mode="round", shift=shift, scale=np.ones(channels, np.float32), bits=0,
-            cdf=_int32(cdf), lengths=_int32(lengths), offsets=_int32(offsets),
+            cdf=as_int32(cdf), lengths=as_int32(lengths), offsets=as_int32(offsets),
         )  # fmt: skip
 
     @classmethod
@@ -117,10 +115,10 @@ class SymbolModel:
         shift: NDArray[np.floating[Any]] | None = None,
         scale: NDArray[np.floating[Any]] | None = None,
     ) -> SymbolModel:
-        """Build a model without tables."""
-        none = np.zeros(0, np.int32)
+        """Build a model without tables; see the class for the arguments."""
+        empty = np.zeros(0, np.int32)
         return cls(
-            mode=mode, bits=bits, cdf=np.zeros((0, 0), np.int32), lengths=none, offsets=none,
+            mode=mode, bits=bits, cdf=np.zeros((0, 0), np.int32), lengths=empty, offsets=empty,
             shift=np.zeros(channels, np.float32) if shift is None else np.asarray(shift, np.float32),
             scale=np.ones(channels, np.float32) if scale is None else np.asarray(scale, np.float32),
         )  # fmt: skip
@@ -139,30 +137,16 @@ class SymbolModel:
             bits: at most 15, because every symbol has a frequency of at least 1 in ``2**16``.
             shift: (C,).
             scale: (C,).
-            counts: (C, 2**bits), how often each symbol came; a row of zeros becomes a flat table.
+            counts: (C, 2**bits), how often each symbol occurred; a row of zeros becomes a flat
+                table.
 
         Raises:
-            InvalidTables: the counts are not a histogram of these symbols.
+            InvalidTables: ``counts`` is not a histogram of these symbols.
         """
-        counts = np.asarray(counts, np.float64)
-        levels = 2**bits
-        if bits > PRECISION - 1 or counts.shape != (len(shift), levels):
-            raise InvalidTables(
-                f"counts must be ({len(shift)}, {levels}) for {bits} bits of at most 15, got {counts.shape}"
-            )
-        if not np.isfinite(counts).all() or (counts < 0).any():
-            raise InvalidTables("counts must be finite and not negative")
-        counts = np.where(counts.sum(1, keepdims=True) > 0, counts, 1.0)
-        spare = 2**PRECISION - levels - 1  # one each for the symbols and the escape is spoken for
-        frequencies = 1 + np.floor(counts / counts.sum(1, keepdims=True) * spare).astype(np.int64)
-        rows = np.arange(len(counts))
-        frequencies[rows, counts.argmax(1)] += 2**PRECISION - 1 - frequencies.sum(1)
-        cdf = np.zeros((len(counts), levels + 2), np.int64)
-        cdf[:, 1:-1] = frequencies.cumsum(1)
-        cdf[:, -1] = 2**PRECISION
+        cdf = rows_from_counts(counts, len(shift), bits)
         return cls(
             mode="uniform", bits=bits, shift=np.asarray(shift, np.float32), scale=np.asarray(scale, np.float32),
-            cdf=_int32(cdf), lengths=np.full(len(counts), levels + 2, np.int32), offsets=np.zeros(len(counts), np.int32),
+            cdf=as_int32(cdf), lengths=np.full(len(cdf), cdf.shape[1], np.int32), offsets=np.zeros(len(cdf), np.int32),
         )  # fmt: skip
 
     @property
@@ -172,26 +156,28 @@ class SymbolModel:
 
     @property
     def has_tables(self) -> bool:
-        """Whether frequency tables are there."""
+        """Whether there are frequency tables."""
         return self.cdf.size > 0
 
     def at(self, indexes: NDArray[np.integer[Any]]) -> SymbolModel:
-        """Return a model for one image whose symbols have their rows by element, rounded without a shift.
+        """Return a model for one image in which every symbol has its own row; no shift.
 
         Args:
-            indexes: (C, h, w), rows of these tables; C may be another number than the tables have rows.
+            indexes: (C, h, w), rows of these tables; C is independent of the number of rows.
 
         Raises:
             ShapeMismatch: not three axes, or no element.
-            InvalidTables: there are no tables, or an index has no row.
+            InvalidTables: there are no tables, or no such row.
         """
         indexes = np.ascontiguousarray(indexes, np.int32)
         if indexes.ndim != 3 or indexes.size == 0:
-            raise ShapeMismatch(f"indexes must be (C, h, w) of at least one element, got {indexes.shape}")
+            raise ShapeMismatch(f"indexes must be (C, h, w) with at least one element, got {indexes.shape}")
         if not self.has_tables or indexes.min() < 0 or indexes.max() >= len(self.cdf):
-            raise InvalidTables(f"an index is outside the {len(self.cdf)} rows of the tables")
+            raise InvalidTables(
+                f"indexes must be rows 0 to {len(self.cdf) - 1} of the tables, got {indexes.min()} to {indexes.max()}"
+            )
         indexes.setflags(write=False)
-        rows = object.__new__(SymbolModel)  # the tables were checked once
+        rows = object.__new__(SymbolModel)  # the tables are checked already
         for name, value in (
             ("mode", "round"), ("bits", self.bits), ("cdf", self.cdf), ("lengths", self.lengths), ("offsets", self.offsets),
             ("shift", np.zeros(len(indexes), np.float32)), ("scale", np.ones(len(indexes), np.float32)), ("indexes", indexes),
@@ -200,49 +186,49 @@ class SymbolModel:
         return rows
 
     def rows(self, shape: tuple[int, ...]) -> NDArray[np.int32]:
-        """Return the row of ``cdf`` of each of (C, h, w) symbols."""
+        """Return the row of ``cdf`` for each of (C, h, w) symbols."""
         if self.indexes is not None:
             return self.indexes
         return np.ascontiguousarray(np.broadcast_to(np.arange(shape[0], dtype=np.int32)[:, None, None], shape))
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Refuse a shape that is not (C, h, w) of this model, or has no element.
+        """Check that a shape is (C, h, w) of this model, with at least one element.
 
         Raises:
-            ShapeMismatch: says so.
+            ShapeMismatch: it is not.
         """
         if len(shape) != 3 or shape[0] != self.channels or min(shape) < 1:
             raise ShapeMismatch(
-                f"the tables are for symbols ({self.channels}, h, w) of at least one element, got {shape}"
+                f"the model is for symbols ({self.channels}, h, w) with at least one element, got {shape}"
             )
         if self.indexes is not None and shape != self.indexes.shape:
-            raise ShapeMismatch(f"the rows are for symbols {self.indexes.shape}, got {shape}")
+            raise ShapeMismatch(f"the indexes are for symbols {self.indexes.shape}, got {shape}")
 
     def check_symbols(self, symbols: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return symbols to encode as a contiguous int32 array.
 
         Raises:
-            ShapeMismatch: another shape than (C, h, w), or other than integers.
+            ShapeMismatch: another shape than (C, h, w), or another type than int32.
             InvalidLatent: a symbol has more than ``bits`` bits.
         """
         symbols = np.asarray(symbols)
         self.check_shape(symbols.shape)
         if symbols.dtype != np.int32:
-            raise ShapeMismatch(f"symbols are int32, got {symbols.dtype}")
+            raise ShapeMismatch(f"symbols must be int32, got {symbols.dtype}")
         if not self._within(symbols):
-            raise InvalidLatent(f"a symbol does not fit the model's {self.bits} bits")
+            raise InvalidLatent(
+                f"symbols must fit the model's {self.bits} bits, got {symbols.min()} to {symbols.max()}"
+            )
         return np.ascontiguousarray(symbols)
 
     def check_decoded(self, symbols: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return decoded symbols if each fits ``bits``.
+        """Return decoded symbols, all within ``bits``.
 
         Raises:
-            CorruptPacket: one does not.
+            CorruptPacket: a symbol has more bits.
         """
         if not self._within(symbols):
-            raise CorruptPacket(
-                f"the payload decodes to symbols beyond {self.bits} bits; it was not written for this model"
-            )
+            raise CorruptPacket(f"the payload decodes to symbols of more than {self.bits} bits; it is of another model")
         return symbols
 
     def _within(self, symbols: NDArray[np.int32]) -> bool:
@@ -251,7 +237,7 @@ class SymbolModel:
         return bool(symbols.min() >= 0 and symbols.max() < 2**self.bits)
 
     def quantise(self, latent: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Turn a latent into symbols.
+        """Quantise a latent.
 
         Args:
             latent: (C, h, w) float32.
@@ -261,39 +247,41 @@ class SymbolModel:
 
         Raises:
             ShapeMismatch: the latent has other channels than the tables, or no element.
-            InvalidLatent: NaN, infinite or beyond ``2**23`` (not with ``mode="bits"``, which carries any finite value).
+            InvalidLatent: NaN or infinite; or, unless ``mode`` is ``"bits"``, beyond ``2**23``.
         """
         if latent.ndim != 3 or latent.shape[0] != self.channels or latent.size == 0:
-            raise ShapeMismatch(f"the tables are for latents ({self.channels}, h, w), got {latent.shape}")
+            raise ShapeMismatch(f"the model is for latents ({self.channels}, h, w), got {latent.shape}")
         latent = np.ascontiguousarray(latent, np.float32)
         if not np.isfinite(latent).all():
-            raise InvalidLatent("the latent has NaN or infinite values; the encoder's weights or its input are damaged")
+            raise InvalidLatent("the latent has NaN or infinite values; check the encoder's weights and its input")
         if self.mode == "bits":
-            return latent.view(np.int32).copy()  # the caller's latent may be overwritten by the next image
+            return latent.view(np.int32).copy()  # the next image may overwrite the caller's latent
         centred = latent - self.shift[:, None, None]
         if self.mode == "uniform":
-            with np.errstate(over="ignore"):  # infinity is clipped like any large value
+            with np.errstate(over="ignore"):  # infinity is clipped
                 scaled = np.rint(centred * self.scale[:, None, None])
             return np.asarray(np.clip(scaled, 0, 2**self.bits - 1), np.int32)
-        if max(float(centred.max()), -float(centred.min())) > LARGEST:
+        if max(float(centred.max()), -float(centred.min())) > MAX_LATENT:
             raise InvalidLatent(
-                f"the latent has values beyond {LARGEST:.0f}; the encoder's weights or its input are damaged"
+                f"the latent has values beyond {MAX_LATENT:.0f}; check the encoder's weights and its input"
             )
         return np.rint(centred).astype(np.int32)
 
     def dequantise(self, symbols: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Turn (C, h, w) symbols back into a float32 latent."""
+        """(C, h, w) symbols -> float32 latent."""
         if self.mode == "bits":
             return np.ascontiguousarray(symbols, np.int32).view(np.float32)
         restored = symbols.astype(np.float32) / self.scale[:, None, None] + self.shift[:, None, None]
         return np.asarray(restored, np.float32)
 
     def restore(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what a receiver gets of a (C, h, w) latent, when the codec is lossless."""
+        """Return the (C, h, w) latent that a receiver decodes with a lossless codec."""
         return self.dequantise(self.quantise(latent))
 
     def ideal_bits(self, symbols: NDArray[np.int32]) -> float:
-        """Return the tables' own code length of (C, h, w) symbols, in bits (an escape counts its symbol alone).
+        """Return the ideal code length of (C, h, w) symbols by these tables, in bits.
+
+        An escape counts its symbol, but not the bytes of its value.
 
         Raises:
             InvalidTables: there are no tables.
@@ -301,13 +289,13 @@ class SymbolModel:
         return float(np.sum(self.symbol_bits(symbols)))
 
     def symbol_bits(self, symbols: NDArray[np.int32]) -> NDArray[np.float64]:
-        """Return the tables' own code length of each of (C, h, w) symbols, in bits; see ``ideal_bits``.
+        """Return the ideal code length of each of (C, h, w) symbols, in bits; see ``ideal_bits``.
 
         Raises:
             InvalidTables: there are no tables.
         """
         if not self.has_tables:
-            raise InvalidTables("this model has no frequency tables, so its symbols have no code length")
+            raise InvalidTables("the model has no frequency tables, so no code length")
         rows = self.rows(symbols.shape)
         entries = symbols.astype(np.int64) - self.offsets[rows]
         last = self.lengths[rows].astype(np.int64) - 2
@@ -327,52 +315,17 @@ class SymbolModel:
         """Rebuild a model from ``to_arrays``.
 
         Raises:
-            InvalidTables: an array is missing or wrong.
+            InvalidTables: an array is missing or not valid.
         """
-        wanted = {"shift", "scale", "cdf", "lengths", "offsets", "mode"}
-        if set(arrays) != wanted:
-            raise InvalidTables(f"tables want the arrays {sorted(wanted)}, got {sorted(arrays)}")
+        names = {"shift", "scale", "cdf", "lengths", "offsets", "mode"}
+        if set(arrays) != names:
+            raise InvalidTables(f"tables must have the arrays {sorted(names)}, got {sorted(arrays)}")
         code = np.asarray(arrays["mode"])
         if code.shape != (2,) or code.dtype.kind not in "iu" or not 0 <= int(code[0]) < len(_MODES):
-            raise InvalidTables("the array 'mode' of the tables is not one")
-        rest: dict[str, NDArray[Any]] = {name: np.asarray(arrays[name]) for name in wanted - {"mode"}}
+            raise InvalidTables(f"mode must be a number below {len(_MODES)} and the bits, got {code!r:.80}")
+        rest: dict[str, NDArray[Any]] = {name: np.asarray(arrays[name]) for name in names - {"mode"}}
         return cls(mode=_MODES[int(code[0])], bits=int(code[1]), **rest)
 
     def digest(self) -> bytes:
-        """SHA-256 over all arrays, the same on every machine."""
+        """Return the SHA-256 of all arrays: the same on every machine."""
         return digest_of(self.to_arrays())
-
-
-def digest_of(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """SHA-256 over names, shapes and little-endian values."""
-    total = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        total.update(f"{name}:{array.shape}".encode())
-        total.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
-    return total.digest()
-
-
-def _int32(array: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
-    array = np.asarray(array)
-    if array.dtype.kind not in "iu" or (array.size and (array.max() > 2**31 - 1 or array.min() < -(2**31))):
-        raise InvalidTables(f"tables must be integers that fit 32 bits, got {array.dtype}")
-    return array.astype(np.int32)
-
-
-def _check_tables(
-    cdf: NDArray[np.int32], lengths: NDArray[np.int32], offsets: NDArray[np.int32], channels: int
-) -> None:
-    if cdf.ndim != 2 or cdf.shape[0] != channels or lengths.shape != (channels,) or offsets.shape != (channels,):
-        raise InvalidTables(
-            f"for {channels} channels the tables must be (C, L), (C,), (C,); got {cdf.shape}, {lengths.shape}, {offsets.shape}"
-        )
-    if (lengths < 3).any() or (lengths > cdf.shape[1]).any():
-        raise InvalidTables("a row of the tables needs at least 3 entries (one symbol and the escape) and at most L")
-    if (np.abs(offsets.astype(np.int64)) > 2**30).any():
-        raise InvalidTables("an offset of the tables is beyond 2**30")
-    for row in range(channels):
-        entries = cdf[row, : lengths[row]]
-        if entries[0] != 0 or entries[-1] != 2**PRECISION or (np.diff(entries) < 1).any():
-            raise InvalidTables(
-                f"row {row} of the tables must rise from 0 to {2**PRECISION} with every step at least 1"
-            )

@@ -5,26 +5,30 @@ from typing import TYPE_CHECKING
 from splitreg.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from splitreg.edge.answer import Answer, Drained, Times
+    from splitreg.edge.answer import Answer, DrainReport, Times
     from splitreg.edge.client import Client
     from splitreg.edge.encoder import EdgeEncoder
     from splitreg.edge.half import EdgeHalf
     from splitreg.edge.info import describe
     from splitreg.edge.link import LinkEstimate
+    from splitreg.edge.options import ClientOptions
     from splitreg.edge.outbox import Outbox
     from splitreg.edge.runtimes import RUNTIMES, Network, load_network, onnx_session
     from splitreg.edge.sources import frames
+    from splitreg.edge.uploading import UploadReport, upload
 
 __all__ = [
-    "RUNTIMES", "Answer", "Client", "Drained", "EdgeEncoder", "EdgeHalf", "LinkEstimate", "Network", "Outbox", "Times",
-    "describe", "frames", "load_network", "onnx_session",
+    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "LinkEstimate",
+    "Network", "Outbox", "Times", "UploadReport", "describe", "frames", "load_network", "onnx_session", "upload",
 ]  # fmt: skip
 
 # Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
 __getattr__, __dir__ = lazy_exports(__name__, {
     "RUNTIMES": "splitreg.edge.runtimes", "Answer": "splitreg.edge.answer", "Client": "splitreg.edge.client",
-    "Drained": "splitreg.edge.answer", "EdgeEncoder": "splitreg.edge.encoder", "EdgeHalf": "splitreg.edge.half",
+    "ClientOptions": "splitreg.edge.options", "DrainReport": "splitreg.edge.answer",
+    "EdgeEncoder": "splitreg.edge.encoder", "EdgeHalf": "splitreg.edge.half",
     "LinkEstimate": "splitreg.edge.link", "Network": "splitreg.edge.runtimes", "Outbox": "splitreg.edge.outbox",
-    "Times": "splitreg.edge.answer", "describe": "splitreg.edge.info", "frames": "splitreg.edge.sources",
-    "load_network": "splitreg.edge.runtimes", "onnx_session": "splitreg.edge.runtimes",
+    "Times": "splitreg.edge.answer", "UploadReport": "splitreg.edge.uploading", "describe": "splitreg.edge.info",
+    "frames": "splitreg.edge.sources", "load_network": "splitreg.edge.runtimes",
+    "onnx_session": "splitreg.edge.runtimes", "upload": "splitreg.edge.uploading",
 })  # fmt: skip

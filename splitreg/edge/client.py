@@ -1,4 +1,4 @@
-"""The device's side of the service: a picture in, predictions back, over a link that may be bad."""
+"""Client of ``splitreg serve``: images to predictions, over a link that may be slow or down."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import math
 import random
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlencode
 
-from splitreg.edge.answer import Answer, Drained
+from splitreg.edge.answer import Answer, DrainReport
 from splitreg.edge.encoder import EdgeEncoder
 from splitreg.edge.half import EdgeHalf
+from splitreg.edge.latency import LatencyEstimate
 from splitreg.edge.link import LinkEstimate
-from splitreg.edge.outbox import Answered, Outbox, Waiting, expired
+from splitreg.edge.options import ClientOptions
+from splitreg.edge.outbox import Outbox, QueuedPacket, StoredAnswer
 from splitreg.edge.transport import Reply, Transport
 from splitreg.errors import (
     CorruptAnswer,
@@ -48,22 +50,18 @@ if TYPE_CHECKING:
     from splitreg.imaging import ImageLike
     from splitreg.predictions import Prediction
 
-#: Seconds: the pause before the second attempt is a random one up to the first of these, then twice as long, up to the other.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 15.0
-#: An attempt may take twice as long as the one before, up to so many seconds: a slow link shall not begin for ever.
-_LONGEST_ATTEMPT_S = 120.0
-#: What may be tried again; 502 and not the server's: a gateway in front of it says so while it restarts.
+#: Seconds: pauses are random below a bound that starts here and doubles up to the maximum.
+_INITIAL_PAUSE_S, _MAX_PAUSE_S = 0.25, 15.0
+#: Each attempt may take twice as long as the one before, up to this: a slow link must get through.
+_MAX_ATTEMPT_S = 120.0
+#: Status codes that are retried. 502 comes from a gateway while the server behind it restarts.
 _RETRIABLE = RETRIABLE_WITH_KEY | {502}
-#: What is the packet's own doing, so that the next one in a queue may fare better.
-_OF_THE_PACKET = frozenset({400, 409, 413, 422, 500})
-#: TCP's usual segment: its last byte arrives with its first.
-_SEGMENT_BYTES = 1460
-#: So many pictures' own times are remembered for a budget in milliseconds.
-_REMEMBERED = 9
+#: Status codes that are about this packet, so that the next one of a queue may succeed.
+_PACKET_REFUSED = frozenset({400, 409, 413, 422, 500})
 
 
 class Client:
-    """Sends pictures to a service and returns its predictions; serves one thread at a time.
+    """Sends images to a service and returns its predictions; use one client per thread.
 
     ::
 
@@ -71,26 +69,21 @@ class Client:
             answer = client.send("photo.jpg")
             print(answer.predictions["det"].to_json(), answer.times)
 
-    Every packet has an idempotency key, so that what is tried again is not computed, nor answered, twice. Only what may
-    pass is tried again (no connection, a broken one, silence, 408, 429, 502, 503, 504), after a random pause that doubles, and
-    not before the server's Retry-After.
+    Every packet has an idempotency key, so that a retry is not computed twice. Only temporary
+    failures are retried (no connection, a broken one, a timeout, 408, 429, 502, 503, 504), after a
+    random pause whose bound doubles, and not before the server's Retry-After.
 
     Args:
         url: ``https://host:port``, or ``http://``.
-        bundle: a bundle's folder, or an edge half that is open; None for a client that only drains its outbox.
-        heads: which heads shall answer; None: all.
-        min_score: objects that score less stay at the server; 0 fetches all. They are most of an answer's bytes.
-        token: what the server asks for; None: the variable SPLITREG_TOKEN, if there is one.
-        ca: PEM file of the authorities to trust; the system's by default.
-        insecure: allow a token without TLS to another machine, and any certificate.
-        deadline_s: seconds from ``send`` to the answer, attempts and pauses included.
-        attempt_s: seconds of silence after which the first attempt is given up; half of the deadline by default.
-        outbox: file of the queue, or an Outbox; needed for ``submit`` and ``drain``.
-        link: what is known of the link; clients may share one.
-        seed: of the pauses.
+        bundle: folder of a bundle, ``zoo:NAME``, or an open edge half; None for a client that only
+            drains its outbox.
+        heads: names of the heads to compute; None: all.
+        token: the server's token; None: the variable SPLITREG_TOKEN, if set.
+        outbox: file of the queue, or an ``Outbox``; required by ``submit`` and ``drain``.
+        options: deadlines, TLS and more.
 
     Raises:
-        RecipeError: an option is not one, or the token would cross a network in the clear.
+        RecipeError: an invalid URL, head or token, or the token would be sent unencrypted.
         SplitregError: as ``EdgeEncoder.open`` and ``Outbox``.
     """
 
@@ -100,37 +93,21 @@ class Client:
         bundle: str | Path | EdgeHalf | None = None,
         *,
         heads: Iterable[str] | str | None = None,
-        min_score: float = 0.0,
         token: str | None = None,
-        ca: str | Path | None = None,
-        insecure: bool = False,
-        deadline_s: float = 10.0,
-        attempt_s: float | None = None,
         outbox: str | Path | Outbox | None = None,
-        link: LinkEstimate | None = None,
-        seed: int | None = None,
+        options: ClientOptions | None = None,
     ) -> None:
-        if not 0 < deadline_s < math.inf or not (attempt_s is None or attempt_s > 0):
-            raise RecipeError(f"a deadline is a number of seconds above 0, got {deadline_s} (attempt: {attempt_s})")
-        self.transport = Transport(url, token=token, ca=ca, insecure=insecure)
-        self.encoder = EdgeEncoder.open(bundle) if isinstance(bundle, str | Path) else bundle
+        self.options = options or ClientOptions()
+        self.transport = Transport(url, token=token, ca=self.options.ca, insecure=self.options.insecure)
         self.heads = None if heads is None else tuple([heads] if isinstance(heads, str) else heads)
         if self.heads is not None and not all(self.heads):
-            raise RecipeError("heads are names; leave them out for all of them")
-        if not 0 <= min_score <= 1:
-            raise RecipeError(f"min_score must be 0 to 1, got {min_score}")
-        wanted = {} if self.heads is None else {"heads": ",".join(self.heads)}
-        wanted |= {"min_score": str(min_score)} if min_score else {}
-        self._query = urlencode(wanted, safe=",", quote_via=quote)
-        self.deadline_s = deadline_s
-        self.attempt_s = deadline_s / 2 if attempt_s is None else attempt_s
+            raise RecipeError(f"heads must be names, got {list(self.heads)}; leave heads out to compute all")
+        self.encoder = EdgeEncoder.open(bundle) if isinstance(bundle, str | Path) else bundle
         self.outbox = Outbox(outbox) if isinstance(outbox, str | Path) else outbox
-        self.link = LinkEstimate() if link is None else link
-        self._random = random.Random(seed)
-        self._encoding: deque[float] = deque(maxlen=_REMEMBERED)
-        self._serving: deque[float] = deque(maxlen=_REMEMBERED)
-        self._receiving: deque[float] = deque(maxlen=_REMEMBERED)
-        self._overhead_bytes = 700  # beside the packet, until its answer has come
+        self.latency = LatencyEstimate(LinkEstimate() if self.options.link is None else self.options.link)
+        self._token = token
+        self._query = _query(self.heads, self.options.min_score)
+        self._random = random.Random(self.options.seed)
 
     def __enter__(self) -> Self:
         return self
@@ -146,6 +123,18 @@ class Client:
         if self.outbox is not None:
             self.outbox.close()
 
+    @property
+    def link(self) -> LinkEstimate:
+        """Estimate of the link, from this client's transfers."""
+        return self.latency.link
+
+    def drainer(self) -> Client:
+        """Return a client for another thread that drains the same outbox over its own connection."""
+        return Client(
+            self.transport.url, heads=self.heads, token=self._token, outbox=self._outbox().reopen(),
+            options=replace(self.options, link=self.link),
+        )  # fmt: skip
+
     def send(
         self,
         image: ImageLike,
@@ -155,35 +144,38 @@ class Client:
         budget_bytes: int | None = None,
         budget_ms: float | None = None,
     ) -> Answer:
-        """Encode a picture, send it, and wait for its answer.
+        """Encode an image, send it and wait for the answer.
 
         Args:
-            image: path, bytes of an encoded picture, PIL image or (H, W, 3) uint8 array.
-            name: what the answer is called.
-            rate: 0 (fewest bytes) to 1 (most), where the bundle has several rates.
-            budget_bytes: instead, so many bytes of packet.
-            budget_ms: instead, so many milliseconds from picture to predictions: the largest rate that usually meets
-                them, by what earlier transfers showed. The first picture goes at the lowest rate; so does one whose
-                budget nothing meets (compare ``answer.times.total_ms``).
+            image: path, bytes of an image file, PIL image or (H, W, 3) uint8 array.
+            name: name of the image, for ``answer.name``.
+            rate: 0 (fewest bytes) to 1 (most), if the bundle has several rates.
+            budget_bytes: instead of a rate, the largest size of the packet.
+            budget_ms: instead of a rate, milliseconds from image to predictions: the largest rate
+                that usually meets them, estimated from earlier transfers. The first image is sent
+                at the lowest rate, and so is an image for which no rate meets the budget: check
+                ``answer.times.total_ms``.
 
         Raises:
-            DeadlinePassed: no answer in time; says what the last attempt met with.
-            ServiceError: the server refused, as ``Unauthorized``.
-            CodingError: likewise, as ``ForeignPacket``; or the picture has no such packet.
-            RecipeError: a head or an option is not one.
-            ImageError: the picture cannot be read.
-            CorruptAnswer: what came back is not an answer.
+            DeadlinePassed: no answer in time; the message has the error of the last attempt.
+            ServiceError: the server refused, for instance ``Unauthorized``.
+            CodingError: the server refused the packet, for instance ``ForeignPacket``; or no packet
+                of the image meets ``budget_bytes``.
+            RecipeError: no such head, or an invalid option.
+            ImageError: the image cannot be read.
+            CorruptAnswer: the server's answer is damaged.
         """
         began = time.monotonic()
-        until = began + self.deadline_s
+        deadline = began + self.options.deadline_s
         packet = self._encode(image, rate, budget_bytes, budget_ms)
         encode_s = time.monotonic() - began
+        self.latency.add_encode(encode_s)
         key = secrets.token_urlsafe(12)
-        reply, attempts = self._ask(packet, key, self._query, until)
+        reply, attempts = self._post(packet, key, self._query, deadline)
         if reply.status != 200:
             raise _error(reply)
-        facts = self._facts(reply, len(packet), attempts, encode_s)
         predictions = _predictions(reply.body)
+        facts = {**self._measure(reply, len(packet), attempts), "encode_s": encode_s}
         return Answer.of(name, key, {**facts, "total_s": time.monotonic() - began}, predictions)
 
     def submit(
@@ -196,206 +188,204 @@ class Client:
         budget_ms: float | None = None,
         expires_s: float | None = None,
     ) -> str:
-        """Encode a picture and put its packet into the outbox; when this returns, it is on the disk.
+        """Encode an image and put its packet into the outbox; it is on disk when this returns.
 
         Args:
             image: see ``send``.
-            name: what the answer is called.
+            name: see ``send``.
             rate: see ``send``.
-            budget_bytes: likewise.
-            budget_ms: likewise, by what ``link`` knows; nothing is asked of the server here.
-            expires_s: seconds after which nobody wants the answer any more.
+            budget_bytes: see ``send``.
+            budget_ms: see ``send``; uses the present estimate and sends nothing.
+            expires_s: seconds after which the answer is not needed any more.
 
         Returns:
-            The packet's idempotency key, which its answer will have.
+            The packet's idempotency key; its answer has the same.
 
         Raises:
             OutboxFull: there is no room.
-            SplitregError: as ``send`` for the picture; as ``Outbox``.
+            SplitregError: as ``send`` for the image; as ``Outbox``.
         """
-        outbox = self._box()
+        outbox = self._outbox()
         began = time.monotonic()
         packet = self._encode(image, rate, budget_bytes, budget_ms, probe=False)
-        self._encoding.append(time.monotonic() - began)
+        self.latency.add_encode(time.monotonic() - began)
         expires = None if expires_s is None else time.time() + expires_s
         return outbox.put(packet, name=name, query=self._query, expires=expires).key
 
-    def drain(self, on_answer: Callable[[Answer], None], *, patience_s: float | None = None) -> Drained:
-        """Send what waits in the outbox, in order, and hand every answer over.
+    def drain(
+        self, on_answer: Callable[[Answer], None], *, patience_s: float | None = None
+    ) -> DrainReport:  # fmt: skip
+        """Send the packets of the outbox in order and deliver every answer.
 
-        An answer is recorded in the transaction that removes its packet, handed over, then forgotten. If the program
-        dies in between, the next ``drain`` begins with handing it over: a packet is never answered twice, and an
-        answer is handed over at least once. What the server refuses for the packet's own sake is handed over with
-        ``answer.error``; so is what has expired.
+        An answer is stored in the transaction that removes its packet, delivered, then deleted. If
+        the program dies in between, the next ``drain`` delivers it first: a packet is answered once,
+        an answer is delivered at least once. A packet that the server refuses is delivered with
+        ``answer.error``, and so is one that has expired.
 
         Args:
-            on_answer: called for every answer, oldest first.
-            patience_s: give up when the oldest packet is not answered for so long; None: never.
+            on_answer: called with every answer, oldest first.
+            patience_s: return if the oldest packet is not answered for so long; None: never.
 
         Raises:
             OutboxError: another process drains this outbox, or it is damaged.
-            ServiceError: the server refuses for a reason that is not the packet's, as ``Unauthorized``; all is kept.
+            ServiceError: the server refuses the client, for instance ``Unauthorized``; all packets
+                stay.
         """
-        outbox, answered, refused = self._box(), 0, 0
+        outbox, answered, refused = self._outbox(), 0, 0
         with outbox.draining():
             while True:
-                while (found := outbox.answered()) is not None:
-                    answer = _restored(found)
+                while (stored := outbox.answered()) is not None:
+                    answer = _restore(stored)
                     on_answer(answer)
-                    outbox.forget(found)
-                    answered, refused = answered + (answer.error is None), refused + (answer.error is not None)
-                waiting = outbox.first()
-                if waiting is None or not self._settle(outbox, waiting, patience_s):
-                    return Drained(answered=answered, refused=refused, left=len(outbox))
+                    outbox.forget(stored)
+                    if answer.error is None:
+                        answered += 1
+                    else:
+                        refused += 1
+                packet = outbox.first()
+                if packet is None or not self._settle(outbox, packet, patience_s):
+                    return DrainReport(answered=answered, refused=refused, left=len(outbox))
 
-    def _settle(self, outbox: Outbox, waiting: Waiting, patience_s: float | None) -> bool:
-        """Send one packet of the outbox and record what became of it; False when the patience is at its end."""
+    def _settle(self, outbox: Outbox, queued: QueuedPacket, patience_s: float | None) -> bool:
+        """Send one packet of the outbox and store its answer; return False if patience ran out."""
         began = time.monotonic()
-        until = math.inf if patience_s is None else began + patience_s
-        if waiting.expires is not None:
-            until = min(until, began + waiting.expires - time.time())
+        deadline = math.inf if patience_s is None else began + patience_s
+        if queued.expires is not None:
+            deadline = min(deadline, began + queued.expires - time.time())
         try:
-            reply, attempts = self._ask(waiting.packet, waiting.key, waiting.query, until)
+            reply, attempts = self._post(queued.packet, queued.key, queued.query, deadline)
         except DeadlinePassed as error:
-            if not expired(waiting):
+            if not queued.expired:
                 return False
-            outbox.record(waiting, {**error_body(error), "status": 504}, None)
+            outbox.record(queued, {**error_body(error), "status": 504}, None)
             return True
-        if reply.status in _OF_THE_PACKET:
-            outbox.record(waiting, {**error_body(_error(reply)), "status": reply.status}, None)
+        if reply.status in _PACKET_REFUSED:
+            outbox.record(queued, {**error_body(_error(reply)), "status": reply.status}, None)
             return True
         if reply.status != 200:
             raise _error(reply)
-        _predictions(reply.body)  # what is recorded is an answer
-        facts = self._facts(reply, len(waiting.packet), attempts, 0.0)
-        outbox.record(waiting, {**facts, "total_s": time.monotonic() - began}, reply.body)
+        _predictions(reply.body)  # only a valid answer is stored
+        facts = self._measure(reply, len(queued.packet), attempts)
+        outbox.record(queued, {**facts, "total_s": time.monotonic() - began}, reply.body)
         return True
 
-    def _ask(self, packet: bytes, key: str, query: str, until: float) -> tuple[Reply, int]:
-        """Send a packet until there is a reply that is worth no other attempt; return it and the number of attempts."""
+    def _post(self, packet: bytes, key: str, query: str, deadline: float) -> tuple[Reply, int]:
+        """Send a packet, with retries; return the final reply and the number of attempts."""
         path = f"{INFER}?{query}" if query else INFER
-        began, attempt, patience = time.monotonic(), 0, self.attempt_s
+        began, attempt = time.monotonic(), 0
+        options = self.options
+        attempt_s = options.deadline_s / 2 if options.attempt_s is None else options.attempt_s
         while True:
-            left = until - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0:
-                raise DeadlinePassed(f"{time.monotonic() - began:.3g} s had passed before there was anything to send")
+                raise DeadlinePassed(f"{time.monotonic() - began:.3g} s were over before the packet was sent")
             headers = {
                 "Content-Type": PACKET, "Accept": ANSWERS, IDEMPOTENCY: key,
-                DEADLINE: str(max(1, int(1000 * min(left, self.deadline_s)))),
+                DEADLINE: str(max(1, int(1000 * min(left, options.deadline_s)))),
             }  # fmt: skip
             attempt += 1
             error: SplitregError
-            after = None
+            retry_after = None
             try:
-                reply = self.transport.request("POST", path, packet, headers, timeout_s=min(left, patience))
+                reply = self.transport.request("POST", path, packet, headers, timeout_s=min(left, attempt_s))
             except Unreachable as unreachable:
-                error, patience = unreachable, max(patience, min(2 * patience, _LONGEST_ATTEMPT_S))
+                error = unreachable
+                attempt_s = max(attempt_s, min(2 * attempt_s, _MAX_ATTEMPT_S))
             else:
                 if reply.status not in _RETRIABLE:
                     return reply, attempt
                 error = _error(reply)
-                after = error.retry_after_s if isinstance(error, ServiceError) else None
-            pause = self._random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt - 1, 16)))
-            pause += after or 0.0
-            if time.monotonic() + pause >= until:
-                tries = f"{attempt} attempt{'s' * (attempt > 1)}"
-                raise DeadlinePassed(f"not answered in time after {tries}; the last: {error}") from error
+                retry_after = error.retry_after_s if isinstance(error, ServiceError) else None
+            bound = min(_MAX_PAUSE_S, _INITIAL_PAUSE_S * 2 ** min(attempt - 1, 16))
+            pause = self._random.uniform(0, bound) + (retry_after or 0.0)
+            if time.monotonic() + pause >= deadline:
+                attempts = f"{attempt} attempt{'s' * (attempt > 1)}"
+                raise DeadlinePassed(f"no answer in time after {attempts}; the last error: {error}") from error
             time.sleep(pause)
 
     def _encode(
         self, image: ImageLike, rate: float | None, budget: int | None, budget_ms: float | None, *, probe: bool = True
     ) -> bytes:
         if self.encoder is None:
-            raise RecipeError("this client has no bundle, so it encodes nothing; give it one")
+            raise RecipeError("this client has no bundle to encode with; pass one: Client(url, bundle)")
         if budget_ms is None:
             return self.encoder.encode(image, rate=rate, budget_bytes=budget)[0]
         if rate is not None or budget is not None:
-            raise RecipeError("a rate, a budget of bytes and one of milliseconds exclude each other; say one of them")
+            raise RecipeError("rate, budget_bytes and budget_ms exclude each other; give one of them")
         if not 0 < budget_ms < math.inf:
-            raise RecipeError(f"a budget is a number of milliseconds above 0, got {budget_ms}")
+            raise RecipeError(f"budget_ms must be a number above 0, got {budget_ms}")
         if probe and self.link.rtt_s is None:
             self._probe()
-        spent = sum(_high(seen) for seen in (self._encoding, self._serving, self._receiving))
-        size = self.link.size(budget_ms / 1000 - spent)
-        if size is not None and size > self._overhead_bytes:
+        size = self.latency.packet_bytes(budget_ms / 1000)
+        if size is not None:
             try:
-                return self.encoder.encode(image, budget_bytes=size - self._overhead_bytes)[0]
+                return self.encoder.encode(image, budget_bytes=size)[0]
             except OverBudget:
-                pass  # the least there is, then
+                pass  # send the smallest packet
         return self.encoder.encode(image, rate=0.0)[0]
 
     def _probe(self) -> None:
-        """Learn the round trip from requests that carry nothing; the first one opens the connection."""
+        """Measure the round trip with requests without a packet; the first opens the connection."""
+        timeout_s = self.options.attempt_s or self.options.deadline_s / 2
         try:
             for _ in range(3):
-                reply = self.transport.request("GET", HEALTHZ, timeout_s=self.attempt_s)
-                if reply.kept:
-                    self.link.add(_crossed(reply), reply.first_byte_s)
+                self.latency.add_probe(self.transport.request("GET", HEALTHZ, timeout_s=timeout_s))
         except Unreachable:
-            pass  # what comes next says so, and tries again
+            pass  # the request that follows is retried and reports it
 
-    def _facts(self, reply: Reply, packet_bytes: int, attempts: int, encode_s: float) -> dict[str, float]:
-        """Learn from a good reply, and return what is told of it."""
+    def _measure(self, reply: Reply, packet_bytes: int, attempts: int) -> dict[str, float]:
+        """Update the estimates from an answer and return its counts and seconds."""
         queue_s, compute_s = (_seconds(reply.headers.get(name.lower())) for name in (QUEUE_MS, COMPUTE_MS))
-        serving = min(queue_s + compute_s, reply.seconds)
-        if encode_s:
-            self._encoding.append(encode_s)
-        self._serving.append(serving)
-        self._receiving.append(reply.seconds - reply.first_byte_s)
-        self._overhead_bytes = _crossed(reply) - packet_bytes
-        if reply.kept:  # otherwise the handshake is in it
-            self.link.add(_crossed(reply), reply.first_byte_s - serving)
+        server_s = min(queue_s + compute_s, reply.seconds)
+        self.latency.add_reply(reply, packet_bytes, server_s)
         return {
             "packet_bytes": packet_bytes, "sent_bytes": reply.sent_bytes, "received_bytes": reply.received_bytes,
-            "attempts": attempts, "encode_s": encode_s, "link_s": reply.seconds - serving, "queue_s": queue_s,
-            "compute_s": compute_s,
+            "attempts": attempts, "link_s": reply.seconds - server_s, "queue_s": queue_s, "compute_s": compute_s,
         }  # fmt: skip
 
-    def _box(self) -> Outbox:
+    def _outbox(self) -> Outbox:
         if self.outbox is None:
-            raise RecipeError("this client has no outbox; give it the path of one: Client(..., outbox='outbox.db')")
+            raise RecipeError("this client has no outbox; pass a file: Client(..., outbox='outbox.db')")
         return self.outbox
 
 
-def _crossed(reply: Reply) -> int:
-    """Return the bytes that must have crossed the link, either way, when the first of an answer is seen."""
-    return reply.sent_bytes + min(reply.received_bytes, _SEGMENT_BYTES)
+def _query(heads: tuple[str, ...] | None, min_score: float) -> str:
+    """Return the query of a request."""
+    fields = {} if heads is None else {"heads": ",".join(heads)}
+    if min_score:
+        fields["min_score"] = str(min_score)
+    return urlencode(fields, safe=",", quote_via=quote)
 
 
 def _predictions(body: bytes) -> Mapping[str, Prediction]:
-    """Return the one answer of a reply."""
-    found = unpack(body)
-    if len(found) != 1:
-        raise CorruptAnswer(f"the server answered for {len(found)} images, one was sent")
-    return found[0]
+    """Return the predictions of a reply for one image."""
+    answers = unpack(body)
+    if len(answers) != 1:
+        raise CorruptAnswer(f"the server answered for {len(answers)} images, 1 was sent")
+    return answers[0]
 
 
 def _error(reply: Reply) -> SplitregError:
-    """Return the error that a reply is."""
+    """Return the error that a reply reports."""
     try:
         body = json.loads(reply.body)
     except (ValueError, RecursionError):
-        body = None  # a proxy's page, say
+        body = None  # for instance the HTML page of a proxy
     return error_from(reply.status, body, reply.headers.get("retry-after"))
 
 
-def _restored(found: Answered) -> Answer:
-    """Return the answer that an outbox has kept."""
-    if found.blob is None:
-        error = error_from(int(found.facts.get("status", 500)), found.facts)
-        return Answer.of(found.name, found.key, found.facts, {}, error)
-    return Answer.of(found.name, found.key, found.facts, _predictions(found.blob))
+def _restore(stored: StoredAnswer) -> Answer:
+    """Return the answer that an outbox has stored."""
+    if stored.blob is None:
+        error = error_from(int(stored.facts.get("status", 500)), stored.facts)
+        return Answer.of(stored.name, stored.key, stored.facts, {}, error)
+    return Answer.of(stored.name, stored.key, stored.facts, _predictions(stored.blob))
 
 
 def _seconds(milliseconds: str | None) -> float:
+    """Read a header in milliseconds; 0 for anything that is not a duration."""
     try:
-        found = float(milliseconds or 0.0) / 1000
+        seconds = float(milliseconds or 0.0) / 1000
     except ValueError:
         return 0.0
-    return found if 0 <= found < math.inf else 0.0
-
-
-def _high(seen: Collection[float]) -> float:
-    """Return what four of five stay below: budgets are met by most pictures, not by half of them."""
-    ordered = sorted(seen)
-    return ordered[int(0.8 * len(ordered))] if ordered else 0.0
+    return seconds if 0 <= seconds < math.inf else 0.0

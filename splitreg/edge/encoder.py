@@ -1,4 +1,4 @@
-"""A bundle's edge half on a device: ``config.json``, ``edge.safetensors`` and ``edge.onnx``; no torch."""
+"""The edge half of a bundle in an ONNX runtime: numpy, no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class EdgeEncoder(EdgeHalf):
-    """Images to packets, the same as ``EdgeModel``'s up to the rounding of another runtime.
+    """Images to packets; equal to those of ``EdgeModel`` up to the rounding of the runtime.
 
     ::
 
@@ -31,10 +31,10 @@ class EdgeEncoder(EdgeHalf):
 
     Args:
         network: image to latent.
-        coding: what the packets are, at the network's input size.
+        coding: preprocessing at the network's input size, tables and codec.
     """
 
-    #: Precision -> file of the bundle.
+    #: Precision -> file in the bundle.
     FILES: ClassVar[Mapping[str, str]] = {"fp32": "edge.onnx", "int8": "edge.int8.onnx"}
 
     def __init__(self, network: Network, coding: LatentCoding) -> None:
@@ -52,20 +52,21 @@ class EdgeEncoder(EdgeHalf):
         size: tuple[int, int] | None = None,
         registry: Registry | None = None,
     ) -> EdgeEncoder:
-        """Open the edge half of a bundle; reads ``config.json``, ``edge.safetensors`` and one ONNX file.
+        """Open the edge half of a bundle: ``config.json``, ``edge.safetensors`` and one ONNX file.
 
         Args:
             bundle: the folder, or ``zoo:NAME``.
             runtime: ``"onnxruntime"`` or ``"openvino"``.
-            precision: ``"fp32"`` (``edge.onnx``) or ``"int8"`` (``edge.int8.onnx``, where it was published).
+            precision: ``"fp32"`` (``edge.onnx``) or ``"int8"`` (``edge.int8.onnx``, if published).
             threads: CPU threads per image.
-            size: (height, width) of the network's input; the recipe's by default. Others need a bundle whose graph
-                takes any size.
+            size: (height, width) of the network's input; the recipe's by default. Other sizes
+                require a graph that accepts any size.
             registry: the installed plugins, by default.
 
         Raises:
-            BundleError: a file is missing, altered or not of this bundle, or the graph does not take this size.
-            MissingExtra: the runtime, or what the codec needs, is not installed.
+            BundleError: a file is missing, altered or from another bundle, or the graph does not
+                accept this size.
+            MissingExtra: the runtime, or a package that the codec needs, is not installed.
             RecipeError: an invalid option.
             RegistryError: the codec's plugin is not installed or broken.
         """
@@ -73,16 +74,19 @@ class EdgeEncoder(EdgeHalf):
             raise RecipeError(
                 f"no precision {precision!r}.{suggest(precision, cls.FILES)} Available: {', '.join(cls.FILES)}"
             )
-        opened, name = Bundle.open(bundle), cls.FILES[precision]
-        if name not in opened:
-            raise BundleError(f"the bundle {opened.folder} has no {name}; {_how_to_get(name, opened)}")
-        preprocess = _at_size(opened, size)
-        tables = read_tables(opened, "edge.safetensors")
-        network = load_network(runtime, opened.read(name), name=name, size=preprocess.size, threads=threads)
+        source, name = Bundle.open(bundle), cls.FILES[precision]
+        if name not in source:
+            raise BundleError(f"the bundle {source.folder} has no {name}; {_how_to_publish(name, source)}")
+        preprocess = _at_size(source, size)
+        tables = read_tables(source, "edge.safetensors")
+        network = load_network(runtime, source.read(name), name=name, size=preprocess.size, threads=threads)
         if network.channels not in (0, tables.channels):
-            raise BundleError(f"{name} has {network.channels} channels, the tables are for {tables.channels}")
+            raise BundleError(
+                f"{name} has a latent of {network.channels} channels, the tables of {source.folder} are for "
+                f"{tables.channels}"
+            )
         coding = LatentCoding(
-            codec=_codec(opened, registry), preprocess=preprocess, frozen=tables, model_id=opened.config.model_id
+            codec=_codec(source, registry), preprocess=preprocess, frozen=tables, model_id=source.config.model_id
         )
         return cls(network, coding)
 
@@ -90,20 +94,20 @@ class EdgeEncoder(EdgeHalf):
         return self.network.run(pixels)
 
 
-def _how_to_get(name: str, bundle: Bundle) -> str:
+def _how_to_publish(name: str, bundle: Bundle) -> str:
     if name != EdgeEncoder.FILES["fp32"]:
-        return "publish one: splitreg publish BUNDLE -o NEW --int8 --calibrate DIR --data NAME"
+        return "write one with: splitreg publish BUNDLE -o NEW --int8 --calibrate DIR --data NAME"
     reason = bundle.config.without_onnx
-    why = f" (when this bundle was written: {reason})" if reason else ""
-    return f"publish one: splitreg publish BUNDLE -o NEW{why}"
+    why = f" (reason when the bundle was written: {reason})" if reason else ""
+    return f"write one with: splitreg publish BUNDLE -o NEW{why}"
 
 
 def to_preprocess(entry: PreprocessEntry, name: str) -> Preprocess:
-    """Return the preprocessing that a bundle's config describes.
+    """Return the preprocessing of a bundle's config.
 
     Args:
-        entry: of the config.
-        name: of the bundle, for messages.
+        entry: entry of the config.
+        name: name of the bundle, for messages.
 
     Raises:
         BundleError: sizes or values out of range.
@@ -111,7 +115,7 @@ def to_preprocess(entry: PreprocessEntry, name: str) -> Preprocess:
     try:
         return Preprocess(size=entry.size, mode=entry.mode, mean=entry.mean, std=entry.std)
     except ValueError as cause:
-        raise BundleError(f"the preprocessing in the config of {name} is not valid: {cause}") from cause
+        raise BundleError(f"invalid preprocessing in the config of {name}: {cause}") from cause
 
 
 def _at_size(bundle: Bundle, size: tuple[int, int] | None) -> Preprocess:
@@ -120,15 +124,17 @@ def _at_size(bundle: Bundle, size: tuple[int, int] | None) -> Preprocess:
         return preprocess
     if bundle.config.graph is None or not bundle.config.graph.dynamic:
         height, width = preprocess.size
-        raise BundleError(f"the graph of {bundle.folder} takes {width}x{height} pixels only; leave the size out")
+        raise BundleError(
+            f"the graph of {bundle.folder} accepts {width}x{height} pixels only, got size {tuple(size)}; leave size out"
+        )
     try:
         return Preprocess(size=(size[0], size[1]), mode=preprocess.mode, mean=preprocess.mean, std=preprocess.std)
     except (ValueError, IndexError, TypeError) as cause:
-        raise RecipeError(f"size must be (height, width): {cause}") from cause
+        raise RecipeError(f"size must be (height, width), got {size!r}: {cause}") from cause
 
 
 def _codec(bundle: Bundle, registry: Registry | None) -> Codec:
-    """Create the codec that the config names."""
+    """Create the codec of the config."""
     from splitreg.registry import discover
 
     entry = bundle.config.codec
@@ -136,16 +142,16 @@ def _codec(bundle: Bundle, registry: Registry | None) -> Codec:
     try:
         codec: Codec = registry.create("codec", entry.name, options=entry.options)
     except MissingExtra as error:
-        missing = getattr(error.__cause__, "name", None) or "a package"
+        missing = getattr(error.__cause__, "name", None) or "another package"
         raise MissingExtra(
-            f"the packets of {bundle.folder} have codec {entry.name!r}, which needs {missing}, and that is not installed; "
-            f"pip install {missing}, or train and publish the model with codec 'rans', which needs nothing more"
+            f"the bundle {bundle.folder} has codec {entry.name!r}, which needs {missing}, and that is not installed; "
+            f"pip install {missing}, or publish the bundle with codec 'rans', which needs no other package"
         ) from error
     except RegistryError as error:
         package = bundle.config.plugins.get(f"codec:{entry.name}", "an unknown package")
-        raise type(error)(f"the packets of {bundle.folder} have codec {entry.name!r} of {package}: {error}") from error
+        raise type(error)(f"the bundle {bundle.folder} has codec {entry.name!r} of {package}: {error}") from error
     except RecipeError as cause:
         raise BundleError(
-            f"the installed codec {entry.name!r} does not accept this bundle's options: {cause}"
+            f"the installed codec {entry.name!r} rejects the options of the bundle {bundle.folder}: {cause}"
         ) from cause
     return codec

@@ -1,4 +1,4 @@
-"""What every edge half does, whatever runs its networks: an image in, a packet out."""
+"""``EdgeHalf``: image to packet, whatever runs the networks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from splitreg.imaging import ImageLike
 
 
 class EdgeHalf(abc.ABC):
-    """Preprocessing, networks, coding.
+    """The edge half of a model: preprocessing, networks, coding.
 
     Args:
-        coding: what the packets of the model are; the server half holds the same.
+        coding: preprocessing, tables and codec; the server half has the same.
     """
 
     def __init__(self, coding: LatentCoding) -> None:
@@ -36,15 +36,17 @@ class EdgeHalf(abc.ABC):
         """Encode images as packets. A packet does not depend on the other images.
 
         Args:
-            images: paths, bytes of image files, PIL images or (H, W, 3) uint8 arrays; or one of them.
-            batch: put all images into one packet, or into as few as a packet's limits allow (``Packet.join``). This
-                saves about 18 bytes per image.
-            rate: 0 (fewest bytes) to 1 (most), for a model with several rates; the default is the middle.
-            budget_bytes: instead of a rate, the largest size of each image's packet: the largest rate that fits is
-                used.
+            images: paths, bytes of image files, PIL images or (H, W, 3) uint8 arrays; or one of
+                them.
+            batch: put all images into one packet, or into as few as a packet's limits allow
+                (``Packet.join``). This saves about 18 bytes per image.
+            rate: 0 (fewest bytes) to 1 (most), for a model with several rates; the default is in
+                the middle.
+            budget_bytes: instead of a rate, the largest size of each image's packet: the largest
+                rate that fits is used.
 
         Returns:
-            One packet per image, or the batch's packets; ``len(packet)`` is the rate. ``ServerModel.infer`` takes either.
+            One packet per image, or the packets of the batch. ``ServerModel.infer`` accepts both.
 
         Raises:
             ImageError: an image cannot be read or is too large.
@@ -68,7 +70,7 @@ class EdgeHalf(abc.ABC):
 
     @abc.abstractmethod
     def _analyse(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(3, H, W) normalised -> latent (C, h, w), which the next call may overwrite."""
+        """(3, H, W) normalised -> (C, h, w) latent; the next call may overwrite it."""
 
     def _encode_one(self, image: ImageLike, rate: float | None, budget: int | None) -> Packet:
         latent, geometry = self.latent_of(image)
@@ -77,7 +79,7 @@ class EdgeHalf(abc.ABC):
         return self._packet(latent, geometry, rate)
 
     def _within_budget(self, latent: NDArray[np.float32], geometry: imaging.Geometry, budget: int) -> Packet:
-        """Return the packet of the largest rate that fits, assuming that bytes grow with the rate: eight are tried."""
+        """Return the packet of the largest rate that fits: a binary search in eight steps."""
         best, low, high = None, 0, POSITIONS
         while low < high:
             middle = (low + high) // 2
@@ -87,10 +89,10 @@ class EdgeHalf(abc.ABC):
                 best, low = packet, middle + 1
             else:
                 high = middle
-        if best is None:  # then the last one tried is the smallest
+        if best is None:  # the last packet is the smallest
             raise OverBudget(
-                f"this image's smallest packet has {size} bytes, the budget is {budget}; allow more bytes, or use a model "
-                "of lower rates"
+                f"this image's smallest packet has {size} bytes, the budget is {budget}; raise the budget, or use a model "
+                "with lower rates"
             )
         return best
 

@@ -1,4 +1,4 @@
-"""What a bundle needs from a device."""
+"""What a bundle requires of a device."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from splitreg.edge.encoder import EdgeEncoder
 
 
 def describe(place: str | Path) -> dict[str, Any]:
-    """Return what the edge half of a bundle is, as plain data; loads no graph.
+    """Describe the edge half of a bundle as plain data, without loading a graph.
 
     Returns:
-        ``model_id``; ``input`` (height, width) and ``mode``; ``any_size``, whether ``EdgeEncoder.open`` takes another
-        size; ``codec``; ``bytes`` on disk of each graph and of ``edge.safetensors``; ``int8``, what was measured of the
-        8-bit graph, where there is one.
+        ``model_id``; ``input`` (height, width) and ``mode``; ``any_size``, whether
+        ``EdgeEncoder.open`` accepts another size; ``codec``; ``bytes`` on disk of each graph and of
+        ``edge.safetensors``; and, if there is an 8-bit graph, its measurements as ``int8``.
 
     Raises:
         BundleError: the config or one of these files is missing or altered.

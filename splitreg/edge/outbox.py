@@ -1,7 +1,8 @@
-"""Packets that wait for the link: a bounded, ordered queue in one file that survives the death of its process.
+"""A bounded, ordered queue of packets on disk, for times without a connection.
 
-The file is an SQLite database in WAL mode. A packet leaves it in the transaction that records its answer, so that at any
-moment a packet is waiting, or answered, and never both; the answer leaves it when the program has taken it.
+The file is an SQLite database in WAL mode. A packet leaves the queue in the transaction that stores
+its answer, so that it is queued or answered at any moment, and never both; the answer is deleted
+after the program has taken it.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ _WHEN_FULL = ("refuse", "drop-oldest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
+class QueuedPacket:
     """A packet in the queue.
 
     Args:
-        number: its place; grows by the order of ``put``.
-        key: its idempotency key, the same in every attempt.
-        name: what it is of, e.g. a file name.
-        packet: what is sent.
-        query: what is asked for, as ``heads=seg,det``; all where it is empty.
-        expires: seconds since the epoch after which nobody wants the answer; None: never.
+        number: position; increases in the order of ``put``.
+        key: idempotency key, the same in every attempt.
+        name: name of the image, e.g. a file name.
+        packet: the bytes to send.
+        query: query of the request, e.g. ``heads=seg,det``; empty for all heads.
+        expires: seconds since the epoch after which the answer is not needed; None: never.
     """
 
     number: int
@@ -54,10 +55,23 @@ class Waiting:
     query: str
     expires: float | None
 
+    @property
+    def expired(self) -> bool:
+        """Whether the answer is not needed any more."""
+        return self.expires is not None and time.time() > self.expires
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """An answer that was recorded and not yet taken: ``facts`` is JSON-able, ``blob`` is the server's answer or None."""
+class StoredAnswer:
+    """An answer that the program has not taken yet.
+
+    Args:
+        number: position of its packet.
+        key: idempotency key of its packet.
+        name: name of the image.
+        facts: plain data: sizes and times, or the error.
+        blob: the server's answer; None if there is an error.
+    """
 
     number: int
     key: str
@@ -67,40 +81,42 @@ class Answered:
 
 
 class Outbox:
-    """The queue in a file.
+    """A queue of packets in a file.
 
     Args:
-        path: of the file; made when it is missing. Beside it lie its log (``-wal``, ``-shm``) and the lock of who drains it.
-        most_packets: so many wait at most.
-        most_bytes: so many bytes of packets wait at most.
-        when_full: ``"refuse"`` (``put`` raises OutboxFull) or ``"drop-oldest"`` (``put`` makes room; ``dropped`` counts).
+        path: the file; created if it is missing. SQLite's log (``-wal``, ``-shm``) and the lock of
+            the draining process (``.lock``) are beside it.
+        max_packets: largest number of queued packets.
+        max_bytes: largest number of bytes of queued packets.
+        when_full: ``"refuse"``: ``put`` raises OutboxFull; ``"drop-oldest"``: ``put`` makes room,
+            and ``dropped`` counts.
 
     Raises:
-        RecipeError: an option is not one.
-        OutboxError: the file cannot be opened, is damaged, or is something else.
+        RecipeError: an invalid option.
+        OutboxError: the file cannot be opened, is damaged, or is not an outbox.
     """
 
     def __init__(
         self,
         path: str | Path,
         *,
-        most_packets: int = 10_000,
-        most_bytes: int = 64 * 1024 * 1024,
+        max_packets: int = 10_000,
+        max_bytes: int = 64 * 1024 * 1024,
         when_full: str = "refuse",
     ) -> None:
         if when_full not in _WHEN_FULL:
-            raise RecipeError(f"when_full is one of {', '.join(_WHEN_FULL)}; got {when_full!r}")
-        if most_packets < 1 or most_bytes < 1:
-            raise RecipeError(f"an outbox holds at least 1 packet and 1 byte, got {most_packets} and {most_bytes}")
+            raise RecipeError(f"when_full must be one of {', '.join(_WHEN_FULL)}; got {when_full!r}")
+        if max_packets < 1 or max_bytes < 1:
+            raise RecipeError(f"max_packets and max_bytes must be at least 1, got {max_packets} and {max_bytes}")
         self.path = Path(path)
-        self.most_packets, self.most_bytes, self.when_full = most_packets, most_bytes, when_full
-        with self._blaming():
-            # autocommit: transactions are spelt out
-            self._base = sqlite3.connect(self.path, isolation_level=None, timeout=30)
+        self.max_packets, self.max_bytes, self.when_full = max_packets, max_bytes, when_full
+        with self._error_context():
+            # autocommit: transactions are explicit
+            self._database = sqlite3.connect(self.path, isolation_level=None, timeout=30)
             try:
                 self._open()
             except BaseException:
-                self._base.close()
+                self._database.close()
                 raise
 
     def __enter__(self) -> Self:
@@ -110,162 +126,174 @@ class Outbox:
         self.close()
 
     def close(self) -> None:
-        """Close the file; what waits stays in it."""
-        self._base.close()
+        """Close the file; queued packets stay in it."""
+        self._database.close()
+
+    def reopen(self) -> Outbox:
+        """Return a second handle of the same file with the same limits, for another thread."""
+        return Outbox(self.path, max_packets=self.max_packets, max_bytes=self.max_bytes, when_full=self.when_full)
 
     def __len__(self) -> int:
         return self._size()[0]
 
     @property
-    def waiting_bytes(self) -> int:
-        """Bytes of the packets that wait."""
+    def queued_bytes(self) -> int:
+        """Bytes of the queued packets."""
         return self._size()[1]
 
     @property
     def dropped(self) -> int:
-        """How many packets ``put`` has thrown away, since the file was made."""
-        with self._blaming():
-            (count,) = self._base.execute("SELECT value FROM counts WHERE name = 'dropped'").fetchone()
+        """Number of packets that ``put`` has dropped since the file was created."""
+        with self._error_context():
+            (count,) = self._database.execute("SELECT value FROM counts WHERE name = 'dropped'").fetchone()
         return int(count)
 
-    def put(self, packet: bytes, *, name: str = "", query: str = "", expires: float | None = None) -> Waiting:
-        """Append a packet; when this returns, it is on the disk.
+    def put(self, packet: bytes, *, name: str = "", query: str = "", expires: float | None = None) -> QueuedPacket:
+        """Append a packet; it is on disk when this returns.
+
+        Args:
+            packet: the bytes to send.
+            name: name of the image.
+            query: query of the request.
+            expires: seconds since the epoch after which the answer is not needed.
 
         Raises:
-            OutboxFull: there is no room, and ``when_full`` is ``"refuse"``; or the packet alone is too large.
-            OutboxError: the disk refuses.
+            OutboxFull: there is no room, and ``when_full`` is ``"refuse"``; or the packet alone is
+                too large.
+            OutboxError: the disk is full, or the file is damaged.
         """
-        if len(packet) > self.most_bytes:
+        if len(packet) > self.max_bytes:
             raise OutboxFull(
-                f"a packet of {len(packet)} bytes is larger than the whole outbox: {self.most_bytes} bytes"
+                f"a packet of {len(packet)} bytes exceeds the outbox's limit of {self.max_bytes} bytes (max_bytes)"
             )
         key = secrets.token_urlsafe(12)
         with self._transaction():
             self._make_room(len(packet))
-            row = self._base.execute(
+            row = self._database.execute(
                 "INSERT INTO waiting (key, name, query, packet, bytes, expires) VALUES (?, ?, ?, ?, ?, ?)",
                 (key, name, query, packet, len(packet), expires),
             )
             number = row.lastrowid or 0
-        return Waiting(number=number, key=key, name=name, packet=packet, query=query, expires=expires)
+        return QueuedPacket(number=number, key=key, name=name, packet=packet, query=query, expires=expires)
 
-    def first(self) -> Waiting | None:
-        """Return the oldest packet that waits; it stays."""
-        with self._blaming():
-            row = self._base.execute(
+    def first(self) -> QueuedPacket | None:
+        """Return the oldest queued packet; it stays in the queue."""
+        with self._error_context():
+            row = self._database.execute(
                 "SELECT number, key, name, packet, query, expires FROM waiting ORDER BY number LIMIT 1"
             ).fetchone()
         if row is None:
             return None
         number, key, name, packet, query, expires = row
-        return Waiting(number=number, key=key, name=name, packet=packet, query=query, expires=expires)
+        return QueuedPacket(number=number, key=key, name=name, packet=packet, query=query, expires=expires)
 
-    def record(self, waiting: Waiting, facts: Mapping[str, Any], blob: bytes | None) -> bool:
-        """Take a packet away and record its answer, both or neither.
+    def record(self, queued: QueuedPacket, facts: Mapping[str, Any], blob: bytes | None) -> bool:
+        """Remove a packet and store its answer, both or neither.
+
+        Args:
+            queued: the packet.
+            facts: plain data: sizes and times, or the error.
+            blob: the server's answer; None if there is an error.
 
         Returns:
-            Whether it still waited; if not, nothing is recorded.
+            Whether it was still queued; if not, nothing is stored.
         """
         with self._transaction():
-            if not self._base.execute("DELETE FROM waiting WHERE number = ?", (waiting.number,)).rowcount:
+            if not self._database.execute("DELETE FROM waiting WHERE number = ?", (queued.number,)).rowcount:
                 return False
-            self._base.execute(
+            self._database.execute(
                 "INSERT INTO answered VALUES (?, ?, ?, ?, ?)",
-                (waiting.number, waiting.key, waiting.name, json.dumps(facts), blob),
+                (queued.number, queued.key, queued.name, json.dumps(facts), blob),
             )
         return True
 
-    def answered(self) -> Answered | None:
-        """Return the oldest answer that nobody has taken; it stays until ``forget``."""
-        with self._blaming():
-            row = self._base.execute(
+    def answered(self) -> StoredAnswer | None:
+        """Return the oldest stored answer; it stays until ``forget``."""
+        with self._error_context():
+            row = self._database.execute(
                 "SELECT number, key, name, facts, blob FROM answered ORDER BY number LIMIT 1"
             ).fetchone()
         if row is None:
             return None
         number, key, name, facts, blob = row
-        return Answered(number=number, key=key, name=name, facts=json.loads(facts), blob=blob)
+        return StoredAnswer(number=number, key=key, name=name, facts=json.loads(facts), blob=blob)
 
-    def forget(self, answered: Answered) -> None:
-        """Take an answer away: the program has it."""
+    def forget(self, answer: StoredAnswer) -> None:
+        """Delete an answer that the program has taken."""
         with self._transaction():
-            self._base.execute("DELETE FROM answered WHERE number = ?", (answered.number,))
+            self._database.execute("DELETE FROM answered WHERE number = ?", (answer.number,))
 
     @contextmanager
     def draining(self) -> Iterator[None]:
-        """Keep other processes from draining; a process that dies lets go.
+        """Hold the lock of the draining process; it is released if the process dies.
 
         Raises:
-            OutboxError: another one drains.
+            OutboxError: another process holds it.
         """
         lock = sqlite3.connect(self.path.with_name(self.path.name + ".lock"), isolation_level=None, timeout=0)
         with contextlib.closing(lock):
             try:
                 lock.execute("BEGIN EXCLUSIVE")
             except sqlite3.OperationalError as cause:
-                raise OutboxError(
-                    f"another process sends the packets of {self.path}; wait for it, or stop it"
-                ) from cause
+                raise OutboxError(f"another process drains {self.path}; wait for it, or stop it") from cause
             yield
 
     def _open(self) -> None:
-        base = self._base
+        database = self._database
         (application,), (version,) = (
-            base.execute(f"PRAGMA {what}").fetchone() for what in ("application_id", "user_version")
+            database.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
         )
-        (tables,) = base.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and (application, version) != (_APPLICATION, _VERSION):
-            raise OutboxError(f"{self.path} is not an outbox of this version of splitreg; name another file")
-        base.execute("PRAGMA journal_mode = WAL")
-        base.execute("PRAGMA synchronous = FULL")  # a commit survives the loss of power too
+            raise OutboxError(f"{self.path} is not an outbox of this version of splitreg; choose another file")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")  # a commit survives loss of power
         if not tables:
             with self._transaction():
-                (tables,) = base.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                for statement in _TABLES.split(";") if not tables else ():  # unless another process was quicker
-                    base.execute(statement)
-                base.execute(f"PRAGMA application_id = {_APPLICATION}")
-                base.execute(f"PRAGMA user_version = {_VERSION}")
+                (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                for statement in _TABLES.split(";") if not tables else ():  # another process may have been first
+                    database.execute(statement)
+                database.execute(f"PRAGMA application_id = {_APPLICATION}")
+                database.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _size(self) -> tuple[int, int]:
-        with self._blaming():
-            count, size = self._base.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM waiting").fetchone()
+        with self._error_context():
+            count, size = self._database.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM waiting").fetchone()
         return count, size
 
     def _make_room(self, size: int) -> None:
-        count, there = self._size()
-        while count and (count + 1 > self.most_packets or there + size > self.most_bytes):
+        count, total = self._size()
+        while count and (count + 1 > self.max_packets or total + size > self.max_bytes):
             if self.when_full == "refuse":
                 raise OutboxFull(
-                    f"{self.path} is full: {count} packets of {there} bytes wait, the limits are {self.most_packets} and "
-                    f"{self.most_bytes}; wait until the link is back, allow more, or let it drop the oldest"
+                    f"{self.path} is full: {count} packets of {total} bytes in all; its limits are {self.max_packets} "
+                    f"packets (max_packets) and {self.max_bytes} bytes (max_bytes). Drain it, raise the limits, or "
+                    "set when_full='drop-oldest'"
                 )
-            number, oldest = self._base.execute("SELECT number, bytes FROM waiting ORDER BY number LIMIT 1").fetchone()
-            self._base.execute("DELETE FROM waiting WHERE number = ?", (number,))
-            self._base.execute("UPDATE counts SET value = value + 1 WHERE name = 'dropped'")
-            count, there = count - 1, there - oldest
+            number, oldest = self._database.execute(
+                "SELECT number, bytes FROM waiting ORDER BY number LIMIT 1"
+            ).fetchone()
+            self._database.execute("DELETE FROM waiting WHERE number = ?", (number,))
+            self._database.execute("UPDATE counts SET value = value + 1 WHERE name = 'dropped'")
+            count, total = count - 1, total - oldest
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._blaming():
-            self._base.execute("BEGIN IMMEDIATE")
+        with self._error_context():
+            self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._base.execute("COMMIT")
+                self._database.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
-                    self._base.execute("ROLLBACK")
+                    self._database.execute("ROLLBACK")
                 raise
 
     @contextmanager
-    def _blaming(self) -> Iterator[None]:
+    def _error_context(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as cause:
             raise OutboxError(
-                f"the outbox {self.path} cannot be used: {cause}; if it is damaged, move it away, and a new one is made"
+                f"cannot use the outbox {self.path}: {cause}; if it is damaged, move it away and a new one is created"
             ) from cause
-
-
-def expired(waiting: Waiting) -> bool:
-    """Whether nobody wants its answer any more."""
-    return waiting.expires is not None and time.time() > waiting.expires

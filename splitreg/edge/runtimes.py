@@ -1,4 +1,4 @@
-"""What runs ``edge.onnx``: onnxruntime or OpenVINO, on one image at one size, so that they can plan ahead."""
+"""Runtimes for ``edge.onnx``: onnxruntime and OpenVINO, one image at one fixed size."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 from splitreg.errors import BundleError, MissingExtra, RecipeError, suggest
 
 _AXES = ("batch", "height", "width")
-_Ends = Mapping[str, tuple[bool, list[int]]]  # name -> whether it is float32, its axes (0: not known)
+_Ports = Mapping[str, tuple[bool, list[int]]]  # name -> is float32, lengths of the axes (0: free)
 
 
 class Network(abc.ABC):
-    """A graph that is ready to run at one size.
+    """A loaded graph that runs at one size.
 
     Attributes:
-        channels: C of the latent; 0 where the graph does not say.
+        channels: C of the latent; 0 if the graph does not state it.
     """
 
     channels: int
 
     @abc.abstractmethod
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Normalised image (3, H, W) to latent (C, h, w), in memory that the next call may overwrite.
+        """(3, H, W) normalised -> (C, h, w) latent; the next call may overwrite it.
 
         Raises:
-            BundleError: the graph does not run.
+            BundleError: the runtime cannot run the graph.
         """
 
 
@@ -38,18 +38,18 @@ def load_network(runtime: str, data: bytes, *, name: str, size: tuple[int, int],
 
     Args:
         runtime: one of ``RUNTIMES``.
-        data: the file's bytes.
-        name: of the file, for messages.
+        data: bytes of the file.
+        name: name of the file, for messages.
         size: (H, W).
-        threads: CPU threads that one image may use.
+        threads: CPU threads per image.
 
     Raises:
-        RecipeError: there is no such runtime.
+        RecipeError: no such runtime, or ``threads`` is below 1.
         MissingExtra: the runtime is not installed.
-        BundleError: not a graph, or one with another interface or for another size.
+        BundleError: not an ONNX graph, or its interface or size is another one.
     """
     if runtime not in _NETWORKS:
-        raise RecipeError(f"no runtime named {runtime!r}.{suggest(runtime, RUNTIMES)} There are: {', '.join(RUNTIMES)}")
+        raise RecipeError(f"no runtime {runtime!r}.{suggest(runtime, RUNTIMES)} Available: {', '.join(RUNTIMES)}")
     if threads < 1:
         raise RecipeError(f"threads must be at least 1, got {threads}")
     return _NETWORKS[runtime](data, name, size, threads)
@@ -59,14 +59,14 @@ def onnx_session(data: bytes, name: str, *, threads: int = 0, axes: Mapping[str,
     """Open a graph with onnxruntime on the CPU.
 
     Args:
-        data: the file's bytes.
-        name: of the file, for messages.
+        data: bytes of the file.
+        name: name of the file, for messages.
         threads: CPU threads; 0: onnxruntime's choice.
-        axes: free axis -> its length, where it shall be planned for that alone.
+        axes: free axis -> its fixed length in this session.
 
     Raises:
         MissingExtra: onnxruntime is not installed.
-        BundleError: it cannot run the graph.
+        BundleError: onnxruntime cannot run the graph.
     """
     try:
         import onnxruntime
@@ -74,35 +74,35 @@ def onnx_session(data: bytes, name: str, *, threads: int = 0, axes: Mapping[str,
         raise MissingExtra("onnxruntime is not installed; pip install 'splitreg[edge]'") from cause
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # The plan of a pattern is made in the first run and doubles the memory in the second, for no gain at one size.
+    # A memory pattern is planned in the first run and doubles the memory, for no gain at one size.
     options.enable_mem_pattern = False
-    options.log_severity_level = 3  # a graph that does not run is our error, not a remark on stderr
+    options.log_severity_level = 3  # a graph that does not run is reported as an error, not on stderr
     for axis, length in (axes or {}).items():
         options.add_free_dimension_override_by_name(axis, length)
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as cause:  # onnxruntime's own exception types are private
-        raise _refused("onnxruntime", name, cause) from cause
+    except Exception as cause:  # onnxruntime's exception types are private
+        raise _runtime_error("onnxruntime", name, cause) from cause
 
 
 class _OnnxRuntime(Network):
     def __init__(self, data: bytes, name: str, size: tuple[int, int], threads: int) -> None:
         self.name = name
         self._session = onnx_session(data, name, threads=threads, axes=dict(zip(_AXES, (1, *size), strict=True)))
-        ends = [
+        inputs, outputs = (
             {
-                end.name: (end.type == "tensor(float)", [i if isinstance(i, int) else 0 for i in end.shape])
-                for end in side
+                port.name: (port.type == "tensor(float)", [i if isinstance(i, int) else 0 for i in port.shape])
+                for port in ports
             }
-            for side in (self._session.get_inputs(), self._session.get_outputs())
-        ]
-        self.channels = _check_interface(name, ends[0], ends[1], size)
+            for ports in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        self.channels = _check_interface(name, inputs, outputs, size)
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
             latent: NDArray[np.float32] = self._session.run(["latent"], {"image": image[None]})[0][0]
         except Exception as cause:
-            raise _refused("onnxruntime", self.name, cause) from cause
+            raise _runtime_error("onnxruntime", self.name, cause) from cause
         return latent
 
 
@@ -113,50 +113,54 @@ class _OpenVino(Network):
         except ModuleNotFoundError as cause:
             raise MissingExtra("openvino is not installed; pip install 'splitreg[openvino]'") from cause
         self.name = name
-        # Of itself it computes in bfloat16 on some processors, which changes many symbols.
+        # By default it computes in bfloat16 on some processors, which changes many symbols.
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         try:
             core = openvino.Core()
             graph = core.read_model(data)
-            ends = [
-                {end.any_name: (end.element_type == openvino.Type.f32, _axes(end.partial_shape)) for end in side}
-                for side in (graph.inputs, graph.outputs)
-            ]
-            self.channels = _check_interface(name, ends[0], ends[1], size)
+            inputs, outputs = (
+                {port.any_name: (port.element_type == openvino.Type.f32, _axes(port.partial_shape)) for port in ports}
+                for ports in (graph.inputs, graph.outputs)
+            )
+            self.channels = _check_interface(name, inputs, outputs, size)
             graph.reshape({"image": [1, 3, *size]})
             self._request: Any = core.compile_model(graph, "CPU", settings).create_infer_request()
         except RuntimeError as cause:
-            raise _refused("openvino", name, cause) from cause
+            raise _runtime_error("openvino", name, cause) from cause
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
-            found = self._request.infer({"image": image[None]}, share_inputs=True, share_outputs=True)
+            outputs = self._request.infer({"image": image[None]}, share_inputs=True, share_outputs=True)
         except RuntimeError as cause:
-            raise _refused("openvino", self.name, cause) from cause
-        latent: NDArray[np.float32] = found["latent"][0]
+            raise _runtime_error("openvino", self.name, cause) from cause
+        latent: NDArray[np.float32] = outputs["latent"][0]
         return latent
 
 
 _NETWORKS = {"onnxruntime": _OnnxRuntime, "openvino": _OpenVino}
-#: What can run a graph.
+#: Names of the runtimes.
 RUNTIMES = tuple(_NETWORKS)
 
 
-def _check_interface(name: str, given: _Ends, returned: _Ends, size: tuple[int, int]) -> int:
-    """Return the latent's channels if a graph has the interface of a device's half."""
-    for what, ends, wanted in (("input image", given, (1, 3, *size)), ("output latent", returned, (1, 0, 0, 0))):
-        end, shape = what.split()[1], "(batch, 3, height, width)" if ends is given else "(batch, C, h, w)"
-        if list(ends) != [end] or not ends[end][0] or len(ends[end][1]) != 4:
-            raise BundleError(f"{name} must have one {what} {shape} of float32, it has {', '.join(ends) or 'none'}")
-        if any(have and want and have != want for have, want in zip(ends[end][1], wanted, strict=True)):
-            raise BundleError(f"{name} has the {what} of shape {ends[end][1]}, wanted {list(wanted)} (0: any)")
-    return returned["latent"][1][1]
+def _check_interface(name: str, inputs: _Ports, outputs: _Ports, size: tuple[int, int]) -> int:
+    """Check that a graph has the interface of an edge half; return the channels of its latent."""
+    for port, ports, kind, shape, expected in (
+        ("image", inputs, "input", "(batch, 3, height, width)", (1, 3, *size)),
+        ("latent", outputs, "output", "(batch, C, h, w)", (1, 0, 0, 0)),
+    ):
+        if list(ports) != [port] or not ports[port][0] or len(ports[port][1]) != 4:
+            names = ", ".join(ports) or "none"
+            raise BundleError(f"{name} must have one {kind}, {port} {shape} of float32; its {kind}s: {names}")
+        axes = ports[port][1]
+        if any(axis and length and axis != length for axis, length in zip(axes, expected, strict=True)):
+            raise BundleError(f"{name} has {kind} {port} of shape {axes}, expected {list(expected)} (0: any)")
+    return outputs["latent"][1][1]
 
 
 def _axes(shape: Any) -> list[int]:
     return [axis.get_length() if axis.is_static else 0 for axis in shape] if shape.rank.is_static else []
 
 
-def _refused(runtime: str, name: str, cause: Exception) -> BundleError:
+def _runtime_error(runtime: str, name: str, cause: Exception) -> BundleError:
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return BundleError(f"{runtime} cannot run {name}: {lines[0] if lines else type(cause).__name__}")

@@ -64,7 +64,7 @@ def sheet(found: Sequence[Example], width: int = 240) -> NDArray[np.uint8]:
     """Tile examples into one picture, a row each: input with its bytes, then every prediction above its truth."""
     rows = []
     for item in found:
-        picture, _ = drawing.enlarged(item.image)
+        picture, _ = drawing.enlarge(item.image)
         cells = [_fit(drawing.legend(picture, [f"input, {item.packet_bytes} bytes sent"]), width)]
         for head, drawn in item.predictions.items():
             cells.append(_fit(drawing.legend(drawn, [f"{head}: prediction"]), width))

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects, read without running anything that is in them."""
+"""Checkpoints of other projects, read without executing code in them."""
 
 from splitreg.interop.importing import Fit, Imported, Misfit, import_checkpoint
 

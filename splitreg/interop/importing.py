@@ -1,4 +1,4 @@
-"""Models of other projects: a checkpoint's tensors, by its family's layout, in a model that is assembled here."""
+"""Import checkpoints of other projects into a model that is assembled here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from splitreg.interop.layouts import LAYOUTS, CheckpointLayout
 from splitreg.recipe import HeadPart, Recipe
 from splitreg.registry import Registry
 
-#: Keys of a recipe that say how a model is trained: an imported one was not trained so.
-_TRAINING = ("data", "augment", "teacher", "stages", "sweep")
+#: Keys of a recipe for training, which an imported model has not seen.
+_TRAINING_KEYS = ("data", "augment", "teacher", "stages", "sweep")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +29,10 @@ class Misfit:
     """One tensor that does not fit.
 
     Args:
-        kind: ``unused`` (the checkpoint's, without a place here), ``missing`` (the model's, not in the checkpoint),
-            ``shape``, ``values`` (no finite floats), or ``differs`` (two checkpoints do not agree; the first counts).
-        name: in the checkpoint; for ``missing``, in the model.
-        detail: what is there and what is wanted.
+        kind: ``unused`` (not in the model), ``missing`` (not in the checkpoint), ``shape``,
+            ``values`` (not finite floats), or ``differs`` (two checkpoints differ; the first is used).
+        name: name in the checkpoint; for ``missing``, in the model.
+        detail: what is there and what was expected.
     """
 
     kind: str
@@ -46,9 +46,10 @@ class Fit:
 
     Args:
         layout: name of the layout.
-        used: tensors of the checkpoints that the model has now.
-        derived: tensors of the checkpoints that are computed anew here: constants, counters, integer tables.
-        misfits: all that does not fit.
+        used: number of the checkpoints' tensors in the model.
+        derived: number of the checkpoints' tensors that are computed here: constants, counters,
+            integer tables.
+        misfits: all tensors that do not fit.
     """
 
     layout: str
@@ -57,29 +58,29 @@ class Fit:
     misfits: tuple[Misfit, ...]
 
     def check(self) -> None:
-        """Say that something does not fit.
+        """Check that every tensor fits.
 
         Raises:
-            CheckpointError: something does not.
+            CheckpointError: a tensor does not.
         """
         if self.misfits:
             kinds = [misfit.kind for misfit in self.misfits]
             counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
             first = self.misfits[0]
             raise CheckpointError(
-                f"{len(kinds)} tensors do not fit ({counts}), such as {first.name}: {first.detail}; without strict the rest "
-                "is imported"
+                f"{len(kinds)} tensors do not fit ({counts}), for instance {first.name}: {first.detail}; without strict, the "
+                "others are imported"
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON."""
+        """Return plain data."""
         rows = [{"kind": m.kind, "name": m.name, "detail": m.detail} for m in self.misfits]
         return {"layout": self.layout, "used": self.used, "derived": self.derived, "misfits": rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """A ``model`` in eval mode, to be saved; and how the checkpoints ``fit`` it."""
+    """The ``model``, in eval mode, and how the checkpoints ``fit`` it."""
 
     model: SplitModel
     fit: Fit
@@ -94,32 +95,34 @@ def import_checkpoint(
     registry: Registry | None = None,
     **keys: Any,
 ) -> Imported:
-    """Assemble a model and give it the weights of other projects' checkpoints; see ``layouts`` for which.
+    """Assemble a model with the weights of another project's checkpoints; see ``interop.layouts``.
 
     Args:
-        checkpoints: files of ``torch.save``. Several are heads on one bitstream: the first that has a tensor counts.
-        recipe: how the model is made; what it says of training and data is left out. Heads without labels get as many
-            as the checkpoint has.
+        checkpoints: files of ``torch.save``. Several are heads on one bitstream; if more than one has
+            a tensor, the first is used.
+        recipe: recipe of the model; keys for training and data are ignored. Heads without labels get
+            the number of classes of the checkpoint.
         overrides: as in ``Recipe.read``.
-        strict: refuse what does not fit as a whole.
+        strict: fail unless every tensor fits.
         registry: the installed plugins, by default.
-        keys: keys of a recipe, over the recipe's own. Without a recipe and ``bottleneck`` or ``heads``, the sizes of the
-            bottleneck are the checkpoint's, and the heads are those that it has.
+        keys: keys of a recipe, which override the recipe's. Without a recipe, the sizes of the
+            bottleneck and the heads come from the checkpoint.
 
     Raises:
-        CheckpointError: a file cannot be read; less than half of it or of the bottleneck fits; the bottlenecks of two
-            checkpoints are not the same; or something does not fit and ``strict`` is set.
-        PlanError: the recipe's parts do not fit.
+        CheckpointError: a file cannot be read; less than half of it or of the bottleneck fits; the
+            bottlenecks of two checkpoints differ; or a tensor does not fit and ``strict`` is set.
+        PlanError: the recipe's parts do not fit together.
     """
     paths = [Path(checkpoints)] if isinstance(checkpoints, str | Path) else [Path(path) for path in checkpoints]
     if not paths:
-        raise CheckpointError("no checkpoint was given; give at least one file that torch.save wrote")
-    read = [(path, read_checkpoint(path)) for path in paths]
-    layout = max(LAYOUTS, key=lambda one: sum(_known(one, name) for _, tensors in read for name in tensors))
-    shapes = {layout.plain(name): value.shape for _, tensors in reversed(read) for name, value in tensors.items()}
+        raise CheckpointError("no checkpoint was given; pass at least one file of torch.save")
+    states = [(path, read_checkpoint(path)) for path in paths]
+    names = [name for _, tensors in states for name in tensors]
+    layout = max(LAYOUTS, key=lambda candidate: sum(_known(candidate, name) for name in names))
+    shapes = {layout.plain(name): value.shape for _, tensors in reversed(states) for name, value in tensors.items()}
     planned = plan(_recipe(layout, shapes, recipe, keys, overrides), registry=registry)
     model = assemble(planned, weights=False)
-    fit = _fill(model.state_dict(keep_vars=True), read, layout, planned.recipe.heads)
+    fit = _fill(model.state_dict(keep_vars=True), states, layout, planned.recipe.heads)
     if strict:
         fit.check()
     model.trained = all(misfit.kind not in ("missing", "shape", "values") for misfit in fit.misfits)
@@ -137,9 +140,9 @@ def _recipe(
     keys: Mapping[str, Any],
     overrides: Sequence[str],
 ) -> Recipe:
-    """Return the recipe with what the checkpoints' shapes tell: the bottleneck's sizes, heads, numbers of classes."""
+    """Return the recipe with bottleneck sizes, heads and class counts from the checkpoints' shapes."""
     table = {**(recipe.to_mapping() if recipe else {}), **keys}
-    table = {key: value for key, value in table.items() if key not in _TRAINING}
+    table = {key: value for key, value in table.items() if key not in _TRAINING_KEYS}
     if recipe is None:
         table.setdefault("input", {"mode": "resize"})
     if recipe is None and "bottleneck" not in table:
@@ -149,16 +152,15 @@ def _recipe(
             if name in shapes and len(shapes[name]) > axis
         }
         table["bottleneck"] = {"name": "fp", "encoder": "gdn", "from": "image", **sizes}
-    found = [plugin for plugin, (_, name, _) in layout.classes.items() if name in shapes]
     if "heads" not in table:
-        if not found:
+        table["heads"] = [plugin for plugin, (_, name, _) in layout.classes.items() if name in shapes]
+        if not table["heads"]:
             raise CheckpointError(
-                f"the checkpoint has none of the heads {', '.join(layout.classes)} (as {layout.name} names them): say which "
-                "the model shall have, as in --heads cls; they stay untrained"
+                f"the checkpoint has none of the heads {', '.join(layout.classes)} in the layout of {layout.name}; name the "
+                "heads of the model, as in --heads cls, which stay untrained"
             )
-        table["heads"] = found
-    made = Recipe.from_mapping(table, overrides)
-    return replace(made, heads=tuple(_head(layout, shapes, head) for head in made.heads))
+    complete = Recipe.from_mapping(table, overrides)
+    return replace(complete, heads=tuple(_head(layout, shapes, head) for head in complete.heads))
 
 
 def _head(layout: CheckpointLayout, shapes: Mapping[str, Sequence[int]], head: HeadPart) -> HeadPart:
@@ -171,51 +173,53 @@ def _head(layout: CheckpointLayout, shapes: Mapping[str, Sequence[int]], head: H
 
 def _fill(
     state: Mapping[str, Tensor],
-    read: Sequence[tuple[Path, dict[str, Tensor]]],
+    states: Sequence[tuple[Path, dict[str, Tensor]]],
     layout: CheckpointLayout,
     heads: Sequence[HeadPart],
 ) -> Fit:
-    """Copy every tensor that fits to its place.
+    """Copy every tensor that fits into the model.
 
     Raises:
-        CheckpointError: less than half of a checkpoint or of the bottleneck fits, or two bottlenecks differ.
+        CheckpointError: less than half of a checkpoint or of the bottleneck fits, or two bottlenecks
+            differ.
     """
-    names = {head.plugin: head.name for head in reversed(heads)}  # of two of a plugin, the first
+    names = {head.plugin: head.name for head in reversed(heads)}  # the first head of each plugin
     labels = {head.name: head.labels or () for head in heads}
     filled: dict[str, Tensor] = {}
     misfits: list[Misfit] = []
     derived = used = 0
-    for path, tensors in read:
-        fitting = learned = 0
+    for path, tensors in states:
+        fitting = expected = 0
         for name, value in tensors.items():
             target = layout.target(layout.plain(name), names)
             if layout.is_derived(name):
                 derived += 1
                 continue
-            learned += 1
+            expected += 1
             problem = _problem(state, target, value)
             if problem is None and target is not None:
                 fitting += 1
                 own_labels = labels.get(target.split(".")[1], ()) if target.startswith("branches.") else ()
-                ready = layout.convert(target, value, own_labels).to(state[target].dtype)
-                if filled.setdefault(target, ready) is not ready and not torch.equal(filled[target], ready):
-                    apart = float((filled[target].double() - ready.double()).abs().max())
-                    problem = "differs", f"up to {apart:.2g} from {read[0][0].name}, which counts"
+                converted = layout.convert(target, value, own_labels).to(state[target].dtype)
+                first = filled.setdefault(target, converted)
+                if not torch.equal(first, converted):
+                    difference = float((first.double() - converted.double()).abs().max())
                     if target.startswith("bottleneck."):
                         raise CheckpointError(
-                            f"{path} has another bottleneck than {read[0][0]}: {name} is {problem[1]}; heads on one "
-                            "bitstream share it, import the others one by one"
+                            f"the bottleneck of {path} differs from that of {states[0][0]}: {name} by up to "
+                            f"{difference:.2g}. Heads on one bitstream share the bottleneck; import the others separately"
                         )
+                    problem = "differs", f"by up to {difference:.2g} from {states[0][0].name}, which is used"
             if problem is not None:
                 misfits.append(Misfit(kind=problem[0], name=name, detail=problem[1]))
         used += fitting
-        _check_share(path, fitting, learned, layout)
-    wanted = [name for name in state if not layout.is_derived(name)]
-    own = [name for name in wanted if name.startswith("bottleneck.")]
-    _check_share(read[0][0], sum(name in filled for name in own), len(own), layout, " of the bottleneck")
+        _check_share(path, fitting, expected, layout)
+    required = [name for name in state if not layout.is_derived(name)]
+    own = [name for name in required if name.startswith("bottleneck.")]
+    _check_share(states[0][0], sum(name in filled for name in own), len(own), layout, " of the bottleneck")
     misfits += [
-        Misfit(kind="missing", name=name, detail=f"the model has {_size(state[name])}, left as it was initialised")
-        for name in wanted
+        Misfit(kind="missing", name=name, detail=f"{_size(state[name])} in the model, keeps its initial value")
+        for name in required
         if name not in filled
     ]
     with torch.no_grad():
@@ -225,23 +229,23 @@ def _fill(
 
 
 def _problem(state: Mapping[str, Tensor], target: str | None, value: Tensor) -> tuple[str, str] | None:
-    """Return kind and detail of what keeps a value from its place, None where nothing does."""
+    """Return kind and detail of a misfit; None if the value fits."""
     if target is None or target not in state:
-        return "unused", "the model has no such part" if target is None else f"the model has no {target}"
+        return "unused", "no such part in the model" if target is None else f"no {target} in the model"
     if value.shape != state[target].shape:
-        return "shape", f"{_size(value)}, the model wants {_size(state[target])}"
+        return "shape", f"{_size(value)}, expected {_size(state[target])}"
     if not value.is_floating_point() or not bool(torch.isfinite(value.float()).all()):
-        return "values", "not finite" if value.is_floating_point() else f"{value.dtype}, wanted floats"
+        return "values", "not finite" if value.is_floating_point() else f"{value.dtype}, expected floats"
     return None
 
 
-def _check_share(path: Path, fitting: int, all_of: int, layout: CheckpointLayout, what: str = "") -> None:
-    if 2 * fitting < all_of or not all_of:
+def _check_share(path: Path, fitting: int, total: int, layout: CheckpointLayout, part: str = "") -> None:
+    if 2 * fitting < total or not total:
         raise CheckpointError(
-            f"{path} does not hold this model: {fitting} of {all_of} tensors{what} fit "
-            f"({100 * fitting / max(1, all_of):.0f} %), read as {layout.name}; check backbone, cut and the bottleneck's sizes"
+            f"{path} does not fit this model: {fitting} of {total} tensors{part} fit ({100 * fitting / max(1, total):.0f} %) "
+            f"in the layout of {layout.name}; check backbone, cut and the bottleneck's sizes"
         )
 
 
 def _size(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
+    return "x".join(map(str, tensor.shape)) or "scalar"

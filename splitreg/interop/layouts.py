@@ -1,4 +1,4 @@
-"""How other projects name the tensors of their checkpoints: one ``CheckpointLayout`` per family."""
+"""Layouts of other projects' checkpoints: one ``CheckpointLayout`` per project."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from torch import Tensor
 from splitreg.assembly.labels import COCO_GAPS, class_names
 from splitreg.tasks import CLASSIFICATION, DETECTION, SEGMENTATION
 
-#: Value there, labels of the head (none for the model itself) -> value here.
+#: (value in the checkpoint, labels of the head; empty for the model itself) -> value in the model.
 Convert = Callable[[Tensor, Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointLayout:
-    """Names there -> names here. A name there is first made plain (``wrappers``, ``renamed``), then moved.
+    """Maps names in a checkpoint to names in the model: ``wrappers``, then ``renamed``, then ``moves``.
 
     Args:
-        name: what it is called in reports.
-        source: where the layout is described.
-        wrappers: prefixes that are taken off, one of them at most.
+        name: name of the project, for reports.
+        source: description of the layout.
+        wrappers: prefixes to remove, at most one of them.
         renamed: pattern -> replacement, for names of older versions.
-        moves: prefix there -> (head plugin, or "" for the model itself; prefix here). The first that fits counts.
-        derived: pattern of what is computed from the rest, on both sides; it is neither read nor missed.
-        converted: pattern of a name here -> what makes the value here from the value there.
-        sizes: option of the bottleneck -> (tensor, axis) that tells it.
+        moves: prefix in the checkpoint -> (head plugin, or "" for the model itself; prefix in the
+            model). The first match is used.
+        derived: pattern of tensors, in both, that are computed from the others and ignored.
+        converted: pattern of a name in the model -> conversion of the value.
+        sizes: option of the bottleneck -> (tensor, axis) whose size it is.
         classes: head plugin -> (task, tensor, entries of its first axis that are not classes).
-        options: head plugin -> options that its weights were trained with, where a recipe does not say otherwise.
+        options: head plugin -> options of its training, unless a recipe overrides them.
     """
 
     name: str
@@ -46,7 +47,7 @@ class CheckpointLayout:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def plain(self, name: str) -> str:
-        """Return a name there as the newest version of that project has it, without a wrapper's prefix.
+        """Return a name in the checkpoint as in the latest version of the project, without a wrapper.
 
         >>> SC2BENCH.plain("backbone.body.bottleneck_layer.entropy_bottleneck._matrix0")
         'bottleneck_layer.entropy_bottleneck.matrices.0'
@@ -57,7 +58,7 @@ class CheckpointLayout:
         return name
 
     def target(self, plain: str, heads: Mapping[str, str]) -> str | None:
-        """Return a plain name's name here, None where there is none; ``heads``: plugin -> name of the model's head.
+        """Return the name in the model, or None; ``heads``: plugin -> name of the model's head.
 
         >>> SC2BENCH.target("fc.weight", {"cls": "animals"})
         'branches.animals.head.layers.3.weight'
@@ -68,38 +69,38 @@ class CheckpointLayout:
         return None
 
     def is_derived(self, name: str) -> bool:
-        """Tell whether a tensor, there or here, is computed from the others."""
+        """Whether a tensor, in checkpoint or model, is computed from the others."""
         return re.search(self.derived, name) is not None
 
     def convert(self, target: str, value: Tensor, labels: Sequence[str] = ()) -> Tensor:
-        """Return the value that the tensor of this name here has; ``labels``: of the head that it belongs to."""
-        return next(
-            (make(value, labels) for pattern, make in self.converted.items() if re.search(pattern, target)), value
-        )
+        """Return the value for a tensor of the model; ``labels``: class names of its head."""
+        conversions = (convert for pattern, convert in self.converted.items() if re.search(pattern, target))
+        convert = next(conversions, None)
+        return value if convert is None else convert(value, labels)
 
 
 _PEDESTAL = 2.0**-36  # of compressai's NonNegativeParametrizer
-_LEAST_BETA = 1e-6  # of compressai's GDN, and of the GDN1 here, where it is added outside the square
+_MIN_BETA = 1e-6  # of compressai's GDN; GDN1 here adds it after squaring
 
 
-def _gdn_gamma(there: Tensor, _: Sequence[str]) -> Tensor:
-    """max(g, 2**-18)**2 - 2**-36 there is g**2 here."""
-    there = there.double()
-    return (there.clamp(min=_PEDESTAL**0.5) ** 2 - _PEDESTAL).clamp(min=0).sqrt()
+def _gdn_gamma(value: Tensor, _: Sequence[str]) -> Tensor:
+    """Convert gamma: compressai uses max(g, 2**-18)**2 - 2**-36, GDN1 here g**2."""
+    value = value.double()
+    return (value.clamp(min=_PEDESTAL**0.5) ** 2 - _PEDESTAL).clamp(min=0).sqrt()
 
 
-def _gdn_beta(there: Tensor, _: Sequence[str]) -> Tensor:
-    """max(b, (1e-6 + 2**-36)**0.5)**2 - 2**-36 there is b**2 + 1e-6 here."""
-    return ((there.double() ** 2).where(there > 0, 0) - _PEDESTAL - _LEAST_BETA).clamp(min=0).sqrt()
+def _gdn_beta(value: Tensor, _: Sequence[str]) -> Tensor:
+    """Convert beta: compressai uses max(b, (1e-6 + 2**-36)**0.5)**2 - 2**-36, GDN1 here b**2 + 1e-6."""
+    return ((value.double() ** 2).where(value > 0, 0) - _PEDESTAL - _MIN_BETA).clamp(min=0).sqrt()
 
 
-def _coco_order(there: Tensor, labels: Sequence[str]) -> Tensor:
-    """Background and COCO's ids 1 to 90 there; here background, the 80 as datasets count them, the gaps."""
+def _coco_order(value: Tensor, labels: Sequence[str]) -> Tensor:
+    """Reorder background and COCO's ids 1 to 90 to background, the 80 classes, and the unused ids."""
     if tuple(labels) != class_names(DETECTION, 90):
-        return there
+        return value
     ids = [index for index in range(91) if index not in COCO_GAPS]
-    rows = there.reshape(91, -1, *there.shape[1:])  # one score a class, or four sides
-    return rows[[*ids, *COCO_GAPS]].reshape(there.shape)
+    rows = value.reshape(91, -1, *value.shape[1:])  # one score or four sides per class
+    return rows[[*ids, *COCO_GAPS]].reshape(value.shape)
 
 
 SC2BENCH = CheckpointLayout(
@@ -114,7 +115,7 @@ SC2BENCH = CheckpointLayout(
         r"^(rpn\.head\.conv)\.(weight|bias)$": r"\1.0.0.\2",
     }),
     moves=MappingProxyType({
-        # The encoder here begins with its padding.
+        # The encoder here starts with a padding layer.
         **{f"bottleneck_layer.encoder.{i}.": ("", f"bottleneck.encoder.{i + 1}.") for i in range(5)},
         "bottleneck_layer.decoder.": ("", "bottleneck.decoder."),
         "bottleneck_layer.entropy_bottleneck.": ("", "bottleneck.prior."),
@@ -126,7 +127,7 @@ SC2BENCH = CheckpointLayout(
         "classifier.": ("seg-deeplabv3", "classify."),
         "aux_classifier.": ("seg-deeplabv3", "assist."),
     }),
-    # Constants, integer tables (frozen anew) and the counters of batch normalisation, which has a momentum.
+    # Constants, integer tables (frozen again here) and counters of batch normalisation.
     derived=r"(^|\.)(_offset|_quantized_cdf|_cdf_length|target|bound|pedestal|num_batches_tracked)$",
     converted=MappingProxyType({
         r"^bottleneck\..*\.gamma$": _gdn_gamma,
@@ -143,9 +144,9 @@ SC2BENCH = CheckpointLayout(
         "det-fasterrcnn": (DETECTION, "roi_heads.box_predictor.cls_score.weight", 1),  # the first is the background
         "seg-deeplabv3": (SEGMENTATION, "classifier.4.weight", 0),
     }),
-    # torchvision's anchors, and its rule by which a region of 112 pixels is read at stride 8, a smaller one at 4.
+    # torchvision's anchors, and its rule that a region of 112 pixels is read at stride 8, a smaller one at 4.
     options=MappingProxyType({"det-fasterrcnn": {"anchor_scale": 8.0, "region_scale": 112 / 32**0.5}}),
 )  # fmt: skip
 
-#: All that are known.
+#: All layouts.
 LAYOUTS: tuple[CheckpointLayout, ...] = (SC2BENCH,)

@@ -1,7 +1,11 @@
-"""Publishing: exports (ONNX, 8-bit), another codec, the checked copy, and its verification."""
+"""Publishing: exports (ONNX, 8-bit), another codec, a measured copy of a bundle, and verification."""
 
-from splitreg.publishing.int8 import Int8Edge, quantise_edge
+from splitreg.publishing.int8 import Int8Edge, Int8Options, quantise_edge
+from splitreg.publishing.measurement import Measurement
 from splitreg.publishing.release import PublishOptions, export, publish, recode
 from splitreg.publishing.verification import Check, verify
 
-__all__ = ["Check", "Int8Edge", "PublishOptions", "export", "publish", "quantise_edge", "recode", "verify"]
+__all__ = [
+    "Check", "Int8Edge", "Int8Options", "Measurement", "PublishOptions", "export", "publish", "quantise_edge", "recode",
+    "verify",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The edge half as one ONNX file: image in, latent out, at every size where the graph is right at every size."""
+"""The edge half as ONNX: image to latent, at any input size if the graph supports it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from splitreg.assembly.edge import EdgeModel
 from splitreg.bundle import GraphEntry
 from splitreg.edge import EdgeEncoder, load_network, onnx_session
 from splitreg.errors import BundleError
-from splitreg.publishing.onnx_graph import onnx_library, simplified
+from splitreg.publishing.onnx_graph import onnx_library, simplify
 
-#: Operator set: the first with every operator that the first-party encoders use.
+#: Operator set: the oldest with every operator of the first-party encoders.
 OPSET = 17
-#: A graph's latent may differ from torch's by this share of the largest value: a hundred times what rounding does.
+#: Largest difference between a graph's latent and torch's, as a share of the largest value: a hundred
+#: times that of rounding.
 TOLERANCE = 1e-4
 
 _DYNAMIC = {0: "batch", 2: "height", 3: "width"}
@@ -33,9 +34,9 @@ class EdgeGraph:
     """An exported edge half.
 
     Args:
-        data: the file's bytes; the same for the same weights.
-        sizes: (height, width) at which it was compared with torch, the model's own first.
-        fixed_because: why it takes the model's own size alone; empty where height and width are free.
+        data: bytes of the file; equal weights give equal bytes.
+        sizes: (height, width) at which it was compared with torch, the model's size first.
+        fixed_because: why it accepts the model's size only; empty if it accepts any.
     """
 
     data: bytes
@@ -43,7 +44,7 @@ class EdgeGraph:
     fixed_because: str = ""
 
     def entry(self, int8: Mapping[str, Any] | None = None) -> GraphEntry:
-        """Return what ``config.json`` says of it; ``int8``: what the 8-bit edge half costs."""
+        """Return its entry in ``config.json``; ``int8``: measurements of the 8-bit edge half."""
         return GraphEntry(
             dynamic=not self.fixed_because, compared_at=self.sizes, fixed_because=self.fixed_because, int8=int8
         )
@@ -60,13 +61,13 @@ class _Edge(nn.Module):
 
 
 def export_edge(edge: EdgeModel) -> EdgeGraph:
-    """Export as ONNX: ``image`` (batch, 3, H, W) float32 normalised -> ``latent`` (batch, C, h, w) float32.
+    """Export ``image`` (batch, 3, H, W) float32 normalised -> ``latent`` (batch, C, h, w) float32.
 
-    Height and width are free where the graph equals torch at other sizes too, and else those of the model: a tracer
-    may write down as a constant what depends on the size, so that is tried, on several sizes and batches.
+    The tracer may store sizes as constants, so the graph is compared with torch at several sizes and
+    batches. Height and width are free if all agree, and otherwise those of the model.
 
     Raises:
-        BundleError: the exporter knows no operator for a part of the edge half, or the graph gives another latent.
+        BundleError: a part of the edge half has no ONNX operator, or the latents differ.
         MissingExtra: onnx or onnxruntime is not installed.
     """
     onnx_library()
@@ -81,15 +82,20 @@ def export_edge(edge: EdgeModel) -> EdgeGraph:
         except BundleError as error:
             problem = str(error)
             because = because or problem
-    raise BundleError(f"the edge half cannot be written as ONNX: {problem}")
+    raise BundleError(f"cannot export the edge half as ONNX: {problem}")
 
 
 def run_graph(edge: EdgeModel, data: bytes, name: str) -> EdgeEncoder:
-    """Return an edge half as a device has it, with an ONNX graph in the place of the networks.
+    """Return an edge half that runs an ONNX graph instead of the torch modules.
+
+    Args:
+        edge: the edge half in torch.
+        data: bytes of the graph.
+        name: name of the graph, for messages.
 
     Raises:
         MissingExtra: onnxruntime is not installed.
-        BundleError: it is not a graph that onnxruntime can run.
+        BundleError: onnxruntime cannot run the graph.
     """
     network = load_network("onnxruntime", data, name=name, size=edge.coding.preprocess.size)
     return EdgeEncoder(network, edge.coding)
@@ -100,21 +106,23 @@ def _trace(module: nn.Module, size: tuple[int, int], axes: Mapping[int, str]) ->
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
             file = Path(folder) / "edge.onnx"
-            warnings.simplefilter("ignore")  # the tracer's remarks on what may be a constant: that is tried
+            warnings.simplefilter(
+                "ignore"
+            )  # the tracer's warnings about constants: the graph is compared at several sizes
             torch.onnx.export(
                 module, (torch.zeros(1, 3, *size),), str(file), input_names=["image"], output_names=["latent"],
                 opset_version=OPSET, dynamic_axes={"image": dict(axes), "latent": latent}, dynamo=False,
             )  # fmt: skip
-            return simplified(file.read_bytes())
-    except Exception as cause:  # the exporter raises whatever the failing operator raises
+            return simplify(file.read_bytes())
+    except Exception as cause:  # the exporter may raise anything
         raise BundleError(_brief(cause)) from cause
 
 
 def _compare(module: nn.Module, data: bytes, shapes: Sequence[tuple[int, tuple[int, int]]]) -> None:
-    """Compare a graph with torch on (batch, (height, width)).
+    """Compare a graph with torch at (batch, (height, width)).
 
     Raises:
-        BundleError: its latent is not torch's.
+        BundleError: the latents differ.
     """
     random, session = np.random.default_rng(0), onnx_session(data, "edge.onnx")
     for batch, (height, width) in shapes:
@@ -122,18 +130,18 @@ def _compare(module: nn.Module, data: bytes, shapes: Sequence[tuple[int, tuple[i
         at = f"at {width}x{height} pixels, batch {batch}"
         try:
             with torch.inference_mode():
-                want = module(torch.from_numpy(images)).numpy()
-        except Exception as cause:  # a backbone may raise anything at a size that it was not made for
-            raise BundleError(f"{at} the edge half itself does not run: {_brief(cause)}") from cause
+                expected = module(torch.from_numpy(images)).numpy()
+        except Exception as cause:  # a backbone may raise anything at an unsupported size
+            raise BundleError(f"{at} the edge half does not run in torch: {_brief(cause)}") from cause
         try:
-            have = session.run(["latent"], {"image": images})[0]
-        except Exception as cause:  # onnxruntime's own exception types are private
+            actual = session.run(["latent"], {"image": images})[0]
+        except Exception as cause:  # onnxruntime's exception types are private
             raise BundleError(f"{at} the graph does not run: {_brief(cause)}") from cause
-        if have.shape != want.shape:
-            raise BundleError(f"{at} the graph's latent is {have.shape[1:]}, torch's {want.shape[1:]}")
-        worst = float(np.abs(have - want).max(initial=0))
-        if not worst <= TOLERANCE * float(np.abs(want).max(initial=1e-3)):
-            raise BundleError(f"{at} the graph's latent is off by up to {worst:.3g}")
+        if actual.shape != expected.shape:
+            raise BundleError(f"{at} the graph's latent has shape {actual.shape[1:]}, torch's {expected.shape[1:]}")
+        error = float(np.abs(actual - expected).max(initial=0))
+        if not error <= TOLERANCE * float(np.abs(expected).max(initial=1e-3)):
+            raise BundleError(f"{at} the graph's latent differs by up to {error:.3g}")
 
 
 def _brief(cause: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Publish: a checked copy of a bundle, with exports, measured results and images in its card."""
+"""``publish``: a checked copy of a bundle, with exports, results and example images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 from splitreg.assembly import ExportedEdge, SplitModel, load, plan, save, testvectors
 from splitreg.assembly.saving import freeze_if_changed
-from splitreg.bundle import Bundle
+from splitreg.bundle import Bundle, check_free
 from splitreg.errors import BundleError
 from splitreg.publishing.int8 import Int8Edge
+from splitreg.publishing.measurement import Measurement, measure
 from splitreg.publishing.onnx_export import export_edge, run_graph
 from splitreg.recipe import Part
 from splitreg.registry import Registry
@@ -23,14 +24,18 @@ class PublishOptions:
     """What ``publish`` changes in the copy.
 
     Args:
-        metrics: added to the bundle's own ``metrics.json``, e.g. ``{"evaluations": [...]}``.
-        images: file name -> PNG or JPEG, shown in the card; the bundle's own by default.
-        int8: an 8-bit edge half of this bundle, from ``quantise_edge``; the bundle's own by default. Its evaluations
-            are used where ``metrics`` has none.
-        codec: another codec for the packets, see ``recode``; results measured with the old codec are left out.
-        overwrite: replace a bundle that is there.
+        measurement: measure the model, and put results and examples into the card; None: keep the
+            results of the bundle.
+        metrics: added to ``metrics.json``, e.g. ``{"evaluations": [...]}``.
+        images: file name -> PNG or JPEG for the card; those of the measurement or the bundle by
+            default.
+        int8: an 8-bit edge half of this model, from ``quantise_edge``; that of the measurement or
+            the bundle by default. Its evaluations are used if ``metrics`` has none.
+        codec: another codec, see ``recode``; results with the old codec are removed.
+        overwrite: replace an existing bundle.
     """
 
+    measurement: Measurement | None = None
     metrics: Mapping[str, Any] | None = None
     images: Mapping[str, bytes] | None = None
     int8: Int8Edge | None = None
@@ -39,16 +44,19 @@ class PublishOptions:
 
 
 def recode(model: SplitModel, codec: str | Mapping[str, Any], *, registry: Registry | None = None) -> SplitModel:
-    """Give a model another codec, in place: the weights stay, the packets and the model id change.
+    """Replace the codec of a model in place; the weights stay, the packets and the model id change.
 
     Args:
-        model: with its bundle's weights.
-        codec: a name, or a table of name and options as in a recipe: ``{"name": "jpeg", "quality": 85}``.
+        model: the model.
+        codec: a name, or name and options as in a recipe: ``{"name": "jpeg", "quality": 85}``.
         registry: the installed plugins, by default.
+
+    Returns:
+        The model.
 
     Raises:
         RecipeError: neither a name nor such a table.
-        PlanError: there is no such codec, or it cannot carry this model's symbols.
+        PlanError: no such codec, or it cannot code this model's symbols.
     """
     recipe = replace(model.recipe, codec=Part.parse(codec, "codec"), data=(), stages=(), sweep={}, augment={})
     planned = plan(recipe, registry=registry)
@@ -66,29 +74,39 @@ def publish(
     *,
     registry: Registry | None = None,
 ) -> Path:
-    """Write a checked copy of a bundle with fresh test vectors and card, and the edge half as ``edge.onnx``.
+    """Write a checked copy of a bundle with new test vectors and card, and the edge half as ONNX.
 
     Args:
-        bundle: the folder to read.
+        bundle: the folder to read, or ``zoo:NAME``.
         path: the folder to create.
-        options: what to change.
+        options: what to measure and to change.
         registry: the installed plugins, by default.
 
+    Returns:
+        The new folder.
+
     Raises:
-        PlanError: there is no such codec, or it cannot carry this model's symbols.
-        BundleError: the bundle is damaged, the 8-bit edge half is another model's, or the folder cannot be written.
+        PlanError: no such codec, or it cannot code this model's symbols.
+        BundleError: the bundle is damaged, the 8-bit edge half is of another model or loses more
+            than the gate, or the folder cannot be written.
+        DataError: nothing can be measured.
     """
     options = options or PublishOptions()
+    check_free(Path(path), overwrite=options.overwrite)
     model, source = load(bundle, registry=registry), Bundle.open(bundle)
-    metrics, int8 = json.loads(source.read("metrics.json")), options.int8
+    metrics, int8, images = json.loads(source.read("metrics.json")), options.int8, options.images
     if options.codec is not None:
         model = recode(model, options.codec, registry=registry)
         metrics = {key: value for key, value in metrics.items() if key not in ("evaluations", "int8")}
+    if options.measurement is not None:
+        measured = measure(model, options.measurement)
+        metrics |= measured.metrics
+        int8 = int8 or measured.int8
+        images = measured.images if images is None else images
     if int8 is not None:
         metrics |= {"evaluations": [report.to_json() for report in int8.reports], "int8": dict(int8.figures)}
     elif options.codec is None:
         int8 = _own_int8(source, model)
-    images = options.images
     if images is None:
         images = {name: source.read(name) for name in source.config.files if _is_card_image(name)}
     return save(
@@ -102,23 +120,24 @@ def publish(
 
 
 def export(model: SplitModel, int8: Int8Edge | None = None) -> ExportedEdge:
-    """Export the edge half as ONNX, in float32 and, where there is one, in 8-bit integers.
+    """Export the edge half as ONNX, in float32 and, if given, in 8-bit integers.
 
     Args:
         model: its tables are frozen first if the edge half has changed since.
         int8: the 8-bit edge half of this model.
 
     Returns:
-        The files; or why the edge half cannot be written as ONNX.
+        The files; or why the edge half cannot be exported.
 
     Raises:
-        BundleError: the 8-bit edge half is another model's.
+        BundleError: the 8-bit edge half is of another model.
         MissingExtra: onnx or onnxruntime is not installed.
     """
     freeze_if_changed(model)
     if int8 is not None and int8.model_id != model.coding.model_id:
         raise BundleError(
-            f"the 8-bit edge half is of model {int8.model_id:08x}, this is {model.coding.model_id:08x}; quantise this model"
+            f"the 8-bit edge half is of model {int8.model_id:08x}, this is {model.coding.model_id:08x}; quantise the edge "
+            "half of this model"
         )
     try:
         graph = export_edge(model.edge)
@@ -132,7 +151,7 @@ def export(model: SplitModel, int8: Int8Edge | None = None) -> ExportedEdge:
 
 
 def _own_int8(source: Bundle, model: SplitModel) -> Int8Edge | None:
-    """Return the 8-bit edge half that a bundle has."""
+    """Return the 8-bit edge half of a bundle, if it has one."""
     graph, name = source.config.graph, "edge.int8.onnx"
     if name not in source or graph is None or graph.int8 is None:
         return None
@@ -140,5 +159,5 @@ def _own_int8(source: Bundle, model: SplitModel) -> Int8Edge | None:
 
 
 def _is_card_image(name: str) -> bool:
-    """Whether a file of a bundle is one of its card's images."""
+    """Whether a file of a bundle is an image of its card."""
     return "/" not in name and name.endswith((".png", ".jpg"))

@@ -1,4 +1,4 @@
-"""Verify a bundle: files, hashes, shapes, and its test vectors on this machine."""
+"""``verify``: check the files, hashes and shapes of a bundle, and its test vectors on this machine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from splitreg.assembly import load_edge, load_server, testvectors
-from splitreg.assembly.testvectors import SYMBOLS_THAT_MAY_DIFFER, share_different
+from splitreg.assembly import ServerModel, load_edge, load_server, testvectors
+from splitreg.assembly.testvectors import MAX_SYMBOL_DIFFERENCE, symbol_difference
 from splitreg.assembly.weights import parse_tensors
 from splitreg.bundle import Bundle, hash_folder
 from splitreg.coding import Packet
@@ -19,7 +19,7 @@ from splitreg.edge import EdgeEncoder, EdgeHalf
 from splitreg.errors import BundleError, SplitregError
 from splitreg.registry import Registry
 
-#: Share of a prediction's numbers that must agree with the recorded ones to within 1 % (or 0.01).
+#: Smallest share of a prediction's numbers within 1 % (or 0.01) of the recorded ones.
 MIN_AGREEMENT = 0.98
 _IMAGE = "testvectors/image.png"
 
@@ -34,7 +34,7 @@ class Check:
 
 
 def verify(path: str | Path, *, registry: Registry | None = None) -> list[Check]:
-    """Check a bundle and return the results; a bad bundle is a failed check, not an error.
+    """Check a bundle; problems are failed checks, not errors.
 
     Args:
         path: the folder, or ``zoo:NAME``.
@@ -42,29 +42,28 @@ def verify(path: str | Path, *, registry: Registry | None = None) -> list[Check]
     """
     checks: list[Check] = []
 
-    def attempt(name: str, run: Callable[[], str]) -> bool:
+    def check(name: str, run: Callable[[], str]) -> bool:
         try:
             checks.append(Check(name=name, passed=True, detail=run()))
         except SplitregError as error:
             checks.append(Check(name=name, passed=False, detail=str(error)))
         return checks[-1].passed
 
-    if not attempt("config", lambda: f"model {Bundle.open(path).config.id}"):
+    if not check("config", lambda: f"model {Bundle.open(path).config.id}"):
         return checks
     bundle = Bundle.open(path)
-    folder = bundle.folder
-    complete = attempt("hashes", lambda: _hashes(bundle))
-    edge_fits = attempt(
-        "edge half", lambda: f"codec {type(load_edge(folder, registry=registry).coding.codec).__name__}"
-    )
-    server_fits = attempt("server half", lambda: f"heads {', '.join(load_server(folder, registry=registry).heads)}")
+    edge_half = functools.cache(lambda: load_edge(bundle.folder, registry=registry))
+    server_half = functools.cache(lambda: load_server(bundle.folder, registry=registry))
+    complete = check("hashes", lambda: _hashes(bundle))
+    edge_fits = check("edge half", lambda: f"codec {type(edge_half().coding.codec).__name__}")
+    server_fits = check("server half", lambda: f"heads {', '.join(server_half().heads)}")
     if complete and edge_fits:
-        attempt("encode", lambda: _encode(bundle, registry))
+        check("encode", lambda: _encode(bundle, edge_half()))
         for precision, name in EdgeEncoder.FILES.items():
             if name in bundle:
-                attempt(name, functools.partial(_onnx, bundle, precision, registry))
+                check(name, functools.partial(_onnx, bundle, precision, registry))
     if complete and server_fits:
-        attempt("infer", lambda: _infer(bundle, registry))
+        check("infer", lambda: _infer(bundle, server_half()))
     return checks
 
 
@@ -73,79 +72,80 @@ def _hashes(bundle: Bundle) -> str:
         bundle.read(name)
     for name in testvectors.NAMES:
         if name not in bundle:
-            raise BundleError(f"the bundle {bundle.folder} has no {name}")
+            raise BundleError(f"no {name} in the bundle {bundle.folder}")
     extra = sorted(hash_folder(bundle.folder).keys() - bundle.config.files.keys())
     if extra:
-        raise BundleError(f"the bundle {bundle.folder} has files that it does not list: {', '.join(extra)}")
+        raise BundleError(f"files of {bundle.folder} are not in its config: {', '.join(extra)}")
     return f"{len(bundle.config.files)} files"
 
 
-def _encode(bundle: Bundle, registry: Registry | None) -> str:
-    edge = load_edge(bundle.folder, registry=registry)
+def _encode(bundle: Bundle, edge: EdgeHalf) -> str:
     recorded = bundle.read("testvectors/packet.bin")
-    different = _compare(edge, bundle, "packet.bin", SYMBOLS_THAT_MAY_DIFFER)
+    difference = _compare(edge, bundle, "packet.bin", MAX_SYMBOL_DIFFERENCE)
     if edge.encode(bundle.folder / _IMAGE)[0] == recorded:
-        return f"the same {len(recorded)} bytes"
-    return f"{different:.3%} of the symbols differ (floating point of another machine); within the limit"
+        return f"{len(recorded)} bytes, equal to the recorded ones"
+    return f"{difference:.3%} of the symbols differ (rounding of this machine), within the limit"
 
 
 def _onnx(bundle: Bundle, precision: str, registry: Registry | None) -> str:
     edge = EdgeEncoder.open(bundle.folder, precision=precision, registry=registry)
-    packet, limit = "packet.bin", SYMBOLS_THAT_MAY_DIFFER
+    packet, limit = "packet.bin", MAX_SYMBOL_DIFFERENCE
     if precision == "int8":
         graph, packet = bundle.config.graph, "packet.int8.bin"
         figures = graph.int8 if graph is not None and graph.int8 is not None else {}
         try:
             limit = float(figures["symbols_limit"])
         except (KeyError, TypeError, ValueError) as cause:
-            raise BundleError("config.json does not say how many symbols of edge.int8.onnx may differ") from cause
-    different = _compare(edge, bundle, packet, limit)
-    return f"{different:.3%} of the symbols differ from those of the recorded {packet}"
+            raise BundleError("config.json has no symbols_limit for edge.int8.onnx") from cause
+    difference = _compare(edge, bundle, packet, limit)
+    return f"{difference:.3%} of the symbols differ from the recorded {packet}"
 
 
 def _compare(edge: EdgeHalf, bundle: Bundle, packet_name: str, limit: float) -> float:
-    """Return the share of the test image's symbols that differ between an edge half and a recorded packet.
+    """Return the share of the test image's symbols that differ from a recorded packet.
 
     Raises:
-        BundleError: more than the limit, or no such packet.
+        BundleError: it exceeds the limit, or there is no such packet.
     """
     recorded = bundle.read(f"testvectors/{packet_name}")
     latent, geometry = edge.latent_of(bundle.folder / _IMAGE)
     packet = Packet.parse(recorded)
     if (packet.original, packet.coded) != (geometry.original, geometry.coded):
-        raise BundleError("the recorded packet is of another image or size")
+        raise BundleError(f"the recorded {packet_name} is of another image or size")
     shape = (latent.shape[0], latent.shape[1], latent.shape[2])
-    ours = edge.coding.decode(edge.coding.encode(latent), shape)
-    different = share_different(ours, edge.coding.decode(packet.streams, shape))
-    if different > limit:
+    decoded = edge.coding.decode(edge.coding.encode(latent), shape)
+    difference = symbol_difference(decoded, edge.coding.decode(packet.streams, shape))
+    if difference > limit:
         raise BundleError(
-            f"{different:.2%} of the test image's symbols differ from those of {packet_name}; the limit is {limit:.2%}"
+            f"{difference:.2%} of the test image's symbols differ from {packet_name}, the limit is {limit:.2%}"
         )
-    return different
+    return difference
 
 
-def _infer(bundle: Bundle, registry: Registry | None) -> str:
-    server = load_server(bundle.folder, registry=registry)
+def _infer(bundle: Bundle, server: ServerModel) -> str:
     name = "testvectors/predictions.safetensors"
     recorded = parse_tensors(bundle.read(name), name)
     predicted = testvectors.flatten(server.infer(bundle.read("testvectors/packet.bin"))[0])
     if set(predicted) != set(recorded):
-        raise BundleError(f"predictions have {sorted(predicted)}, the test vectors {sorted(recorded)}")
+        raise BundleError(f"predictions have the arrays {sorted(predicted)}, the test vectors {sorted(recorded)}")
     exact = [_agree(key, predicted[key], recorded[key]) for key in recorded]
-    return "predictions equal to the last bit" if all(exact) else "predictions within the tolerance"
+    return "predictions are equal to the recorded ones" if all(exact) else "predictions are within the tolerance"
 
 
-def _agree(key: str, ours: Tensor, recorded: Tensor) -> bool:
+def _agree(key: str, predicted: Tensor, recorded: Tensor) -> bool:
     """Return whether an array is exactly the recorded one.
 
     Raises:
-        BundleError: it is not within the tolerance either.
+        BundleError: it is not within the tolerance.
     """
-    if ours.shape != recorded.shape:  # another machine may keep or drop a box at the threshold
-        if abs(ours.shape[0] - recorded.shape[0]) > 1 + 0.02 * max(ours.shape[0], recorded.shape[0]):
-            raise BundleError(f"{key} has shape {tuple(ours.shape)}, recorded {tuple(recorded.shape)}")
+    if predicted.shape != recorded.shape:  # a box near the threshold depends on rounding
+        if abs(predicted.shape[0] - recorded.shape[0]) > 1 + 0.02 * max(predicted.shape[0], recorded.shape[0]):
+            raise BundleError(f"{key} has shape {tuple(predicted.shape)}, recorded {tuple(recorded.shape)}")
         return False
-    close = np.isclose(ours.double().numpy(), recorded.double().numpy(), rtol=1e-2, atol=1e-2)
+    close = np.isclose(predicted.double().numpy(), recorded.double().numpy(), rtol=1e-2, atol=1e-2)
     if close.size and close.mean() < MIN_AGREEMENT:
-        raise BundleError(f"{key}: {1 - close.mean():.1%} of the numbers differ from the recorded ones")
-    return bool((ours.numpy() == recorded.numpy()).all())
+        raise BundleError(
+            f"{key}: {1 - close.mean():.1%} of the numbers differ from the recorded ones, the limit is "
+            f"{1 - MIN_AGREEMENT:.1%}"
+        )
+    return bool((predicted.numpy() == recorded.numpy()).all())

@@ -12,16 +12,16 @@ from splitreg.predictions import (
     CLASSIFICATION,
     DEPTH,
     DETECTION,
+    GENERIC,
     IGNORE,
     MULTILABEL,
-    OTHER,
     RECONSTRUCTION,
     SEGMENTATION,
     Classification,
     Depth,
     Detections,
+    GenericPrediction,
     MultiLabel,
-    Other,
     Prediction,
     Reconstruction,
     Segmentation,
@@ -47,10 +47,10 @@ def from_parts(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> P
         CorruptAnswer: they do not describe one prediction.
     """
     kind = meta.get("kind")
-    if kind == OTHER:
+    if kind == GENERIC:
         if not isinstance(meta.get("json"), dict):
             raise CorruptAnswer("a prediction of a plugin's own type has no 'json' object in its metadata")
-        return Other(printed=meta["json"], found=dict(arrays))
+        return GenericPrediction(json_data=meta["json"], array_data=dict(arrays))
     if not isinstance(kind, str) or kind not in _ARRAYS:
         raise CorruptAnswer(f"unknown kind of prediction: {str(kind)[:40]!r}; upgrade splitreg")
     prediction_type, expected = _ARRAYS[kind]

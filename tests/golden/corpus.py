@@ -95,16 +95,16 @@ def stream_of(case: Case, kernel: str = "auto") -> list[bytes]:
 
 def arrays_of(case: Case) -> dict[str, np.ndarray[Any, Any]]:
     """Return what the file of a case holds: the inverse of ``read``."""
-    found = {f"tables.{name}": np.ascontiguousarray(array) for name, array in case.model.to_arrays().items()}
+    arrays = {f"tables.{name}": np.ascontiguousarray(array) for name, array in case.model.to_arrays().items()}
     exact = case.model.restore(case.latent)
-    found["latent"] = _narrow(case.latent)
+    arrays["latent"] = _narrow(case.latent)
     if not np.array_equal(exact.view(np.int32), case.latent.view(np.int32)):
-        found["restored"] = _narrow(exact)
+        arrays["restored"] = _narrow(exact)
     for codec, streams in case.streams.items():
         if not np.array_equal(case.restored[codec], exact):
-            found[f"restored.{codec}"] = case.restored[codec]
-        found |= {f"{codec}.{i}": np.frombuffer(stream, np.uint8) for i, stream in enumerate(streams)}
-    return found
+            arrays[f"restored.{codec}"] = case.restored[codec]
+        arrays |= {f"{codec}.{i}": np.frombuffer(stream, np.uint8) for i, stream in enumerate(streams)}
+    return arrays
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:

@@ -32,8 +32,8 @@ def same(a, b):
 @pytest.mark.parametrize(("name", "codec", "kernel"), CODED)
 def test_decodes_to_exactly_what_was_coded(name, codec, kernel):
     case = CASES[name]
-    found = decode_streams(case.model, case.streams[codec], case.latent.shape, make_codec(codec, kernel))
-    assert same(found, case.restored[codec])
+    decoded = decode_streams(case.model, case.streams[codec], case.latent.shape, make_codec(codec, kernel))
+    assert same(decoded, case.restored[codec])
 
 
 @pytest.mark.parametrize(("name", "codec", "kernel"), [item for item in CODED if item[1] in OURS])
@@ -66,7 +66,7 @@ def test_cut_and_longer_streams_are_refused(name, codec, kernel):
     case, coder = CASES[name], make_codec(codec, kernel)
     for number, stream in enumerate(case.streams[codec]):
         damaged = [b"", stream[:1], stream[: len(stream) // 2]]
-        if codec not in ("png", "webp", "jpeg"):  # pillow does not look at a picture's last bytes, nor behind them
+        if codec not in ("png", "webp", "jpeg"):  # pillow ignores the last bytes of an image, and bytes after them
             damaged += [stream[:-1], stream + b"\0"]
         for bad in damaged:
             streams = list(case.streams[codec])

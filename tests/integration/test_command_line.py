@@ -1,5 +1,6 @@
 """The command line as a user meets it: results on stdout, exit codes, one-line errors."""
 
+import errno
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from PIL import Image
 from splitreg.cli.main import main
 
 TINY = [
-    "--backbone", "mobilenetv3_small_050", "--heads", "cls,seg", "--input", "64x64", "--set", "bottleneck.channels=4",
+    "--backbone", "test_resnet", "--heads", "cls,seg", "--input", "64x64", "--set", "bottleneck.channels=4",
     "--set", "bottleneck.hidden=8", "--set", "bottleneck.decoder_hidden=8",
 ]  # fmt: skip
 
@@ -52,8 +53,8 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("image_folder")
     for index in range(2):
         noise = np.random.default_rng(index).integers(0, 256, (40, 60, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / f"p{index}.png")
@@ -61,7 +62,7 @@ def pictures(tmp_path_factory):
 
 
 RECIPE = """
-backbone = "mobilenetv3_small_050"
+backbone = "test_resnet"
 bottleneck = { name = "fp", encoder = "light", channels = 4, blocks = 1 }
 heads = ["cls"]
 input = { size = [64, 64] }
@@ -84,13 +85,21 @@ def trained(tmp_path_factory):
         yield recipe, options, folder / "bundle"
 
 
-def refused(done, *words, code=1):
-    """One line on stderr, no traceback, nothing on stdout."""
+@pytest.fixture(scope="module")
+def packet_of_p0(bundle, image_folder, tmp_path_factory):
+    """The packet of the first image."""
+    folder = tmp_path_factory.mktemp("packet")
+    run("encode", bundle, image_folder / "p0.png", "-o", folder)
+    return (folder / "p0.splitreg").read_bytes()
+
+
+def refused(done, *facts, code=1):
+    """Check an expected error: the exit status, no traceback, and the facts in the message."""
     text = done.stderr.decode()
     assert done.returncode == code, (done.returncode, text)
     assert "Traceback" not in text
-    for word in words:
-        assert word in text, text
+    for fact in facts:
+        assert fact in text, text
     return text
 
 
@@ -119,8 +128,8 @@ def test_build_as_the_readme_types_it():
     assert plan["heads"]["det"]["classes"] == 80 and plan["heads"]["seg"]["classes"] == 21
 
 
-def test_a_batch_is_one_packet_and_inspect_reads_it(bundle, pictures, tmp_path):
-    images = sorted(pictures.iterdir())
+def test_a_batch_is_one_packet_and_inspect_reads_it(bundle, image_folder, tmp_path):
+    images = sorted(image_folder.iterdir())
     (row,) = json.loads(run("encode", bundle, *images, "--batch", "-o", tmp_path, "--json").stdout)
     assert row["images"] == [str(path) for path in images] and row["packet"].endswith("batch.splitreg")
     lines = run("infer", bundle, row["packet"], "--json", "--draw", tmp_path).stdout.splitlines()
@@ -137,30 +146,33 @@ def test_a_batch_is_one_packet_and_inspect_reads_it(bundle, pictures, tmp_path):
     assert (
         payload == 8 * report["payload_bytes"] and 0 < sum(i["ideal_bits"] for i in report["decoded"]) < 1.1 * payload
     )
-    assert b"by the tables" in run("inspect", row["packet"], "--bundle", bundle).stdout
+    assert str(report["decoded"][0]["ideal_bits"]).encode() in run("inspect", row["packet"], "--bundle", bundle).stdout
 
 
-def test_inspect_says_why_a_bundle_does_not_decode(bundle, pictures, tmp_path):
+def test_inspect_says_why_a_bundle_does_not_decode(bundle, packet_of_p0, tmp_path):
     from splitreg.coding import Packet
 
-    run("encode", bundle, pictures / "p0.png", "-o", tmp_path)
     path = tmp_path / "p0.splitreg"
-    packet = Packet.parse(path.read_bytes())
-    for change, says in (
-        ({"model_id": packet.model_id ^ 1}, b"is for model"), ({"streams": packet.streams * 2}, b"one stream per image"),
-        ({"streams": (b"x" * 30,)}, b"payload"), ({"coded": (9000, 9000)}, b"limit of"),
+    packet = Packet.parse(packet_of_p0)
+    for change, fact in (
+        ({"model_id": packet.model_id ^ 1}, f"{packet.model_id ^ 1:08x}"), ({"streams": packet.streams * 2}, "1 stream"),
+        ({"streams": (b"x" * 30,)}, "payload"), ({"coded": (9000, 9000)}, "9000x9000"),
     ):  # fmt: skip
         path.write_bytes(replace(packet, **change).to_bytes())
-        done = run("inspect", path, "--bundle", bundle, check=False)
-        assert done.returncode == 1 and b"does not decode it" in done.stdout and says in done.stdout
+        done = run("inspect", path, "--bundle", bundle, "--json", check=False)
+        (report,) = json.loads(done.stdout)
+        assert done.returncode == 1 and not report["ok"] and fact in report["problem"]
+    assert report["problem"].encode() in run("inspect", path, "--bundle", bundle, check=False).stdout
 
 
-def test_the_two_halves_in_two_processes(bundle, pictures, tmp_path):
-    rows = json.loads(run("encode", bundle, *sorted(pictures.iterdir()), "-o", tmp_path / "packets", "--json").stdout)
+def test_the_two_halves_in_two_processes(bundle, image_folder, tmp_path):
+    rows = json.loads(
+        run("encode", bundle, *sorted(image_folder.iterdir()), "-o", tmp_path / "packets", "--json").stdout
+    )
     assert [os.path.getsize(row["packet"]) for row in rows] == [row["bytes"] for row in rows]
     packets = [row["packet"] for row in rows]
     lines = run(
-        "infer", bundle, *packets, "--json", "--draw", tmp_path / "drawn", "--over", pictures
+        "infer", bundle, *packets, "--json", "--draw", tmp_path / "drawn", "--over", image_folder
     ).stdout.splitlines()
     assert [list(json.loads(line)["predictions"]) for line in lines] == [["cls", "seg"]] * 2
     assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == [
@@ -196,43 +208,45 @@ def test_verify_and_publish(bundle, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "facts"),
     [
-        (["build", "--backbone", "resnet51", "--heads", "det"], ["no backbone named 'resnet51'", "Did you mean"]),
-        (["build", "--backbone", "resnet50", "--heads", "dte"], ["no head named 'dte'", "Did you mean 'det'"]),
-        (["build", "--backbone", "resnet50", "--heads", "det", "--bottleneck", "raw", "--codec", "jpeg"], ["lossy"]),
-        (["build", "--backbone", "resnet50", "--heads", "det", "--cut", "layer9"], ["no stage 'layer9'", "layer4"]),
+        (["build", "--backbone", "resnet51", "--heads", "det"], ["'resnet51'", "'resnet50'"]),
+        (["build", "--backbone", "resnet50", "--heads", "dte"], ["'dte'", "'det'"]),
+        (
+            ["build", "--backbone", "resnet50", "--heads", "det", "--bottleneck", "raw", "--codec", "jpeg"],
+            ["jpeg", "raw"],
+        ),
+        (["build", "--backbone", "resnet50", "--heads", "det", "--cut", "layer9"], ["'layer9'", "layer4"]),
         (["build", "--backbone", "resnet50", "--heads", "det", "--set", "bottleneck.chanels=3"], ["'channels'"]),
-        (["build", "--backbone", "resnet50", "--heads", "det", "--input", "0x64"], ["size must be"]),
-        (["show", "head:dte"], ["Did you mean 'det'"]),
+        (["build", "--backbone", "resnet50", "--heads", "det", "--input", "0x64"], ["input", "size", "[0, 64]"]),
+        (["show", "head:dte"], ["'dte'", "'det'"]),
         (["verify", "/nonexistent"], []),
-        (["infer", "/nonexistent", "x.splitreg"], ["no bundle at"]),
-        (["train", "/nonexistent.toml"], ["cannot read the recipe"]),
-        (["eval", "/nonexistent"], ["no bundle at"]),
-        (["build", "--backbone", "resnet50", "--heads", "det", "--set", "seed=-1"], ["seed must be"]),
+        (["infer", "/nonexistent", "x.splitreg"], ["/nonexistent"]),
+        (["train", "/nonexistent.toml"], ["/nonexistent.toml"]),
+        (["eval", "/nonexistent"], ["/nonexistent"]),
+        (["build", "--backbone", "resnet50", "--heads", "det", "--set", "seed=-1"], ["seed", "-1"]),
         (["check", "codec:zzz"], []),
     ],
     ids=lambda value: " ".join(map(str, value))[:60],
 )
-def test_bad_requests_get_one_line(arguments, words):
+def test_bad_requests_get_one_line(arguments, facts):
     done = run(*arguments, check=False)
     text = (done.stdout + done.stderr).decode()
     assert done.returncode == 1 and "Traceback" not in text
-    for word in words:
-        assert word in text, text
+    for fact in facts:
+        assert fact in text, text
 
 
 def test_misuse_exits_with_two():
     assert run("build", "--backbone", "resnet50", check=False).returncode == 2
     assert run("lst", check=False).returncode == 2
-    assert b"Did you mean 'list'" in run("lst", check=False).stderr
+    assert b"'list'" in run("lst", check=False).stderr
 
 
 @pytest.mark.parametrize("kind", ["empty", "truncated", "flipped", "foreign", "text", "oversized"])
-def test_bad_packets(kind, bundle, pictures, tmp_path):
+def test_bad_packets(kind, bundle, image_folder, packet_of_p0, tmp_path):
     packet = tmp_path / "p0.splitreg"
-    run("encode", bundle, pictures / "p0.png", "-o", tmp_path)
-    data = bytearray(packet.read_bytes())
+    data = bytearray(packet_of_p0)
     if kind == "empty":
         data = b""
     elif kind == "truncated":
@@ -244,7 +258,7 @@ def test_bad_packets(kind, bundle, pictures, tmp_path):
     elif kind == "foreign":
         other = tmp_path / "other"
         run("build", *TINY, "--set", "seed=3", "-o", other)
-        run("encode", other, pictures / "p0.png", "-o", tmp_path)
+        run("encode", other, image_folder / "p0.png", "-o", tmp_path)
         data = packet.read_bytes()
     if kind == "oversized":
         with packet.open("wb") as file:
@@ -255,18 +269,18 @@ def test_bad_packets(kind, bundle, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["truncated", "text", "missing"])
-def test_bad_pictures_leave_nothing(kind, bundle, pictures, tmp_path):
-    picture = tmp_path / "x.png"
+def test_bad_images_leave_nothing(kind, bundle, image_folder, tmp_path):
+    image = tmp_path / "x.png"
     if kind == "truncated":
-        data = (pictures / "p0.png").read_bytes()
-        picture.write_bytes(data[: len(data) // 2])
+        data = (image_folder / "p0.png").read_bytes()
+        image.write_bytes(data[: len(data) // 2])
     elif kind == "text":
-        picture.write_text("not a picture")
-    refused(run("encode", bundle, picture, "-o", tmp_path / "out", check=False), "x.png")
+        image.write_text("not an image")
+    refused(run("encode", bundle, image, "-o", tmp_path / "out", check=False), "x.png")
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
-def test_odd_pictures_work(bundle, tmp_path):
+def test_odd_images_work(bundle, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (30, 50, 4), dtype=np.uint8)
     Image.fromarray(noise[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(noise).save(tmp_path / "alpha.png")
@@ -290,7 +304,7 @@ def test_odd_pictures_work(bundle, tmp_path):
     }  # fmt: skip
 
 
-def test_a_late_head_leaves_every_file_of_the_bundle_as_it_was(trained, pictures, tmp_path):
+def test_a_late_head_leaves_every_file_of_the_bundle_as_it_was(trained, image_folder, tmp_path):
     recipe, options, bundle = trained
     more = tmp_path / "more.toml"
     more.write_text(recipe.read_text().replace('["cls"]', '["cls", "depth"]'))
@@ -301,12 +315,12 @@ def test_a_late_head_leaves_every_file_of_the_bundle_as_it_was(trained, pictures
     heads = json.loads((tmp_path / "grown" / "config.json").read_text())["recipe"]["heads"]
     assert [head["as"] for head in heads] == ["cls", "depth"]
     for model in (bundle, tmp_path / "grown"):
-        run("encode", model, pictures / "p0.png", "-o", tmp_path / model.name)
+        run("encode", model, image_folder / "p0.png", "-o", tmp_path / model.name)
     assert (tmp_path / "grown" / "p0.splitreg").read_bytes() == (tmp_path / "bundle" / "p0.splitreg").read_bytes()
-    refused(run("train", *arguments, "-o", tmp_path / "again", check=False), "holds a run already")
+    refused(run("train", *arguments, "-o", tmp_path / "again", check=False), str(tmp_path / "run"))
 
 
-def test_a_sweep_gives_a_bundle_a_point_and_goes_on(trained, tmp_path):
+def test_a_sweep_gives_a_bundle_per_point_and_goes_on(trained, tmp_path):
     recipe, options, _ = trained
     arguments = [
         "train",
@@ -322,10 +336,10 @@ def test_a_sweep_gives_a_bundle_a_point_and_goes_on(trained, tmp_path):
     run(*arguments)
     points = sorted((tmp_path / "out").iterdir())
     assert [point.name for point in points] == ["rate_lambda=0.1", "rate_lambda=1"]
-    kept = (points[0] / "config.json").stat().st_mtime_ns
+    before = (points[0] / "config.json").stat().st_mtime_ns
     (points[1] / "config.json").unlink()
-    refused(run(*arguments, "--resume", check=False), "is no bundle")
-    assert (points[0] / "config.json").stat().st_mtime_ns == kept
+    refused(run(*arguments, "--resume", check=False), str(points[1]))
+    assert (points[0] / "config.json").stat().st_mtime_ns == before
     refused(run(*arguments, check=False), "overwrite")
 
 
@@ -336,41 +350,36 @@ def test_a_folder_that_is_taken_is_refused_before_the_work(trained, tmp_path, mo
     monkeypatch.setattr(splitreg.evaluation, "evaluate", None)
     refused(
         run("publish", bundle, "-o", tmp_path, "--data", "scenes", "--overwrite", check=False),
-        "is no bundle",
+        str(tmp_path),
     )
-    refused(run("train", recipe, *options, "-o", tmp_path, "--overwrite", check=False), "is no bundle")
+    refused(run("train", recipe, *options, "-o", tmp_path, "--overwrite", check=False), str(tmp_path))
     both = tmp_path / "both"
-    refused(run("train", recipe, *options, "-o", both, "--run", both, check=False), "must be another one", code=2)
+    refused(run("train", recipe, *options, "-o", both, "--run", both, check=False), str(both), code=2)
 
 
-def test_a_picture_that_cannot_be_written_leaves_nothing(bundle, pictures, tmp_path, monkeypatch):
-    from pathlib import Path
+def test_a_file_that_cannot_be_written_leaves_nothing(bundle, image_folder, packet_of_p0, tmp_path, monkeypatch):
+    (tmp_path / "p0.splitreg").write_bytes(packet_of_p0)
+    message = os.strerror(errno.ENOSPC)
 
-    run("encode", bundle, pictures / "p0.png", "-o", tmp_path)
-    write = Path.write_bytes
+    def full(source, target):
+        raise OSError(errno.ENOSPC, message)
 
-    def full(path, data):
-        write(path, data[:9])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    packet = tmp_path / "p0.splitreg"
-    refused(run("infer", bundle, packet, "--draw", tmp_path / "drawn", check=False), "No space left on device")
-    refused(
-        run("encode", bundle, pictures / "p1.png", "-o", tmp_path / "drawn", check=False), "No space left on device"
-    )
-    assert list((tmp_path / "drawn").iterdir()) == []
+    monkeypatch.setattr("splitreg.files.os.replace", full)
+    drawn = tmp_path / "drawn"
+    refused(run("infer", bundle, tmp_path / "p0.splitreg", "--draw", drawn, check=False), message, str(drawn))
+    refused(run("encode", bundle, image_folder / "p1.png", "-o", drawn, check=False), message, "p1.splitreg")
+    assert list(drawn.iterdir()) == []
 
 
-def test_a_prediction_is_drawn_over_its_own_picture_only(bundle, pictures, tmp_path):
-    run("encode", bundle, pictures / "p0.png", "-o", tmp_path)
+def test_a_prediction_is_drawn_over_its_own_image_only(bundle, packet_of_p0, tmp_path):
+    (tmp_path / "p0.splitreg").write_bytes(packet_of_p0)
     Image.new("RGB", (9, 9)).save(tmp_path / "p0.png")
     arguments = ["infer", bundle, tmp_path / "p0.splitreg", "--draw", tmp_path / "drawn"]
     (tmp_path / "over").mkdir()
     (tmp_path / "p0.png").rename(tmp_path / "over" / "p0.png")
-    assert "9x9 pixels" in refused(run(*arguments, "--over", tmp_path / "over", check=False), code=2)
+    assert "9x9" in refused(run(*arguments, "--over", tmp_path / "over", check=False), code=2)
 
 
-@pytest.mark.parametrize(("option", "word"), [("cuont=3", "Did you mean 'count'"), ("count=x", "number of images")])
+@pytest.mark.parametrize(("option", "word"), [("cuont=3", "'count'"), ("count=x", "count")])
 def test_wrong_options_of_a_dataset_get_one_line(option, word, trained):
     refused(run("eval", trained[2], "--data", "scenes", "--set", option, check=False), word)

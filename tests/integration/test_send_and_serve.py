@@ -12,13 +12,15 @@ from support.bundles import save_with_onnx
 
 import splitreg
 from splitreg.assembly import ServerModel
-from splitreg.edge import Client, EdgeEncoder
+from splitreg.edge import Client, ClientOptions, EdgeEncoder
 from splitreg.errors import ForeignPacket, RecipeError, Unauthorized
 from splitreg.link_emulator import PRESETS, Link, Profile
 from splitreg.wire import pack
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
+
+PATIENT = ClientOptions(deadline_s=60)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def server(bundle, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return [np.random.default_rng(i).integers(0, 256, (50 + i, 70, 3), dtype=np.uint8) for i in range(4)]
 
 
@@ -52,44 +54,45 @@ def address(url):
     return host, int(port)
 
 
-def same(answer, wanted):
-    assert set(answer.predictions) == set(wanted)
-    for head, prediction in wanted.items():
-        found = answer.predictions[head].arrays()
-        assert answer.predictions[head].to_json() == prediction.to_json() and list(found) == list(prediction.arrays())
+def same(answer, expected):
+    assert set(answer.predictions) == set(expected)
+    for head, prediction in expected.items():
+        arrays = answer.predictions[head].arrays()
+        assert answer.predictions[head].to_json() == prediction.to_json() and list(arrays) == list(prediction.arrays())
         for name, array in prediction.arrays().items():
-            np.testing.assert_array_equal(found[name], array, strict=True)
+            np.testing.assert_array_equal(arrays[name], array, strict=True)
 
 
-def test_answers_over_the_wire_are_those_in_process(bundle, server, pictures):
+def test_answers_over_the_wire_are_those_in_process(bundle, server, images):
     model, encoder = ServerModel.load(bundle), EdgeEncoder.open(bundle)
-    with Client(server, encoder, token="secret", deadline_s=60) as client:
-        for picture in pictures:
-            answer = client.send(picture, rate=0.7)
-            same(answer, model.infer(encoder.encode(picture, rate=0.7))[0])
+    with Client(server, encoder, token="secret", options=PATIENT) as client:
+        for image in images:
+            answer = client.send(image, rate=0.7)
+            same(answer, model.infer(encoder.encode(image, rate=0.7))[0])
             assert answer.times.compute_ms > 0
             assert answer.received_bytes < len(pack([answer.predictions]))  # compressed
-    with Client(server, encoder, token="secret", deadline_s=60, heads=["depth", "cls"]) as client:
-        same(client.send(pictures[0]), model.infer(encoder.encode(pictures[0]), ["depth", "cls"])[0])
+    with Client(server, encoder, token="secret", heads=["depth", "cls"], options=PATIENT) as client:
+        same(client.send(images[0]), model.infer(encoder.encode(images[0]), ["depth", "cls"])[0])
 
 
-def test_what_the_server_refuses_has_its_type(bundle, server, pictures):
+def test_what_the_server_refuses_has_its_type(bundle, server, images):
     with Client(server, bundle, token="wrong") as client, pytest.raises(Unauthorized):
-        client.send(pictures[0])
+        client.send(images[0])
     with Client(server, bundle, token="secret", heads="segg") as client, pytest.raises(RecipeError, match="seg"):
-        client.send(pictures[0])
+        client.send(images[0])
     other = EdgeEncoder.open("zoo:camvid-small")
     with Client(server, other, token="secret") as client, pytest.raises(ForeignPacket):
-        client.send(pictures[0])
+        client.send(images[0])
 
 
-def test_a_queue_over_a_link_that_fails(bundle, server, pictures, tmp_path):
+def test_a_queue_over_a_link_that_fails(bundle, server, images, tmp_path):
     model, encoder = ServerModel.load(bundle), EdgeEncoder.open(bundle)
     profile = Profile(up_bps=1e6, down_bps=4e6, delay_s=0.002, jitter_s=0.002, loss=0.02)
     with Link(address(server), profile, seed=2) as link:
-        with Client(link.url, encoder, token="secret", outbox=tmp_path / "box", attempt_s=0.5, seed=0) as client:
-            for i, picture in enumerate(pictures * 3):
-                client.submit(picture, name=str(i))
+        options = ClientOptions(attempt_s=0.5, seed=0)
+        with Client(link.url, encoder, token="secret", outbox=tmp_path / "box", options=options) as client:
+            for i, image in enumerate(images * 3):
+                client.submit(image, name=str(i))
             got = []
 
             def take(answer):
@@ -100,16 +103,16 @@ def test_a_queue_over_a_link_that_fails(bundle, server, pictures, tmp_path):
 
             report = client.drain(take, patience_s=60)
     assert (report.answered, report.left) == (12, 0) and [answer.name for answer in got] == [str(i) for i in range(12)]
-    for answer, picture in zip(got, pictures * 3, strict=True):
-        same(answer, model.infer(encoder.encode(picture))[0])
+    for answer, image in zip(got, images * 3, strict=True):
+        same(answer, model.infer(encoder.encode(image))[0])
 
 
-def test_a_budget_of_time_is_spent_on_bytes(bundle, server, pictures):
+def test_a_budget_of_time_is_spent_on_bytes(bundle, server, images):
     """On a slow link, less time is fewer bytes, and no time the fewest."""
     with Link(address(server), PRESETS["lora"], seed=1) as link:
-        with Client(link.url, bundle, heads="cls", token="secret", deadline_s=60) as client:
-            fewest = len(client.encoder.encode(pictures[0], rate=0.0)[0])
-            most = len(client.encoder.encode(pictures[0], rate=1.0)[0])
-            assert client.send(pictures[0], budget_ms=100_000).packet_bytes == fewest  # nothing is known yet
-            assert client.send(pictures[0], budget_ms=100_000).packet_bytes == most
-            assert client.send(pictures[0], budget_ms=1).packet_bytes == fewest < most
+        with Client(link.url, bundle, heads="cls", token="secret", options=PATIENT) as client:
+            fewest = len(client.encoder.encode(images[0], rate=0.0)[0])
+            most = len(client.encoder.encode(images[0], rate=1.0)[0])
+            assert client.send(images[0], budget_ms=100_000).packet_bytes == fewest  # nothing is known yet
+            assert client.send(images[0], budget_ms=100_000).packet_bytes == most
+            assert client.send(images[0], budget_ms=1).packet_bytes == fewest < most

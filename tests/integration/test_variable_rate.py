@@ -32,7 +32,7 @@ def recipe(**bottleneck):
             "backbone": "test_resnet",
             "bottleneck": {**small, **bottleneck},
             "heads": ["seg"],
-            "data": [{"name": "scenes", "count": 96, "size": 64}],
+            "data": [{"name": "scenes", "count": 48, "size": 64}],
             "input": {"size": [64, 64]},
             "stages": [{"epochs": 10, "batch_size": 8, "rate_lambda": 0.5, "optimizer": {"name": "adamw", "lr": 3e-3}}],
         }
@@ -48,9 +48,9 @@ def trained(tmp_path_factory):
         quick = {"device": "cpu", "progress": False, "tensorboard": False, "validate_every": 0}
         model = train(asked, output=folder / "run", **quick).model.cpu()
         data: Source = open_split(asked, "val")
-        pictures = [data[i].array() for i in range(12)]
+        images = [data[i].array() for i in range(12)]
         bundle = save_with_onnx(model, folder / "bundle")
-        yield model, bundle, pictures, data
+        yield model, bundle, images, data
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +61,23 @@ def fixed(tmp_path_factory):
 
 
 def test_bytes_and_fidelity_grow_with_the_rate(trained):
-    model, _, pictures, _ = trained
-    latents = [model.edge.latent_of(picture)[0].copy() for picture in pictures]
+    model, _, images, _ = trained
+    latents = [model.edge.latent_of(image)[0].copy() for image in images]
     sizes, errors = [], []
     for rate in RATES:
-        packets = model.edge.encode(pictures, rate=rate)
+        packets = model.edge.encode(images, rate=rate)
         sizes.append(sum(map(len, packets)))
         received = [model.server.decode(Packet.parse(packet)) for packet in packets]
         errors.append(np.mean([np.abs(a - b).mean() for a, b in zip(received, latents, strict=True)]))
-    assert sizes == sorted(sizes) and sizes[-1] - sizes[0] > 20 * len(pictures)
+    assert sizes == sorted(sizes) and sizes[-1] - sizes[0] > 20 * len(images)
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.7 * errors[0]
 
 
 def test_every_position_reaches_the_server(trained):
-    model, _, pictures, _ = trained
-    latent = model.edge.latent_of(pictures[0])[0].copy()
+    model, _, images, _ = trained
+    latent = model.edge.latent_of(images[0])[0].copy()
     for position in range(256):
-        packet = Packet.parse(model.edge.encode(pictures[0], rate=position / 255)[0])
+        packet = Packet.parse(model.edge.encode(images[0], rate=position / 255)[0])
         assert packet.streams[0][0] == position
         np.testing.assert_array_equal(
             model.server.decode(packet), model.edge.coding.tables.restore(latent, position / 255)
@@ -85,7 +85,7 @@ def test_every_position_reaches_the_server(trained):
 
 
 def test_a_bundle_holds_all_rates(trained):
-    model, bundle, pictures, _ = trained
+    model, bundle, images, _ = trained
     assert all(check.passed for check in verify(bundle)), [check for check in verify(bundle) if not check.passed]
     edge, server = load_edge(bundle), ServerModel.load(bundle)
     assert (
@@ -93,11 +93,11 @@ def test_a_bundle_holds_all_rates(trained):
         and server.coding.frozen.digest() == model.edge.coding.tables.digest()
     )
     for rate in (None, *RATES):
-        packets = edge.encode(pictures, rate=rate)
-        assert packets == model.edge.encode(pictures, rate=rate)
-        mixed = server.infer([*packets, *model.edge.encode(pictures[:1], rate=1)])
+        packets = edge.encode(images, rate=rate)
+        assert packets == model.edge.encode(images, rate=rate)
+        mixed = server.infer([*packets, *model.edge.encode(images[:1], rate=1)])
         np.testing.assert_array_equal(mixed[0]["seg"].mask, server.infer(packets[0])[0]["seg"].mask)
-    assert edge.encode(pictures) == edge.encode(pictures, rate=0.5)
+    assert edge.encode(images) == edge.encode(images, rate=0.5)
     again = load(bundle)
     again.freeze_tables()
     assert again.edge.coding.model_id == model.edge.coding.model_id, (
@@ -106,49 +106,49 @@ def test_a_bundle_holds_all_rates(trained):
 
 
 def test_a_device_sends_every_rate(trained):
-    _, bundle, pictures, _ = trained
+    _, bundle, images, _ = trained
     encoder, server = EdgeEncoder.open(bundle), ServerModel.load(bundle)
-    sizes = [len(encoder.encode(pictures, rate=rate, batch=True)[0]) for rate in RATES]
+    sizes = [len(encoder.encode(images, rate=rate, batch=True)[0]) for rate in RATES]
     assert sizes == sorted(sizes)
-    packet = encoder.encode(pictures, rate=0.9, batch=True)[0]
+    packet = encoder.encode(images, rate=0.9, batch=True)[0]
     assert {image.streams[0][0] for image in Packet.parse(packet).images} == {round(0.9 * 255)}
-    assert len(server.infer(packet)) == len(pictures)
+    assert len(server.infer(packet)) == len(images)
 
 
 def test_a_budget_is_kept_and_used(trained):
-    model, _, pictures, _ = trained
-    all_sizes = [[len(model.edge.encode(p, rate=i / 255)[0]) for i in range(256)] for p in pictures[:3]]
-    for picture, sizes in zip(pictures, all_sizes, strict=False):
+    model, _, images, _ = trained
+    all_sizes = [[len(model.edge.encode(p, rate=i / 255)[0]) for i in range(256)] for p in images[:3]]
+    for image, sizes in zip(images, all_sizes, strict=False):
         for budget in (sizes[0], (sizes[0] + sizes[-1]) // 2, sizes[-1], 10 * sizes[-1]):
-            packet = model.edge.encode(picture, budget_bytes=budget)[0]
+            packet = model.edge.encode(image, budget_bytes=budget)[0]
             assert len(packet) <= budget and len(packet) >= 0.85 * min(budget, sizes[-1])
-        assert packet == model.edge.encode(picture, rate=1)[0]
-        with pytest.raises(OverBudget, match=f"smallest packet has {sizes[0]} bytes, the budget is 21"):
-            model.edge.encode(picture, budget_bytes=21)
+        assert packet == model.edge.encode(image, rate=1)[0]
+        with pytest.raises(OverBudget, match=rf"\b{sizes[0]}\b.*\b21\b"):
+            model.edge.encode(image, budget_bytes=21)
     budget = max(sizes[0] for sizes in all_sizes) + 20
-    packets = model.edge.encode(pictures[:3], budget_bytes=budget)
+    packets = model.edge.encode(images[:3], budget_bytes=budget)
     assert all(len(packet) <= budget for packet in packets)
 
 
 def test_what_a_rate_may_be(trained):
-    edge, picture = trained[0].edge, trained[2][0]
+    edge, image = trained[0].edge, trained[2][0]
     for rate in (-1e-9, 1.5, float("nan")):
-        with pytest.raises(RecipeError, match="from 0"):
-            edge.encode(picture, rate=rate)
-    with pytest.raises(RecipeError, match="exclude"):
-        edge.encode(picture, rate=0.5, budget_bytes=100)
+        with pytest.raises(RecipeError, match=str(rate)):
+            edge.encode(image, rate=rate)
+    with pytest.raises(RecipeError, match="rate.*budget_bytes"):
+        edge.encode(image, rate=0.5, budget_bytes=100)
     with pytest.raises(RecipeError, match="budget_bytes"):
-        edge.encode(picture, budget_bytes=0)
+        edge.encode(image, budget_bytes=0)
 
 
 def test_a_model_of_one_rate_says_so(fixed, trained):
     for edge in (load_edge(fixed), EdgeEncoder.open(fixed)):
         for options in ({"rate": 0.5}, {"budget_bytes": 1000}):
-            with pytest.raises(RecipeError, match="has one rate.*rates = 5"):
+            with pytest.raises(RecipeError, match="rates = 5"):
                 edge.encode(trained[2][0], **options)
-            with pytest.raises(RecipeError, match="has one rate"):
+            with pytest.raises(RecipeError, match="rates"):
                 edge.encode([], **options)
-    with pytest.raises(RecipeError, match="has one rate"):
+    with pytest.raises(RecipeError, match="rates"):
         evaluate(load(fixed), trained[3], rate=0.5)
 
 
@@ -174,8 +174,8 @@ def test_a_late_head_learns_from_all_rates(trained, tmp_path, monkeypatch):
 
 
 def test_an_empty_stream_is_refused(trained):
-    model, _, pictures, _ = trained
-    packet = Packet.parse(model.edge.encode(pictures[0], rate=0)[0])
+    model, _, images, _ = trained
+    packet = Packet.parse(model.edge.encode(images[0], rate=0)[0])
     for stream in (b"", packet.streams[0][:1], b"\xff" + packet.streams[0][1:9]):
         with pytest.raises(CorruptPacket):
             model.server.infer(replace(packet, streams=(stream,)).to_bytes())
@@ -188,9 +188,9 @@ def test_evaluation_takes_a_rate(trained):
 
 
 def test_command_line(trained, fixed, tmp_path):
-    _, bundle, pictures, _ = trained
-    picture = tmp_path / "a.png"
-    Image.fromarray(pictures[0]).save(picture)
+    _, bundle, images, _ = trained
+    image = tmp_path / "a.png"
+    Image.fromarray(images[0]).save(image)
 
     def run(*arguments):
         return CliRunner().invoke(cli, [str(argument) for argument in arguments])
@@ -198,19 +198,19 @@ def test_command_line(trained, fixed, tmp_path):
     sizes = []
     for command in (["encode"], ["edge", "encode"]):
         for rate in (0, 1):
-            done = run(*command, bundle, picture, "-o", tmp_path / "out", "--rate", rate, "--json")
+            done = run(*command, bundle, image, "-o", tmp_path / "out", "--rate", rate, "--json")
             assert done.exit_code == 0, done.output
             sizes.append(json.loads(done.stdout)[0]["bytes"])
-        done = run(*command, bundle, picture, "-o", tmp_path / "out", "--budget", sizes[0] + 30, "--json")
+        done = run(*command, bundle, image, "-o", tmp_path / "out", "--budget", sizes[0] + 30, "--json")
         assert sizes[0] <= json.loads(done.stdout)[0]["bytes"] <= sizes[0] + 30
         for wrong in (["--rate", "2"], ["--rate", "nan"], ["--budget", "21"]):
-            done = run(*command, bundle, picture, "-o", tmp_path / "out", *wrong)
+            done = run(*command, bundle, image, "-o", tmp_path / "out", *wrong)
             assert isinstance(done.exception, RecipeError | OverBudget), (wrong, done.output)
-        done = run(*command, fixed, picture, "-o", tmp_path / "out", "--rate", "0.5")
-        assert isinstance(done.exception, RecipeError) and "one rate" in str(done.exception)
+        done = run(*command, fixed, image, "-o", tmp_path / "out", "--rate", "0.5")
+        assert isinstance(done.exception, RecipeError) and "rates = 5" in str(done.exception)
     assert sizes[0] < sizes[1] and sizes[2] < sizes[3]
 
-    assert run("encode", bundle, picture, "-o", tmp_path / "out", "--rate", 0.2).exit_code == 0
+    assert run("encode", bundle, image, "-o", tmp_path / "out", "--rate", 0.2).exit_code == 0
     done = run("inspect", tmp_path / "out" / "a.splitreg", "--bundle", bundle, "--json")
     assert json.loads(done.stdout)[0]["decoded"][0]["rate"] == 0.2
     assert "rate 0.2" in run("inspect", tmp_path / "out" / "a.splitreg", "--bundle", bundle).stdout

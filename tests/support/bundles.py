@@ -1,4 +1,4 @@
-"""Change a bundle on disk as somebody does who knows how its hashes are made."""
+"""Change a bundle on disk, with or without valid hashes."""
 
 import hashlib
 import json
@@ -9,13 +9,13 @@ from splitreg.bundle import hash_folder
 
 
 def read_raw(bundle: Path) -> dict[str, Any]:
-    """Return ``config.json`` as it is."""
+    """Return ``config.json`` as plain data."""
     table: dict[str, Any] = json.loads((bundle / "config.json").read_text())
     return table
 
 
 def write_raw(bundle: Path, table: dict[str, Any]) -> Path:
-    """Write a config with the hashes of the files that are there and a digest that fits; None removes a key."""
+    """Write a config with valid hashes and digest; None removes a key."""
     table = {"format": "splitreg-bundle", "version": 1, "files": hash_folder(bundle), **table}
     table = {key: value for key, value in table.items() if value is not None and key != "digest"}
     digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
@@ -24,7 +24,7 @@ def write_raw(bundle: Path, table: dict[str, Any]) -> Path:
 
 
 def seal(bundle: Path, **changes: Any) -> Path:
-    """Change keys of the config, and make hashes and digest fit again."""
+    """Change keys of the config, and update hashes and digest."""
     table = {key: value for key, value in read_raw(bundle).items() if key not in ("files", "digest")}
     return write_raw(bundle, {**table, **changes})
 

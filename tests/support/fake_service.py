@@ -1,4 +1,4 @@
-"""A stand-in for the service: follows the protocol with the standard library alone, and misbehaves when told to."""
+"""A service for tests: follows the protocol with the standard library, and fails on request."""
 
 import gzip
 import hashlib
@@ -18,19 +18,19 @@ from splitreg.wire import pack
 from splitreg.wire.protocol import ANSWERS, COMPUTE_MS, IDEMPOTENCY, QUEUE_MS
 
 
-def made(stream=b"abc", model_id=7):
-    """A packet."""
+def make_packet(stream=b"abc", model_id=7):
+    """Return a packet."""
     return Packet(model_id=model_id, original=(60, 80), coded=(48, 64), streams=(stream,)).to_bytes()
 
 
-def expected(packet):
-    """The probabilities that the service answers for a packet: no other packet has them."""
+def expected_probabilities(packet):
+    """Return the answer of the service to a packet; every packet has another one."""
     digest = np.frombuffer(hashlib.sha256(packet).digest(), np.uint8)[:4].astype(np.float32) + 1
     return digest / digest.sum()
 
 
 class FakeEncoder(EdgeHalf):
-    """Pictures are bytes; a packet has 100 to 4100 bytes of payload, by its rate."""
+    """Encodes bytes as images; a packet has 100 to 4100 bytes of payload, depending on the rate."""
 
     def __init__(self):
         self.encoded = []
@@ -47,13 +47,13 @@ class FakeEncoder(EdgeHalf):
             if size < 100:
                 raise OverBudget("too little")
         self.encoded.append(size)
-        return [made((bytes(images) * size)[:size])]
+        return [make_packet((bytes(images) * size)[:size])]
 
 
 class FakeService:
     """Serves on a loopback port; a context manager.
 
-    ``script`` holds what befalls the next requests, first to last: ``(status, headers)``, ``(status, headers, body)``,
+    ``script`` has the reactions to the next requests, in order: ``(status, headers)``, ``(status, headers, body)``,
     ``"close"``, ``"late-close"`` (after computing), ``"cut"`` (half an answer), ``"hang"``, ``"trickle"``, or seconds to wait.
     """
 
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             what = service.script.popleft() if service.script else "ok"
         if isinstance(what, tuple):
             status, headers, *rest = what
-            default = json.dumps({"error": {"type": "X", "message": f"told to say {status}"}}).encode()
+            default = json.dumps({"error": {"type": "X", "message": f"scripted {status}"}}).encode()
             self.answer(status, headers, rest[0] if rest else default)
             return
         if what == "close":
@@ -134,7 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
                 service.computed[key] += 1
                 service.order.append(body)
                 names = tuple("abcd")
-                service.memory[key] = pack([{"cls": Classification(probabilities=expected(body), names=names)}])
+                service.memory[key] = pack(
+                    [{"cls": Classification(probabilities=expected_probabilities(body), names=names)}]
+                )
             blob = service.memory[key]
         if what == "late-close":
             self.close_connection = True

@@ -37,11 +37,11 @@ class ToyBody(Body):
         self.stages = stages
 
     def forward(self, feature: Tensor) -> dict[int, Tensor]:
-        found = {self.start: feature}
+        features = {self.start: feature}
         for stride, stage in self.stages.items():
             feature = stage(feature)
-            found[int(stride)] = feature
-        return found
+            features[int(stride)] = feature
+        return features
 
 
 class ToyBackbone(Backbone):
@@ -209,8 +209,8 @@ class ToySum(Objective):
         }
 
 
-def spec(kind: str, name: str, made: type) -> ComponentSpec:
-    return ComponentSpec(kind=kind, name=name, api=1, target=f"{made.__module__}:{made.__name__}", summary="A toy.")
+def spec(kind: str, name: str, cls: type) -> ComponentSpec:
+    return ComponentSpec(kind=kind, name=name, api=1, target=f"{cls.__module__}:{cls.__name__}", summary="A toy.")
 
 
 def registry() -> Registry:

@@ -34,7 +34,7 @@ def noise(height, width, seed=0):
 
 
 @given(GEOMETRIES)
-def test_the_picture_lies_inside_the_frame_and_keeps_its_shape(geometry):
+def test_the_image_lies_inside_the_frame_and_keeps_its_shape(geometry):
     (top, left, height, width), (h, w), (ch, cw) = geometry.content, geometry.original, geometry.coded
     assert top >= 0 and left >= 0 and 1 <= height <= ch - top and 1 <= width <= cw - left
     if geometry.mode == "resize":
@@ -56,16 +56,16 @@ def test_points_go_there_and_come_back(geometry, shares):
 
 
 @given(GEOMETRIES, st.lists(st.tuples(*[st.floats(-400, 700)] * 4), max_size=5))
-def test_boxes_stay_in_the_picture_and_agree_with_points(geometry, boxes):
+def test_boxes_stay_in_the_image_and_agree_with_points(geometry, boxes):
     h, w = geometry.original
-    found = geometry.boxes(np.array(boxes))
-    assert found.shape == (len(boxes), 4) and found.dtype == np.float32
-    assert (found >= 0).all() and (found <= np.array([w, h, w, h])).all()
+    mapped = geometry.boxes(np.array(boxes))
+    assert mapped.shape == (len(boxes), 4) and mapped.dtype == np.float32
+    assert (mapped >= 0).all() and (mapped <= np.array([w, h, w, h])).all()
     corners = geometry.points(np.array(boxes).reshape(-1, 2, 2))
-    assert np.allclose(found.reshape(-1, 2, 2), np.clip(corners, 0, [w, h]), rtol=1e-5, atol=1e-3)
+    assert np.allclose(mapped.reshape(-1, 2, 2), np.clip(corners, 0, [w, h]), rtol=1e-5, atol=1e-3)
 
 
-def test_the_whole_content_is_the_whole_picture():
+def test_the_whole_content_is_the_whole_image():
     geometry = Geometry(original=(100, 200), coded=(64, 64), mode="letterbox")
     assert geometry.boxes(np.array([[0, 16, 64, 48], [-9, 0, 99, 64]])).tolist() == [[0, 0, 200, 100]] * 2
 
@@ -76,10 +76,10 @@ def test_an_index_map_comes_back_without_its_border_and_without_new_indexes(geom
     mask = np.full(geometry.coded, 255, np.uint8)
     rows, columns = np.indices((height, width))
     mask[top : top + height, left : left + width] = (rows * 2 >= height) * 2 + (columns * 2 >= width)
-    found = geometry.labels(mask)
-    assert found.shape == geometry.original and found.max() <= 3
+    mapped = geometry.labels(mask)
+    assert mapped.shape == geometry.original and mapped.max() <= 3
     if geometry.original[0] >= height and geometry.original[1] >= width:  # nothing is left out on the way back
-        assert found[-1, -1] == mask[top + height - 1, left + width - 1] and found[0, 0] == mask[top, left]
+        assert mapped[-1, -1] == mask[top + height - 1, left + width - 1] and mapped[0, 0] == mask[top, left]
 
 
 def test_a_map_of_the_same_size_comes_back_exactly():
@@ -92,8 +92,8 @@ def test_a_map_of_the_same_size_comes_back_exactly():
 
 @given(GEOMETRIES, st.floats(-100, 100, width=32))
 def test_a_constant_map_stays_constant(geometry, value):
-    found = geometry.values(np.full(geometry.coded, value, np.float32))
-    assert found.shape == geometry.original and np.allclose(found, value, rtol=1e-5)
+    mapped = geometry.values(np.full(geometry.coded, value, np.float32))
+    assert mapped.shape == geometry.original and np.allclose(mapped, value, rtol=1e-5)
 
 
 def test_halves_stay_halves_under_letterbox_and_back():
@@ -114,12 +114,12 @@ def test_prepare_gives_the_input_size_in_float32(size, coded, mode):
     assert geometry == Geometry(original=size, coded=coded, mode=mode)
 
 
-def test_prepare_changes_nothing_of_its_input_and_of_a_fitting_picture():
+def test_prepare_changes_nothing_of_its_input_and_of_a_fitting_image():
     image = noise(8, 9)
-    kept = image.copy()
+    before = image.copy()
     pixels, _ = prepare(image, Preprocess(size=(8, 9), mean=(0.5, 0.25, 0), std=(0.5, 1, 0.25)))
-    want = (image / 255 - [0.5, 0.25, 0]) / [0.5, 1, 0.25]
-    assert np.allclose(pixels, want.transpose(2, 0, 1), atol=1e-6) and np.array_equal(image, kept)
+    expected = (image / 255 - [0.5, 0.25, 0]) / [0.5, 1, 0.25]
+    assert np.allclose(pixels, expected.transpose(2, 0, 1), atol=1e-6) and np.array_equal(image, before)
     assert np.array_equal(normalise(image, Preprocess(size=(1, 1), mean=(0, 0, 0), std=(1, 1, 1)))[0, 0, 0], np.float32(image[0, 0, 0]) / np.float32(255))  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_prepare_changes_nothing_of_its_input_and_of_a_fitting_picture():
     [{"size": (0, 4)}, {"size": (4,)}, {"size": (4, 70000)}, {"size": (4.0, 4)}, {"mode": "stretch"}, {"std": (1, 0, 1)}, {"mean": (1, 2)}],
 )  # fmt: skip
 def test_a_wrong_preprocess_is_refused(wrong):
-    with pytest.raises(ValueError, match="must|three"):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         Preprocess(**{"size": (4, 4), **wrong})
 
 
@@ -152,21 +152,21 @@ def test_every_way_in_gives_the_same_pixels(tmp_path):
 
 def test_grey_is_repeated():
     grey = noise(5, 6)[:, :, 0]
-    want = np.repeat(grey[:, :, None], 3, axis=2)
+    expected = np.repeat(grey[:, :, None], 3, axis=2)
     for source in (grey, grey[:, :, None], Image.fromarray(grey), saved(Image.fromarray(grey))):
-        assert np.array_equal(read(source), want)
+        assert np.array_equal(read(source), expected)
     assert read(Image.new("1", (4, 3), 1)).tolist() == [[[255] * 3] * 4] * 3
 
 
 def test_sixteen_bits_become_eight():
     deep = np.array([[0, 257, 32768, 65535]], np.uint16)
-    want = [0, 1, 128, 255]
+    expected = [0, 1, 128, 255]
     for image in (Image.fromarray(deep), Image.fromarray(deep.astype(np.int32))):
-        assert read(image)[0, :, 0].tolist() == want
-    assert read(saved(Image.fromarray(deep)))[0, :, 1].tolist() == want
+        assert read(image)[0, :, 0].tolist() == expected
+    assert read(saved(Image.fromarray(deep)))[0, :, 1].tolist() == expected
 
 
-def test_a_dark_sixteen_bit_picture_stays_dark():
+def test_a_dark_sixteen_bit_image_stays_dark():
     dark = np.full((2, 2), 200, np.uint16)  # 200 of 65535 is black, not light grey
     assert read(saved(Image.fromarray(dark))).max() <= 1
     assert read(saved(Image.fromarray(dark), "TIFF")).max() <= 1
@@ -175,20 +175,20 @@ def test_a_dark_sixteen_bit_picture_stays_dark():
 def test_cmyk_and_other_colour_spaces():
     red = Image.new("RGB", (16, 16), (200, 30, 40))
     for form, mode in (("JPEG", "CMYK"), ("TIFF", "CMYK"), ("JPEG", "YCbCr")):
-        found = read(saved(red.convert(mode), form))
-        assert found.shape == (16, 16, 3) and np.abs(found.astype(int) - [200, 30, 40]).max() <= 6, mode
+        mapped = read(saved(red.convert(mode), form))
+        assert mapped.shape == (16, 16, 3) and np.abs(mapped.astype(int) - [200, 30, 40]).max() <= 6, mode
 
 
 def test_alpha_lies_over_white():
     pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 128]]], np.uint8)
-    want = [[10, 20, 30], [255, 255, 255], [127, 127, 127]]
+    expected = [[10, 20, 30], [255, 255, 255], [127, 127, 127]]
     for source in (
         pixels,
         Image.fromarray(pixels),
         saved(Image.fromarray(pixels)),
         saved(Image.fromarray(pixels), "WEBP", lossless=True),
     ):
-        assert np.abs(read(source)[0].astype(int) - want).max() <= 1
+        assert np.abs(read(source)[0].astype(int) - expected).max() <= 1
     assert read(Image.new("LA", (2, 2), (0, 0))).min() == 255
 
 
@@ -214,14 +214,14 @@ def test_every_exif_orientation_is_undone(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(rotations[orientation](upright)))
-    found = read(saved(stored, "JPEG", exif=exif, quality=95, subsampling=0))
-    assert found.shape == upright.shape
-    assert np.abs(found[4:12, 4:20].astype(int) - [250, 0, 0]).max() < 12
-    assert np.abs(found[20:28, 28:44].astype(int) - [0, 0, 250]).max() < 12
+    mapped = read(saved(stored, "JPEG", exif=exif, quality=95, subsampling=0))
+    assert mapped.shape == upright.shape
+    assert np.abs(mapped[4:12, 4:20].astype(int) - [250, 0, 0]).max() < 12
+    assert np.abs(mapped[20:28, 28:44].astype(int) - [0, 0, 250]).max() < 12
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
-def test_thin_pictures_go_through(size):
+def test_thin_images_go_through(size):
     image = noise(*size)
     assert np.array_equal(read(saved(Image.fromarray(image))), image)
     pixels, geometry = prepare(image, Preprocess(size=(64, 64)))
@@ -231,7 +231,7 @@ def test_thin_pictures_go_through(size):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pillow's, on TIFF
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_a_picture_cut_short_is_an_error(form):
+def test_an_image_cut_short_is_an_error(form):
     data = saved(Image.fromarray(noise(40, 40)), form)
     for keep in (0, 1, 10, len(data) // 2):
         with pytest.raises(ImageError):
@@ -239,9 +239,9 @@ def test_a_picture_cut_short_is_an_error(form):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\0" * 100, b"not a picture", b"<svg></svg>", b"GIF89a", b"RIFF\x10\0\0\0WEBPVP8L"]
+    "data", [b"", b"\0" * 100, b"not an image", b"<svg></svg>", b"GIF89a", b"RIFF\x10\0\0\0WEBPVP8L"]
 )
-def test_what_is_not_a_picture_is_an_error(data, tmp_path):
+def test_what_is_not_an_image_is_an_error(data, tmp_path):
     with pytest.raises(ImageError, match=f"the {len(data)} bytes"):
         read(data)
     path = tmp_path / "photo.jpg"
@@ -254,7 +254,7 @@ def test_what_is_not_a_picture_is_an_error(data, tmp_path):
 @given(
     st.binary(max_size=200), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0"])
 )
-def test_noise_after_a_magic_number_is_never_anything_but_an_error_or_a_picture(data, magic):
+def test_noise_after_a_magic_number_is_never_anything_but_an_error_or_an_image(data, magic):
     try:
         assert read(magic + data).dtype == np.uint8
     except ImageError:
@@ -263,7 +263,7 @@ def test_noise_after_a_magic_number_is_never_anything_but_an_error_or_a_picture(
 
 @pytest.mark.parametrize("missing", ["gone.png", "."])
 def test_a_missing_file_is_named(tmp_path, missing):
-    with pytest.raises(ImageError, match="no picture at"):
+    with pytest.raises(ImageError, match=missing if missing != "." else str(tmp_path)):
         read(tmp_path / missing)
 
 
@@ -278,7 +278,7 @@ def test_a_wrong_array_is_refused(array):
 
 @pytest.mark.parametrize("source", [None, 7, 3.5, object()])
 def test_what_cannot_be_a_source_is_refused(source):
-    with pytest.raises(ImageError, match="a picture is a path"):
+    with pytest.raises(ImageError, match=type(source).__name__):
         read(source)
 
 
@@ -286,12 +286,12 @@ def test_more_pixels_than_allowed_are_refused():
     image = noise(10, 10)
     for source in (image, Image.fromarray(image), saved(Image.fromarray(image))):
         assert read(source, max_pixels=100).shape == (10, 10, 3)
-        with pytest.raises(ImageError, match="10x10 pixels; the limit is 99"):
+        with pytest.raises(ImageError, match=r"10x10\b.*\b99\b"):
             read(source, max_pixels=99)
 
 
 def test_a_side_beyond_the_packets_field_is_refused():
-    with pytest.raises(ImageError, match="65535 a side"):
+    with pytest.raises(ImageError, match="1x65536|65536x1|65535"):
         read(np.zeros((1, 65536, 3), np.uint8))
 
 
@@ -304,7 +304,7 @@ def test_a_decompression_bomb_costs_nothing():
     )
     tracemalloc.start()
     try:
-        with pytest.raises(ImageError, match="60000x60000 pixels; the limit is"):
+        with pytest.raises(ImageError, match="60000x60000"):
             read(data)
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
@@ -339,12 +339,12 @@ def test_normalising_in_place_is_the_plain_formula_to_the_last_bit():
     preprocess = Preprocess(size=(31, 47))
     std = np.asarray(preprocess.std, np.float32)
     plain = image * (np.float32(1) / (np.float32(255) * std)) - np.asarray(preprocess.mean, np.float32) / std
-    found = imaging.normalise(image, preprocess)
-    assert found.dtype == np.float32 and found.flags.c_contiguous
-    assert np.array_equal(found, plain.transpose(2, 0, 1))
+    planes = imaging.normalise(image, preprocess)
+    assert planes.dtype == np.float32 and planes.flags.c_contiguous
+    assert np.array_equal(planes, plain.transpose(2, 0, 1))
 
 
-def test_a_turned_png_is_read_upright_and_the_callers_picture_is_left_alone(tmp_path):
+def test_a_turned_png_is_read_upright_and_the_callers_image_is_left_alone(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (4, 7, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6

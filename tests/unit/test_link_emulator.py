@@ -20,7 +20,7 @@ def test_a_lane_is_its_bandwidth_and_its_delay():
 def test_a_lost_segment_comes_late_and_takes_its_bandwidth_again():
     lane = Lane(8000, Profile(up_bps=1, down_bps=1, loss=0.999999), seed=0)
     arrived = lane.arrival(0.0, 100)
-    assert lane.repeated == 6 and lane.free_s == pytest.approx(0.7)
+    assert lane.retransmits == 6 and lane.free_s == pytest.approx(0.7)
     assert arrived == pytest.approx(0.1 + 6 * 0.1 + 0.2 * (1 + 2 + 4 + 8 + 16 + 32))
 
 
@@ -29,7 +29,7 @@ def test_the_mean_of_what_is_random_is_what_was_asked_for():
     lane = Lane(1e12, profile, seed=3)
     late = [lane.arrival(float(i), 1000) - i for i in range(20_000)]
     assert sum(seconds for seconds in late if seconds < 0.19) / len(late) == pytest.approx(0.01, rel=0.05)
-    assert lane.repeated / 20_000 == pytest.approx(0.02, rel=0.15)
+    assert lane.retransmits / 20_000 == pytest.approx(0.02, rel=0.15)
 
 
 def test_the_same_seed_is_the_same_link():

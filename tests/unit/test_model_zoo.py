@@ -1,6 +1,7 @@
 """Every recipe of the zoo stays short, plans on a dataset of its layout and takes a step; every bundle verifies."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -31,41 +32,43 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
-    """Dataset -> a folder of its layout, with three pictures a split."""
-    found = {name: tmp_path_factory.mktemp(name) for name in ("camvid", "coco", "folder", "scenes", "shapes3d", "voc")}
+    """Dataset -> a folder of its layout, with three images per split."""
+    folders = {
+        name: tmp_path_factory.mktemp(name) for name in ("camvid", "coco", "folder", "scenes", "shapes3d", "voc")
+    }
     generator = np.random.default_rng(0)
     for split in ("train", "val"):
         images = [{"id": i, "file_name": f"{i}.png", "height": 24, "width": 32} for i in range(3)]
         boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [2, 3, 12, 9], "area": 108} for i in range(3)]
         categories = [{"id": i + 1, "name": name} for i, name in enumerate(("car", "pedestrian", "bicyclist"))]
         table = json.dumps({"images": images, "annotations": boxes, "categories": categories})
-        (found["camvid"] / f"instances_{split}.json").write_text(table)
-        (found["coco"] / "annotations").mkdir(exist_ok=True)
-        (found["coco"] / "annotations" / f"instances_{split}2017.json").write_text(table)
+        (folders["camvid"] / f"instances_{split}.json").write_text(table)
+        (folders["coco"] / "annotations").mkdir(exist_ok=True)
+        (folders["coco"] / "annotations" / f"instances_{split}2017.json").write_text(table)
         for index in range(3):
-            picture = Image.fromarray(generator.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+            image = Image.fromarray(generator.integers(0, 255, (24, 32, 3), dtype=np.uint8))
             mask = Image.fromarray(generator.integers(0, 12, (24, 32), dtype=np.uint8))
-            places = [found["camvid"] / split, found["coco"] / f"{split}2017"]
+            places = [folders["camvid"] / split, folders["coco"] / f"{split}2017"]
             for folder, content in (
-                (places[0], picture),
-                (places[1], picture),
-                (found["camvid"] / f"{split}annot", mask),
+                (places[0], image),
+                (places[1], image),
+                (folders["camvid"] / f"{split}annot", mask),
             ):
                 folder.mkdir(exist_ok=True)
                 content.save(folder / f"{index}.png")
-        for index in range(1000):  # ImageNet's classes, with one picture
-            folder = found["folder"] / split / f"n{index:04}"
+        for index in range(1000):  # ImageNet's classes, with one image
+            folder = folders["folder"] / split / f"n{index:04}"
             folder.mkdir(parents=True)
             (folder / "a.png").hardlink_to(places[0] / "0.png")
-        write_voc(found["voc"], split, generator)
-    with h5py.File(found["shapes3d"] / "3dshapes.h5", "w") as file:  # every combination of floor and wall hue
+        write_voc(folders["voc"], split, generator)
+    with h5py.File(folders["shapes3d"] / "3dshapes.h5", "w") as file:  # every combination of floor and wall hue
         file["images"] = generator.integers(0, 255, (100, 64, 64, 3), dtype=np.uint8)
         file["labels"] = [[i // 10 / 10, i % 10 / 10, 0.0, 0.75, 0.0, -30.0] for i in range(100)]
-    return found
+    return folders
 
 
 def write_voc(root, split, generator):
-    """Three pictures of a split in VOC's layout, each with a dog and its mask."""
+    """Write three images of a split in VOC's layout, each with a dog and its mask."""
     for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     names = [f"{split}{index}" for index in range(3)]
@@ -102,7 +105,7 @@ class First:
 
 
 def a_few_steps(path, roots, folder, *overrides, model=None):
-    """Train every stage of a recipe for one step or two, on small pictures."""
+    """Train every stage of a recipe for one step or two, on small images."""
     small = [f"input.size={[64, 96]}", *SMALL.get(path.stem, []), *overrides]
     recipe = next(point for _, point in read(path, roots, *small).points())
     keys = [f"stages.{i}.{key}" for i in range(len(recipe.stages)) for key in ("epochs=1", "batch_size=2")]
@@ -125,7 +128,11 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_recipe_is_short_and_plans(path, roots):
     assert len(path.read_text().splitlines()) <= 40
+    planned_models = []
     for _, point in read(path, roots).points():
+        if (model := replace(point, stages=())) in planned_models:
+            continue  # points that differ in training only have one plan
+        planned_models.append(model)
         planned = splitreg.plan(point)
         assert planned.shapes.latent[0] == planned.bottleneck.meta.latent.channels
 

@@ -1,4 +1,4 @@
-"""Prediction types: back to the original pixels, into pictures, into JSON."""
+"""Prediction types: back to the original pixels, into images, into JSON."""
 
 import json
 
@@ -24,7 +24,7 @@ from splitreg.predictions import (
 from splitreg.tasks import IGNORE
 
 NAMES = ("road", "car", "tree")
-#: 200 x 100 pixels in a square of 64: the picture fills rows 16 to 48.
+#: 200 x 100 pixels in a square of 64: the image fills rows 16 to 48.
 WIDE = Geometry(original=(100, 200), coded=(64, 64), mode="letterbox")
 
 
@@ -38,14 +38,14 @@ def detections(boxes, scores=None, labels=None):
     )
 
 
-def test_boxes_return_to_the_picture_and_those_in_the_border_are_dropped():
-    given = detections([[0, 16, 32, 32], [0, 0, 64, 15], [60, 40, 64, 64]], [0.9, 0.8, 0.7], [0, 1, 2])
-    restored = given.restore(WIDE)
+def test_boxes_return_to_the_image_and_those_in_the_border_are_dropped():
+    original = detections([[0, 16, 32, 32], [0, 0, 64, 15], [60, 40, 64, 64]], [0.9, 0.8, 0.7], [0, 1, 2])
+    restored = original.restore(WIDE)
     np.testing.assert_allclose(restored.boxes, [[0, 0, 100, 50], [187.5, 75, 200, 100]])
     assert restored.labels.tolist() == [0, 2] and restored.scores.tolist() == pytest.approx([0.9, 0.7])
 
 
-def test_masks_and_depths_return_to_the_picture():
+def test_masks_and_depths_return_to_the_image():
     mask = np.full((64, 64), 2, np.uint8)
     mask[16:32], mask[32:48] = 0, 1
     restored = Segmentation(mask=mask, names=NAMES).restore(WIDE)
@@ -55,7 +55,7 @@ def test_masks_and_depths_return_to_the_picture():
     assert depth.depth.shape == (100, 200) and depth.depth.max() == 2.0 and depth.depth[0, 0] == 1.0
 
 
-def test_reconstructions_return_to_the_picture():
+def test_reconstructions_return_to_the_image():
     image = np.zeros((64, 64, 3), np.uint8)
     image[16:48] = 200
     restored = Reconstruction(image=image).restore(WIDE)
@@ -91,7 +91,7 @@ def test_json_says_what_is_there():
     assert json.dumps(Depth(depth=np.zeros((2, 2), np.float32)).to_json(), allow_nan=False)
 
 
-PICTURE = np.full((300, 400, 3), 90, np.uint8)
+IMAGE = np.full((300, 400, 3), 90, np.uint8)
 DRAWN = [
     Classification(probabilities=np.array([0.1, 0.7, 0.2], np.float32), names=NAMES),
     MultiLabel(probabilities=np.array([0.1, 0.2, np.nan], np.float32), names=NAMES),
@@ -101,32 +101,32 @@ DRAWN = [
     Segmentation(mask=np.full((300, 400), IGNORE, np.uint8), names=NAMES),
     Depth(depth=np.linspace(1, 9, 120000, dtype=np.float32).reshape(300, 400)),
     Depth(depth=np.zeros((300, 400), np.float32)),
-    Reconstruction(image=PICTURE),
+    Reconstruction(image=IMAGE),
 ]
 
 
 @pytest.mark.parametrize("prediction", DRAWN, ids=lambda p: type(p).__name__)
-def test_pictures_are_pictures_and_leave_the_original_alone(prediction):
-    before = PICTURE.copy()
-    drawn = prediction.draw(PICTURE)
+def test_images_are_images_and_leave_the_original_alone(prediction):
+    before = IMAGE.copy()
+    drawn = prediction.draw(IMAGE)
     assert drawn.dtype == np.uint8 and drawn.shape[1:] == (400, 3) and drawn.shape[0] >= 300
-    np.testing.assert_array_equal(PICTURE, before)
+    np.testing.assert_array_equal(IMAGE, before)
 
 
 def test_weak_objects_are_not_drawn():
     strong, weak = detections([[20, 40, 200, 150]], [0.9]), detections([[20, 40, 200, 150]], [0.1])
-    assert (strong.draw(PICTURE) != PICTURE).any() and (weak.draw(PICTURE) == PICTURE).all()
+    assert (strong.draw(IMAGE) != IMAGE).any() and (weak.draw(IMAGE) == IMAGE).all()
 
 
 def test_a_mask_of_another_size_is_an_error():
     with pytest.raises(ShapeMismatch, match="restore"):
-        Segmentation(mask=np.zeros((3, 4), np.uint8), names=NAMES).draw(PICTURE)
+        Segmentation(mask=np.zeros((3, 4), np.uint8), names=NAMES).draw(IMAGE)
 
 
 def test_masks_tint_their_own_pixels_only():
     mask = np.full((4, 4), IGNORE, np.uint8)
     mask[0] = 1
-    tinted = drawing.overlay(PICTURE[:4, :4], mask, drawing.palette(3))
+    tinted = drawing.overlay(IMAGE[:4, :4], mask, drawing.palette(3))
     assert (tinted[1:] == 90).all() and (tinted[0] != 90).any()
 
 
@@ -146,15 +146,15 @@ def test_near_is_lighter_than_far_and_unknown_is_black():
 
 
 def test_a_legend_takes_the_lines_that_it_needs():
-    few, many = (drawing.legend(PICTURE, ["a class name"] * n, drawing.palette(n)) for n in (2, 40))
+    few, many = (drawing.legend(IMAGE, ["a class name"] * n, drawing.palette(n)) for n in (2, 40))
     assert 300 < few.shape[0] < many.shape[0]
-    assert drawing.legend(PICTURE, []).shape == PICTURE.shape
+    assert drawing.legend(IMAGE, []).shape == IMAGE.shape
 
 
 def test_above_leaves_out_what_scores_less():
-    found = detections([[0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 7, 7]], [0.5, 0.75, 0.25], [0, 1, 2])
+    objects = detections([[0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 7, 7]], [0.5, 0.75, 0.25], [0, 1, 2])
     least = 0.75
-    best = found.above(least)
+    best = objects.above(least)
     assert best.scores.tolist() == [least] and best.boxes.shape == (1, 4) and best.labels.shape == (1,)
-    assert best.boxes.tolist() == found.boxes[found.scores >= least].tolist() and best.names == found.names
-    assert found.above(0.0) is found and len(found.above(1.0).scores) == 0
+    assert best.boxes.tolist() == objects.boxes[objects.scores >= least].tolist() and best.names == objects.names
+    assert objects.above(0.0) is objects and len(objects.above(1.0).scores) == 0

@@ -16,10 +16,10 @@ def recipe(*overrides, **keys):
 
 
 def test_defaults():
-    found = recipe()
-    assert (found.bottleneck.name, found.bottleneck.source, found.codec, found.cut) == ("fp", None, None, None)
-    assert found.input.size == (224, 224) and found.stages == () and found.seed == 0
-    assert found.heads[0].plugin == found.heads[0].name == "det"
+    parsed = recipe()
+    assert (parsed.bottleneck.name, parsed.bottleneck.source, parsed.codec, parsed.cut) == ("fp", None, None, None)
+    assert parsed.input.size == (224, 224) and parsed.stages == () and parsed.seed == 0
+    assert parsed.heads[0].plugin == parsed.heads[0].name == "det"
 
 
 def test_short_forms_stand_for_tables():
@@ -31,74 +31,74 @@ def test_short_forms_stand_for_tables():
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "facts"),
     [
-        ({"bottelneck": "fp"}, "no key 'bottelneck'. Did you mean 'bottleneck'"),
-        ({"stages": [{"epohcs": 3}]}, r"stages\[0\] has no key 'epohcs'. Did you mean 'epochs'"),
-        ({"input": {"siez": 3}}, "input has no key 'siez'. Did you mean 'size'"),
-        ({"input": {"qqq": 3}}, "It knows: size, mode"),
-        ({"input": {"size": [0, 5]}}, "size must be"),
-        ({"input": {"size": True}}, "size must be"),
-        ({"input": {"mode": "crop"}}, "mode must be 'letterbox' or 'resize'"),
-        ({"heads": []}, "at least one head"),
-        ({"heads": ["det", "det"]}, "two heads are named 'det'"),
-        ({"heads": [{"name": "cls", "as": "../x"}]}, "as must be letters"),
-        ({"heads": [{"name": "cls", "as": ""}]}, "as must be letters"),
-        ({"heads": [{"name": "cls", "labels": 0}]}, "labels must be"),
-        ({"heads": [{"name": "cls", "labels": [1]}]}, "labels must be"),
-        ({"heads": [{"name": "cls", "target": 3}]}, "target must be str or nothing"),
-        ({"heads": [{"as": "cls"}]}, r"heads\[0\] must be a name or a table with a name"),
-        ({"backbone": ""}, "backbone must be a name"),
-        ({"backbone": 3}, "backbone must be a name"),
-        ({"codec": ["rans"]}, "codec must be a name"),
-        ({"bottleneck": {"name": "fp", "from": "layer1"}}, "from must be 'image' or 'feature'"),
-        ({"seed": "x"}, "seed must be int"),
-        ({"seed": True}, "seed must be int"),
-        ({"cut": 3}, "cut must be str"),
-        ({"augment": [1]}, "augment must be Mapping"),
-        ({"stages": [{"epochs": 0}]}, "epochs must be at least 1"),
-        ({"stages": [{"epochs": 1.5}]}, "epochs must be int"),
-        ({"stages": [{"clip": -1}]}, "clip must be zero or more"),
-        ({"stages": [{"rate_lambda": float("nan")}]}, "rate_lambda must be zero or more"),
-        ({"stages": [{"rate_lambda": "big"}]}, "rate_lambda must be int or float"),
-        ({"stages": [{"average": 1.0}]}, "average must be below 1"),
-        ({"stages": [{"precision": "8-bit"}]}, "precision must be"),
-        ({"stages": [{"train": 3}]}, "train must be a list of names"),
-        ({"stages": ["joint"]}, r"stages\[0\] must be Mapping"),
-        ({"sweep": {"bottleneck.channels": []}}, "sweep.bottleneck.channels must be a list"),
-        ({"data": [{"name": "coco", "train": 1}]}, "train must be str"),
+        ({"bottelneck": "fp"}, "'bottelneck'.*'bottleneck'"),
+        ({"stages": [{"epohcs": 3}]}, r"stages\[0\].*'epohcs'.*'epochs'"),
+        ({"input": {"siez": 3}}, "input.*'siez'.*'size'"),
+        ({"input": {"qqq": 3}}, "'qqq'.*size.*mode"),
+        ({"input": {"size": [0, 5]}}, "input.*size.*0, 5"),
+        ({"input": {"size": True}}, "input.*size.*True"),
+        ({"input": {"mode": "crop"}}, "mode.*'letterbox'.*'resize'.*'crop'"),
+        ({"heads": []}, "heads"),
+        ({"heads": ["det", "det"]}, "'det'"),
+        ({"heads": [{"name": "cls", "as": "../x"}]}, r"heads\[0\].*\bas\b.*'\.\./x'"),
+        ({"heads": [{"name": "cls", "as": ""}]}, r"heads\[0\].*\bas\b"),
+        ({"heads": [{"name": "cls", "labels": 0}]}, r"heads\[0\].*labels"),
+        ({"heads": [{"name": "cls", "labels": [1]}]}, r"heads\[0\].*labels"),
+        ({"heads": [{"name": "cls", "target": 3}]}, r"heads\[0\].*target.*\b3\b"),
+        ({"heads": [{"as": "cls"}]}, r"heads\[0\].*name"),
+        ({"backbone": ""}, "backbone.*name"),
+        ({"backbone": 3}, r"backbone.*name.*\b3\b"),
+        ({"codec": ["rans"]}, "codec.*name.*rans"),
+        ({"bottleneck": {"name": "fp", "from": "layer1"}}, "bottleneck.*from.*'image'.*'feature'.*'layer1'"),
+        ({"seed": "x"}, "seed.*int.*'x'"),
+        ({"seed": True}, "seed.*int.*True"),
+        ({"cut": 3}, r"cut.*str.*\b3\b"),
+        ({"augment": [1]}, r"augment.*\[1\]"),
+        ({"stages": [{"epochs": 0}]}, r"stages\[0\].*epochs.*\b0\b"),
+        ({"stages": [{"epochs": 1.5}]}, r"stages\[0\].*epochs.*int.*1\.5"),
+        ({"stages": [{"clip": -1}]}, "clip.*-1"),
+        ({"stages": [{"rate_lambda": float("nan")}]}, "rate_lambda.*nan"),
+        ({"stages": [{"rate_lambda": "big"}]}, "rate_lambda.*int.*float.*big"),
+        ({"stages": [{"average": 1.0}]}, r"average.*1\.0"),
+        ({"stages": [{"precision": "8-bit"}]}, "precision.*bf16-mixed.*8-bit"),
+        ({"stages": [{"train": 3}]}, r"stages\[0\].*train.*\b3\b"),
+        ({"stages": ["joint"]}, r"stages\[0\].*joint"),
+        ({"sweep": {"bottleneck.channels": []}}, r"sweep\.bottleneck\.channels.*\[\]"),
+        ({"data": [{"name": "coco", "train": 1}]}, r"data\[0\].*train.*str"),
     ],
 )
-def test_what_is_wrong_is_said_where(keys, message):
-    with pytest.raises(RecipeError, match=message):
+def test_an_error_names_the_place_and_the_value(keys, facts):
+    with pytest.raises(RecipeError, match=facts):
         recipe(**keys)
 
 
 @pytest.mark.parametrize("missing", ["backbone", "heads"])
 def test_what_is_missing_is_shown_by_example(missing):
-    with pytest.raises(RecipeError, match=f"no {missing}; say for instance {missing} ="):
+    with pytest.raises(RecipeError, match=f"{missing}.*{missing} ="):
         Recipe.from_mapping({key: value for key, value in LEAST.items() if key != missing})
 
 
 def test_overrides():
-    found = recipe(
+    parsed = recipe(
         "bottleneck.channels=24", "heads.det.threshold=0.5", "stages.0.epochs=3", "stages.fine.epochs=4", "cut=layer1",
         "input.size=[64, 96]", "codec=zstd", "data.coco.root=/some/where", "backbone.name=resnet18",
         stages=[{"epochs": 1}, {"name": "fine"}], data=["coco"],
     )  # fmt: skip
-    assert found.bottleneck.name == "fp" and found.bottleneck.options == {"channels": 24}
-    assert found.heads[0].options == {"threshold": 0.5}
-    assert [stage.epochs for stage in found.stages] == [3, 4]
-    assert (found.cut, found.input.size, found.codec.name) == ("layer1", (64, 96), "zstd")
-    assert found.data[0].root == "/some/where" and found.backbone.name == "resnet18"
+    assert parsed.bottleneck.name == "fp" and parsed.bottleneck.options == {"channels": 24}
+    assert parsed.heads[0].options == {"threshold": 0.5}
+    assert [stage.epochs for stage in parsed.stages] == [3, 4]
+    assert (parsed.cut, parsed.input.size, parsed.codec.name) == ("layer1", (64, 96), "zstd")
+    assert parsed.data[0].root == "/some/where" and parsed.backbone.name == "resnet18"
 
 
 def test_overrides_find_their_place_in_short_forms():
-    found = Recipe.from_mapping(
+    parsed = Recipe.from_mapping(
         {"backbone": "resnet50", "heads": "det,seg", "data": "coco", "stages": {"epochs": 1}},
         ["heads.seg.width=8", "data.coco.val=test", "stages.0.epochs=2"],
     )
-    assert found.heads[1].options == {"width": 8} and found.data[0].val == "test" and found.stages[0].epochs == 2
+    assert parsed.heads[1].options == {"width": 8} and parsed.data[0].val == "test" and parsed.stages[0].epochs == 2
     assert [head.name for head in recipe("heads=cls,depth").heads] == ["cls", "depth"]
 
 
@@ -107,40 +107,40 @@ def test_an_override_of_the_default_bottleneck_keeps_its_name():
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "facts"),
     [
-        ("bottleneck.channels", "reads key=value"),
-        ("=3", "reads key=value"),
-        ("heads.seg.x=1", "no 'seg'; there are: det"),
-        ("heads.4.x=1", "no '4'; there are: det"),
-        ("stages.0.epochs=1", "no '0'; the list is empty"),
-        ("seed.x=1", "which has no keys"),
-        ("bakcbone=x", "no key 'bakcbone'"),
+        ("bottleneck.channels", "'bottleneck.channels'"),
+        ("=3", "'=3'"),
+        ("heads.seg.x=1", "'seg'.*det"),
+        ("heads.4.x=1", "'4'.*det"),
+        ("stages.0.epochs=1", "stages.*'0'"),
+        ("seed.x=1", r"seed\.x.*\b3\b"),
+        ("bakcbone=x", "'bakcbone'.*'backbone'"),
     ],
 )
-def test_wrong_overrides(override, message):
-    with pytest.raises(RecipeError, match=message):
+def test_wrong_overrides(override, facts):
+    with pytest.raises(RecipeError, match=facts):
         recipe(override, seed=3)
 
 
 def test_the_given_table_is_not_changed():
     table = {**LEAST, "bottleneck": {"name": "fp", "channels": 3}, "stages": [{"epochs": 1}]}
-    kept = copy.deepcopy(table)
+    before = copy.deepcopy(table)
     Recipe.from_mapping(table, ["bottleneck.channels=4", "stages.0.epochs=7"])
-    assert table == kept
+    assert table == before
 
 
 def test_sweep_points():
-    found = recipe(
+    parsed = recipe(
         bottleneck={"name": "fp", "channels": 1}, stages=[{"epochs": 1}, {"epochs": 2}],
         sweep={"rate_lambda": [0.1, 0.2], "bottleneck.channels": [8, 16, 24]},
     )  # fmt: skip
-    points = dict(found.points())
+    points = dict(parsed.points())
     assert list(points)[:2] == ["rate_lambda=0.1,bottleneck.channels=8", "rate_lambda=0.1,bottleneck.channels=16"]
     assert len(points) == 6
     last = points["rate_lambda=0.2,bottleneck.channels=24"]
     assert [stage.rate_lambda for stage in last.stages] == [0.2, 0.2] and last.bottleneck.options["channels"] == 24
-    assert not last.sweep and found.bottleneck.options["channels"] == 1
+    assert not last.sweep and parsed.bottleneck.options["channels"] == 1
 
 
 def test_a_recipe_without_a_sweep_is_its_own_only_point():
@@ -156,11 +156,11 @@ def test_read(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text('backbone = "resnet50"\nheads = ["det"]\n[bottleneck]\nname = "fp"\nfrom = "image"\n')
     assert Recipe.read(path, ["seed=4"]) == recipe(bottleneck={"name": "fp", "from": "image"}, seed=4)
-    with pytest.raises(RecipeError, match="cannot read the recipe .*gone.toml"):
+    with pytest.raises(RecipeError, match="gone.toml"):
         Recipe.read(tmp_path / "gone.toml")
     for bad in (b"backbone = ", b"\xff\xfe"):
         path.write_bytes(bad)
-        with pytest.raises(RecipeError, match="is not TOML"):
+        with pytest.raises(RecipeError, match="recipe.toml"):
             Recipe.read(path)
 
 
@@ -199,10 +199,10 @@ TABLES = keyed(
 @settings(max_examples=60)
 @given(TABLES)
 def test_a_recipe_goes_through_plain_tables_and_json(table):
-    found = Recipe.from_mapping(table)
-    again = json.loads(json.dumps(found.to_mapping()))
-    assert Recipe.from_mapping(again) == found
-    assert Recipe.from_mapping(again).to_mapping() == found.to_mapping()
+    parsed = Recipe.from_mapping(table)
+    again = json.loads(json.dumps(parsed.to_mapping()))
+    assert Recipe.from_mapping(again) == parsed
+    assert Recipe.from_mapping(again).to_mapping() == parsed.to_mapping()
 
 
 @settings(max_examples=60)
@@ -236,10 +236,10 @@ def test_whatever_is_overridden_is_a_recipe_or_a_recipe_error(path, text):
 
 
 def test_the_only_item_of_a_list_needs_no_name():
-    found = recipe("data.root=/x", "data.count=3", "stages.epochs=7", data=["scenes"], stages=[{}])
-    assert (found.data[0].name, found.data[0].root, found.data[0].options) == ("scenes", "/x", {"count": 3})
-    assert found.stages[0].epochs == 7
-    with pytest.raises(RecipeError, match="no 'root'; there are: coco, voc"):
+    parsed = recipe("data.root=/x", "data.count=3", "stages.epochs=7", data=["scenes"], stages=[{}])
+    assert (parsed.data[0].name, parsed.data[0].root, parsed.data[0].options) == ("scenes", "/x", {"count": 3})
+    assert parsed.stages[0].epochs == 7
+    with pytest.raises(RecipeError, match="'root'.*coco.*voc"):
         recipe("data.root=/x", data=["coco", "voc"])
 
 
@@ -250,11 +250,11 @@ def test_a_sweep_reads_the_tables_that_dotted_keys_make():
 
 
 def test_an_optimizer_without_a_name_is_the_usual_one():
-    found = recipe("stages.0.optimizer.lr=0.5", stages=[{}])
-    assert (found.stages[0].optimizer.name, dict(found.stages[0].optimizer.options)) == ("adamw", {"lr": 0.5})
+    parsed = recipe("stages.0.optimizer.lr=0.5", stages=[{}])
+    assert (parsed.stages[0].optimizer.name, dict(parsed.stages[0].optimizer.options)) == ("adamw", {"lr": 0.5})
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_a_seed_that_torch_would_refuse_is_refused_here(seed):
-    with pytest.raises(RecipeError, match="seed must be"):
+    with pytest.raises(RecipeError, match=f"seed.*{seed}"):
         recipe(seed=seed)

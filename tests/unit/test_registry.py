@@ -108,19 +108,17 @@ def test_a_broken_plugin_does_not_stop_the_others(install):
     registry = discover()
     assert registry.spec("codec", "good")
     assert registry.resolve("backbone", "tall")[0].name == "well"  # asking the families steps over the broken one
-    with pytest.raises(
-        BrokenComponent, match=r"codec:broken from package broken-plugin.*no luck \(broken_plugin.py:2\)"
-    ):
+    with pytest.raises(BrokenComponent, match=r"codec:broken.*broken-plugin.*no luck \(broken_plugin.py:2\)"):
         registry.spec("codec", "broken")
 
 
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("", "has no attribute 'SPEC'"),
-        ("SPEC = 'codec'", "is not a ComponentSpec"),
-        (codec("another"), "its spec says codec:another"),
-        ("SPEC = ComponentSpec(kind='codec', name='Bad Name', api=1, target='a:b', summary='')", "lower-case"),
+        ("", "SPEC"),
+        ("SPEC = 'codec'", "sick_plugin:SPEC.*ComponentSpec"),
+        (codec("another"), "codec:another"),
+        ("SPEC = ComponentSpec(kind='codec', name='Bad Name', api=1, target='a:b', summary='')", "'Bad Name'"),
         ("import surely_not_installed", "surely_not_installed"),
         ("x = (", "SyntaxError"),
     ],
@@ -134,7 +132,7 @@ def test_what_is_wrong_with_a_spec_is_said(install, source, reason):
 @pytest.mark.parametrize(("api", "upgrade"), [(0, "sick-plugin"), (2, "splitreg")])
 def test_another_api_says_which_side_to_upgrade(install, api, upgrade):
     install("sick-plugin", codec("old", api=api), codec={"old": "SPEC"})
-    with pytest.raises(ApiMismatch, match=f"written for api {api}, splitreg speaks api 1; upgrade {upgrade}$"):
+    with pytest.raises(ApiMismatch, match=rf"\b{api}\b.*\b1\b.*upgrade {upgrade}$"):
         discover().spec("codec", "old")
 
 
@@ -148,9 +146,9 @@ def test_an_unreadable_entry_points_file_is_named(install):
 def test_unknown_names_get_near_names(install):
     install("good-plugin", codec("good"), codec={"good": "SPEC"})
     registry = discover()
-    with pytest.raises(UnknownComponent, match="no codec named 'goood'. Did you mean 'good'"):
+    with pytest.raises(UnknownComponent, match="codec.*'goood'.*'good'"):
         registry.spec("codec", "goood")
-    with pytest.raises(RegistryError, match="no kind of plugin named 'codek'. Did you mean 'codec'"):
+    with pytest.raises(RegistryError, match="'codek'.*'codec'"):
         registry["codek"]
     with pytest.raises(UnknownComponent, match="splitreg list codec"):
         registry.resolve("codec", "qqqqqq")
@@ -182,13 +180,13 @@ def test_families(install):
     assert registry.members("backbone", "big") == ("tall", "wide")
     with pytest.raises(DuplicateComponent, match="big:tall or small:tall"):
         registry.resolve("backbone", "tall")
-    with pytest.raises(UnknownComponent, match="Did you mean 'tiny'"):
+    with pytest.raises(UnknownComponent, match="'tinny'.*'tiny'"):
         registry.resolve("backbone", "tinny")
-    with pytest.raises(UnknownComponent, match="no backbone named 'tinny' in small. Did you mean 'tiny'"):
+    with pytest.raises(UnknownComponent, match="'tinny'.*small.*'tiny'"):
         registry.resolve("backbone", "small:tinny")
-    with pytest.raises(UnknownComponent, match="is a family; name a member, as in big:tall"):
+    with pytest.raises(UnknownComponent, match="backbone:big.*big:tall"):
         registry.resolve("backbone", "big")
-    with pytest.raises(UnknownComponent, match="wide is not a family"):
+    with pytest.raises(UnknownComponent, match="backbone:wide"):
         registry.resolve("backbone", "wide:tall")
 
 
@@ -197,7 +195,7 @@ def test_a_family_whose_library_is_missing_does_not_hide_the_others(install):
     install("other-plugin", family("near", "other_plugin", "tiny"), backbone={"near": "FAMILY"})
     registry = Registry(tuple(e for e in discover()["backbone"].values() if e.package != "splitreg"))
     assert registry.resolve("backbone", "tiny")[0].name == "near"
-    with pytest.raises(BrokenComponent, match="backbone:far is broken"):
+    with pytest.raises(BrokenComponent, match="backbone:far"):
         registry.resolve("backbone", "resnet50")  # the silent family might have answered
 
 
@@ -205,7 +203,7 @@ def test_a_family_that_cannot_list_its_members_says_what_is_missing(install):
     source = family("far", "one_plugin") + "    import surely_not_installed\n"
     install("one-plugin", source.replace("return ()", "pass"), backbone={"far": "FAMILY"})
     registry = Registry(tuple(e for e in discover()["backbone"].values() if e.package != "splitreg"))
-    with pytest.raises(MissingExtra, match="backbone:far needs surely_not_installed"):
+    with pytest.raises(MissingExtra, match="backbone:far.*surely_not_installed"):
         registry.resolve("backbone", "resnet50")
 
 
@@ -214,7 +212,7 @@ def test_a_missing_library_names_the_extra(install):
     place = install("needy-plugin", source, codec={"needy": "SPEC"})
     (place / "needy_plugin_code.py").write_text("import surely_not_installed\n")
     registry = discover()
-    with pytest.raises(MissingExtra, match=r"codec:needy needs surely_not_installed.*splitreg\[full\]"):
+    with pytest.raises(MissingExtra, match=r"codec:needy.*surely_not_installed.*splitreg\[full\]"):
         registry.load(registry.spec("codec", "needy"))
 
 
@@ -222,7 +220,7 @@ def test_a_missing_library_names_the_extra(install):
 def test_a_target_that_is_not_there_is_the_plugins_fault(install, target):
     install("needy-plugin", codec("needy", target=target), codec={"needy": "SPEC"})
     registry = discover()
-    with pytest.raises(BrokenComponent, match="codec:needy is broken"):
+    with pytest.raises(BrokenComponent, match="codec:needy"):
         registry.load(registry.spec("codec", "needy"))
 
 
@@ -238,8 +236,8 @@ def test_a_registry_is_immutable():
 
 def test_given_specs_stand_before_installed_ones():
     entry = Entry(kind="codec", name="a", package="p", module="surely_not_installed", attribute="A")
-    mine = ComponentSpec(kind="codec", name="a", api=1, target="x:Y", summary="mine")
-    assert Registry((entry,)).extended(mine).spec("codec", "a") is mine
+    spec = ComponentSpec(kind="codec", name="a", api=1, target="x:Y", summary="")
+    assert Registry((entry,)).extended(spec).spec("codec", "a") is spec
 
 
 @pytest.mark.parametrize(
@@ -260,6 +258,28 @@ def test_discovery_and_listing_import_nothing_heavy(code):
 
 def test_an_extended_registry_still_knows_who_quarrels():
     one, two = (Entry(kind="codec", name="a", package=package, module="x", attribute="Y") for package in ("one", "two"))
-    mine = ComponentSpec(kind="codec", name="b", api=1, target="x:Y", summary="")
-    with pytest.raises(DuplicateComponent, match="one and two"):
-        Registry((one, two)).extended(mine).spec("codec", "a")
+    spec = ComponentSpec(kind="codec", name="b", api=1, target="x:Y", summary="")
+    with pytest.raises(DuplicateComponent, match="one.*two"):
+        Registry((one, two)).extended(spec).spec("codec", "a")
+
+
+def test_the_catalogue_has_broken_plugins_and_members(install):
+    install("broken-plugin", "raise ZeroDivisionError('no luck')", codec={"broken": "SPEC"})
+    install("fresh-plugin", family("well", "fresh_plugin", "tall", "small"), backbone={"well": "FAMILY"})
+    rows = {row["name"]: row for row in discover().catalogue()}
+    assert rows["broken"]["status"] == "broken" and "no luck" in rows["broken"]["summary"]
+    assert rows["well"] == {
+        "kind": "backbone", "name": "well", "package": "fresh-plugin", "summary": "Many.", "status": "ok",
+    }  # fmt: skip
+    registry = Registry(tuple(e for e in discover()["backbone"].values() if e.package != "splitreg"))
+    assert [row["name"] for row in registry.catalogue("backbone", members=True)] == ["tall", "small", "well"]
+    with pytest.raises(RegistryError, match="'codek'"):
+        registry.catalogue("codek")
+
+
+def test_a_plugin_is_described_with_its_options():
+    plugin = discover().describe("codec:zstd")
+    assert plugin["key"] == "codec:zstd" and plugin["package"] == "splitreg" and "level" in plugin["options"]
+    assert discover().describe("bottleneck:fp")["options"].keys().isdisjoint({"source", "target"})
+    with pytest.raises(UnknownComponent, match="'zsdt'"):
+        discover().describe("codec:zsdt")

@@ -46,19 +46,19 @@ def test_recipes_by_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "words"),
+    ("call", "error", "facts"),
     [
-        (lambda: splitreg.load("zoo:camvid-smal"), BundleError, "Did you mean 'camvid-small'"),
-        (lambda: splitreg.load("zoo:recipes/camvid-small"), BundleError, "is a recipe"),
-        (lambda: Recipe.read("scenes-smal"), RecipeError, "no file 'scenes-smal', and .*Did you mean 'scenes-small'"),
-        (lambda: Recipe.read("zoo:recipes/x"), RecipeError, "no recipe 'x'"),
-        (lambda: Recipe.read("scenes-smal.toml"), RecipeError, "cannot read the recipe scenes-smal.toml"),
-        (lambda: Recipe.read("zoo:../../etc/x"), RecipeError, "no recipe"),
-        (lambda: splitreg.load("zoo:../camvid-small"), BundleError, "no bundle"),
+        (lambda: splitreg.load("zoo:camvid-smal"), BundleError, "'camvid-smal'.*'camvid-small'"),
+        (lambda: splitreg.load("zoo:recipes/camvid-small"), BundleError, "splitreg train zoo:recipes/camvid-small"),
+        (lambda: Recipe.read("scenes-smal"), RecipeError, "'scenes-smal'.*'scenes-small'"),
+        (lambda: Recipe.read("zoo:recipes/x"), RecipeError, "'x'"),
+        (lambda: Recipe.read("scenes-smal.toml"), RecipeError, "scenes-smal.toml"),
+        (lambda: Recipe.read("zoo:../../etc/x"), RecipeError, "'../../etc/x'"),
+        (lambda: splitreg.load("zoo:../camvid-small"), BundleError, "'../camvid-small'"),
     ],
 )
-def test_wrong_names(call, error, words):
-    with pytest.raises(error, match=words):
+def test_wrong_names(call, error, facts):
+    with pytest.raises(error, match=facts):
         call()
 
 
@@ -67,10 +67,10 @@ def test_another_folder_and_none(tmp_path, monkeypatch):
     monkeypatch.setenv("SPLITREG_ZOO", str(tmp_path))
     assert list(zoo.bundles()) == ["mine"] and zoo.recipes() == {}
     (tmp_path / "mine" / "metrics.json").write_text("{")
-    with pytest.raises(BundleError, match="mine cannot be read"):
+    with pytest.raises(BundleError, match="mine"):
         zoo.catalogue()
     monkeypatch.setenv("SPLITREG_ZOO", str(tmp_path / "nowhere"))
-    with pytest.raises(BundleError, match="SPLITREG_ZOO is .* no folder"):
+    with pytest.raises(BundleError, match="SPLITREG_ZOO.*nowhere"):
         zoo.catalogue()
 
 

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from splitreg.assembly.server import Block
+from splitreg.assembly.server import FeatureBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredBlock:
-    """A ``Block`` whose features are numpy arrays.
+class StoredBatch:
+    """A ``FeatureBatch`` whose features are numpy arrays.
 
     Args:
-        images: as in ``Block``.
-        originals: as in ``Block``.
-        coded: as in ``Block``.
+        images: as in ``FeatureBatch``.
+        originals: as in ``FeatureBatch``.
+        coded: as in ``FeatureBatch``.
         features: stride -> the order of the dimensions in memory, and a dense array in this order.
     """
 
@@ -34,21 +34,21 @@ class StoredBlock:
     features: Mapping[int, tuple[tuple[int, ...], NDArray[Any]]]
 
 
-def store(block: Block, strides: Set[int]) -> StoredBlock:
-    """Return a block with the features of these strides, on the CPU."""
+def store(batch: FeatureBatch, strides: Set[int]) -> StoredBatch:
+    """Return a batch with the features of these strides, on the CPU."""
     features = {}
-    for stride, tensor in block.features.items():
+    for stride, tensor in batch.features.items():
         if stride in strides:
             steps: tuple[int, ...] = tensor.stride()
             order = tuple(sorted(range(tensor.ndim), key=steps.__getitem__, reverse=True))
             features[stride] = (order, tensor.detach().permute(order).contiguous().cpu().numpy())
-    return StoredBlock(images=block.images, originals=block.originals, coded=block.coded, features=features)
+    return StoredBatch(images=batch.images, originals=batch.originals, coded=batch.coded, features=features)
 
 
-def restore(stored: StoredBlock, device: torch.device) -> Block:
-    """Return a block on a device; its tensors are copies, since the object store is read-only."""
+def restore(stored: StoredBatch, device: torch.device) -> FeatureBatch:
+    """Return a batch on a device; its tensors are copies, since the object store is read-only."""
     features = {
         stride: torch.from_numpy(array.copy()).permute([order.index(dim) for dim in range(array.ndim)]).to(device)
         for stride, (order, array) in stored.features.items()
     }
-    return Block(images=stored.images, originals=stored.originals, coded=stored.coded, features=features)
+    return FeatureBatch(images=stored.images, originals=stored.originals, coded=stored.coded, features=features)

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from splitreg.assembly.adapter import Branch
-from splitreg.assembly.server import Block, ServerModel
+from splitreg.assembly.server import FeatureBatch, ServerModel
 from splitreg.bundle import Bundle
 from splitreg.errors import BundleError, SplitregError
 from splitreg.predictions import Prediction
 from splitreg.recipe import PRECISIONS
 from splitreg.serving.bundles import describe_model
 from splitreg.serving.inference import InferenceRequest, run_isolated
-from splitreg.serving.on_ray.features import StoredBlock, restore, store
+from splitreg.serving.on_ray.features import StoredBatch, restore, store
 from splitreg.serving.on_ray.messages import HeadAnswer
 from splitreg.wire import error_body
 
@@ -28,11 +28,11 @@ class BodyFeatures:
     """The output of a body for several requests.
 
     Args:
-        blocks: features of all images, numbered across the requests.
+        batches: features of all images, numbered across the requests.
         errors: index of a request -> body of its error.
     """
 
-    blocks: tuple[StoredBlock, ...]
+    batches: tuple[StoredBatch, ...]
     errors: Mapping[int, dict[str, Any]]
 
 
@@ -76,21 +76,21 @@ class BodyReplica:
         """
         strides = set().union(*(self._strides[head] for head in heads))
 
-        def run(batch: Sequence[InferenceRequest]) -> list[StoredBlock]:
-            packets = [packet for request in batch for packet in request.packets]
-            return [store(block, strides) for block in self._server.blocks(packets)]
+        def run(part: Sequence[InferenceRequest]) -> list[StoredBatch]:
+            packets = [packet for request in part for packet in request.packets]
+            return [store(batch, strides) for batch in self._server.feature_batches(packets)]
 
-        blocks: list[StoredBlock] = []
+        batches: list[StoredBatch] = []
         errors: dict[int, dict[str, Any]] = {}
         first_request = first_image = 0
-        for batch, output in run_isolated(run, requests):
+        for part, output in run_isolated(run, requests):
             if isinstance(output, SplitregError):
                 errors[first_request] = error_body(output)
             else:
-                blocks += [replace(b, images=tuple(first_image + image for image in b.images)) for b in output]
-            first_request += len(batch)
-            first_image += sum(request.images for request in batch)
-        return BodyFeatures(blocks=tuple(blocks), errors=errors)
+                batches += [replace(batch, images=tuple(first_image + i for i in batch.images)) for batch in output]
+            first_request += len(part)
+            first_image += sum(request.images for request in part)
+        return BodyFeatures(batches=tuple(batches), errors=errors)
 
 
 class HeadReplica:
@@ -118,7 +118,7 @@ class HeadReplica:
         self._head, self._device, self._max_images = head, torch.device(device), max_batch_images
 
     def answer(self, calls: Sequence[HeadCall]) -> list[list[HeadAnswer]]:
-        """Run the blocks of several calls, those of equal size together.
+        """Run the batches of several calls, those of equal size together.
 
         Args:
             calls: the requests need no packets.
@@ -127,25 +127,25 @@ class HeadReplica:
             Per call and per request this head's part of the answer.
         """
         predictions: dict[tuple[int, int], Prediction | SplitregError] = {}  # by call and image
-        places = [(call, block) for call, (features, _) in enumerate(calls) for block in features.blocks]
-        for coded in dict.fromkeys(block.coded for _, block in places):
-            same_size = [(call, block) for call, block in places if block.coded == coded]
-            owners = [(call, image) for call, block in same_size for image in block.images]
-            joined = _join([restore(block, self._device) for _, block in same_size])
+        places = [(call, batch) for call, (features, _) in enumerate(calls) for batch in features.batches]
+        for coded in dict.fromkeys(batch.coded for _, batch in places):
+            same_size = [(call, batch) for call, batch in places if batch.coded == coded]
+            owners = [(call, image) for call, batch in same_size for image in batch.images]
+            joined = _join([restore(batch, self._device) for _, batch in same_size])
             for start in range(0, len(owners), self._max_images):
                 part = _slice(joined, start, start + self._max_images)
                 predictions |= dict(zip(owners[start : start + self._max_images], self._predict(part), strict=True))
         return [self._write(number, call, predictions) for number, call in enumerate(calls)]
 
-    def _predict(self, block: Block) -> list[Prediction | SplitregError]:
-        """Run the images of a block together; if one of them is faulty, each alone."""
+    def _predict(self, batch: FeatureBatch) -> list[Prediction | SplitregError]:
+        """Run the images of a batch together; if one of them is faulty, each alone."""
 
         def run(indexes: Sequence[int]) -> list[Prediction]:
-            part = _slice(block, indexes[0], indexes[-1] + 1)
+            part = _slice(batch, indexes[0], indexes[-1] + 1)
             return [heads[self._head] for heads in self.server.predict(part, (self._head,)).values()]
 
         outputs: list[Prediction | SplitregError] = []
-        for _, output in run_isolated(run, range(len(block.images))):
+        for _, output in run_isolated(run, range(len(batch.images))):
             outputs += [output] if isinstance(output, SplitregError) else output
         return outputs
 
@@ -191,16 +191,16 @@ def _load(bundle: str, model_id: str, heads: Sequence[str], device: str, precisi
     return server
 
 
-def _join(blocks: Sequence[Block]) -> Block:
-    """Return one block of all images, numbered from 0; the blocks must have one coded size."""
-    count = sum(len(block.images) for block in blocks)
-    features = blocks[0].features
-    if len(blocks) > 1:
-        features = {stride: torch.cat([block.features[stride] for block in blocks]) for stride in features}
-    originals = tuple(size for block in blocks for size in block.originals)
-    return Block(images=tuple(range(count)), originals=originals, coded=blocks[0].coded, features=features)
+def _join(batches: Sequence[FeatureBatch]) -> FeatureBatch:
+    """Return one batch of all images, numbered from 0; the batches must have one coded size."""
+    count = sum(len(batch.images) for batch in batches)
+    features = batches[0].features
+    if len(batches) > 1:
+        features = {stride: torch.cat([batch.features[stride] for batch in batches]) for stride in features}
+    originals = tuple(size for batch in batches for size in batch.originals)
+    return FeatureBatch(images=tuple(range(count)), originals=originals, coded=batches[0].coded, features=features)
 
 
-def _slice(block: Block, start: int, stop: int) -> Block:
-    features = {stride: tensor[start:stop] for stride, tensor in block.features.items()}
-    return replace(block, images=block.images[start:stop], originals=block.originals[start:stop], features=features)
+def _slice(batch: FeatureBatch, start: int, stop: int) -> FeatureBatch:
+    features = {stride: tensor[start:stop] for stride, tensor in batch.features.items()}
+    return replace(batch, images=batch.images[start:stop], originals=batch.originals[start:stop], features=features)

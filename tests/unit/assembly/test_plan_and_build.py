@@ -14,7 +14,7 @@ def build(**changes):
     return splitreg.build(registry=registry(), **{**KEYS, **changes})
 
 
-def picture(seed=0, size=(50, 70)):
+def image(seed=0, size=(50, 70)):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
@@ -43,24 +43,24 @@ def test_plan_reports_every_problem_at_once():
         )  # fmt: skip
     text = str(caught.value)
     assert len(caught.value.problems) == 5
-    for hint in ("Did you mean 'width'", "Did you mean 'toy'", "Did you mean 'hidden'"):
-        assert hint in text
+    for name in ("'widht'", "'width'", "'toy'", "'hiden'", "'hidden'"):
+        assert name in text
 
 
 def test_plan_refuses_a_codec_that_wants_tables():
-    with pytest.raises(PlanError, match="needs frequency tables"):
+    with pytest.raises(PlanError, match="codec tables.*bottleneck toy"):
         splitreg.plan(registry=registry(), **{**KEYS, "codec": "tables"})
 
 
 def test_plan_names_the_stages_of_a_wrong_cut():
-    with pytest.raises(PlanError, match="no stage 'stage9'.*Did you mean"):
+    with pytest.raises(PlanError, match="'stage9'.*'stage1'"):
         splitreg.plan(registry=registry(), **{**KEYS, "cut": "stage9"})
 
 
 def test_labels_come_from_the_dataset():
     plan = splitreg.plan(registry=registry(), **{**KEYS, "heads": ["toy"], "data": {"name": "toys"}})
     assert plan.recipe.heads[0].labels == ("dark", "bright")
-    with pytest.raises(PlanError, match="no toys in /nowhere"):
+    with pytest.raises(PlanError, match="/nowhere"):
         splitreg.plan(registry=registry(), **{**KEYS, "heads": ["toy"], "data": {"name": "toys", "root": "/nowhere"}})
 
 
@@ -87,22 +87,24 @@ def test_parts_hold_every_weight_once(model):
 
 
 def test_packets_do_not_depend_on_their_neighbours(model):
-    images = [picture(seed) for seed in range(4)]
+    images = [image(seed) for seed in range(4)]
     together = model.edge.encode(images)
     assert together == [model.edge.encode(image)[0] for image in images]
 
 
 def test_a_batch_is_one_packet_with_the_same_predictions(model):
-    images = [np.resize(picture(seed), (40 + seed, 60, 3)) for seed in range(3)]
+    images = [np.resize(image(seed), (40 + seed, 60, 3)) for seed in range(3)]
     packets = model.edge.encode(images)
     batch = model.edge.encode(images, batch=True)
     assert len(batch) == 1 and len(batch[0]) < sum(map(len, packets)) - 2 * 10
     assert [image.to_bytes() for image in Packet.parse(batch[0]).images] == packets
     alone = model.server.infer(packets)
     # Packet by packet, image by image: a batch between two packets keeps its place.
-    found = model.server.infer([packets[2], batch[0], packets[0]])
-    assert [f["toy"].to_json() for f in found] == [alone[i]["toy"].to_json() for i in (2, 0, 1, 2, 0)]
-    with pytest.raises(CorruptPacket, match="has 3"):
+    mixed = model.server.infer([packets[2], batch[0], packets[0]])
+    assert [predictions["toy"].to_json() for predictions in mixed] == [
+        alone[i]["toy"].to_json() for i in (2, 0, 1, 2, 0)
+    ]
+    with pytest.raises(CorruptPacket, match=r"\b3\b"):
         model.server.decode(Packet.parse(batch[0]))
 
 
@@ -115,22 +117,22 @@ def test_a_batch_runs_in_parts_that_fit_memory(model, monkeypatch):
 
     monkeypatch.setattr(model.server, "features", counted)
     monkeypatch.setattr("splitreg.assembly.server.MAX_CODED_PIXELS", 2 * 64 * 64)
-    assert len(model.server.infer(model.edge.encode([picture(s) for s in range(5)], batch=True))) == 5
+    assert len(model.server.infer(model.edge.encode([image(s) for s in range(5)], batch=True))) == 5
     assert calls == [2, 2, 1]
 
 
-def test_a_batch_may_not_ask_for_more_pixels_than_a_picture(model):
-    own = Packet.parse(model.edge.encode([picture()])[0])
+def test_a_batch_may_not_ask_for_more_pixels_than_an_image(model):
+    own = Packet.parse(model.edge.encode([image()])[0])
     data = dataclasses.replace(own, original=(8000, 8000), others=((8000, 8000),), streams=own.streams * 2).to_bytes()
-    with pytest.raises(CorruptPacket, match="pixels together"):
+    with pytest.raises(CorruptPacket, match="128000000"):
         model.server.infer([data])
 
 
 def test_infer_runs_only_the_requested_heads(model):
-    packets = model.edge.encode([picture()])
+    packets = model.edge.encode([image()])
     assert list(model.server.infer(packets)[0]) == ["toy"]
     assert model.server.infer(packets, heads=[]) == [{}]
-    with pytest.raises(RecipeError, match="no head 'toi' here"):
+    with pytest.raises(RecipeError, match="'toi'.*'toy'"):
         model.server.infer(packets, heads=["toi"])
 
 
@@ -141,7 +143,7 @@ def test_select_runs_heads_on_some_images(model):
 
 
 def test_foreign_and_damaged_packets_are_refused(model):
-    packet = model.edge.encode([picture()])[0]
+    packet = model.edge.encode([image()])[0]
     other = build(seed=5, cut="stage1", bottleneck={"name": "toy", "from": "image"})
     other.freeze_tables()
     with pytest.raises(ForeignPacket):
@@ -155,7 +157,7 @@ def test_a_packet_of_an_absurd_size_costs_nothing(model):
     huge = Packet(
         model_id=model.edge.coding.model_id, original=(9, 9), coded=(65535, 65535), streams=(b"x",)
     ).to_bytes()
-    with pytest.raises(CorruptPacket, match="limit of"):
+    with pytest.raises(CorruptPacket, match="65535x65535"):
         model.server.infer([huge])
 
 
@@ -163,13 +165,13 @@ def test_a_packet_of_an_absurd_size_costs_nothing(model):
 def test_a_coded_size_far_beyond_the_models_own_is_refused_unread(model, coded, monkeypatch):
     monkeypatch.setattr(model.server, "shapes", None)  # would fail if it were asked
     data = Packet(model_id=model.edge.coding.model_id, original=(9, 9), coded=coded, streams=(b"x",)).to_bytes()
-    with pytest.raises(CorruptPacket, match="coded image .* limit of"):
+    with pytest.raises(CorruptPacket, match=rf"{coded[1]}x{coded[0]}.*\b{4 * 64 * 64}\b"):
         model.server.infer([data])
 
 
 def test_predictions_of_an_absurd_original_size_are_refused(model):
-    own = Packet.parse(model.edge.encode([picture()])[0])
-    with pytest.raises(CorruptPacket, match="original image .* limit of"):
+    own = Packet.parse(model.edge.encode([image()])[0])
+    with pytest.raises(CorruptPacket, match="65535x65535.*100000000"):
         model.server.infer([dataclasses.replace(own, original=(65535, 65535)).to_bytes()])
 
 
@@ -181,13 +183,13 @@ def test_a_body_that_fails_at_another_size_is_the_packets_fault(model, monkeypat
     shape = model.server.shapes((32, 32)).latent
     payload = model.edge.coding.codec.encode(np.zeros(shape, np.int32), model.edge.coding.tables)
     data = Packet(model_id=model.edge.coding.model_id, original=(9, 9), coded=(32, 32), streams=(payload,)).to_bytes()
-    with pytest.raises(CorruptPacket, match="does not run on a coded image of 32x32"):
+    with pytest.raises(CorruptPacket, match="32x32"):
         model.server.infer([data])
     with pytest.raises(RuntimeError):  # at its own size it is a bug, and told as one
-        model.server.infer(model.edge.encode([picture()]))
+        model.server.infer(model.edge.encode([image()]))
 
 
 @pytest.mark.parametrize("name", ["type", "train", "items"])
 def test_a_head_cannot_have_a_name_that_torch_keeps_for_itself(name):
-    with pytest.raises(PlanError, match=f"cannot be called '{name}'"):
+    with pytest.raises(PlanError, match=f"'{name}'"):
         splitreg.plan(registry=registry(), **{**KEYS, "heads": [{"name": "toy", "as": name, "labels": ["a", "b"]}]})

@@ -116,17 +116,17 @@ def test_no_stream_leads_beyond_the_tables(means, height, width, data):
 def test_rows_and_means_follow_the_latent():
     model = HyperModel(**parts())
     quiet, loud = some_latent((3, 8, 8), scale=0.5), some_latent((3, 8, 8), scale=200.0)
-    kept = []
+    rows = []
 
     class Spy(Plain):
         def encode(self, symbols, model):
-            kept.append(model.rows(symbols.shape))
+            rows.append(model.rows(symbols.shape))
             return super().encode(symbols, model)
 
     for latent in (quiet, loud):
         encode_streams(model, latent, Spy())
-    assert kept[1].shape == kept[3].shape == (3, 8, 8)
-    assert len(np.unique(kept[1])) > 1 and not np.array_equal(kept[1], kept[3])
+    assert rows[1].shape == rows[3].shape == (3, 8, 8)
+    assert len(np.unique(rows[1])) > 1 and not np.array_equal(rows[1], rows[3])
     received = model.restore(loud)
     assert not np.array_equal(received, np.rint(received)) and np.array_equal(16 * received, np.rint(16 * received))
 
@@ -165,7 +165,7 @@ def test_latents_that_are_none(value):
     latent[1, 2, 3] = value
     for model in MODELS.values():
         # Refused before the networks: what NaN becomes as an integer depends on the CPU.
-        with pytest.raises(InvalidLatent, match="damaged"), np.errstate(all="raise"):
+        with pytest.raises(InvalidLatent, match="8388608"), np.errstate(all="raise"):
             encode_streams(model, latent, Plain())
 
 
@@ -187,7 +187,7 @@ def test_shapes_and_streams_that_do_not_fit():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"factor": 3}, "factor"), ({"fraction": 13}, "fractions"), ({"mean_fraction": -1}, "fractions"),
+        ({"factor": 3}, "factor"), ({"fraction": 13}, "13"), ({"mean_fraction": -1}, "-1"),
         ({"channels": 4}, "'analysis'"), ({"hyper": tables(3)}, "'analysis'"), ({"scales": tables(4)}, "rows 0 to 4"),
         ({"hyper": SymbolModel.plain("round", 2, 0)}, "'hyper'"), ({"factor": 4}, "'analysis'"),
         ({"scales": SymbolModel.uniform(2, np.zeros(5), np.ones(5), np.ones((5, 4)))}, "'scales'"),
@@ -258,5 +258,5 @@ def test_a_crafted_file_cannot_ask_for_much_memory():
         lengths[0] = longest
         cdf = np.zeros(int(lengths.sum()), np.int32)
         crafted = {"scales.cdf": cdf, "scales.lengths": lengths, "scales.offsets": np.zeros(count, np.int32)}
-        with pytest.raises(InvalidTables, match="too large"):
+        with pytest.raises(InvalidTables, match="65536 rows"):
             load_model(arrays | crafted)

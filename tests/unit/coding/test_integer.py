@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitreg.coding import IntegerLayer, IntegerNetwork
-from splitreg.coding.integer import LARGEST, depth_to_space, space_to_depth
+from splitreg.coding.integer import MAX_ACTIVATION, depth_to_space, space_to_depth
 from splitreg.errors import InvalidTables, ShapeMismatch
 
 
-def layer(weight, bias=None, shift=0, low=-LARGEST, high=LARGEST):
+def layer(weight, bias=None, shift=0, low=-MAX_ACTIVATION, high=MAX_ACTIVATION):
     weight = np.asarray(weight, np.int16)
     weight = weight.reshape(*weight.shape, 1, 1) if weight.ndim == 2 else weight
     bias = np.zeros(len(weight), np.int32) if bias is None else np.asarray(bias, np.int32)
@@ -24,12 +24,12 @@ def some_network(seed, widths, largest=2**15 - 1, kernel=1):
     generator = np.random.default_rng(seed)
     layers = []
     for before, after in itertools.pairwise(widths):
-        low, high = sorted(generator.integers(-LARGEST, LARGEST + 1, 2).tolist())
+        low, high = sorted(generator.integers(-MAX_ACTIVATION, MAX_ACTIVATION + 1, 2).tolist())
         layers.append(layer(
             generator.integers(-largest, largest + 1, (after, before, kernel, kernel)),
             generator.integers(-(2**31), 2**31, after), int(generator.integers(0, 25)), low, high,
         ))  # fmt: skip
-    return IntegerNetwork(layers, *sorted(generator.integers(-LARGEST, LARGEST + 1, 2).tolist()))
+    return IntegerNetwork(layers, *sorted(generator.integers(-MAX_ACTIVATION, MAX_ACTIVATION + 1, 2).tolist()))
 
 
 def plainly(network, x):
@@ -40,13 +40,13 @@ def plainly(network, x):
         padded = np.zeros((len(x), x.shape[1] + kernel - 1, x.shape[2] + kernel - 1), object)
         reach = kernel // 2
         padded[:, reach : reach + x.shape[1], reach : reach + x.shape[2]] = x
-        found = np.empty((len(step.weight), *x.shape[1:]), object)
-        for out, row, column in np.ndindex(*found.shape):
+        result = np.empty((len(step.weight), *x.shape[1:]), object)
+        for out, row, column in np.ndindex(*result.shape):
             around = padded[:, row : row + kernel, column : column + kernel]
             total = int((around * step.weight[out].astype(object)).sum()) + int(step.bias[out])
             half = (1 << step.shift) >> 1
-            found[out, row, column] = min(max((total + half) >> step.shift, step.low), step.high)
-        x = found
+            result[out, row, column] = min(max((total + half) >> step.shift, step.low), step.high)
+        x = result
     return x.astype(np.int64)
 
 
@@ -65,8 +65,10 @@ def test_sums_at_the_edge_of_float32_are_exact():
     fine = layer(np.full((1, 512), 127), [100], low=-1, high=1)
     assert IntegerNetwork([fine], 0, 255)._matrices[0][0].dtype == np.float32
     assert IntegerNetwork([fine], 0, 300)._matrices[0][0].dtype == np.float64
-    network = IntegerNetwork([layer([[LARGEST, LARGEST, 1]], [-2 * LARGEST**2])], 0, LARGEST)
-    assert network(np.array([LARGEST, LARGEST, 1]).reshape(3, 1, 1)).item() == 1  # float32 would lose it
+    network = IntegerNetwork(
+        [layer([[MAX_ACTIVATION, MAX_ACTIVATION, 1]], [-2 * MAX_ACTIVATION**2])], 0, MAX_ACTIVATION
+    )
+    assert network(np.array([MAX_ACTIVATION, MAX_ACTIVATION, 1]).reshape(3, 1, 1)).item() == 1  # float32 would lose it
 
 
 def test_order_and_layout_do_not_matter():
@@ -94,10 +96,10 @@ def test_halves_are_rounded_up_and_bounds_hold():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"weight": np.zeros((2, 2), np.int16)}, "weight"), ({"weight": np.zeros((2, 2, 2, 2), np.int16)}, "k 1 or 3"),
+        ({"weight": np.zeros((2, 2), np.int16)}, "weight"), ({"weight": np.zeros((2, 2, 2, 2), np.int16)}, r"\(2, 2, 2, 2\)"),
         ({"weight": np.zeros((2, 0, 1, 1), np.int16)}, "weight"), ({"weight": np.zeros((2, 2, 1, 1), np.int32)}, "int16"),
         ({"bias": np.zeros(3, np.int32)}, "bias"), ({"bias": np.zeros(2)}, "int32"), ({"shift": 25}, "shift"),
-        ({"shift": -1}, "shift"), ({"low": 2, "high": 1}, "clips"), ({"high": 2**15}, "clips"),
+        ({"shift": -1}, "shift"), ({"low": 2, "high": 1}, "2 to 1"), ({"high": 2**15}, "32768"),
     ],
 )  # fmt: skip
 def test_wrong_layers(change, words):
@@ -119,11 +121,11 @@ def test_wrong_networks():
 
 def test_the_caller_cannot_change_a_layer():
     weight = np.ones((1, 1, 1, 1), np.int16)
-    made = layer(weight)
+    copy = layer(weight)
     weight[0] = 5
-    assert made.weight.item() == 1
+    assert copy.weight.item() == 1
     with pytest.raises(ValueError, match="read-only"):
-        made.weight[0] = 5
+        copy.weight[0] = 5
 
 
 def test_arrays_round_trip():

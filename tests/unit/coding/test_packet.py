@@ -83,10 +83,10 @@ def test_any_sealed_bytes_are_a_packet_or_corrupt(version, flags, rest):
 def test_lying_tables(flags, table, rest):
     data = sealed(b"SR\x01" + bytes([flags]) + bytes(4) + struct.pack("<4H", 1, 1, 1, 1) + table + rest)
     try:
-        found = Packet.parse(data)
+        parsed = Packet.parse(data)
     except CorruptPacket:
         return
-    assert found.to_bytes() == data
+    assert parsed.to_bytes() == data
 
 
 @given(packets(), st.data())
@@ -117,14 +117,14 @@ def test_limits(change):
 def test_sides_of_zero_are_corrupt(position):
     body = bytearray(Packet(model_id=1, original=(1, 1), coded=(1, 1), streams=(b"x",)).to_bytes()[:-4])
     body[position : position + 2] = b"\0\0"
-    with pytest.raises(CorruptPacket, match="size"):
+    with pytest.raises(CorruptPacket, match="65535"):
         Packet.parse(sealed(bytes(body)))
 
 
 def test_large_packets_are_refused_both_ways():
-    with pytest.raises(CorruptPacket, match="limit"):
+    with pytest.raises(CorruptPacket, match=str(MAX_PACKET_BYTES)):
         Packet(model_id=0, original=(1, 1), coded=(1, 1), streams=(bytes(MAX_PACKET_BYTES),)).to_bytes()
-    with pytest.raises(CorruptPacket, match="limit"):
+    with pytest.raises(CorruptPacket, match=str(MAX_PACKET_BYTES)):
         Packet.parse(bytes(MAX_PACKET_BYTES + 1))
 
 
@@ -176,21 +176,21 @@ def test_join_keeps_the_limits(monkeypatch):
     assert Packet.join([]) == []
 
 
-def test_a_batch_may_have_as_many_original_pixels_as_a_picture():
+def test_a_batch_may_have_as_many_original_pixels_as_an_image():
     assert packet.MAX_JOINED_PIXELS == imaging.MAX_PIXELS
 
 
 @pytest.mark.parametrize(
-    ("flags", "rest", "says"),
+    ("flags", "rest", "fact"),
     [
-        (0x10, b"", "number of images"), (0x10, b"\0", "number of images"), (0x30, b"\x01\x01\0\x01", "cut short"),
-        (0x30, b"\x01\x01\0\x01\0\0", "do not differ"), (0x30, b"\x01\x01\0\0\0\0", "1 to 65535"),
-        (0x01, b"", "cut short"), (0x01, b"\x80\0abc", "needless"), (0x01, b"\x80\x80\x80\x80\x01abc", "too long"),
-        (0x01, b"\x04abc", "claim 4 bytes, 3"), (0x02, b"\x02\x02abc", "claim 4 bytes, 3"),
+        (0x10, b"", "images"), (0x10, b"\0", "images"), (0x30, b"\x01\x01\0\x01", "2 images"),
+        (0x30, b"\x01\x01\0\x01\0\0", "original sizes"), (0x30, b"\x01\x01\0\0\0\0", "1 to 65535"),
+        (0x01, b"", "length"), (0x01, b"\x80\0abc", "length"), (0x01, b"\x80\x80\x80\x80\x01abc", "length"),
+        (0x01, b"\x04abc", r"\b4\b.*\b3\b"), (0x02, b"\x02\x02abc", r"\b4\b.*\b3\b"),
     ],
 )  # fmt: skip
-def test_tables_that_are_not_spelt_as_they_are_written(flags, rest, says):
-    with pytest.raises(CorruptPacket, match=says):
+def test_invalid_tables_are_rejected(flags, rest, fact):
+    with pytest.raises(CorruptPacket, match=fact):
         Packet.parse(sealed(b"SR\x01" + bytes([flags]) + bytes(4) + struct.pack("<4H", 1, 1, 1, 1) + rest))
 
 
@@ -198,7 +198,7 @@ def test_claims_allocate_nothing():
     table = b"\xff\xff\xff\x7f" * (256 * 16 - 1)
     data = sealed(b"SR\x01\x1f" + bytes(4) + struct.pack("<4H", 1, 1, 1, 1) + b"\xff" + table)
     tracemalloc.start()
-    with pytest.raises(CorruptPacket, match="claim"):
+    with pytest.raises(CorruptPacket, match=r"\d+ bytes"):
         Packet.parse(data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

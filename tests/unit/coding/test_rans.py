@@ -1,5 +1,7 @@
 """The rANS codec: kernel against its numpy twin, sizes against the tables' own, adaptation, damaged payloads."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from splitreg.coding import RansCodec, SymbolModel, rans_kernel
 from splitreg.coding.rans_tables import CONTEXTS, derive
 from splitreg.errors import CorruptPacket, InvalidLatent, InvalidTables, RecipeError, ShapeMismatch
 
-KERNEL, TWIN = RansCodec(kernel="c"), RansCodec(kernel="numpy")
+KERNEL, NUMPY = RansCodec(kernel="c"), RansCodec(kernel="numpy")
 STATIC = RansCodec(kernel="c", adapt=False)
 
 
@@ -42,7 +44,7 @@ def drawn(model, shape, seed=0):
     return symbols
 
 
-def pictures(model, shape, seed=0):
+def latent_symbols(model, shape, seed=0):
     """Symbols with busy and quiet regions, as the latents of photographs have."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[: shape[1], : shape[2]]
@@ -75,7 +77,7 @@ def test_kernel_and_twin_write_the_same_bytes(case):
     model, symbols, adapt = case
     payload = RansCodec(kernel="c", adapt=adapt).encode(symbols, model)
     assert RansCodec(kernel="numpy", adapt=adapt).encode(symbols, model) == payload
-    for codec in (KERNEL, TWIN):
+    for codec in (KERNEL, NUMPY):
         np.testing.assert_array_equal(codec.decode(payload, symbols.shape, model), symbols)
 
 
@@ -85,13 +87,13 @@ def test_kernel_and_twin_agree_on_every_number_of_lanes(size):
     symbols = drawn(model, (3, size, 101))
     payload = STATIC.encode(symbols, model)
     assert RansCodec(kernel="numpy", adapt=False).encode(symbols, model) == payload
-    np.testing.assert_array_equal(TWIN.decode(payload, symbols.shape, model), symbols)
+    np.testing.assert_array_equal(NUMPY.decode(payload, symbols.shape, model), symbols)
 
 
 def test_lanes_follow_the_size():
     model = tables([1.5])
-    found = {1 << (STATIC.encode(drawn(model, (1, side, 64)), model)[0] & 3) for side in (32, 200, 600, 2000)}
-    assert found == {1, 2, 4, 8}
+    lanes = {1 << (STATIC.encode(drawn(model, (1, side, 64)), model)[0] & 3) for side in (32, 200, 600, 2000)}
+    assert lanes == {1, 2, 4, 8}
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 8, 8), (3, 24, 24), (3, 60, 60), (3, 103, 103), (3, 400, 300)])
@@ -105,9 +107,9 @@ def test_size_is_near_the_tables_own(codec, shape):
     assert size <= ideal + (8 if ideal < 10_000 else 0.002 * ideal)
 
 
-def test_adaptation_pays_on_pictures():
+def test_adaptation_pays_on_latent_symbols():
     model = tables([3.0] * 8)
-    symbols = pictures(model, (8, 64, 64))
+    symbols = latent_symbols(model, (8, 64, 64))
     assert len(KERNEL.encode(symbols, model)) < 0.85 * model.ideal_bits(symbols) / 8
     assert KERNEL.encode(symbols, model)[0] & 4
 
@@ -127,7 +129,7 @@ def test_latents_are_quantised_as_the_model_does():
     model = SymbolModel.from_cdf(cdf.cdf, cdf.lengths, cdf.offsets, np.array([0.3, -7.25]))
     latent = generator.normal(0, 3, (2, 31, 17)).astype(np.float32)
     latent[0, 0, :4] = [0.5 + 0.3, 1.5 + 0.3, -0.5 + 0.3, 2.0**23]
-    for codec in (KERNEL, TWIN):
+    for codec in (KERNEL, NUMPY):
         payload = codec.encode_latent(latent, model)
         assert payload == codec.encode(model.quantise(latent), model)
         np.testing.assert_array_equal(codec.decode_latent(payload, latent.shape, model), model.restore(latent))
@@ -139,12 +141,12 @@ def test_uniform_latents_are_clipped_as_the_model_does():
     latent = generator.normal(0, 9, (2, 9, 9)).astype(np.float32)
     latent[0, 0, :3] = [1e30, -1e30, 3.4e38]
     payload = KERNEL.encode_latent(latent, model)
-    assert payload == KERNEL.encode(model.quantise(latent), model) == TWIN.encode_latent(latent, model)
+    assert payload == KERNEL.encode(model.quantise(latent), model) == NUMPY.encode_latent(latent, model)
     np.testing.assert_array_equal(KERNEL.decode_latent(payload, latent.shape, model), model.restore(latent))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -(2.0**23) - 1])
-@pytest.mark.parametrize("codec", [KERNEL, TWIN], ids=["kernel", "twin"])
+@pytest.mark.parametrize("codec", [KERNEL, NUMPY], ids=["kernel", "twin"])
 def test_impossible_latents_are_refused(codec, value):
     latent = np.zeros((1, 5, 5), np.float32)
     latent[0, 4, 4] = value
@@ -162,7 +164,7 @@ def test_wrong_shapes_are_refused(shape):
 
 
 def test_tables_are_needed():
-    with pytest.raises(ShapeMismatch, match="zstd or raw"):
+    with pytest.raises(ShapeMismatch, match="zstd"):
         KERNEL.encode(np.zeros((1, 2, 2), np.int32), SymbolModel.plain("round", 1, 0))
 
 
@@ -181,7 +183,7 @@ def test_missing_kernel_falls_back(monkeypatch):
     monkeypatch.setattr(rans_kernel, "load", lambda: None)
     model, symbols = tables([1.0]), np.ones((1, 4, 4), np.int32)
     assert RansCodec().encode(symbols, model) == KERNEL.encode(symbols, model)
-    with pytest.raises(RecipeError, match="compiler"):
+    with pytest.raises(RecipeError, match="kernel"):
         RansCodec(kernel="c")
 
 
@@ -199,13 +201,13 @@ def test_damage_is_noticed_alike(case, data):
                 payload = payload[: data.draw(st.integers(1, len(payload)))]
             case "grow":
                 payload += data.draw(st.binary(min_size=1, max_size=5))
-    found = []
-    for codec in (KERNEL, TWIN):
+    results = []
+    for codec in (KERNEL, NUMPY):
         try:
-            found.append(codec.decode(bytes(payload), symbols.shape, model).tobytes())
+            results.append(codec.decode(bytes(payload), symbols.shape, model).tobytes())
         except CorruptPacket:
-            found.append(None)
-    assert found[0] == found[1]
+            results.append(None)
+    assert results[0] == results[1]
 
 
 @settings(deadline=None, max_examples=100)
@@ -213,18 +215,19 @@ def test_damage_is_noticed_alike(case, data):
 def test_random_bytes_are_refused_alike(data, head):
     model = tables([1.0, 0.2])
     payload = bytes([head]) + data
-    for codec in (KERNEL, TWIN):
+    for codec in (KERNEL, NUMPY):
         with pytest.raises(CorruptPacket):
             codec.decode(payload, (2, 30, 30), model)
 
 
 def test_threads_give_the_same_bytes():
     model = tables([1.0, 2.0])
-    latents = [pictures(model, (2, 40, 40), seed).astype(np.float32) for seed in range(6)]
-    payloads = KERNEL.encode_many(latents, model, threads=3)
+    latents = [latent_symbols(model, (2, 40, 40), seed).astype(np.float32) for seed in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        payloads = list(pool.map(lambda latent: KERNEL.encode_latent(latent, model), latents))
+        decoded = list(pool.map(lambda payload: KERNEL.decode_latent(payload, (2, 40, 40), model), payloads))
     assert payloads == [KERNEL.encode_latent(latent, model) for latent in latents]
-    for latent, decoded in zip(latents, KERNEL.decode_many(payloads, (2, 40, 40), model, threads=3), strict=True):
-        np.testing.assert_array_equal(decoded, latent)
+    np.testing.assert_array_equal(decoded, latents)
 
 
 def test_derived_tables_are_tables():

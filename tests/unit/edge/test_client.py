@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.bundles import save_with_onnx
-from support.fake_service import FakeEncoder, FakeService, expected, made
+from support.fake_service import FakeEncoder, FakeService, expected_probabilities, make_packet
 
 from splitreg import errors
-from splitreg.edge import Client, LinkEstimate, Outbox
+from splitreg.edge import Client, ClientOptions, LinkEstimate, Outbox
 from splitreg.link_emulator import Link, Profile
 from splitreg.wire import pack
 from splitreg.wire.protocol import ANSWERS, DEADLINE, IDEMPOTENCY, PACKET
@@ -31,28 +31,28 @@ def service():
 
 @pytest.fixture
 def client(service):
-    with Client(service.url, FakeEncoder(), token="secret", deadline_s=20, attempt_s=10, seed=0) as made:
-        made.pauses = []
-        yield made
+    options = ClientOptions(deadline_s=20, attempt_s=10, seed=0)
+    with Client(service.url, FakeEncoder(), token="secret", options=options) as client:
+        yield client
 
 
 @pytest.fixture(autouse=True)
 def quick_pauses(monkeypatch):
-    """Pauses are noted, and hardly made."""
-    noted = []
-    monkeypatch.setattr("splitreg.edge.client.time.sleep", lambda seconds: noted.append(seconds))
-    return noted
+    """Record pauses instead of sleeping."""
+    pauses = []
+    monkeypatch.setattr("splitreg.edge.client.time.sleep", pauses.append)
+    return pauses
 
 
 def probabilities(answer):
     return answer.predictions["cls"].probabilities
 
 
-def test_a_picture_is_answered_exactly(service, client):
+def test_an_image_is_answered_exactly(service, client):
     service.queue_ms, service.compute_ms = 0.25, 0.5
     answer = client.send(b"one", name="first")
     ((path, headers, body),) = service.requests
-    np.testing.assert_array_equal(probabilities(answer), expected(body))
+    np.testing.assert_array_equal(probabilities(answer), expected_probabilities(body))
     assert path == "/v1/infer" and headers["Content-Type"] == PACKET and headers["Accept"] == ANSWERS
     assert headers["Authorization"] == "Bearer secret" and 0 < int(headers[DEADLINE]) <= 20_000
     assert headers[IDEMPOTENCY] == answer.key and answer.name == "first" and answer.attempts == 1
@@ -72,7 +72,7 @@ def test_one_connection_serves_many(service, client):
 def test_heads_are_asked_for(service):
     with Client(service.url + "/", FakeEncoder(), heads=["cls", "a b"]) as client:
         client.send(b"x")
-    with Client(service.url, FakeEncoder(), min_score=0.25) as client:
+    with Client(service.url, FakeEncoder(), options=ClientOptions(min_score=0.25)) as client:
         client.send(b"x")
     assert [request[0] for request in service.requests] == ["/v1/infer?heads=cls,a%20b", "/v1/infer?min_score=0.25"]
 
@@ -80,10 +80,10 @@ def test_heads_are_asked_for(service):
 @pytest.mark.parametrize("failure", [(503, {"Retry-After": "0"}), (429, {}), (408, {}), (504, {}), (502, {}, b"<p>gateway"),
                                      "close", "late-close", "cut"], ids=str)  # fmt: skip
 def test_what_may_pass_is_tried_again_and_never_computed_twice(service, client, failure):
-    client.send(b"warm")  # so that the connection is a kept one
+    client.send(b"warm")  # opens the connection
     service.script.extend([failure, failure, failure])
     answer = client.send(b"x")
-    np.testing.assert_array_equal(probabilities(answer), expected(service.requests[-1][2]))
+    np.testing.assert_array_equal(probabilities(answer), expected_probabilities(service.requests[-1][2]))
     keys = {headers[IDEMPOTENCY] for _, headers, _ in service.requests[1:]}
     assert keys == {answer.key} and service.computed[answer.key] == 1 and len(service.requests) >= 4
 
@@ -91,7 +91,7 @@ def test_what_may_pass_is_tried_again_and_never_computed_twice(service, client, 
 def test_answers_may_come_compressed(service, client):
     service.gzip = True
     answer = client.send(b"x")
-    np.testing.assert_array_equal(probabilities(answer), expected(service.requests[0][2]))
+    np.testing.assert_array_equal(probabilities(answer), expected_probabilities(service.requests[0][2]))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_pauses_double_with_full_jitter_and_honour_retry_after(service, client, 
 
 def test_a_retry_after_beyond_the_deadline_is_not_waited_for(service, client, quick_pauses):
     service.script.append((503, {"Retry-After": "600"}))
-    with pytest.raises(errors.DeadlinePassed, match=r"1 attempt; the last: .*503"):
+    with pytest.raises(errors.DeadlinePassed, match=r"\b1\b.*503"):
         client.send(b"x")
     assert not quick_pauses
 
@@ -139,8 +139,8 @@ def test_a_retry_after_beyond_the_deadline_is_not_waited_for(service, client, qu
 @pytest.mark.parametrize("failure", ["hang", "trickle"])
 def test_a_deadline_holds_against_silence_and_trickles(service, failure, monkeypatch):
     service.script.extend([failure] * 50)
-    with Client(service.url, FakeEncoder(), deadline_s=0.5) as client:
-        with pytest.raises(errors.DeadlinePassed, match="no answer within"):
+    with Client(service.url, FakeEncoder(), options=ClientOptions(deadline_s=0.5)) as client:
+        with pytest.raises(errors.DeadlinePassed, match=r"0\.\d+ s"):
             client.send(b"x")
         assert {headers[IDEMPOTENCY] for _, headers, _ in service.requests}.__len__() == 1
         service.script.clear()
@@ -150,8 +150,8 @@ def test_a_deadline_holds_against_silence_and_trickles(service, failure, monkeyp
 def test_nobody_there():
     with FakeService() as gone:
         url = gone.url
-    with Client(url, FakeEncoder(), deadline_s=0.3) as client:
-        with pytest.raises(errors.DeadlinePassed, match="nobody listens there"):
+    with Client(url, FakeEncoder(), options=ClientOptions(deadline_s=0.3)) as client:
+        with pytest.raises(errors.DeadlinePassed, match=url):
             client.send(b"x")
 
 
@@ -185,7 +185,8 @@ def test_a_connection_that_the_server_closed_while_idle_is_opened_again(service,
 
 
 def test_a_half_open_connection_is_given_up_for_a_new_one(service):
-    with Link(service.address, QUICK) as link, Client(link.url, FakeEncoder(), deadline_s=30, attempt_s=0.3) as client:
+    options = ClientOptions(deadline_s=30, attempt_s=0.3)
+    with Link(service.address, QUICK) as link, Client(link.url, FakeEncoder(), options=options) as client:
         client.send(b"x")
         link.half_open()
         answer = client.send(b"y")
@@ -196,8 +197,11 @@ def test_options_that_are_none():
     for wrong in ("ftp://x", "http://", "localhost:8000", "http://u@x", "http://x?y=1", "http://x:99999", ""):
         with pytest.raises(errors.RecipeError):
             Client(wrong, FakeEncoder())
-    for options in ({"deadline_s": 0}, {"deadline_s": float("nan")}, {"attempt_s": 0}, {"heads": [""]}, {"min_score": 1.5}, {"token": "a b"},
-                    {"token": ""}, {"token": "x\r\nY: 1"}, {"ca": "ca.pem"}):  # fmt: skip
+    for options in ({"deadline_s": 0}, {"deadline_s": float("nan")}, {"attempt_s": 0}, {"min_score": 1.5}):
+        with pytest.raises(errors.RecipeError, match=next(iter(options))):
+            ClientOptions(**options)
+    for options in ({"heads": [""]}, {"token": "a b"}, {"token": ""}, {"token": "x\r\nY: 1"},
+                    {"options": ClientOptions(ca="ca.pem")}):  # fmt: skip
         with pytest.raises(errors.RecipeError):
             Client("http://localhost:1", FakeEncoder(), **options)
     with Client("http://localhost:1", FakeEncoder()) as client:
@@ -206,18 +210,18 @@ def test_options_that_are_none():
                 client.send(b"x", **options)
         with pytest.raises(errors.RecipeError, match="outbox"):
             client.submit(b"x")
-    with pytest.raises(errors.RecipeError, match="no bundle"):
+    with pytest.raises(errors.RecipeError, match="bundle"):
         Client("http://localhost:1").send(b"x")
 
 
 def test_a_token_does_not_cross_a_network_in_the_clear(monkeypatch):
-    with pytest.raises(errors.RecipeError, match="in the clear"):
+    with pytest.raises(errors.RecipeError, match="example.com"):
         Client("http://example.com", FakeEncoder(), token="t")
     monkeypatch.setenv("SPLITREG_TOKEN", "t")
-    with pytest.raises(errors.RecipeError, match="in the clear"):
+    with pytest.raises(errors.RecipeError, match="example.com"):
         Client("http://example.com", FakeEncoder())
     Client("https://example.com", FakeEncoder()).close()
-    Client("http://example.com", FakeEncoder(), insecure=True).close()
+    Client("http://example.com", FakeEncoder(), options=ClientOptions(insecure=True)).close()
 
 
 def test_the_token_of_the_environment_is_sent(service, monkeypatch):
@@ -245,17 +249,18 @@ def test_tls_is_verified(tmp_path):
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(cert, key)
     with FakeService(tls) as service:
-        with Client(service.url, FakeEncoder(), ca=cert, token="t") as client:
+        with Client(service.url, FakeEncoder(), token="t", options=ClientOptions(ca=cert)) as client:
             assert client.send(b"x").attempts == client.send(b"x").attempts == 1 and service.connections == 1
-        with Client(service.url, FakeEncoder()) as client, pytest.raises(errors.RecipeError, match="not trusted"):
+        with Client(service.url, FakeEncoder()) as client, pytest.raises(errors.RecipeError, match=service.url):
             client.send(b"x")
-        with Client(service.url.replace("127.0.0.1", "localhost"), FakeEncoder(), ca=cert) as client:
-            with pytest.raises(errors.RecipeError, match="not trusted"):  # the name is not in it
+        url = service.url.replace("127.0.0.1", "localhost")
+        with Client(url, FakeEncoder(), options=ClientOptions(ca=cert)) as client:
+            with pytest.raises(errors.RecipeError, match=url):  # the certificate has another name
                 client.send(b"x")
-        with Client(service.url, FakeEncoder(), insecure=True) as client:
+        with Client(service.url, FakeEncoder(), options=ClientOptions(insecure=True)) as client:
             client.send(b"x")
-    with pytest.raises(errors.RecipeError, match="PEM"):
-        Client("https://localhost", FakeEncoder(), ca=key.with_name("none.pem"))
+    with pytest.raises(errors.RecipeError, match="none.pem"):
+        Client("https://localhost", FakeEncoder(), options=ClientOptions(ca=key.with_name("none.pem")))
 
 
 # --- the budget in milliseconds
@@ -265,7 +270,7 @@ def test_a_budget_of_milliseconds_becomes_bytes(service):
     encoder, link = FakeEncoder(), LinkEstimate()
     for size in (100, 1000, 3000) * 4:
         link.add(size, 0.05 + size / 10_000)
-    with Client(service.url, encoder, link=link) as client:
+    with Client(service.url, encoder, options=ClientOptions(link=link)) as client:
         client.send(b"x", budget_ms=250)
         room = client.link.size(0.25)
         assert 0 < encoder.encoded[-1] < 2000 and room is not None
@@ -275,7 +280,7 @@ def test_a_budget_of_milliseconds_becomes_bytes(service):
         assert encoder.encoded[-1] == 4100
 
 
-def test_the_first_picture_of_a_budget_goes_at_the_lowest_rate(service):
+def test_the_first_image_of_a_budget_goes_at_the_lowest_rate(service):
     encoder = FakeEncoder()
     with Client(service.url, encoder) as client:
         client.send(b"x", budget_ms=500)
@@ -301,7 +306,7 @@ def test_the_outbox_is_drained_in_order(service, tmp_path):
     assert (report.answered, report.refused, report.left) == (5, 0, 0)
     assert [answer.key for answer in got] == keys and [answer.name for answer in got] == [f"n{i}" for i in range(5)]
     for answer, body in zip(got, service.order, strict=True):
-        np.testing.assert_array_equal(probabilities(answer), expected(body))
+        np.testing.assert_array_equal(probabilities(answer), expected_probabilities(body))
 
 
 def test_the_queue_goes_on_where_a_packet_is_refused(service, tmp_path):
@@ -366,7 +371,7 @@ def test_an_answer_that_the_program_did_not_take_is_handed_over_again(service, t
 
 def test_only_one_process_drains(service, tmp_path):
     with Outbox(tmp_path / "box") as box, box.draining(), Client(service.url, outbox=tmp_path / "box") as client:
-        with pytest.raises(errors.OutboxError, match="another process"):
+        with pytest.raises(errors.OutboxError, match="box"):
             drained(client)
 
 
@@ -374,7 +379,8 @@ def test_a_link_that_is_down_and_comes_back(service, tmp_path, monkeypatch):
     """Silence, then refusals, while packets are submitted; all are answered once and in order."""
     monkeypatch.undo()
     with Link(service.address, QUICK) as link:
-        with Client(link.url, FakeEncoder(), outbox=tmp_path / "box", deadline_s=5, attempt_s=0.2, seed=1) as client:
+        options = ClientOptions(deadline_s=5, attempt_s=0.2, seed=1)
+        with Client(link.url, FakeEncoder(), outbox=tmp_path / "box", options=options) as client:
             client.send(b"warm")
             link.down()
             for i in range(4):
@@ -393,7 +399,8 @@ def test_a_link_that_is_down_for_twenty_seconds(service, tmp_path, monkeypatch):
     monkeypatch.undo()
     profile = Profile(up_bps=1e7, down_bps=1e7, delay_s=0.01, outages=[(0.5, 20)])
     with Link(service.address, profile) as link:
-        with Client(link.url, FakeEncoder(), outbox=tmp_path / "box", attempt_s=2, seed=1) as client:
+        options = ClientOptions(attempt_s=2, seed=1)
+        with Client(link.url, FakeEncoder(), outbox=tmp_path / "box", options=options) as client:
             client.send(b"warm")
             time.sleep(0.6)
             keys = [client.submit(bytes([65 + i])) for i in range(10)]
@@ -403,13 +410,13 @@ def test_a_link_that_is_down_for_twenty_seconds(service, tmp_path, monkeypatch):
 
 CHILD = """
 import os, sys
-from splitreg.edge import Client
+from splitreg.edge import Client, ClientOptions
 
 def took(answer):
     with open(sys.argv[3], "ab", 0) as log:
         log.write(f"{answer.name} {answer.key}\\n".encode())
 
-with Client(sys.argv[1], outbox=sys.argv[2], deadline_s=30) as client:
+with Client(sys.argv[1], outbox=sys.argv[2], options=ClientOptions(deadline_s=30)) as client:
     client.drain(took)
 """
 
@@ -420,7 +427,7 @@ def test_kill_9_at_any_moment(service, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     count, runs = 150, 0
     with Outbox(tmp_path / "box") as box:
-        keys = [box.put(made(bytes([i, i])), name=str(i)).key for i in range(count)]
+        keys = [box.put(make_packet(bytes([i, i])), name=str(i)).key for i in range(count)]
     command = [sys.executable, "-c", CHILD, service.url, tmp_path / "box", tmp_path / "log"]
     service.script.extend([0.003] * 10_000)
     while True:
@@ -444,7 +451,7 @@ def test_kill_9_at_any_moment(service, tmp_path, monkeypatch):
         assert len(box) == 0 and box.answered() is None
 
 
-def test_a_real_picture_through_a_real_encoder(service, tmp_path):
+def test_a_real_image_through_a_real_encoder(service, tmp_path):
     import splitreg
 
     bottleneck = {"name": "fp", "channels": 4, "hidden": 8, "from": "image"}
@@ -454,7 +461,7 @@ def test_a_real_picture_through_a_real_encoder(service, tmp_path):
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "p.png")
     with Client(service.url, bundle) as client:
         answer = client.send(tmp_path / "p.png")
-        with pytest.raises(errors.RecipeError, match="one rate"):
+        with pytest.raises(errors.RecipeError, match="rates"):
             client.send(tmp_path / "p.png", budget_ms=100)
     assert service.requests[0][2] == client.encoder.encode(tmp_path / "p.png")[0]
     assert answer.packet_bytes == len(service.requests[0][2])

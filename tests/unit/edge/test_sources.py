@@ -1,4 +1,4 @@
-"""Pictures from files, folders and videos."""
+"""Images from files, folders and videos."""
 
 import sys
 
@@ -10,14 +10,14 @@ from splitreg.edge import frames
 from splitreg.errors import ImageError, MissingExtra, RecipeError
 
 
-def picture(path, value=0):
+def image(path, value=0):
     Image.fromarray(np.full((8, 10, 3), value, np.uint8)).save(path)
     return path
 
 
 def test_a_folder_in_the_order_of_names(tmp_path):
     for name in ("b.png", "a.jpg", "C.PNG"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "folder.png").mkdir()
     assert [name for name, _ in frames(tmp_path)] == ["C.PNG", "a.jpg", "b.png"]
@@ -59,7 +59,7 @@ def test_a_video(tmp_path):
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * i, np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    found = list(frames(tmp_path / "v.mp4", every=3))
-    assert [name for name, _ in found] == [f"v.mp4#{i:06d}" for i in (0, 3, 6, 9)]
-    for i, (_, pixels) in zip((0, 3, 6, 9), found, strict=True):
+    images = list(frames(tmp_path / "v.mp4", every=3))
+    assert [name for name, _ in images] == [f"v.mp4#{i:06d}" for i in (0, 3, 6, 9)]
+    for i, (_, pixels) in zip((0, 3, 6, 9), images, strict=True):
         assert pixels.shape == (48, 64, 3) and abs(float(pixels.mean()) - 20 * i) < 8

@@ -38,9 +38,9 @@ class Canned:
 
 @pytest.fixture(scope="module")
 def canned():
-    made = Canned()
-    yield made
-    made.server.close()
+    server = Canned()
+    yield server
+    server.server.close()
 
 
 HEADERS = st.sampled_from(

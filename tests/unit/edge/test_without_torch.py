@@ -80,8 +80,8 @@ open(sys.argv[3], "wb").write(packet)
     assert done.returncode == 0, done.stderr
     packet = (tmp_path / "packet").read_bytes()
     assert packet == EdgeEncoder.open(bundle).encode(photo)[0]
-    theirs = EdgeModel.load(bundle).encode(photo)[0]
-    assert packet[:20] == theirs[:20] and abs(len(packet) - len(theirs)) < 0.02 * len(theirs) + 4
+    reference = EdgeModel.load(bundle).encode(photo)[0]
+    assert packet[:20] == reference[:20] and abs(len(packet) - len(reference)) < 0.02 * len(reference) + 4
 
 
 def test_the_command_encodes(bundle, photo, tmp_path):
@@ -99,30 +99,30 @@ def test_the_command_encodes(bundle, photo, tmp_path):
 
 def test_the_command_describes(bundle):
     done = cli("edge", "info", bundle, "--json")
-    found = json.loads(done.stdout)
-    assert (found["input"], found["codec"], found["any_size"]) == ([64, 96], "rans", True)
+    properties = json.loads(done.stdout)
+    assert (properties["input"], properties["codec"], properties["any_size"]) == ([64, 96], "rans", True)
     assert "any_size\ttrue" in cli("edge", "info", bundle).stdout.splitlines()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
-    [(("nothing", "PHOTO"), 1, "no bundle at nothing"), (("BUNDLE", "gone.jpg"), 1, "no picture at gone.jpg"),
-     (("BUNDLE", "PHOTO", "PHOTO"), 2, "two images would be written to photo.splitreg"),
-     (("BUNDLE", "PHOTO", "--precision", "int8"), 1, "no edge.int8.onnx"),
+    ("arguments", "status", "fact"),
+    [(("nothing", "PHOTO"), 1, "nothing"), (("BUNDLE", "gone.jpg"), 1, "gone.jpg"),
+     (("BUNDLE", "PHOTO", "PHOTO"), 2, "photo.splitreg"),
+     (("BUNDLE", "PHOTO", "--precision", "int8"), 1, "edge.int8.onnx"),
      (("BUNDLE", "PHOTO", "--runtime", "torch"), 2, "'torch'"), (("BUNDLE", "PHOTO", "--threads", "0"), 2, "threads")],
     ids=str,
 )  # fmt: skip
-def test_an_expected_error_is_one_line(arguments, status, says, bundle, photo, tmp_path):
-    given = [{"BUNDLE": bundle, "PHOTO": photo}.get(argument, argument) for argument in arguments]
-    done = cli("edge", "encode", *given, "-o", tmp_path / "out")
-    assert done.returncode == status and says in done.stderr and "Traceback" not in done.stderr
+def test_an_expected_error_is_one_line(arguments, status, fact, bundle, photo, tmp_path):
+    paths = [{"BUNDLE": bundle, "PHOTO": photo}.get(argument, argument) for argument in arguments]
+    done = cli("edge", "encode", *paths, "-o", tmp_path / "out")
+    assert done.returncode == status and fact in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists() and not done.stdout
 
 
 def test_a_codec_that_needs_torch_says_so(photo, tmp_path):
     done = cli("edge", "encode", make(tmp_path / "b", "compressai"), photo, "-o", tmp_path / "out")
-    assert done.returncode == 1 and "codec 'compressai', which needs compressai" in done.stderr
-    assert "codec 'rans'" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "'compressai'" in done.stderr and "pip install compressai" in done.stderr
+    assert "'rans'" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_command_line_offers_what_the_library_has():

@@ -58,9 +58,9 @@ def image():
     return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
 
 
-def close(ours, theirs):
+def close(ours, reference):
     assert ours.abs().max() > 1e-3
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -83,12 +83,12 @@ def test_classifier(peer, tmp_path, image):
     restored, _ = model.bottleneck.prior(latent, training=False)
     close(restored, symbols)
     assert symbols.unique().numel() > 8  # the medians and more than one step each
-    theirs = list(features(peer, symbols).values())
+    reference = list(features(peer, symbols).values())
     ours = model.server.features(restored, (SIZE, SIZE))
-    for feature, other in zip((ours[stride] for stride in (4, 8, 16, 32)), theirs, strict=True):
+    for feature, other in zip((ours[stride] for stride in (4, 8, 16, 32)), reference, strict=True):
         close(feature, other)
     logits = model.server.branches["cls"](ours, (SIZE, SIZE))
-    close(logits, peer.fc(peer.avgpool(theirs[-1]).flatten(1)))
+    close(logits, peer.fc(peer.avgpool(reference[-1]).flatten(1)))
 
 
 @torch.no_grad()
@@ -99,11 +99,11 @@ def test_sent_latents_are_the_peers(peer, tmp_path):
     model.freeze_tables()
     latent = 8 * torch.randn(1, 4, 15, 15, generator=torch.Generator().manual_seed(5))
     prior = peer.bottleneck_layer.entropy_bottleneck
-    theirs = prior.decompress(prior.compress(latent), (15, 15))
+    reference = prior.decompress(prior.compress(latent), (15, 15))
     symbols = model.edge.coding.tables
     streams = encode_streams(symbols, latent[0].numpy(), model.edge.coding.codec)
     ours = torch.from_numpy(decode_streams(symbols, streams, (4, 15, 15), model.edge.coding.codec))[None]
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -122,13 +122,13 @@ def test_heads_on_one_bitstream(kind, peer, tmp_path, image):
 
     head = model.head("det-fasterrcnn")
     head.regions.score_thresh = 0.2
-    found = head.predict(model.branches["det-fasterrcnn"](shared, (SIZE, SIZE)))
+    predictions = head.predict(model.branches["det-fasterrcnn"](shared, (SIZE, SIZE)))
     # From the same features: a difference in the last place may order boxes of nearly the same score another way.
     levels = boxes.backbone.fpn(OrderedDict(zip("1234", (shared[s] for s in (4, 8, 16, 32)), strict=True)))
     boxes.roi_heads.box_roi_pool.featmap_names = list(levels)[:4]
     proposals, _ = boxes.rpn(ImageList(image, [(SIZE, SIZE)] * 2), levels)
-    theirs, _ = boxes.roi_heads(levels, proposals, [(SIZE, SIZE)] * 2)
-    for ours, other in zip(found, theirs, strict=True):
+    reference, _ = boxes.roi_heads(levels, proposals, [(SIZE, SIZE)] * 2)
+    for ours, other in zip(predictions, reference, strict=True):
         assert len(ours.boxes) == len(other["boxes"]) > 5
         np.testing.assert_allclose(ours.boxes, other["boxes"].numpy(), atol=1e-3)
         np.testing.assert_allclose(ours.scores, other["scores"].numpy(), atol=1e-5)
@@ -202,7 +202,7 @@ def test_every_misfit_is_told(plain, tmp_path):
     assert expected | depth <= rows
     assert {row for row in rows - expected - depth if not row[1].startswith("branches.depth.")} == set()
     assert not imported.model.trained
-    with pytest.raises(CheckpointError, match=f"{len(rows)} tensors do not fit"):
+    with pytest.raises(CheckpointError, match=rf"\b{len(rows)}\b"):
         import_checkpoint(tmp_path / "model.pt", strict=True, **{**KEYS, "heads": ["cls", "depth"]})
 
 
@@ -234,15 +234,15 @@ def test_coco_ids_become_the_datasets_classes(plain, tmp_path, labels):
     head = {"name": "det-fasterrcnn", "as": "det", **({"labels": labels} if labels else {})}
     path = write(tmp_path / "model.pt", peer)
     model = import_checkpoint(path, strict=True, **{**KEYS, "heads": [head]}).model
-    found, want = model.head("det").regions.box_predictor, peer.roi_heads.box_predictor
+    actual, expected = model.head("det").regions.box_predictor, peer.roi_heads.box_predictor
     categories = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     for index, name in enumerate(model.recipe.heads[0].labels):
         row = index + 1 if labels else int(name.split()[-1]) if name.startswith("no class") else categories.index(name)
-        assert torch.equal(found.cls_score.weight[index + 1], want.cls_score.weight[row])
+        assert torch.equal(actual.cls_score.weight[index + 1], expected.cls_score.weight[row])
         assert torch.equal(
-            found.bbox_pred.bias[4 * index + 4 : 4 * index + 8], want.bbox_pred.bias[4 * row : 4 * row + 4]
+            actual.bbox_pred.bias[4 * index + 4 : 4 * index + 8], expected.bbox_pred.bias[4 * row : 4 * row + 4]
         )
-    assert torch.equal(found.cls_score.bias[0], want.cls_score.bias[0])
+    assert torch.equal(actual.cls_score.bias[0], expected.cls_score.bias[0])
 
 
 def test_two_bottlenecks_are_an_error_two_bodies_a_misfit(plain, saved, tmp_path):
@@ -253,7 +253,7 @@ def test_two_bottlenecks_are_an_error_two_bodies_a_misfit(plain, saved, tmp_path
     assert [(m.kind, m.name) for m in fit.misfits] == [("differs", "backbone.layer2.0.bn1.running_mean")]
     with torch.no_grad():
         masks.backbone.bottleneck_layer.encoder[0].weight.add_(1e-3)
-    with pytest.raises(CheckpointError, match="another bottleneck"):
+    with pytest.raises(CheckpointError, match="b.pt.*bottleneck_layer.encoder.0.weight"):
         import_checkpoint([saved, write(tmp_path / "b.pt", masks)], **KEYS)
 
 
@@ -297,11 +297,9 @@ def _bad(case, folder, saved):
 
 
 BAD = {
-    "absent": "is not there", "folder": "is a folder", "text": "not a checkpoint", "empty": "not a checkpoint",
-    "truncated": "cut short", "code": "would run", "old pickle": "would run|not a checkpoint", "no tensors": "no state dict",
-    "a list": "no state dict", "sparse": "another kind of tensor",
-    "endless": "another kind of tensor", "hollow": "another kind of tensor", "another": r"\d+ of \d+ tensors of the bottleneck fit \(0 %\)",
-    "nothing known": "none of the heads",
+    "absent": "model.pt", "folder": "folder", "text": "model.pt", "empty": "model.pt", "truncated": "model.pt",
+    "code": r"io\.open", "old pickle": "model.pt", "no tensors": "epoch", "a list": "list", "sparse": r"\ba\b",
+    "endless": "fc.weight", "hollow": "fc.weight", "another": r"\b0 of \d+ .*\(0 %\)", "nothing known": "det-fasterrcnn",
 }  # fmt: skip
 
 
@@ -315,7 +313,7 @@ def test_bad_input_is_one_typed_error(case, saved, tmp_path):
 
 
 def test_another_architecture(saved):
-    with pytest.raises(CheckpointError, match=r"\d+ of \d+ tensors.* fit \(\d+ %\)"):
+    with pytest.raises(CheckpointError, match=r"\d+ of \d+ .*\(\d+ %\)"):
         import_checkpoint(saved, **{**KEYS, "backbone": "mobilenetv3_small_100"})
     with pytest.raises(PlanError):
         import_checkpoint(saved, **{**KEYS, "heads": ["no-such-head"]})
@@ -323,7 +321,7 @@ def test_another_architecture(saved):
 
 def test_too_large(saved, monkeypatch):
     monkeypatch.setattr(checkpoints, "MAX_BYTES", 1 << 20)
-    with pytest.raises(CheckpointError, match="beyond the limit"):
+    with pytest.raises(CheckpointError, match="GiB"):
         import_checkpoint(saved, **KEYS)
 
 

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def bundle(model, tmp_path):
     return save(model, tmp_path / "bundle")
 
 
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 
 
@@ -42,10 +43,10 @@ def test_the_folder_is_what_the_format_says(bundle):
 
 def test_round_trip_gives_the_same_packets_and_predictions(model, bundle):
     loaded = load(bundle, registry=registry())
-    packet = model.edge.encode(picture())
-    assert loaded.edge.encode(picture()) == packet
-    mine, theirs = model.server.infer(packet)[0]["toy"], loaded.server.infer(packet)[0]["toy"]
-    assert np.array_equal(mine.scores, theirs.scores)
+    packet = model.edge.encode(image())
+    assert loaded.edge.encode(image()) == packet
+    before, after = model.server.infer(packet)[0]["toy"], loaded.server.infer(packet)[0]["toy"]
+    assert np.array_equal(before.scores, after.scores)
 
 
 def test_saving_twice_gives_the_same_bytes(model, bundle, tmp_path):
@@ -60,17 +61,17 @@ def test_each_half_needs_only_its_own_files(model, bundle, tmp_path):
         for name in ["config.json", *names]:
             source = bundle / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    packet = load_edge(edge_only, registry=registry()).encode(picture())
-    assert packet == model.edge.encode(picture())
-    found = load_server(server_only, registry=registry()).infer(packet)[0]["toy"]
-    assert np.array_equal(found.scores, model.server.infer(packet)[0]["toy"].scores)
+    packet = load_edge(edge_only, registry=registry()).encode(image())
+    assert packet == model.edge.encode(image())
+    prediction = load_server(server_only, registry=registry()).infer(packet)[0]["toy"]
+    assert np.array_equal(prediction.scores, model.server.infer(packet)[0]["toy"].scores)
 
 
 def test_verify_passes_and_names_what_is_wrong(bundle):
     assert all(check.passed for check in verify(bundle, registry=registry()))
     (bundle / "heads" / "toy.safetensors").unlink()
     failed = {check.name: check.detail for check in verify(bundle, registry=registry()) if not check.passed}
-    assert "lacks heads/toy.safetensors" in failed["hashes"] and "server half" in failed
+    assert "heads/toy.safetensors" in failed["hashes"] and "server half" in failed
 
 
 def corrupt_missing(bundle, other):
@@ -121,7 +122,7 @@ def test_wrong_tensors_are_all_named(bundle):
     seal(bundle)
     with pytest.raises(BundleError) as caught:
         load(bundle, registry=registry())
-    for part in ("lacks head.mix.bias", "unexpected head.extra", "head.out.bias of shape (5,)"):
+    for part in ("head.mix.bias", "head.extra", "head.out.bias", "(5,)"):
         assert part in str(caught.value)
 
 
@@ -137,17 +138,30 @@ def test_something_else_in_the_way_is_not_overwritten(model, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "notes"]
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0o027], ids=oct)
+def test_permissions_follow_the_umask(model, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        bundle = save(model, tmp_path / "bundle")
+        save(model, bundle, overwrite=True)
+    finally:
+        os.umask(before)
+    for path in (bundle, *bundle.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, path
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 def test_a_full_disk_leaves_nothing_behind(model, tmp_path, monkeypatch):
     before = save(model, tmp_path / "bundle")
     hashes = hash_folder(before)
 
     def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("splitreg.assembly.saving.card", full)
-    with pytest.raises(BundleError, match="No space left"):
+    with pytest.raises(BundleError, match=os.strerror(errno.ENOSPC)):
         save(model, tmp_path / "bundle", overwrite=True)
-    with pytest.raises(BundleError, match="No space left"):
+    with pytest.raises(BundleError, match=os.strerror(errno.ENOSPC)):
         save(model, tmp_path / "new")
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"] and hash_folder(before) == hashes
 
@@ -176,10 +190,10 @@ def test_the_edge_half_needs_no_plugin_of_a_head(bundle):
 
     whole = registry()
     headless = Registry.of(*(whole.spec(kind, n) for kind, names in whole.items() for n in names if kind != "head"))
-    with pytest.raises(BundleError, match="no head named 'toy'"):
+    with pytest.raises(BundleError, match="head.*'toy'"):
         load_server(bundle, registry=headless)
-    assert load_edge(bundle, registry=headless).encode(picture()) == load_edge(bundle, registry=registry()).encode(
-        picture()
+    assert load_edge(bundle, registry=headless).encode(image()) == load_edge(bundle, registry=registry()).encode(
+        image()
     )
 
 
@@ -206,17 +220,17 @@ def test_replacing_a_bundle_fails_with_the_old_one_in_place(model, bundle, monke
     rename, before = os.rename, (bundle / "config.json").read_bytes()
 
     def fails(source, target):
-        if target == bundle and "old" not in str(source):
-            raise OSError(errno.EIO, "Input/output error")
+        if target == bundle and source.name != "bundle":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fails)
-    with pytest.raises(BundleError, match="Input/output"):
+    with pytest.raises(BundleError, match=os.strerror(errno.EIO)):
         save(model, bundle, overwrite=True)
     assert (bundle / "config.json").read_bytes() == before and list(bundle.parent.iterdir()) == [bundle]
 
 
-def test_publishing_again_keeps_results_and_pictures(model, tmp_path):
+def test_publishing_again_keeps_results_and_images(model, tmp_path):
     first = save(model, tmp_path / "first", metrics={"evaluations": []}, images={"examples.jpg": b"jpeg"})
     second = publish(first, tmp_path / "second", registry=registry())
     assert (second / "examples.jpg").read_bytes() == b"jpeg" and "examples.jpg" in (second / "README.md").read_text()

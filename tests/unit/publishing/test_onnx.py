@@ -16,7 +16,7 @@ from splitreg.coding import LatentCoding
 from splitreg.errors import BundleError
 from splitreg.imaging import Preprocess
 from splitreg.publishing.onnx_export import export_edge, run_graph
-from splitreg.publishing.onnx_graph import simplified
+from splitreg.publishing.onnx_graph import simplify
 from splitreg.specs import FeatureSpec
 
 SCENES = {
@@ -110,17 +110,17 @@ class Pooled(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("prefix", "words"), [(Sized(), "off by"), (Picky(), "a width of sixteens"), (Pooled(), "adaptive")]
+    ("prefix", "words"), [(Sized(), "latent"), (Picky(), "a width of sixteens"), (Pooled(), "adaptive")]
 )
 def test_a_graph_that_is_wrong_elsewhere_is_fixed(prefix, words):
     edge = edge_of(prefix)
     graph = export_edge(edge)
-    found = graph.entry().dump()
-    assert not found["dynamic"] and words in found["fixed_because"] and found["compared_at"] == [[32, 48]]
+    entry = graph.entry().dump()
+    assert not entry["dynamic"] and words in entry["fixed_because"] and entry["compared_at"] == [[32, 48]]
     image = torch.randn(2, 3, 32, 48)
     with torch.no_grad():
         np.testing.assert_allclose(run(graph.data, image.numpy()), edge.latent(image).numpy(), atol=1e-5)
-    with pytest.raises(Exception, match="Got invalid dimensions"):
+    with pytest.raises(Exception, match="image"):
         run(graph.data, np.zeros((1, 3, 32, 64), np.float32))
 
 
@@ -133,7 +133,7 @@ class Restless(nn.Module):
 
 
 def test_a_graph_that_is_wrong_everywhere_is_refused():
-    with pytest.raises(BundleError, match="off by up to"):
+    with pytest.raises(BundleError, match=r"32 pixels|48x32"):
         export_edge(edge_of(Restless()))
 
 
@@ -142,32 +142,34 @@ def test_an_operator_that_cannot_be_exported_is_an_error():
         def forward(self, x):
             return torch.special.airy_ai(x)
 
-    with pytest.raises(BundleError, match="cannot be written as ONNX"):
+    with pytest.raises(BundleError, match="airy"):
         export_edge(edge_of(Unknown()))
 
 
 def test_an_edge_on_a_graph_writes_the_same_packets():
     model = splitreg.build(registry=registry(), **KEYS).eval()
     model.freeze_tables()
-    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     edge = run_graph(model.edge, export_edge(model.edge).data, "edge.onnx")
-    mine, theirs = (np.frombuffer(half.encode(picture)[0], np.uint8) for half in (edge, model.edge))
-    assert mine.shape == theirs.shape and np.mean(mine != theirs) < 0.02  # a rounding, and with it the checksum
+    packet, reference = (np.frombuffer(half.encode(image)[0], np.uint8) for half in (edge, model.edge))
+    assert (
+        packet.shape == reference.shape and np.mean(packet != reference) < 0.02
+    )  # a rounding, and with it the checksum
 
 
 def graph_of(nodes, constants, shape=(1, 2)):
-    made = helper.make_graph(
+    graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("latent", onnx.TensorProto.FLOAT, None)],
         [onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()],
     )  # fmt: skip
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
 def test_identities_at_either_end_and_all_in_between():
     node = helper.make_node
     only = graph_of([node("Identity", ["image"], ["latent"])], {})
-    assert operators(simplified(only)) == ["Identity"], "what leads from the input to the output stays"
+    assert operators(simplify(only)) == ["Identity"], "what leads from the input to the output stays"
     data = graph_of(
         [
             node("Identity", ["image"], ["a"]),
@@ -179,7 +181,7 @@ def test_identities_at_either_end_and_all_in_between():
         ],
         {"w": np.float32([2, -3])},
     )
-    folded = onnx.load_from_string(simplified(data))
+    folded = onnx.load_from_string(simplify(data))
     assert folded.graph.node[0].op_type == "Add"
     assert [tuple(onnx.numpy_helper.to_array(i)) for i in folded.graph.initializer] == [(4, 9)]
     np.testing.assert_array_equal(run(folded.SerializeToString(), np.float32([[1, 1]])), [[5, 10]])
@@ -193,7 +195,7 @@ def test_random_numbers_are_not_folded():
         ],
         {},
     )
-    assert "RandomNormal" in operators(simplified(data))
+    assert "RandomNormal" in operators(simplify(data))
 
 
 def test_a_graph_with_branches_is_left_as_it_is():
@@ -206,4 +208,4 @@ def test_a_graph_with_branches_is_left_as_it_is():
         helper.make_node("If", ["yes"], ["latent"], then_branch=branch("a"), else_branch=branch("b")),
     ]
     data = graph_of(nodes, {"yes": np.bool_(True), "v": np.float32([2, 3])})
-    np.testing.assert_array_equal(run(simplified(data), np.float32([[1, 1]])), [[2, 3]])
+    np.testing.assert_array_equal(run(simplify(data), np.float32([[1, 1]])), [[2, 3]])

@@ -184,8 +184,8 @@ def test_answers_equal_those_of_the_whole_model_byte_for_byte(replicas, local, p
 
 def test_a_head_gets_only_the_features_it_needs_and_has_no_body(replicas, packets):
     body, heads = replicas
-    every = body.embed(requests_of([packets[:1]]), HEADS).blocks[0].features
-    assert set(body.embed(requests_of([packets[:1]]), ("cls",)).blocks[0].features) < set(every)
+    every = body.embed(requests_of([packets[:1]]), HEADS).batches[0].features
+    assert set(body.embed(requests_of([packets[:1]]), ("cls",)).batches[0].features) < set(every)
     assert not body.branches
     for name, head in heads.items():
         assert set(head.server.branches) == {name} and len(list(head.server.body.parameters())) == 0
@@ -214,17 +214,19 @@ def test_calls_run_together_and_get_their_own_answers(replicas, local, packets):
 def test_features_keep_their_layout(local, packets):
     import torch
 
-    from splitreg.assembly.server import Block
+    from splitreg.assembly.server import FeatureBatch
 
     tensor = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    block = Block(images=(0, 1), originals=((4, 5),) * 2, coded=(4, 5), features={4: tensor, 8: tensor.contiguous()})
-    stored = store(block, {4, 8})
+    batch = FeatureBatch(
+        images=(0, 1), originals=((4, 5),) * 2, coded=(4, 5), features={4: tensor, 8: tensor.contiguous()}
+    )
+    stored = store(batch, {4, 8})
     assert all(array.flags.c_contiguous for _, array in stored.features.values())
     back = restore(stored, torch.device("cpu"))
-    for stride, feature in block.features.items():
+    for stride, feature in batch.features.items():
         assert back.features[stride].stride() == feature.stride() and torch.equal(back.features[stride], feature)
     back.features[4].zero_()  # a head may modify its input in place
-    np.testing.assert_array_equal(store(block, {4}).features[4][1], stored.features[4][1])
+    np.testing.assert_array_equal(store(batch, {4}).features[4][1], stored.features[4][1])
 
 
 def test_another_model_in_the_folder_is_refused(bundle):

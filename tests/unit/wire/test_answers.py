@@ -14,8 +14,8 @@ from splitreg.predictions import (
     Classification,
     Depth,
     Detections,
+    GenericPrediction,
     MultiLabel,
-    Other,
     Prediction,
     Reconstruction,
     Segmentation,
@@ -69,7 +69,7 @@ def assert_same(expected, actual):
     for a, b in zip(expected, actual, strict=True):
         assert list(a) == list(b)
         for head in a:
-            assert type(b[head]) is (Other if type(a[head]) is Strange else type(a[head]))
+            assert type(b[head]) is (GenericPrediction if type(a[head]) is Strange else type(a[head]))
             assert a[head].meta() == b[head].meta() and a[head].to_json() == b[head].to_json()
             assert a[head].arrays().keys() == b[head].arrays().keys()
             for name, array in a[head].arrays().items():

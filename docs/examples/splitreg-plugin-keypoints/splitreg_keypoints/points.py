@@ -63,7 +63,7 @@ class Keypoints(Prediction):
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Draw one dot per point and a legend below the image."""
-        canvas, factor = drawing.enlarged(image)
+        canvas, factor = drawing.enlarge(image)
         colours = drawing.palette(len(self.names))
         drawn = Image.fromarray(canvas)
         pen = ImageDraw.Draw(drawn)

@@ -1,0 +1,69 @@
+"""Measure a model while it is published: results and examples for its card, and its 8-bit edge half."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from splitreg.assembly.model import SplitModel
+from splitreg.data.loading import Source
+from splitreg.evaluation.packets import evaluate
+from splitreg.evaluation.pictures import examples, jpeg, sheet
+from splitreg.imaging import ImageLike
+from splitreg.publishing.int8 import GATE, Int8Edge, Int8Options, quantise_edge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What to measure, and on which dataset.
+
+    Args:
+        source: the dataset.
+        dataset: name of the dataset in reports.
+        limit: largest number of images, spread evenly over the dataset; None: all.
+        examples: number of example images in the card.
+        calibration: images to calibrate an 8-bit edge half on; None: publish none.
+        gate: see ``Int8Options``.
+        progress: show progress bars on stderr.
+    """
+
+    source: Source
+    dataset: str = ""
+    limit: int | None = None
+    examples: int = 4
+    calibration: Iterable[ImageLike] | None = None
+    gate: float = GATE
+    progress: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Results: ``metrics`` and ``images`` of the card, and the 8-bit edge half if there is one."""
+
+    metrics: Mapping[str, Any]
+    images: Mapping[str, bytes]
+    int8: Int8Edge | None
+
+
+def measure(model: SplitModel, measurement: Measurement) -> Measured:
+    """Evaluate a model, draw examples and, if there are calibration images, quantise its edge half.
+
+    Raises:
+        BundleError: a head loses more than the gate by the 8-bit edge half.
+        DataError: the dataset or the calibration images are empty, or no head can be measured.
+        MissingExtra: onnx or onnxruntime is not installed.
+    """
+    source, limit, progress = measurement.source, measurement.limit, measurement.progress
+    metrics: dict[str, Any] = {}
+    int8 = None
+    if measurement.calibration is None:
+        report = evaluate(model, source, dataset=measurement.dataset, limit=limit, progress=progress)
+        metrics["evaluations"] = [report.to_json()]
+    else:  # evaluates both edge halves
+        options = Int8Options(gate=measurement.gate, dataset=measurement.dataset, limit=limit, progress=progress)
+        int8 = quantise_edge(model, measurement.calibration, source, options)
+    count = measurement.examples
+    samples = [source[index * len(source) // count] for index in range(count)]
+    images = {"examples.jpg": jpeg(sheet(examples(model, samples)))} if samples else {}
+    return Measured(metrics=metrics, images=images, int8=int8)

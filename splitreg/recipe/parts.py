@@ -1,0 +1,185 @@
+"""The parts of a recipe: plugins by name with their options, the input and the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from splitreg.errors import RecipeError
+from splitreg.parsing import is_int, name_list, named, only, typed
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A plugin and its options: ``"fp"`` or ``{ name = "fp", channels = 24 }``."""
+
+    name: str
+    options: Options = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a name or a table with ``name``."""
+        table = named(value, where)
+        return cls(name=table.pop("name"), options=table)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        return {"name": self.name, **self.options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BottleneckPart(Part):
+    """The bottleneck; ``source`` is ``"image"``, ``"feature"`` (at the cut) or None (its default)."""
+
+    source: str | None = None
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a name or a table; its key ``from`` is the source."""
+        table = named(value, where)
+        source = table.pop("from", None)
+        if source not in (None, "image", "feature"):
+            raise RecipeError(f"{where}: from must be 'image' or 'feature', got {source!r}")
+        return cls(name=table.pop("name"), source=source, options=table)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        return {"name": self.name, **({"from": self.source} if self.source else {}), **self.options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadPart:
+    """A head.
+
+    Args:
+        name: name in the model (key ``as``).
+        plugin: name of the plugin (key ``name``).
+        target: name of the dataset's target that trains it; the one of its task by default.
+        labels: class names, which override those of the dataset; a number n means n unnamed classes.
+        options: options of the plugin.
+    """
+
+    name: str
+    plugin: str
+    target: str | None = None
+    labels: tuple[str, ...] | None = None
+    options: Options = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a name or a table with ``name``, ``as``, ``target``, ``labels`` and options."""
+        table = named(value, where)
+        plugin = table.pop("name")
+        name = table.pop("as", plugin)
+        if not isinstance(name, str) or not name or not name.replace("-", "").replace("_", "").isalnum():
+            raise RecipeError(f"{where}: as must be letters, digits, hyphens and underscores, got {name!r}")
+        labels = table.pop("labels", None)
+        if isinstance(labels, int) and not isinstance(labels, bool) and labels > 0:
+            labels = [f"class {index}" for index in range(labels)]
+        if labels is not None and not (isinstance(labels, list | tuple) and all(isinstance(x, str) for x in labels)):
+            raise RecipeError(f"{where}: labels must be a list of names, or a number, got {labels!r}")
+        return cls(
+            name=name, plugin=plugin, options=table,
+            target=typed(table.pop("target", None), (str, type(None)), f"{where}: target"),
+            labels=None if labels is None else tuple(labels),
+        )  # fmt: skip
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        table: dict[str, Any] = {"name": self.plugin, "as": self.name}
+        if self.target is not None:
+            table["target"] = self.target
+        if self.labels is not None:
+            table["labels"] = list(self.labels)
+        return {**table, **self.options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPart(Part):
+    """A dataset: its folder ``root``, and the splits for training and validation."""
+
+    root: str | None = None
+    train: str = "train"
+    val: str = "val"
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a name or a table with ``root``, ``train``, ``val`` and options."""
+        table = named(value, where)
+        root = typed(table.pop("root", None), (str, type(None)), f"{where}: root")
+        train, val = (typed(table.pop(key, key), (str,), f"{where}: {key}") for key in ("train", "val"))
+        return cls(name=table.pop("name"), root=root, train=train, val=val, options=table)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        root = {} if self.root is None else {"root": self.root}
+        return {"name": self.name, **root, "train": self.train, "val": self.val, **self.options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """The network's input: ``size`` [height, width], ``mode`` ``"letterbox"`` or ``"resize"``."""
+
+    size: tuple[int, int] = (224, 224)
+    mode: str = "letterbox"
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a table."""
+        table = only(value, ("size", "mode"), where)
+        size = table.get("size", [224, 224])
+        if isinstance(size, int) and not isinstance(size, bool):
+            size = [size, size]
+        if not (isinstance(size, list | tuple) and len(size) == 2 and all(is_int(s) and 1 <= s <= 8192 for s in size)):
+            raise RecipeError(f"{where}: size must be [height, width], each 1 to 8192; got {size!r}")
+        mode = table.get("mode", "letterbox")
+        if mode not in ("letterbox", "resize"):
+            raise RecipeError(f"{where}: mode must be 'letterbox' or 'resize', got {mode!r}")
+        return cls(size=(size[0], size[1]), mode=mode)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        return {"size": list(self.size), "mode": self.mode}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherPart:
+    """The teacher: a trained model in ``bundle``, or a ``backbone`` with its options.
+
+    ``start`` lists parts (``body``, ``heads``, ...) that are initialised with the bundle's weights.
+    """
+
+    bundle: str | None = None
+    start: tuple[str, ...] = ()
+    backbone: Part | None = None
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """Read a table with ``bundle``, or with ``backbone`` and its options."""
+        table = dict(typed(value, (Mapping,), where))
+        if ("bundle" in table) == ("backbone" in table):
+            raise RecipeError(f'{where} must be {{ bundle = "PATH" }} or {{ backbone = "resnet50" }}, got {value!r}')
+        if "bundle" in table:
+            table = only(table, ("bundle", "start"), where)
+            start = name_list(table.get("start", []), f"{where}: start")
+            return cls(bundle=typed(table["bundle"], (str,), f"{where}: bundle"), start=start)
+        name = typed(table.pop("backbone"), (str,), f"{where}: backbone")
+        return cls(backbone=Part(name=name, options=table))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the table that ``parse`` reads."""
+        if self.backbone is None:
+            return {"bundle": self.bundle, "start": list(self.start)}
+        return {"backbone": self.backbone.name, **self.backbone.options}
+
+    def portable(self) -> Self:
+        """Return it without folders, which other machines do not have."""
+        if self.backbone is None:
+            return replace(self, bundle=Path(self.bundle or "").name)
+        weights = self.backbone.options.get("pretrained")
+        own = {"pretrained": Path(weights).name} if isinstance(weights, str) else {}
+        return replace(self, backbone=replace(self.backbone, options={**self.backbone.options, **own}))
