@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from golden.corpus import FOLDER, OTHERS, OURS, Case, arrays_of, make_codec, names, read  # noqa: E402
+from golden.corpus import FOLDER, OTHERS, OURS, Case, arrays_of, make_codec, names, read, stream_of  # noqa: E402
 
 from splitreg.coding import (  # noqa: E402
     HyperModel,
@@ -207,6 +207,13 @@ def packets() -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
+def stream_packets(cases: list[Case]) -> str:
+    """Return the packets of every case's clip as JSON, one line per case."""
+    small = [case for case in cases if "rans" in case.streams and case.latent.size < 2000]
+    lines = [json.dumps({"name": case.name, "packets": [p.hex() for p in stream_of(case)]}) for case in small]
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--breaking", action="store_true", help="make everything again")
@@ -220,6 +227,9 @@ def main() -> None:
     text = "[\n" + ",\n".join(json.dumps(entry) for entry in packets()) + "\n]\n"
     if page.exists() and not breaking and not text.startswith(page.read_text().rstrip().rstrip("]").rstrip()):
         sys.exit("packets.json: the packets have changed, which is a breaking release (--breaking)")
+    streams_page, streams_text = FOLDER / "streams.json", stream_packets(cases)
+    if streams_page.exists() and not breaking and streams_text != streams_page.read_text():
+        sys.exit("streams.json: the packets of streams have changed, which is a breaking release (--breaking)")
     if breaking:
         for path in FOLDER.glob("*.safetensors"):
             path.unlink()
@@ -230,6 +240,7 @@ def main() -> None:
         sizes = {codec: sum(map(len, streams)) for codec, streams in case.streams.items()}
         print(f"{case.name:16} {'x'.join(map(str, case.latent.shape)):9}", sizes)
     page.write_text(text)
+    streams_page.write_text(streams_text)
     total = sum(path.stat().st_size for path in FOLDER.iterdir() if path.suffix in (".safetensors", ".json"))
     print(f"{total} bytes in total")
     if total > MAX_BYTES:

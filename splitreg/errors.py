@@ -37,6 +37,7 @@
         ├── InvalidTables            tables that are not valid
         ├── OverBudget               an image whose smallest packet exceeds the budget
         ├── CorruptPacket            a packet that is damaged, cut short or not valid
+        │   └── KeyFrameNeeded           a stream's frame that continues frames which did not arrive
         └── ForeignPacket            a packet that was written by another model
 
 A message names the rule that was broken, what was given, what exists and what to do, in one line.
@@ -211,6 +212,10 @@ class OverBudget(CodingError):
 
 class CorruptPacket(CodingError):
     """A packet that is damaged, cut short or not valid."""
+
+
+class KeyFrameNeeded(CorruptPacket):
+    """A stream's frame continues frames that did not arrive; the next one must be a key frame."""
 
 
 class ForeignPacket(CodingError):

@@ -5,25 +5,30 @@ from typing import TYPE_CHECKING
 from splitreg.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from splitreg.coding.codec import Codec
+    from splitreg.coding.codec import Codec, TemporalCoder
+    from splitreg.coding.frame_coding import FrameDecoder, FrameEncoder
     from splitreg.coding.hyper import HyperModel
     from splitreg.coding.integer import IntegerLayer, IntegerNetwork
     from splitreg.coding.latent_coding import LatentCoding
     from splitreg.coding.packet import MAX_PACKET_BYTES, Packet
     from splitreg.coding.rans import RansCodec
+    from splitreg.coding.stream_packet import STREAM_HEADER_BYTES, StreamPacket
     from splitreg.coding.streams import LatentModel, decode_streams, encode_streams, load_model
     from splitreg.coding.symbols import SymbolModel
     from splitreg.coding.variable import POSITIONS, VariableModel
 
 __all__ = [
-    "MAX_PACKET_BYTES", "POSITIONS", "Codec", "HyperModel", "IntegerLayer", "IntegerNetwork", "LatentCoding",
-    "LatentModel", "Packet", "RansCodec", "SymbolModel", "VariableModel", "decode_streams", "encode_streams",
-    "load_model",
+    "MAX_PACKET_BYTES", "POSITIONS", "STREAM_HEADER_BYTES", "Codec", "FrameDecoder", "FrameEncoder", "HyperModel", "IntegerLayer",
+    "IntegerNetwork", "LatentCoding", "LatentModel", "Packet", "RansCodec", "StreamPacket", "SymbolModel", "TemporalCoder",
+    "VariableModel", "decode_streams", "encode_streams", "load_model",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_exports(__name__, {
     "MAX_PACKET_BYTES": "splitreg.coding.packet", "POSITIONS": "splitreg.coding.variable",
     "Codec": "splitreg.coding.codec",
+    "TemporalCoder": "splitreg.coding.codec", "FrameDecoder": "splitreg.coding.frame_coding",
+    "FrameEncoder": "splitreg.coding.frame_coding", "STREAM_HEADER_BYTES": "splitreg.coding.stream_packet",
+    "StreamPacket": "splitreg.coding.stream_packet",
     "HyperModel": "splitreg.coding.hyper", "IntegerLayer": "splitreg.coding.integer",
     "IntegerNetwork": "splitreg.coding.integer", "LatentCoding": "splitreg.coding.latent_coding",
     "LatentModel": "splitreg.coding.streams", "Packet": "splitreg.coding.packet", "RansCodec": "splitreg.coding.rans",

@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.coding.symbols import SymbolModel
+
+
+class TemporalCoder(abc.ABC):
+    """The symbols of a stream's frames, each coded given those of the frames before it.
+
+    Both sides of a stream hold one for every plane of symbols, and give it the same frames in the same order.
+    """
+
+    @property
+    @abc.abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of the state."""
+
+    @property
+    @abc.abstractmethod
+    def previous(self) -> NDArray[np.int32]:
+        """(C, h, w) symbols of the frame before."""
+
+    @abc.abstractmethod
+    def begin(self, symbols: NDArray[np.int32]) -> None:
+        """Begin again after a key frame of (C, h, w) symbols."""
+
+    @abc.abstractmethod
+    def translate(self, requantise: Callable[[NDArray[np.int32]], NDArray[np.int32]]) -> None:
+        """Replace the symbols of the state by what they are under the next frame's tables."""
+
+    @abc.abstractmethod
+    def encode(self, symbols: NDArray[np.int32], model: SymbolModel, *, limit: int) -> bytes | None:
+        """Encode the (C, h, w) symbols of the next frame in at most ``limit`` bytes, in none where nothing changed.
+
+        Returns:
+            The payload, or None where it does not fit; begin again with a key frame then.
+
+        Raises:
+            ShapeMismatch: the symbols are not of the key frame's shape.
+        """
+
+    @abc.abstractmethod
+    def decode(self, payload: bytes, model: SymbolModel) -> NDArray[np.int32]:
+        """Decode the (C, h, w) symbols of the next frame.
+
+        Raises:
+            CorruptPacket: not a payload of this state, which is of no use after it.
+        """
 
 
 class Codec(abc.ABC):
@@ -60,3 +105,7 @@ class Codec(abc.ABC):
             ShapeMismatch: the shape does not fit the model.
         """
         return model.dequantise(self.decode(payload, shape, model))
+
+    def temporal(self) -> TemporalCoder | None:
+        """Return a coder for the frames of a stream; None where the codec codes every frame alone."""
+        return None

@@ -19,10 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.coding import rans_kernel, rans_numpy
+from splitreg.coding import rans_kernel, rans_numpy, temporal_numpy
 from splitreg.coding.codec import Codec
 from splitreg.coding.rans_tables import Tables, derive
 from splitreg.coding.symbols import SymbolModel
+from splitreg.coding.temporal import RansTemporalCoder
+from splitreg.coding.temporal_kernel import TemporalKernel
 from splitreg.errors import InvalidTables, RecipeError, ShapeMismatch
 
 #: Number of models whose derived tables are cached.
@@ -111,6 +113,11 @@ class RansCodec(Codec):
         out = np.empty(self._checked(shape, model), np.float32)
         self._coder.decode(bytes(payload), out, model, self._tables(model))
         return out
+
+    def temporal(self) -> RansTemporalCoder:
+        """Return a coder for the frames of a stream."""
+        compiled = None if self._coder is rans_numpy else rans_kernel.library()
+        return RansTemporalCoder(temporal_numpy if compiled is None else TemporalKernel(compiled), self._tables)
 
     def _checked(self, shape: tuple[int, int, int], model: SymbolModel) -> tuple[int, int, int]:
         model.check_shape(shape)

@@ -16,7 +16,7 @@ from splitreg.coding.rans_tables import Tables
 from splitreg.coding.symbols import SymbolModel
 from splitreg.errors import CorruptPacket, InvalidLatent
 
-_ABI = 2
+_ABI = 3
 _CORRUPT, _INVALID = -1, -2
 
 _space = threading.local()
@@ -39,16 +39,23 @@ class _Plane(ctypes.Structure):
 
 
 @cache
-def load() -> Kernel | None:
-    """Return the kernel, or None if it was not built."""
+def library() -> ctypes.CDLL | None:
+    """Return the compiled library, or None if it was not built."""
     for path in sorted(Path(__file__).parent.glob("_rans*")):
         try:
-            library = ctypes.CDLL(str(path))
-            if library.sr_init() == _ABI:
-                return Kernel(library)
+            opened = ctypes.CDLL(str(path))
+            if opened.sr_init() == _ABI:
+                return opened
         except (OSError, AttributeError):  # built for another machine, or not the kernel
             continue
     return None
+
+
+@cache
+def load() -> Kernel | None:
+    """Return the kernel, or None if it was not built."""
+    opened = library()
+    return None if opened is None else Kernel(opened)
 
 
 class Kernel:

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from splitreg.coding import Codec, LatentModel, RansCodec, load_model
+from splitreg.coding import Codec, FrameEncoder, LatentCoding, LatentModel, RansCodec, load_model
+from splitreg.imaging import Preprocess
 from splitreg.registry import discover
 
 FOLDER = Path(__file__).parent
 #: Codecs whose bytes are held in both directions; the encoders of other libraries may change, so only decoding is.
 OURS = ("rans", "rans-static", "raw")
+PREPROCESS = Preprocess(size=(32, 32))
 OTHERS = ("compressai", "zstd", "png", "webp", "jpeg")
 
 
@@ -67,6 +69,28 @@ def read(name: str) -> Case:
         codec = key.partition(".")[0]
         streams[codec] = (*streams.get(codec, ()), arrays[key].tobytes())
     return Case(name, load_model(tables), latent, {codec: lossy.get(codec, restored) for codec in streams}, streams)
+
+
+def frames_of(case: Case) -> list[np.ndarray]:
+    """Return the (C, h, w) latents of a short clip that begins with a case's: single values, regions and all of it change."""
+    first = np.nan_to_num(case.latent)
+    places = np.arange(first.size, dtype=np.int64).reshape(first.shape)
+    rows = np.arange(first.shape[1])[:, None]
+    frames = [first, first]
+    for k in range(1, 5):
+        changed = (places * 7919 + k * 104729) % 97 < 3 * k
+        frames.append(np.where(changed | ((rows == k) & (places % 3 == 0)), first + np.float32(k - 2), frames[-1]))
+    frames += [first, np.ascontiguousarray(first[:, ::-1, ::-1])]
+    return [np.ascontiguousarray(frame, np.float32) for frame in frames]
+
+
+def stream_of(case: Case, kernel: str = "auto") -> list[bytes]:
+    """Return the packets of a case's clip; the second half asks for a key frame."""
+    coding = LatentCoding(
+        codec=make_codec("rans", kernel), preprocess=PREPROCESS, frozen=case.model, model_id=0xC0FFEE01
+    )
+    encoder = FrameEncoder(coding, case.latent.shape, stream=3)
+    return [encoder.encode(frame, key=i == 5) for i, frame in enumerate(frames_of(case))]
 
 
 def arrays_of(case: Case) -> dict[str, np.ndarray[Any, Any]]:

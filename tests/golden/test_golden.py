@@ -7,9 +7,9 @@ import json
 
 import numpy as np
 import pytest
-from golden.corpus import FOLDER, OURS, make_codec, names, read
+from golden.corpus import FOLDER, OURS, PREPROCESS, frames_of, make_codec, names, read, stream_of
 
-from splitreg.coding import HyperModel, Packet, decode_streams, encode_streams, rans_kernel
+from splitreg.coding import FrameDecoder, HyperModel, LatentCoding, Packet, decode_streams, encode_streams, rans_kernel
 from splitreg.errors import CorruptPacket
 
 KERNELS = ["numpy", *(["c"] if rans_kernel.load() else [])]
@@ -21,6 +21,7 @@ CODED = [
     for kernel in (KERNELS if codec.startswith("rans") else ["auto"])
 ]
 PACKETS = json.loads((FOLDER / "packets.json").read_text())
+STREAMS = {entry["name"]: entry["packets"] for entry in json.loads((FOLDER / "streams.json").read_text())}
 
 
 def same(a, b):
@@ -93,3 +94,16 @@ def test_packets(entry):
     assert [list(size) for size in packet.originals] == entry["originals"]
     assert [stream.hex() for stream in packet.streams] == entry["streams"]
     assert packet.to_bytes() == data
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams_are_written_and_read_as_ever(name, kernel):
+    case, packets = CASES[name], [bytes.fromhex(packet) for packet in STREAMS[name]]
+    assert stream_of(case, kernel) == packets
+    coding = LatentCoding(
+        codec=make_codec("rans", kernel), preprocess=PREPROCESS, frozen=case.model, model_id=0xC0FFEE01
+    )
+    decoder = FrameDecoder(coding, case.latent.shape, stream=3)
+    for packet, frame in zip(packets, frames_of(case), strict=True):
+        assert same(decoder.decode(packet), case.model.restore(frame))
