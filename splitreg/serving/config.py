@@ -10,7 +10,7 @@ from splitreg.errors import RecipeError
 from splitreg.recipe import PRECISIONS, check_precision
 
 MEBIBYTE = 1 << 20
-_MAY_BE_ZERO = ("port", "threads", "max_requests_per_s", "log_backups")
+_MAY_BE_ZERO = ("port", "threads", "max_requests_per_s", "max_client_connections", "log_backups")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,8 @@ class ServeConfig:
         max_stream_in_flight: unanswered packets per stream; at the limit the stream is not read.
         max_requests_per_s: rate limit per client address, for requests and packets of streams, with
             bursts of twice as many; 0 disables it.
-        max_connections: open connections.
+        max_connections: open connections; fewer if the system allows fewer file descriptors.
+        max_client_connections: open connections per client address; 0 for half of all.
         header_timeout_seconds: to receive the headers of a request.
         body_timeout_seconds: to receive its body.
         keep_alive_seconds: until a connection without requests is closed.
@@ -78,13 +79,15 @@ class ServeConfig:
     tls_cert: str | None = None
     tls_key: str | None = None
     max_body_bytes: int = 16 * MEBIBYTE
-    max_pending_bytes: int = 256 * MEBIBYTE
+    max_pending_bytes: int = 48 * MEBIBYTE
     max_request_images: int = 32
     max_request_pixels: int = 50_000_000
     max_queue_images: int = 256
     max_stream_in_flight: int = 16
     max_requests_per_s: float = 200.0
     max_connections: int = 16_000
+    max_client_connections: int = 0
+    trusted_proxies: tuple[str, ...] = ()
     header_timeout_seconds: float = 10.0
     body_timeout_seconds: float = 60.0
     keep_alive_seconds: float = 75.0

@@ -52,6 +52,15 @@ class Metrics:
             "splitreg_reloads", "Reloads of the bundles, by outcome.", ("outcome",), registry=registry
         )
         self.connections = Gauge("splitreg_connections", "Open connections.", registry=registry)
+        self.handshakes = Gauge("splitreg_tls_handshakes", "TLS handshakes in progress.", registry=registry)
+        self.dropped_connections = Counter(
+            "splitreg_dropped_connections", "Connections without a request that were closed for new ones.",
+            registry=registry,
+        )  # fmt: skip
+        self.exhausted = Counter(
+            "splitreg_file_descriptors_exhausted", "Times that no file descriptor was left for a connection.",
+            registry=registry,
+        )  # fmt: skip
         self.streams = Gauge("splitreg_streams", "Open streams.", registry=registry)
 
     def count_result(self, job: Job, result: JobResult, seconds: float) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from splitreg.coding import Packet
@@ -23,6 +23,7 @@ from splitreg.serving.backend import CreateBackend
 from splitreg.serving.batch_queue import Job, JobResult
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.idempotency import IdempotencyCache
+from splitreg.serving.memory import MemoryBudget
 from splitreg.serving.metrics import Metrics
 from splitreg.serving.query import RequestOptions
 from splitreg.serving.routing_errors import RoutingError
@@ -47,7 +48,7 @@ class Service:
         rate_limit: per client address.
         draining: whether new requests are refused.
         active_requests: HTTP requests that have no response yet.
-        pending_bytes: bytes of requests that are being received or wait for an answer.
+        request_bytes: bytes of requests that are being received or wait for an answer.
         streams: of each open stream a function that closes it once it has no packet in flight.
     """
 
@@ -59,7 +60,7 @@ class Service:
         self.rate_limit = RateLimit(config.max_requests_per_s)
         self.draining = False
         self.active_requests = 0
-        self.pending_bytes = 0
+        self.request_bytes = MemoryBudget("pending requests", config.max_pending_bytes, self.metrics.pending)
         self.streams: set[Callable[[], None]] = set()
 
     @property
@@ -128,35 +129,6 @@ class Service:
             served = [{"id": model["id"], "name": model["name"]} for model in self.models.values()]
             return status_of(error), error_body(error, served=served)
         return status_of(error), error_body(error)
-
-    @contextmanager
-    def reserve_bytes(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that reserves memory until the block ends.
-
-        Raises:
-            Unavailable: by the function, if ``max_pending_bytes`` would be exceeded.
-        """
-        reserved = 0
-
-        def reserve(count: int) -> None:
-            nonlocal reserved
-            limit = self.config.max_pending_bytes
-            if self.pending_bytes + count > limit:
-                raise Unavailable(
-                    f"pending requests have {self.pending_bytes} of at most {limit} bytes; retry later",
-                    retry_after_s=1.0,
-                )
-            reserved += count
-            self._add_pending(count)
-
-        try:
-            yield reserve
-        finally:
-            self._add_pending(-reserved)
-
-    def _add_pending(self, count: int) -> None:
-        self.pending_bytes += count
-        self.metrics.pending.set(self.pending_bytes)
 
     def parse_deadline(self, header: str | None, arrived: float) -> float:
         """Return the deadline of a request, in seconds of the event loop's clock.

@@ -45,8 +45,6 @@ class _Stream:
         self._slots = asyncio.Semaphore(service.config.max_stream_in_flight)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self._client_stalled = False
 
     def close_when_empty(self) -> None:
         """Close the stream unless packets are in flight."""
@@ -55,7 +53,6 @@ class _Stream:
 
     async def run(self) -> None:
         """Read packets until the stream ends."""
-        self._reading = asyncio.current_task()
         try:
             while True:
                 await self._slots.acquire()  # before reading: this is the back-pressure
@@ -76,9 +73,6 @@ class _Stream:
                 task.add_done_callback(self._on_answered)
         except TimeoutError:
             await self._close(_GOING_AWAY, "no packet was received for stream_idle_timeout_seconds")
-        except asyncio.CancelledError:
-            if not self._client_stalled:
-                raise
         finally:
             for task in list(self._in_flight):
                 task.cancel()
@@ -105,16 +99,14 @@ class _Stream:
                         member = error_json[1:-1] if error_json else b'"answers":' + answers
                         await self._socket.send_text(f'{{"request":{number},{member.decode()}}}')
             except TimeoutError:  # the client does not read, so it cannot be sent an error either
-                self._client_stalled = True
-                if self._reading is not None:
-                    self._reading.cancel()
+                self._socket.scope["state"]["abort"]()
 
     async def _infer(self, packet: bytes) -> bytes:
         arrived = asyncio.get_running_loop().time()
         self._service.rate_limit.take(self._client, arrived)
         deadline = self._service.parse_deadline(self._socket.headers.get(DEADLINE), arrived)
-        with self._service.reserve_bytes() as reserve:
-            reserve(len(packet))
+        with self._service.request_bytes.hold() as hold:
+            hold.add(len(packet))
             result = await self._service.infer([packet], self._options, arrived=arrived, deadline=deadline)
         return result.blob
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.serving_toys import MODEL, gated, packet, running, stub, until
 
 from splitreg.errors import RateLimited, RecipeError
-from splitreg.serving import ServeConfig, app, security
+from splitreg.serving import ServeConfig, security
 from splitreg.wire import join_packets, protocol
 
 PATHS = [protocol.INFER, protocol.MODELS, protocol.RELOAD, protocol.METRICS, "/", "/nothing", "/../etc/passwd"]
@@ -138,8 +138,7 @@ def test_slow_loris(server):
     assert server.ask("GET", protocol.HEALTHZ)[0] == 200
 
 
-def test_a_body_that_does_not_arrive(server, monkeypatch):
-    monkeypatch.setattr(app, "LINGER_SECONDS", 0.2)
+def test_a_body_that_does_not_arrive(server):
     with server.socket() as sock:
         sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.splitreg.packet\r\n"
                      b"Content-Length: 100\r\n\r\nSR")  # fmt: skip
@@ -252,8 +251,8 @@ def test_rates_are_limited_per_client_and_their_number_is_bounded():
 
 
 def test_too_many_connections():
-    with running(max_connections=3) as server:
-        held = [server.socket() for _ in range(3)]
+    with running(max_connections=3, max_client_connections=3) as server:
+        held = [server.stream() for _ in range(3)]  # without a stream they would give way to new ones
         until(lambda: server.ask("GET", protocol.HEALTHZ)[0] == 503)
         status, headers, body = server.ask("GET", protocol.HEALTHZ)
         assert (status, body["error"]["type"]) == (503, "Unavailable") and headers["Retry-After"]
