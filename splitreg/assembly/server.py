@@ -68,6 +68,8 @@ class ServerModel:
     Attributes:
         max_coded_pixels: packets whose coded image has more are refused.
         max_original_pixels: packets whose original image has more are refused: predictions are as large as that.
+        max_mask_pixels: masks and other maps of larger images are scaled down to this many pixels, or to those of the
+            coded image; None returns every pixel.
         device: where it computes.
         precision: in what arithmetic, one of ``splitreg.recipe.PRECISIONS``.
     """
@@ -88,6 +90,7 @@ class ServerModel:
         own = coding.preprocess.size[0] * coding.preprocess.size[1]
         self.max_coded_pixels = max(own, min(MAX_CODED_PIXELS, MAX_CODED_RATIO * own))
         self.max_original_pixels = MAX_PIXELS
+        self.max_mask_pixels: int | None = None
         self.device = torch.device("cpu")
         self.precision = PRECISIONS[0]
 
@@ -185,12 +188,15 @@ class ServerModel:
             CorruptPacket: the model does not run on that size.
         """
         results: dict[int, dict[str, Prediction]] = {image: {} for image in block.images}
+        limit = self.max_mask_pixels
+        limit = None if limit is None else max(limit, block.coded[0] * block.coded[1])
         with self._error_context(block.coded), torch.inference_mode(), self._arithmetic():
             for name in heads:
                 branch = self.branches[name].eval()
                 found = branch.head.predict(branch(block.features, block.coded))
                 for image, original, prediction in zip(block.images, block.originals, found, strict=True):
-                    geometry = Geometry(original=original, coded=block.coded, mode=self.coding.preprocess.mode)
+                    mode = self.coding.preprocess.mode
+                    geometry = Geometry(original=original, coded=block.coded, mode=mode, max_mask_pixels=limit)
                     results[image][name] = prediction.restore(geometry)
         return results
 

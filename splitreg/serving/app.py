@@ -98,17 +98,25 @@ class App:
         status = response.status_code
         response.headers["X-Request-Id"] = request_id = uuid.uuid4().hex[:16]
         response.headers["Cache-Control"] = "no-store"
-        try:
-            async with asyncio.timeout(self.service.config.write_timeout_seconds):
-                await response(request.scope, request.receive, send)
-        except TimeoutError:
-            request.scope["state"]["abort"]()
+        await self._send(request, response, send)
         if path not in _HEALTH_PATHS or status >= 400:
             seconds = asyncio.get_running_loop().time() - start
             log(
                 "request", id=request_id, client=_client(request), method=request.method, path=path[:200],
                 status=status, ms=round(1000 * seconds, 1), sent=len(response.body), **fields,
             )  # fmt: skip
+
+    async def _send(self, request: Request, response: Response, send: Send) -> None:
+        """Send a response whose bytes count, within the time that its size allows."""
+        abort, count = request.scope["state"]["abort"], len(response.body)
+        try:
+            with self.service.answer_bytes.hold(abort) as hold:
+                hold.add(count)
+                async with asyncio.timeout(self.service.config.send_seconds(count)):
+                    await response(request.scope, request.receive, send)
+        except TimeoutError:
+            self.service.metrics.slow_readers.inc()
+            abort()
 
     async def _respond(self, request: Request) -> Response:
         path: str = request.scope["path"]

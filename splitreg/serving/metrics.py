@@ -29,6 +29,11 @@ class Metrics:
         self.pending = Gauge(
             "splitreg_held_bytes", "Bytes of requests being received or waiting for an answer.", registry=registry
         )
+        self.answers = Gauge("splitreg_answer_bytes", "Bytes of answers being sent.", registry=registry)
+        self.slow_readers = Counter(
+            "splitreg_slow_readers", "Clients disconnected because they received an answer too slowly.",
+            registry=registry,
+        )  # fmt: skip
         self.batches = Histogram(
             "splitreg_batch_images", "Images per batch.", model, buckets=_IMAGES, registry=registry
         )

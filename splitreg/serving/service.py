@@ -19,6 +19,7 @@ from splitreg.errors import (
     Unavailable,
     suggest,
 )
+from splitreg.serving.answer_size import estimate_bytes
 from splitreg.serving.backend import CreateBackend
 from splitreg.serving.batch_queue import Job, JobResult
 from splitreg.serving.config import ServeConfig
@@ -47,6 +48,7 @@ class Service:
         idempotency: results by idempotency key.
         rate_limit: per client address.
         draining: whether new requests are refused.
+        answer_bytes: bytes of answers that are being sent.
         active_requests: HTTP requests that have no response yet.
         request_bytes: bytes of requests that are being received or wait for an answer.
         streams: of each open stream a function that closes it once it has no packet in flight.
@@ -60,6 +62,7 @@ class Service:
         self.rate_limit = RateLimit(config.max_requests_per_s)
         self.draining = False
         self.active_requests = 0
+        self.answer_bytes = MemoryBudget("answers", config.max_pending_answer_bytes, self.metrics.answers)
         self.request_bytes = MemoryBudget("pending requests", config.max_pending_bytes, self.metrics.pending)
         self.streams: set[Callable[[], None]] = set()
 
@@ -202,9 +205,18 @@ class Service:
                 f"the original images of a request may have at most {self.config.max_request_pixels} pixels, got {pixels}"
             )
         model = self._find_model(sorted({f"{packet.model_id:08x}" for packet in parsed}))
+        heads = _select_heads(tuple(model["heads"]), options.heads)
+        limit = self.config.max_answer_bytes
+        entries = [model["heads"][head] for head in heads]
+        size = estimate_bytes(entries, sizes, options.answer_format, self.config.max_mask_pixels)
+        if size > limit:
+            raise TooLarge(
+                f"the answers to a request may have about {limit} bytes, these would have {size}; send fewer images per "
+                "request, or ask for fewer heads, masks=none or a higher max_answer_bytes"
+            )
         return Job(
-            model=model["id"], heads=_select_heads(tuple(model["heads"]), options.heads), packets=tuple(packets),
-            images=len(sizes), pixels=pixels, answer_format=options.answer_format, arrived=arrived, deadline=deadline,
+            model=model["id"], heads=heads, packets=tuple(packets), images=len(sizes), pixels=pixels, answer_bytes=size,
+            answer_format=options.answer_format, arrived=arrived, deadline=deadline,
         )  # fmt: skip
 
     def _find_model(self, model_ids: Sequence[str]) -> dict[str, Any]:

@@ -84,22 +84,32 @@ class _Stream:
             self.close_when_empty()
 
     async def _answer(self, number: int, packet: bytes) -> None:
-        status, answers, error_json = 200, b"", b""
-        try:
-            answers = await self._infer(packet)
-        except SplitregError as error:
-            status, body = self._service.error_response(error)
-            error_json = dump_json(body)
-        with suppress(WebSocketDisconnect, RuntimeError):  # the stream is closed or closing
+        abort = self._socket.scope["state"]["abort"]
+        with self._service.answer_bytes.hold(abort) as hold:
             try:
-                async with asyncio.timeout(self._service.config.write_timeout_seconds):
-                    if self._options.answer_format.media == ANSWERS:
-                        await self._socket.send_bytes(write_answer(number, status, error_json or answers))
+                message = self._write(number, 200, await self._infer(packet))
+                hold.add(len(message))
+            except SplitregError as error:
+                status, body = self._service.error_response(error)
+                message = self._write(number, status, dump_json(body))
+            try:
+                async with asyncio.timeout(self._service.config.send_seconds(len(message))):
+                    if isinstance(message, bytes):
+                        await self._socket.send_bytes(message)
                     else:
-                        member = error_json[1:-1] if error_json else b'"answers":' + answers
-                        await self._socket.send_text(f'{{"request":{number},{member.decode()}}}')
+                        await self._socket.send_text(message)
             except TimeoutError:  # the client does not read, so it cannot be sent an error either
-                self._socket.scope["state"]["abort"]()
+                self._service.metrics.slow_readers.inc()
+                abort()
+            except (WebSocketDisconnect, RuntimeError):  # the stream is closed or closing
+                pass
+
+    def _write(self, number: int, status: int, blob: bytes) -> bytes | str:
+        """Return the message with answers, or with the JSON of an error."""
+        if self._options.answer_format.media == ANSWERS:
+            return write_answer(number, status, blob)
+        member = b'"answers":' + blob if status == 200 else blob[1:-1]
+        return f'{{"request":{number},{member.decode()}}}'
 
     async def _infer(self, packet: bytes) -> bytes:
         arrived = asyncio.get_running_loop().time()

@@ -8,6 +8,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.attacks import open_stream
 from support.serving_toys import MODEL, gated, packet, running, stub, until
 
 from splitreg.errors import RateLimited, RecipeError
@@ -252,7 +253,7 @@ def test_rates_are_limited_per_client_and_their_number_is_bounded():
 
 def test_too_many_connections():
     with running(max_connections=3, max_client_connections=3) as server:
-        held = [server.stream() for _ in range(3)]  # without a stream they would give way to new ones
+        held = [open_stream(server.port) for _ in range(3)]  # others would give way to new ones
         until(lambda: server.ask("GET", protocol.HEALTHZ)[0] == 503)
         status, headers, body = server.ask("GET", protocol.HEALTHZ)
         assert (status, body["error"]["type"]) == (503, "Unavailable") and headers["Retry-After"]
@@ -278,7 +279,12 @@ def together(server, requests):
 
 def test_a_full_queue_and_a_deadline():
     with running(stub(delay=0.15), max_queue_images=3, max_batch_images=1, deadline_seconds=20.0) as server:
-        answers = together(server, [{"body": packet(bytes([i]))} for i in range(8)])
+        first = threading.Thread(target=lambda: answers.append(server.ask(body=packet())))
+        answers = []
+        first.start()
+        until(lambda: server.backend.batches)
+        answers += together(server, [{"body": packet(bytes([i]))} for i in range(7)])
+        first.join()
         statuses = sorted(answer[0] for answer in answers)
         assert set(statuses) == {200, 503} and statuses.count(200) >= 4
         assert all(int(headers["Retry-After"]) >= 1 for status, headers, _ in answers if status == 503)
