@@ -75,9 +75,14 @@ def overlay(
 ) -> NDArray[np.uint8]:
     """Tint an (H, W, 3) image by an (H, W) index map; indexes without a colour are not tinted.
 
+    A smaller map with the same aspect ratio is enlarged, at most eight times: a server may scale large masks down.
+
     Raises:
-        ShapeMismatch: image and mask differ in size.
+        ShapeMismatch: image and mask differ in their aspect ratio, or the mask is larger.
     """
+    (height, width), (h, w) = image.shape[:2], mask.shape
+    if height / 8 <= h < height and w < width and abs(h * width - w * height) <= max(height, width):
+        mask = mask[(np.arange(height) * h // height)[:, None], np.arange(width) * w // width]
     if image.shape[:2] != mask.shape:
         raise ShapeMismatch(
             f"the mask has {mask.shape[0]}x{mask.shape[1]} pixels, the image {image.shape[0]}x{image.shape[1]}; call "

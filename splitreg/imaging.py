@@ -72,6 +72,7 @@ class Geometry:
         original: (height, width) of the original image.
         coded: (height, width) of the network's input.
         mode: ``"letterbox"`` or ``"resize"``.
+        max_mask_pixels: maps of larger originals are scaled down to this many pixels; None maps every pixel.
 
     >>> Geometry(original=(100, 200), coded=(64, 64), mode="letterbox").content
     (16, 0, 32, 64)
@@ -80,6 +81,7 @@ class Geometry:
     original: tuple[int, int]
     coded: tuple[int, int]
     mode: str
+    max_mask_pixels: int | None = None
 
     @property
     def content(self) -> tuple[int, int, int, int]:
@@ -92,6 +94,20 @@ class Geometry:
         else:
             height, width = max(1, (h * cw * 2 + w) // (2 * w)), cw
         return (ch - height) // 2, (cw - width) // 2, height, width
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """(height, width) of masks and other maps: the original's, or smaller with its aspect ratio.
+
+        >>> Geometry(original=(400, 800), coded=(64, 64), mode="resize", max_mask_pixels=20_000).mask_size
+        (100, 200)
+        """
+        height, width = self.original
+        limit = self.max_mask_pixels
+        if limit is None or height * width <= limit:
+            return height, width
+        scale = (limit / (height * width)) ** 0.5
+        return max(1, int(height * scale)), max(1, int(width * scale))
 
     def boxes(self, boxes: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Map (N, 4) x0, y0, x1, y1 from coded to original pixels, clipped to the image."""
@@ -109,29 +125,29 @@ class Geometry:
         return ((np.asarray(points, np.float64) - [left, top]) * [w / width, h / height]).astype(np.float32)
 
     def labels(self, mask: NDArray[Any]) -> NDArray[Any]:
-        """Map an (ch, cw) index map to (h, w) by nearest neighbour."""
+        """Map an (ch, cw) index map to ``mask_size`` by nearest neighbour."""
         top, left, height, width = self.content
-        h, w = self.original
+        h, w = self.mask_size
         rows = top + np.minimum(((np.arange(h) * 2 + 1) * height) // (2 * h), height - 1)
         columns = left + np.minimum(((np.arange(w) * 2 + 1) * width) // (2 * w), width - 1)
         return np.asarray(mask[rows[:, None], columns[None, :]])
 
     def values(self, field: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Map a (ch, cw) real-valued map to (h, w) by bilinear interpolation."""
+        """Map a (ch, cw) real-valued map to ``mask_size`` by bilinear interpolation."""
         image = _pil()
         top, left, height, width = self.content
         part = np.ascontiguousarray(field[top : top + height, left : left + width], np.float32)
-        h, w = self.original
+        h, w = self.mask_size
         return np.asarray(
             image.fromarray(part, "F" if part.ndim == 2 else None).resize((w, h), image.Resampling.BILINEAR)
         )
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Map a (ch, cw, 3) uint8 image to (h, w, 3)."""
+        """Map a (ch, cw, 3) uint8 image to ``mask_size``."""
         pil = _pil()
         top, left, height, width = self.content
         part = np.ascontiguousarray(image[top : top + height, left : left + width])
-        h, w = self.original
+        h, w = self.mask_size
         return np.asarray(pil.fromarray(part).resize((w, h), pil.Resampling.BILINEAR))
 
 

@@ -70,6 +70,8 @@ class ServerModel:
         max_coded_pixels: packets with a larger coded image are rejected.
         max_original_pixels: packets with a larger original image are rejected, because predictions
             have its size.
+        max_mask_pixels: masks and other maps of larger images are scaled down to this many pixels, or to those of the
+            coded image; None returns every pixel.
         device: the device of the weights.
         precision: one of ``splitreg.recipe.PRECISIONS``.
     """
@@ -90,6 +92,7 @@ class ServerModel:
         own = coding.preprocess.size[0] * coding.preprocess.size[1]
         self.max_coded_pixels = max(own, min(MAX_CODED_PIXELS, MAX_CODED_RATIO * own))
         self.max_original_pixels = MAX_PIXELS
+        self.max_mask_pixels: int | None = None
         self.device = torch.device("cpu")
         self.precision = PRECISIONS[0]
 
@@ -191,12 +194,15 @@ class ServerModel:
             CorruptPacket: the model does not run on that size.
         """
         results: dict[int, dict[str, Prediction]] = {image: {} for image in batch.images}
+        limit = self.max_mask_pixels
+        limit = None if limit is None else max(limit, batch.coded[0] * batch.coded[1])
         with self._error_context(batch.coded), torch.inference_mode(), self._autocast():
             for name in heads:
                 branch = self.branches[name].eval()
                 predictions = branch.head.predict(branch(batch.features, batch.coded))
                 for image, original, prediction in zip(batch.images, batch.originals, predictions, strict=True):
-                    geometry = Geometry(original=original, coded=batch.coded, mode=self.coding.preprocess.mode)
+                    mode = self.coding.preprocess.mode
+                    geometry = Geometry(original=original, coded=batch.coded, mode=mode, max_mask_pixels=limit)
                     results[image][name] = prediction.restore(geometry)
         return results
 

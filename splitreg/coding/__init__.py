@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from splitreg.coding.variable import POSITIONS, VariableModel
 
 __all__ = [
-    "MAX_PACKET_BYTES", "POSITIONS", "STREAM_HEADER_BYTES", "Codec", "FrameDecoder", "FrameEncoder", "HyperModel", "IntegerLayer",
-    "IntegerNetwork", "LatentCoding", "LatentModel", "Packet", "RansCodec", "StreamPacket", "SymbolModel", "TemporalCoder",
-    "VariableModel", "decode_streams", "encode_streams", "load_model",
+    "MAX_PACKET_BYTES", "POSITIONS", "STREAM_HEADER_BYTES", "Codec", "FrameDecoder", "FrameEncoder", "HyperModel",
+    "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel", "Packet", "RansCodec", "StreamPacket",
+    "SymbolModel", "TemporalCoder", "VariableModel", "decode_streams", "encode_streams", "load_model",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_exports(__name__, {

@@ -8,29 +8,34 @@ import logging
 import math
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from splitreg.errors import ServiceError, SlowRequest, SplitregError, TooLarge, Unauthorized
+from splitreg.errors import (
+    RateLimited,
+    ServiceError,
+    SlowRequest,
+    SplitregError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
 from splitreg.serving import security
+from splitreg.serving.http.responses import response_head
 from splitreg.serving.logs import log
+from splitreg.serving.memory import Hold
 from splitreg.serving.query import parse_request_options
-from splitreg.serving.routing_errors import NotFound, WrongMethod, WrongType
+from splitreg.serving.routing_errors import NotFound, RoutingError, WrongMethod, WrongType
 from splitreg.serving.service import Service
 from splitreg.serving.stream import serve_stream
 from splitreg.wire import dump_json, protocol, split_packets
 
 #: Paths without authentication and rate limit.
 _HEALTH_PATHS = (protocol.HEALTHZ, protocol.READYZ)
-#: After an early response the rest of the body is read for this many seconds, so that the client
-#: sees the response instead of a reset connection. Bodies up to this size are read and the
-#: connection stays open.
-LINGER_SECONDS, _SMALL_BODY_BYTES = 2.0, 1 << 16
 #: Responses from this size on are compressed if the client accepts gzip.
 _MIN_GZIP_BYTES = 1024
 #: Compressing a 480x360 mask takes 0.8 ms and gives half the bytes of level 1; level 9 takes ten
@@ -76,36 +81,45 @@ class App:
 
     async def _http(self, request: Request, send: Send) -> None:
         start = asyncio.get_running_loop().time()
-        body = _BodyMonitor(request)
+        path: str = request.scope["path"]
         fields: dict[str, Any] = {}
         try:
-            response = await self._respond(body.request)
+            response = await self._respond(request)
         except _ClientDisconnected:
-            log("client disconnected", client=_client(request), path=request.url.path)
+            log("client disconnected", client=_client(request), path=path[:200])
             return
         except SplitregError as error:
             response = self._error(error)
             fields["error"] = type(error).__name__
         except Exception as error:
-            log("unexpected error", logging.ERROR, exception=error, path=request.url.path)
+            log("unexpected error", logging.ERROR, exception=error, path=path[:200])
             response = self._error(ServiceError("the server failed; see its log"))
             fields["error"] = type(error).__name__
         status = response.status_code
         response.headers["X-Request-Id"] = request_id = uuid.uuid4().hex[:16]
         response.headers["Cache-Control"] = "no-store"
-        with suppress(TimeoutError, OSError):
-            async with asyncio.timeout(self.service.config.write_timeout_seconds):
-                await _send(response, body, send)
-        if request.url.path not in _HEALTH_PATHS or status >= 400:
+        await self._send(request, response, send)
+        if path not in _HEALTH_PATHS or status >= 400:
             seconds = asyncio.get_running_loop().time() - start
             log(
-                "request", id=request_id, client=_client(request), method=request.method,
-                path=request.url.path[:200], status=status, ms=round(1000 * seconds, 1), sent=len(response.body),
-                **fields,
+                "request", id=request_id, client=_client(request), method=request.method, path=path[:200],
+                status=status, ms=round(1000 * seconds, 1), sent=len(response.body), **fields,
             )  # fmt: skip
 
+    async def _send(self, request: Request, response: Response, send: Send) -> None:
+        """Send a response whose bytes count, within the time that its size allows."""
+        abort, count = request.scope["state"]["abort"], len(response.body)
+        try:
+            with self.service.answer_bytes.hold(abort) as hold:
+                hold.add(count)
+                async with asyncio.timeout(self.service.config.send_seconds(count)):
+                    await response(request.scope, request.receive, send)
+        except TimeoutError:
+            self.service.metrics.slow_readers.inc()
+            abort()
+
     async def _respond(self, request: Request) -> Response:
-        path = request.url.path
+        path: str = request.scope["path"]
         if path not in _HEALTH_PATHS:
             self._admit(request.headers.get("authorization"), _client(request), public=path in self.public)
         methods = self.routes.get(path)
@@ -119,7 +133,7 @@ class App:
     async def _websocket(self, socket: WebSocket) -> None:
         try:
             self._admit(socket.headers.get("authorization"), _client(socket))
-            if socket.url.path != protocol.STREAM:
+            if socket.scope["path"] != protocol.STREAM:
                 raise NotFound(f"WebSockets are available at {protocol.STREAM}")
             security.check_origin(socket.headers)
             self.service.check_not_draining()
@@ -136,6 +150,25 @@ class App:
         if not public:
             security.check_token(authorization, self.service.config.tokens)
 
+    def refuse(self, client: str, error: SplitregError) -> bytes:
+        """Count and log what is not a request; return the whole response, empty for none.
+
+        Args:
+            client: its address.
+            error: what is wrong.
+        """
+        try:
+            self.service.rate_limit.take(client, asyncio.get_running_loop().time())
+        except RateLimited:
+            self.service.metrics.refusals.labels("RateLimited").inc()
+            return b""
+        response = self._error(error)
+        response.headers["Connection"] = "close"
+        log(
+            "request refused", client=client, status=response.status_code, error=type(error).__name__, reason=str(error)
+        )
+        return response_head(response.status_code, response.raw_headers) + bytes(response.body)
+
     def _error(self, error: SplitregError) -> Response:
         status, body = self.service.error_response(error)
         response = Response(dump_json(body), status, media_type=protocol.JSON)
@@ -143,8 +176,8 @@ class App:
             response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
         if isinstance(error, Unauthorized):
             response.headers["WWW-Authenticate"] = "Bearer"
-        if isinstance(error, WrongMethod):
-            response.headers["Allow"] = ", ".join(error.allowed)
+        if isinstance(error, RoutingError):
+            response.headers.update(dict(error.headers))
         return response
 
 
@@ -159,8 +192,8 @@ async def infer(service: Service, request: Request) -> Response:
     media = protocol.ANSWERS if protocol.ANSWERS in headers.get("accept", "") else protocol.JSON
     options = parse_request_options(request.scope["query_string"], ("heads", "masks", "min_score"), media)
     content_type = check_content_type(request, (protocol.PACKET, protocol.PACKETS))
-    with service.reserve_bytes() as reserve:
-        body = await read_body(service, request, reserve)
+    with service.request_bytes.hold() as hold:
+        body = await read_body(service, request, hold)
         single = content_type == protocol.PACKET
         packets = [body] if single else _split_packets(body, service.config.max_request_images)
         inference = asyncio.create_task(service.infer(packets, options, arrived=arrived, deadline=deadline, key=key))
@@ -227,13 +260,13 @@ def check_content_type(request: Request, accepted: tuple[str, ...]) -> str:
     return content_type
 
 
-async def read_body(service: Service, request: Request, reserve: Callable[[int], None]) -> bytes:
+async def read_body(service: Service, request: Request, hold: Hold) -> bytes:
     """Read a request's body within the limits of the service.
 
     Args:
         service: whose ``max_body_bytes`` and ``body_timeout_seconds`` apply.
         request: the request.
-        reserve: from ``Service.reserve_bytes``.
+        hold: where its bytes count.
 
     Raises:
         TooLarge: the declared or the received size exceeds the limit.
@@ -245,8 +278,16 @@ async def read_body(service: Service, request: Request, reserve: Callable[[int],
     if len(declared) > 15 or int(declared) > limit:
         raise TooLarge(f"a request body may have at most {limit} bytes, got {declared[:20]}")
     data = bytearray()
+    dropped = False
+
+    def drop() -> None:
+        nonlocal dropped
+        dropped = True
+        timeout.reschedule(0)
+
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as timeout:
+            hold.drop = drop
             while True:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
@@ -254,49 +295,20 @@ async def read_body(service: Service, request: Request, reserve: Callable[[int],
                 chunk = message.get("body", b"")
                 if len(data) + len(chunk) > limit:
                     raise TooLarge(f"a request body may have at most {limit} bytes, got more")
-                reserve(len(chunk))  # not the declared bytes, which cost the client nothing
+                hold.add(len(chunk))  # not the declared bytes, which cost the client nothing
                 data += chunk
                 if not message.get("more_body", False):
                     return bytes(data)
     except TimeoutError as cause:
+        if dropped:
+            raise Unavailable("smaller requests need the memory; retry later", retry_after_s=1.0) from cause
         raise SlowRequest(f"the body was not received within {seconds:g} s") from cause
+    finally:
+        hold.drop = None
 
 
 class _ClientDisconnected(Exception):
     """The client closed the connection, so nobody waits for a response."""
-
-
-class _BodyMonitor:
-    """Tracks whether the body of a request has been received completely."""
-
-    def __init__(self, request: Request) -> None:
-        self.complete = False
-        self._receive = request.receive
-        self.request = Request(request.scope, self.receive)
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
-        self.complete = self.complete or ended
-        return message
-
-
-async def _send(response: Response, body: _BodyMonitor, send: Send) -> None:
-    """Send a response; if a large body is still arriving, read on briefly and close the connection."""
-    declared = body.request.headers.get("content-length", "0")
-    chunked = "transfer-encoding" in body.request.headers
-    small = not chunked and len(declared) < 9 and int(declared) <= _SMALL_BODY_BYTES
-    if body.complete or (small and response.status_code != 408):
-        await response(body.request.scope, body.receive, send)
-        return
-    response.headers["Connection"] = "close"
-    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": True})
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_SECONDS):
-            while not body.complete:
-                await body.receive()
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _split_packets(body: bytes, max_packets: int) -> list[bytes]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import statistics
+import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,12 +21,19 @@ if TYPE_CHECKING:
 #: Model id and heads: jobs with equal groups can run in one batch.
 Group = tuple[str, tuple[str, ...]]
 
+#: What is expected to take the same time per image: a group, and the size of the images (the
+#: exponent of their number of pixels, in steps of 16).
+CostClass = tuple[Group, int]
+
 #: A job is accepted if this many times its expected latency fits into its deadline.
 _SAFETY_FACTOR = 1.25
-#: Weight of the newest batch in the moving averages of the seconds per image, and how many mean
-#: deviations are added to the mean (as TCP does for its retransmission timeout, RFC 6298).
-_NEWEST_WEIGHT, _DEVIATIONS = 0.25, 2.0
-#: Number of groups whose seconds per image are stored.
+#: Without a new measurement for this many seconds, a job is accepted although it seems to be late:
+#: the estimate may be wrong.
+_PROBE_SECONDS = 1.0
+#: Batches whose seconds per image are remembered. The estimate is their median and so many median
+#: deviations: a batch during which a worker stood still says nothing of the next one.
+_REMEMBERED, _DEVIATIONS = 8, 2.0
+#: Number of cost classes whose seconds per image are stored.
 _MAX_COSTS = 256
 
 
@@ -46,6 +56,7 @@ class Job:
         packets: as received.
         images: number of images in the packets.
         pixels: number of pixels of the original images.
+        answer_bytes: estimated size of the answers.
         answer_format: format of the answers.
         arrived: arrival, in seconds of the event loop's clock.
         deadline: in seconds of the event loop's clock.
@@ -61,6 +72,7 @@ class Job:
     packets: tuple[bytes, ...]
     images: int
     pixels: int
+    answer_bytes: int = 0
     answer_format: AnswerFormat
     arrived: float
     deadline: float
@@ -73,21 +85,24 @@ class Job:
         """Jobs with equal groups can run in one batch."""
         return self.model, self.heads
 
+    @property
+    def cost_class(self) -> CostClass:
+        """Jobs of equal classes take about the same time per image."""
+        return self.group, (self.pixels // self.images).bit_length() // 4
 
-@dataclass(slots=True)
+
 class _Cost:
-    """Moving averages of the seconds per image and of their deviation."""
+    """The seconds per image of the latest batches of a class."""
 
-    mean: float
-    deviation: float = 0.0
+    def __init__(self, seconds: float) -> None:
+        self._latest = deque([seconds], maxlen=_REMEMBERED)
+        self.upper = seconds
 
     def update(self, seconds: float) -> None:
-        self.deviation += _NEWEST_WEIGHT * (abs(seconds - self.mean) - self.deviation)
-        self.mean += _NEWEST_WEIGHT * (seconds - self.mean)
-
-    @property
-    def upper(self) -> float:
-        return self.mean + _DEVIATIONS * self.deviation
+        self._latest.append(seconds)
+        median = statistics.median(self._latest)
+        deviation = statistics.median(abs(seconds - median) for seconds in self._latest)
+        self.upper = median + _DEVIATIONS * deviation
 
 
 class BatchQueue:
@@ -98,18 +113,19 @@ class BatchQueue:
 
     Args:
         config: uses ``max_queue_images``, ``max_batch_images``, ``max_request_pixels``,
-            ``max_attempts`` and ``workers``.
+            ``max_answer_bytes``, ``max_attempts`` and ``workers``.
         metrics: updated with batches, latencies and the queue length.
     """
 
     def __init__(self, config: ServeConfig, metrics: Metrics) -> None:
         self._config = config
         self._metrics = metrics
-        self._groups: dict[tuple[Group, int], dict[Job, asyncio.TimerHandle]] = {}
+        self._groups: dict[tuple[CostClass, int], dict[Job, asyncio.TimerHandle]] = {}
         self._running: set[Job] = set()
         self._waiters: list[asyncio.Future[None]] = []
-        self._costs: dict[Group, _Cost] = {}
+        self._costs: dict[CostClass, _Cost] = {}
         self._queued_images = 0
+        self._measured = time.monotonic()  # or probed
 
     @property
     def queued_images(self) -> int:
@@ -123,7 +139,8 @@ class BatchQueue:
 
     def has_model(self, model: str) -> bool:
         """Whether a job for this model waits or runs."""
-        return any(group[0] == model for group, _ in self._groups) or any(job.model == model for job in self._running)
+        waiting = (cost_class[0][0] for cost_class, _ in self._groups)
+        return model in waiting or any(job.model == model for job in self._running)
 
     def submit(self, job: Job) -> None:
         """Accept a job: from now on it gets a result or an error, whatever happens to workers.
@@ -140,22 +157,26 @@ class BatchQueue:
                 retry_after_s=max(1.0, wait),
             )
         remaining = job.deadline - now
-        if wait * _SAFETY_FACTOR > remaining and self.busy:
+        late = wait * _SAFETY_FACTOR > remaining and self.busy
+        if late and now < self._measured + _PROBE_SECONDS:
             raise Unavailable(
                 f"the deadline cannot be met: {queued} images are waiting, an answer would take {wait:.1f} s "
                 f"and {remaining:.1f} s remain; retry later",
                 retry_after_s=max(1.0, wait * _SAFETY_FACTOR - remaining),
             )
+        if late:
+            self._measured = now
         job.done.add_done_callback(_mark_retrieved)
         self._put(job)
 
     def expected_seconds(self, job: Job) -> float:
         """Estimate the latency of a job submitted now, from the duration of the latest batches."""
         load = sum(
-            self._cost(group) * sum(waiting.images for waiting in jobs) for (group, _), jobs in self._groups.items()
+            self._cost(cost_class) * sum(waiting.images for waiting in jobs)
+            for (cost_class, _), jobs in self._groups.items()
         )
-        load += sum(self._cost(running.group) * running.images for running in self._running)
-        return load / self._config.workers + self._cost(job.group) * job.images
+        load += sum(self._cost(running.cost_class) * running.images for running in self._running)
+        return load / self._config.workers + self._cost(job.cost_class) * job.images
 
     async def take(self) -> list[Job]:
         """Wait for jobs and return a batch: the job that waited longest and others of its group."""
@@ -189,7 +210,7 @@ class BatchQueue:
             elapsed_seconds: from ``take`` until now, including the transfer to the worker and back.
             compute_seconds: of these, seconds of computing; ``elapsed_seconds`` by default.
         """
-        self.record_cost(batch[0].group, sum(job.images for job in batch), elapsed_seconds)
+        self.record_cost(batch[0].cost_class, sum(job.images for job in batch), elapsed_seconds)
         for job, answer in zip(batch, answers, strict=True):
             if isinstance(answer, SplitregError):
                 self.fail(job, answer)
@@ -250,19 +271,29 @@ class BatchQueue:
             self._running.discard(job)
             self._put(job)
 
-    def record_cost(self, group: Group, images: int, seconds: float) -> None:
-        """Update the seconds per image of a group with a batch that ran."""
+    def record_cost(self, cost_class: CostClass, images: int, seconds: float) -> None:
+        """Update the seconds per image of a class with a batch that ran."""
+        self._measured = time.monotonic()
         seconds_per_image = seconds / images
-        cost = self._costs.pop(group, _Cost(seconds_per_image))
-        cost.update(seconds_per_image)
-        self._costs[group] = cost
+        cost = self._costs.pop(cost_class, None)
+        if cost is None:
+            cost = _Cost(seconds_per_image)
+        else:
+            cost.update(seconds_per_image)
+        self._costs[cost_class] = cost
         if len(self._costs) > _MAX_COSTS:
             del self._costs[next(iter(self._costs))]
-        self._metrics.batches.labels(group[0]).observe(images)
+        self._metrics.batches.labels(cost_class[0][0]).observe(images)
 
-    def set_initial_cost(self, group: Group, seconds_per_image: float) -> None:
-        """Set the seconds per image of a group that has not run, for the deadlines of the first jobs."""
-        self._costs.setdefault(group, _Cost(seconds_per_image))
+    def set_initial_cost(self, group: Group, pixels: int, seconds_per_image: float) -> None:
+        """Set the seconds per image of a class that has not run, for the deadlines of the first jobs.
+
+        Args:
+            group: model id and heads.
+            pixels: of an original image.
+            seconds_per_image: as measured.
+        """
+        self._costs.setdefault((group, pixels.bit_length() // 4), _Cost(seconds_per_image))
 
     def _put(self, job: Job) -> None:
         timer = asyncio.get_running_loop().call_at(job.deadline, self._expire, job)
@@ -292,11 +323,16 @@ class BatchQueue:
         first = min((next(iter(jobs)) for jobs in self._groups.values()), key=lambda job: (-job.attempts, job.arrived))
         now = asyncio.get_running_loop().time()
         batch: list[Job] = []
-        images, pixels, earliest = 0, 0, float("inf")
+        config, cost = self._config, self._cost(first.cost_class)
+        images, pixels, answer_bytes, earliest = 0, 0, 0, float("inf")
         for job in self._groups[_queue_key(first)]:
-            images, pixels, earliest = images + job.images, pixels + job.pixels, min(earliest, job.deadline)
-            late = now + images * self._cost(job.group) > earliest  # all finish together
-            if batch and (late or images > self._config.max_batch_images or pixels > self._config.max_request_pixels):
+            images, pixels, answer_bytes = images + job.images, pixels + job.pixels, answer_bytes + job.answer_bytes
+            earliest = min(earliest, job.deadline)
+            late = now + images * cost > earliest  # all finish together
+            if batch and (
+                late or images > config.max_batch_images or pixels > config.max_request_pixels
+                or answer_bytes > config.max_answer_bytes
+            ):  # fmt: skip
                 break
             batch.append(job)
         for job in batch:
@@ -307,9 +343,16 @@ class BatchQueue:
             self._wake()
         return batch
 
-    def _cost(self, group: Group) -> float:
-        """Return an upper estimate of the seconds per image; for an unknown group the slowest one's."""
-        cost = self._costs.get(group)
+    def _cost(self, cost_class: CostClass) -> float:
+        """Return an upper estimate of the seconds per image.
+
+        For an unknown class it is that of the group's nearest size, or else of the slowest class.
+        """
+        cost = self._costs.get(cost_class)
+        if cost is None:
+            group, size = cost_class
+            near = {abs(size - other): cost for (its, other), cost in self._costs.items() if its == group}
+            cost = near[min(near)] if near else None
         return cost.upper if cost else max((other.upper for other in self._costs.values()), default=0.0)
 
     def _count(self, images: int) -> None:
@@ -324,9 +367,9 @@ class BatchQueue:
                 return
 
 
-def _queue_key(job: Job) -> tuple[Group, int]:
+def _queue_key(job: Job) -> tuple[CostClass, int]:
     """Jobs with equal keys may share a batch; one that ran when a worker died shares with none."""
-    return job.group, id(job) if job.attempts else 0
+    return job.cost_class, id(job) if job.attempts else 0
 
 
 def _mark_retrieved(future: asyncio.Future[JobResult]) -> None:

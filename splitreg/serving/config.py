@@ -10,7 +10,7 @@ from splitreg.errors import RecipeError
 from splitreg.recipe import PRECISIONS, check_precision
 
 MEBIBYTE = 1 << 20
-_MAY_BE_ZERO = ("port", "threads", "max_requests_per_s", "log_backups")
+_MAY_BE_ZERO = ("port", "threads", "max_requests_per_s", "max_client_connections", "log_backups")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,18 +35,25 @@ class ServeConfig:
         max_body_bytes: per request body, or per message of a stream.
         max_pending_bytes: total of all requests that are being received or wait for an answer.
         max_request_images: images per request.
-        max_request_pixels: total pixels of a request's original images, which determine the size of
-            its answers.
+        max_request_pixels: total pixels of a request's original images.
+        max_mask_pixels: pixels of a mask or another map in an answer; those of larger images are
+            scaled down, but never below the network's input.
+        max_answer_bytes: of the answers to one request or batch, as estimated from the sizes of its
+            images.
+        max_pending_answer_bytes: total of all answers that are being sent.
         max_queue_images: images in the queue; further requests are refused.
         max_stream_in_flight: unanswered packets per stream; at the limit the stream is not read.
         max_requests_per_s: rate limit per client address, for requests and packets of streams, with
             bursts of twice as many; 0 disables it.
-        max_connections: open connections.
+        max_connections: open connections; fewer if the system allows fewer file descriptors.
+        max_client_connections: open connections per client address; 0 for half of all.
         header_timeout_seconds: to receive the headers of a request.
         body_timeout_seconds: to receive its body.
         keep_alive_seconds: until a connection without requests is closed.
         stream_idle_timeout_seconds: until a stream without packets is closed.
-        write_timeout_seconds: for a client to receive an answer.
+        write_timeout_seconds: for a client to receive an answer, besides the time that its size takes
+            at ``min_send_bytes_per_s``.
+        min_send_bytes_per_s: clients that receive an answer more slowly are disconnected.
         deadline_seconds: from the arrival of a request to its answer; clients may ask for less.
         batch_timeout_seconds: for one batch; a worker that takes longer is killed.
         load_timeout_seconds: to load the bundles and start the workers.
@@ -78,24 +85,30 @@ class ServeConfig:
     tls_cert: str | None = None
     tls_key: str | None = None
     max_body_bytes: int = 16 * MEBIBYTE
-    max_pending_bytes: int = 256 * MEBIBYTE
+    max_pending_bytes: int = 48 * MEBIBYTE
     max_request_images: int = 32
     max_request_pixels: int = 50_000_000
+    max_mask_pixels: int = 2 * MEBIBYTE
+    max_answer_bytes: int = 16 * MEBIBYTE
+    max_pending_answer_bytes: int = 32 * MEBIBYTE
     max_queue_images: int = 256
     max_stream_in_flight: int = 16
     max_requests_per_s: float = 200.0
     max_connections: int = 16_000
+    max_client_connections: int = 0
+    trusted_proxies: tuple[str, ...] = ()
     header_timeout_seconds: float = 10.0
     body_timeout_seconds: float = 60.0
     keep_alive_seconds: float = 75.0
     stream_idle_timeout_seconds: float = 900.0
     write_timeout_seconds: float = 30.0
+    min_send_bytes_per_s: int = 16 * 1024
     deadline_seconds: float = 30.0
     batch_timeout_seconds: float = 60.0
     load_timeout_seconds: float = 300.0
     max_attempts: int = 3
     idempotency_answers: int = 4096
-    idempotency_bytes: int = 64 * MEBIBYTE
+    idempotency_bytes: int = 32 * MEBIBYTE
     idempotency_seconds: float = 600.0
     drain_seconds: float = 30.0
     log_file: str | None = None
@@ -124,6 +137,10 @@ class ServeConfig:
                 f"{self.host} is a public address, but there is no {' and no '.join(missing)}; give "
                 "--token-file, --tls-cert and --tls-key, or --insecure behind a proxy or in a private network"
             )
+
+    def send_seconds(self, count: int) -> float:
+        """Return how long a client may take to receive this many bytes."""
+        return self.write_timeout_seconds + count / self.min_send_bytes_per_s
 
     @property
     def threads_per_worker(self) -> int:

@@ -44,7 +44,7 @@ def log(event: str, level: int = logging.INFO, *, exception: BaseException | Non
 
 
 def open_log(config: ServeConfig) -> logging.Handler:
-    """Write the log, and errors of the HTTP library, to the file in the config or to stderr.
+    """Write the log, and errors of the libraries, to the file in the config or to stderr.
 
     Raises:
         RecipeError: the file cannot be written.
@@ -59,7 +59,7 @@ def open_log(config: ServeConfig) -> logging.Handler:
         except OSError as cause:
             raise RecipeError(f"cannot write the log file {config.log_file}: {cause.strerror or cause}") from cause
     handler.setFormatter(JsonLines())
-    for name, level in ((_NAME, logging.INFO), ("uvicorn", logging.ERROR), ("websockets", logging.ERROR)):
+    for name, level in ((_NAME, logging.INFO), ("asyncio", logging.ERROR), ("websockets", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(level)

@@ -29,6 +29,11 @@ class Metrics:
         self.pending = Gauge(
             "splitreg_held_bytes", "Bytes of requests being received or waiting for an answer.", registry=registry
         )
+        self.answers = Gauge("splitreg_answer_bytes", "Bytes of answers being sent.", registry=registry)
+        self.slow_readers = Counter(
+            "splitreg_slow_readers", "Clients disconnected because they received an answer too slowly.",
+            registry=registry,
+        )  # fmt: skip
         self.batches = Histogram(
             "splitreg_batch_images", "Images per batch.", model, buckets=_IMAGES, registry=registry
         )
@@ -52,6 +57,15 @@ class Metrics:
             "splitreg_reloads", "Reloads of the bundles, by outcome.", ("outcome",), registry=registry
         )
         self.connections = Gauge("splitreg_connections", "Open connections.", registry=registry)
+        self.handshakes = Gauge("splitreg_tls_handshakes", "TLS handshakes in progress.", registry=registry)
+        self.dropped_connections = Counter(
+            "splitreg_dropped_connections", "Connections without a request that were closed for new ones.",
+            registry=registry,
+        )  # fmt: skip
+        self.exhausted = Counter(
+            "splitreg_file_descriptors_exhausted", "Times that no file descriptor was left for a connection.",
+            registry=registry,
+        )  # fmt: skip
         self.streams = Gauge("splitreg_streams", "Open streams.", registry=registry)
 
     def count_result(self, job: Job, result: JobResult, seconds: float) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from splitreg.coding import Packet
@@ -19,10 +19,12 @@ from splitreg.errors import (
     Unavailable,
     suggest,
 )
+from splitreg.serving.answer_size import estimate_bytes
 from splitreg.serving.backend import CreateBackend
 from splitreg.serving.batch_queue import Job, JobResult
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.idempotency import IdempotencyCache
+from splitreg.serving.memory import MemoryBudget
 from splitreg.serving.metrics import Metrics
 from splitreg.serving.query import RequestOptions
 from splitreg.serving.routing_errors import RoutingError
@@ -46,8 +48,9 @@ class Service:
         idempotency: results by idempotency key.
         rate_limit: per client address.
         draining: whether new requests are refused.
+        answer_bytes: bytes of answers that are being sent.
         active_requests: HTTP requests that have no response yet.
-        pending_bytes: bytes of requests that are being received or wait for an answer.
+        request_bytes: bytes of requests that are being received or wait for an answer.
         streams: of each open stream a function that closes it once it has no packet in flight.
     """
 
@@ -59,7 +62,8 @@ class Service:
         self.rate_limit = RateLimit(config.max_requests_per_s)
         self.draining = False
         self.active_requests = 0
-        self.pending_bytes = 0
+        self.answer_bytes = MemoryBudget("answers", config.max_pending_answer_bytes, self.metrics.answers)
+        self.request_bytes = MemoryBudget("pending requests", config.max_pending_bytes, self.metrics.pending)
         self.streams: set[Callable[[], None]] = set()
 
     @property
@@ -128,35 +132,6 @@ class Service:
             served = [{"id": model["id"], "name": model["name"]} for model in self.models.values()]
             return status_of(error), error_body(error, served=served)
         return status_of(error), error_body(error)
-
-    @contextmanager
-    def reserve_bytes(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that reserves memory until the block ends.
-
-        Raises:
-            Unavailable: by the function, if ``max_pending_bytes`` would be exceeded.
-        """
-        reserved = 0
-
-        def reserve(count: int) -> None:
-            nonlocal reserved
-            limit = self.config.max_pending_bytes
-            if self.pending_bytes + count > limit:
-                raise Unavailable(
-                    f"pending requests have {self.pending_bytes} of at most {limit} bytes; retry later",
-                    retry_after_s=1.0,
-                )
-            reserved += count
-            self._add_pending(count)
-
-        try:
-            yield reserve
-        finally:
-            self._add_pending(-reserved)
-
-    def _add_pending(self, count: int) -> None:
-        self.pending_bytes += count
-        self.metrics.pending.set(self.pending_bytes)
 
     def parse_deadline(self, header: str | None, arrived: float) -> float:
         """Return the deadline of a request, in seconds of the event loop's clock.
@@ -230,9 +205,18 @@ class Service:
                 f"the original images of a request may have at most {self.config.max_request_pixels} pixels, got {pixels}"
             )
         model = self._find_model(sorted({f"{packet.model_id:08x}" for packet in parsed}))
+        heads = _select_heads(tuple(model["heads"]), options.heads)
+        limit = self.config.max_answer_bytes
+        entries = [model["heads"][head] for head in heads]
+        size = estimate_bytes(entries, sizes, options.answer_format, self.config.max_mask_pixels)
+        if size > limit:
+            raise TooLarge(
+                f"the answers to a request may have about {limit} bytes, these would have {size}; send fewer images per "
+                "request, or ask for fewer heads, masks=none or a higher max_answer_bytes"
+            )
         return Job(
-            model=model["id"], heads=_select_heads(tuple(model["heads"]), options.heads), packets=tuple(packets),
-            images=len(sizes), pixels=pixels, answer_format=options.answer_format, arrived=arrived, deadline=deadline,
+            model=model["id"], heads=heads, packets=tuple(packets), images=len(sizes), pixels=pixels, answer_bytes=size,
+            answer_format=options.answer_format, arrived=arrived, deadline=deadline,
         )  # fmt: skip
 
     def _find_model(self, model_ids: Sequence[str]) -> dict[str, Any]:

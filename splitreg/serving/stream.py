@@ -45,8 +45,6 @@ class _Stream:
         self._slots = asyncio.Semaphore(service.config.max_stream_in_flight)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self._client_stalled = False
 
     def close_when_empty(self) -> None:
         """Close the stream unless packets are in flight."""
@@ -55,7 +53,6 @@ class _Stream:
 
     async def run(self) -> None:
         """Read packets until the stream ends."""
-        self._reading = asyncio.current_task()
         try:
             while True:
                 await self._slots.acquire()  # before reading: this is the back-pressure
@@ -76,9 +73,6 @@ class _Stream:
                 task.add_done_callback(self._on_answered)
         except TimeoutError:
             await self._close(_GOING_AWAY, "no packet was received for stream_idle_timeout_seconds")
-        except asyncio.CancelledError:
-            if not self._client_stalled:
-                raise
         finally:
             for task in list(self._in_flight):
                 task.cancel()
@@ -90,31 +84,39 @@ class _Stream:
             self.close_when_empty()
 
     async def _answer(self, number: int, packet: bytes) -> None:
-        status, answers, error_json = 200, b"", b""
-        try:
-            answers = await self._infer(packet)
-        except SplitregError as error:
-            status, body = self._service.error_response(error)
-            error_json = dump_json(body)
-        with suppress(WebSocketDisconnect, RuntimeError):  # the stream is closed or closing
+        abort = self._socket.scope["state"]["abort"]
+        with self._service.answer_bytes.hold(abort) as hold:
             try:
-                async with asyncio.timeout(self._service.config.write_timeout_seconds):
-                    if self._options.answer_format.media == ANSWERS:
-                        await self._socket.send_bytes(write_answer(number, status, error_json or answers))
+                message = self._write(number, 200, await self._infer(packet))
+                hold.add(len(message))
+            except SplitregError as error:
+                status, body = self._service.error_response(error)
+                message = self._write(number, status, dump_json(body))
+            try:
+                async with asyncio.timeout(self._service.config.send_seconds(len(message))):
+                    if isinstance(message, bytes):
+                        await self._socket.send_bytes(message)
                     else:
-                        member = error_json[1:-1] if error_json else b'"answers":' + answers
-                        await self._socket.send_text(f'{{"request":{number},{member.decode()}}}')
+                        await self._socket.send_text(message)
             except TimeoutError:  # the client does not read, so it cannot be sent an error either
-                self._client_stalled = True
-                if self._reading is not None:
-                    self._reading.cancel()
+                self._service.metrics.slow_readers.inc()
+                abort()
+            except (WebSocketDisconnect, RuntimeError):  # the stream is closed or closing
+                pass
+
+    def _write(self, number: int, status: int, blob: bytes) -> bytes | str:
+        """Return the message with answers, or with the JSON of an error."""
+        if self._options.answer_format.media == ANSWERS:
+            return write_answer(number, status, blob)
+        member = b'"answers":' + blob if status == 200 else blob[1:-1]
+        return f'{{"request":{number},{member.decode()}}}'
 
     async def _infer(self, packet: bytes) -> bytes:
         arrived = asyncio.get_running_loop().time()
         self._service.rate_limit.take(self._client, arrived)
         deadline = self._service.parse_deadline(self._socket.headers.get(DEADLINE), arrived)
-        with self._service.reserve_bytes() as reserve:
-            reserve(len(packet))
+        with self._service.request_bytes.hold() as hold:
+            hold.add(len(packet))
             result = await self._service.infer([packet], self._options, arrived=arrived, deadline=deadline)
         return result.blob
 

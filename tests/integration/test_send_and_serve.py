@@ -18,7 +18,7 @@ from splitreg.link_emulator import PRESETS, Link, Profile
 from splitreg.wire import pack
 
 pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
+pytest.importorskip("httptools")
 
 PATIENT = ClientOptions(deadline_s=60)
 

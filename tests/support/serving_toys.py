@@ -135,7 +135,7 @@ class Running:
     @property
     def idle(self):
         """Whether no request holds memory."""
-        return self.service.pending_bytes == 0
+        return self.service.request_bytes.total == 0
 
     def connection(self, timeout=60):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -186,22 +186,15 @@ def running(create_backend=StubBackend, token=None, **limits):
         box["stop"], box["loop"] = asyncio.Event(), asyncio.get_running_loop()
         service = box["service"] = Service(config, create_backend)
         server = make_server(service, listener)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        server.start()
         try:
             await service.start()
-            while not server.started:
-                await asyncio.sleep(0.005)
             started.set()
             await box["stop"].wait()
         except BaseException as error:
             box["error"] = error
             started.set()
-        serving.cancel()  # at once: a graceful shutdown of uvicorn sleeps for 0.2 s
-        await asyncio.gather(serving, return_exceptions=True)
-        for each in server.servers:
-            each.close()
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()
+        await server.close(0)
         await service.stop()
 
     port = listener.getsockname()[1]

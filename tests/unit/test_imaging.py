@@ -353,3 +353,19 @@ def test_a_turned_png_is_read_upright_and_the_callers_image_is_left_alone(tmp_pa
         assert np.array_equal(imaging.read(opened), np.rot90(noise, -1))
         assert opened.size == (7, 4) and opened.getexif()[0x0112] == 6
     assert np.array_equal(imaging.read(tmp_path / "p.png"), np.rot90(noise, -1))
+
+
+def test_maps_are_bounded_but_boxes_are_in_original_pixels():
+    bounded = Geometry(original=(3000, 4000), coded=(48, 64), mode="letterbox", max_mask_pixels=1_000_000)
+    whole = Geometry(original=(3000, 4000), coded=(48, 64), mode="letterbox")
+    mask = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+    assert bounded.mask_size == (866, 1154) and whole.mask_size == (3000, 4000)
+    for kind in ("labels", "values"):
+        assert getattr(bounded, kind)(mask).shape == (866, 1154) and getattr(whole, kind)(mask).shape == (3000, 4000)
+    assert bounded.pixels(np.zeros((48, 64, 3), np.uint8)).shape == (866, 1154, 3)
+    boxes = np.array([[0, 0, 64, 48]], np.float32)
+    np.testing.assert_array_equal(bounded.boxes(boxes), whole.boxes(boxes))
+    rows, columns = (np.linspace(0, size - 1, 20).astype(int) for size in bounded.mask_size)
+    large = whole.labels(mask)[rows[:, None] * 3000 // 866, columns * 4000 // 1154]
+    assert (bounded.labels(mask)[rows[:, None], columns] == large).mean() > 0.8
+    assert Geometry(original=(10, 10), coded=(48, 64), mode="resize", max_mask_pixels=100).mask_size == (10, 10)

@@ -123,6 +123,14 @@ def test_a_mask_of_another_size_is_an_error():
         Segmentation(mask=np.zeros((3, 4), np.uint8), names=NAMES).draw(IMAGE)
 
 
+def test_a_mask_that_a_server_scaled_down_is_enlarged():
+    mask = np.zeros((100, 133), np.uint8)
+    mask[:50] = 1
+    tinted = Segmentation(mask=mask, names=NAMES).draw(IMAGE)
+    whole = Segmentation(mask=np.repeat([1, 0], 150).astype(np.uint8)[:, None].repeat(400, 1), names=NAMES).draw(IMAGE)
+    np.testing.assert_array_equal(tinted, whole)
+
+
 def test_masks_tint_their_own_pixels_only():
     mask = np.full((4, 4), IGNORE, np.uint8)
     mask[0] = 1

@@ -114,10 +114,11 @@ class WorkerPool:
         self._control = ours.dup()  # for send_fds, which asyncio does not offer
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self.managed = True
-        request = {
-            "bundles": self._config.bundles, "heads": self._config.heads, "threads": self._config.threads_per_worker,
-            "device": self._config.device, "precision": self._config.precision,
+        options = {
+            "threads": self._config.threads_per_worker, "device": self._config.device,
+            "precision": self._config.precision, "max_mask_pixels": self._config.max_mask_pixels,
         }  # fmt: skip
+        request = {"bundles": self._config.bundles, "heads": self._config.heads, "options": options}
         try:
             self._writer.write(frames.write(request))
             reply, _ = await frames.read(reader)
@@ -176,8 +177,8 @@ class WorkerPool:
         except BaseException:
             writer.close()
             raise
-        for model, seconds in reply["seconds"].items():
-            self.queue.set_initial_cost((model, tuple(self.models[model]["heads"])), seconds)
+        for model, (pixels, seconds) in reply["costs"].items():
+            self.queue.set_initial_cost((model, tuple(self.models[model]["heads"])), pixels, seconds)
         return _WorkerConnection(reply["pid"], reader, writer)
 
     async def _run_worker(self, worker: _WorkerConnection, pause: float) -> float:

@@ -16,14 +16,33 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from splitreg.coding import Packet
 from splitreg.errors import BundleError, SplitregError
 from splitreg.recipe import PRECISIONS
 from splitreg.serving.bundles import describe_model, select_bundles
 from splitreg.serving.inference import InferenceRequest, run_isolated
 from splitreg.serving.local import frames
 from splitreg.wire import error_body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """How workers compute; see ``ServeConfig``.
+
+    Args:
+        threads: CPU threads per worker.
+        device: where to compute.
+        precision: one of ``splitreg.recipe.PRECISIONS``.
+        max_mask_pixels: of masks and other maps in answers.
+    """
+
+    threads: int
+    device: str = "cpu"
+    precision: str = PRECISIONS[0]
+    max_mask_pixels: int | None = None
 
 
 def main() -> None:
@@ -33,9 +52,10 @@ def main() -> None:
         table, _ = frames.receive(front)
     except EOFError:
         return
+    options = WorkerOptions(**table["options"])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # let the kernel reap the workers
     try:
-        servers, models = load(table["bundles"], table["heads"], table["device"])
+        servers, models = load(table["bundles"], table["heads"], options.device)
     except SplitregError as error:
         front.sendall(frames.write({"op": "failed", **error_body(error)}))
         return
@@ -54,7 +74,7 @@ def main() -> None:
             front.close()
             status = 1
             try:
-                work(socket.socket(fileno=fds[0]), servers, table["threads"], table["device"], table["precision"])
+                work(socket.socket(fileno=fds[0]), servers, options)
                 status = 0
             except (ConnectionError, EOFError, KeyboardInterrupt):
                 status = 0  # the server process is gone
@@ -100,32 +120,30 @@ def load(
     return servers, models
 
 
-def work(
-    front: socket.socket, servers: Mapping[str, Any], threads: int, device: str = "cpu", precision: str = PRECISIONS[0]
-) -> None:
+def work(front: socket.socket, servers: Mapping[str, Any], options: WorkerOptions) -> None:
     """Answer batches until the server process closes the socket.
 
     Args:
         front: connection to the server process.
         servers: as returned by ``load``.
-        threads: CPU threads.
-        device: where to compute.
-        precision: one of ``splitreg.recipe.PRECISIONS``.
+        options: how to compute.
 
     Raises:
         EOFError: the server process closed the socket.
     """
     import torch
 
-    torch.set_num_threads(threads)
-    seconds_per_image = {}
+    torch.set_num_threads(options.threads)
+    costs = {}  # of a packet of each model: pixels of its image, seconds
     for model_id, (server, packet) in servers.items():
-        server.place(device, precision)
+        server.place(options.device, options.precision)
+        server.max_mask_pixels = options.max_mask_pixels
         server.infer(packet)  # warm-up; also shows whether the model runs at all
         start = time.perf_counter()
         server.infer(packet)
-        seconds_per_image[model_id] = time.perf_counter() - start
-    front.sendall(frames.write({"op": "ready", "pid": os.getpid(), "seconds": seconds_per_image}))
+        height, width = Packet.parse(packet).original
+        costs[model_id] = height * width, time.perf_counter() - start
+    front.sendall(frames.write({"op": "ready", "pid": os.getpid(), "costs": costs}))
     while True:
         table, packets = frames.receive(front)
         start = time.perf_counter()

@@ -12,6 +12,7 @@ import ray
 import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
+from splitreg.coding import Packet
 from splitreg.errors import BundleError, DeadlinePassed, ServiceError, SplitregError
 from splitreg.serving.backend import record_reload
 from splitreg.serving.batch_queue import BatchQueue, Job
@@ -175,7 +176,8 @@ class RayBackend:
         (answer,) = await self._infer(model, heads, [request])
         if isinstance(answer, SplitregError):
             raise BundleError(f"model {model.entry['id']} was deployed, but fails on its own test packet: {answer}")
-        self._queue.set_initial_cost((model.entry["id"], heads), loop.time() - start)
+        height, width = Packet.parse(packet).original
+        self._queue.set_initial_cost((model.entry["id"], heads), height * width, loop.time() - start)
 
     async def _run_batches(self) -> None:
         """Run one batch after the other."""

@@ -34,12 +34,14 @@ class ReplicaSpec:
         model_id: expected model id, eight hexadecimal digits.
         options: of the deployment.
         batch_timeout_seconds: a replica that takes longer for a batch exits.
+        max_mask_pixels: of masks and other maps in answers.
     """
 
     bundle: str
     model_id: str
     options: DeploymentOptions
     batch_timeout_seconds: float
+    max_mask_pixels: int | None
 
 
 @contextlib.contextmanager
@@ -117,6 +119,7 @@ def head_class() -> type:
             self._head = HeadReplica(
                 spec.bundle, spec.model_id, head, options.device, options.max_batch_images, options.precision
             )
+            self._head.server.max_mask_pixels = spec.max_mask_pixels
             self._run_together.set_max_batch_size(options.max_ongoing)
 
         async def __call__(self, features: Any, requests: Sequence[InferenceRequest], alone: bool) -> list[HeadAnswer]:
@@ -151,14 +154,20 @@ def create_application(folder: Path, model_id: str, heads: Sequence[str], cluste
     """
     from ray import serve
 
-    bundle, seconds = str(folder.resolve()), cluster.ingress.batch_timeout_seconds
+    bundle, limits = str(folder.resolve()), cluster.ingress
     options = {head: cluster.head_options(head) for head in heads}
-    settings = (bundle, model_id, cluster.body, list(options.items()), seconds, __version__)
+    settings = (
+        bundle, model_id, cluster.body, list(options.items()), limits.batch_timeout_seconds, limits.max_mask_pixels,
+        __version__,
+    )  # fmt: skip
     digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
     deployment: Any = serve.deployment
 
     def spec(of: DeploymentOptions) -> ReplicaSpec:
-        return ReplicaSpec(bundle=bundle, model_id=model_id, options=of, batch_timeout_seconds=seconds)
+        return ReplicaSpec(
+            bundle=bundle, model_id=model_id, options=of, batch_timeout_seconds=limits.batch_timeout_seconds,
+            max_mask_pixels=limits.max_mask_pixels,
+        )  # fmt: skip
 
     handles = {
         head: deployment(head_class()).options(name=deployment_name(head), **ray_options(of)).bind(spec(of), head)

@@ -90,8 +90,8 @@ def _encode_with(encoder: BrowserEncoder) -> Handler:
         arrived = asyncio.get_running_loop().time()
         deadline = service.parse_deadline(request.headers.get(protocol.DEADLINE), arrived)
         options = parse_encode_options(request.scope["query_string"])
-        with service.reserve_bytes() as reserve:
-            body = await read_body(service, request, reserve)
+        with service.request_bytes.hold() as hold:
+            body = await read_body(service, request, hold)
             if not is_image(body):
                 raise WrongType("the body is not a JPEG, PNG or WebP file")
             image = await encoder.encode(body, options, deadline)

@@ -1,6 +1,7 @@
 """The queue: order, batches, limits, deadlines, and the jobs of workers that died."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -73,7 +74,7 @@ def test_a_full_queue_refuses_with_a_retry_after():
 def test_a_deadline_that_cannot_be_met_is_refused():
     async def test():
         queue = new_queue(workers=2)
-        queue.record_cost(("m", ("a",)), 4, 8.0)  # two seconds an image
+        queue.record_cost(job().cost_class, 4, 8.0)  # two seconds an image
         queue.submit(job(seconds=1.0))  # an idle server tries, since the estimate may be wrong
         for _ in range(4):
             queue.submit(job(seconds=20))
@@ -88,7 +89,7 @@ def test_a_deadline_that_cannot_be_met_is_refused():
 def test_a_batch_is_short_enough_for_its_earliest_deadline():
     async def test():
         queue = new_queue()
-        queue.record_cost(("m", ("a",)), 1, 1.0)
+        queue.record_cost(job().cost_class, 1, 1.0)
         jobs = [job(seconds=seconds) for seconds in (3.5, 9, 9, 9, 1.5)]
         queue.attach(jobs)
         # a fourth job would make the first one late; the fifth one cannot share a batch
@@ -101,11 +102,67 @@ def test_the_expected_latency_includes_the_deviation():
     async def test():
         queue = new_queue()
         for seconds in [0.5, 1.5] * 20:
-            queue.record_cost(("m", ("a",)), 1, seconds)
+            queue.record_cost(job().cost_class, 1, seconds)
         assert 1.7 < queue.expected_seconds(job()) < 2.4
         for _ in range(40):
-            queue.record_cost(("m", ("a",)), 1, 1.0)
+            queue.record_cost(job().cost_class, 1, 1.0)
         assert queue.expected_seconds(job()) == pytest.approx(1.0, abs=0.01)
+
+    run(test())
+
+
+def test_a_batch_during_which_a_worker_stood_still_is_forgotten():
+    async def test():
+        queue = new_queue()
+        for _ in range(5):
+            queue.record_cost(job().cost_class, 1, 0.05)
+        queue.record_cost(job().cost_class, 1, 12.0)
+        for _ in range(20):
+            queue.submit(job(seconds=2))
+        assert queue.expected_seconds(job()) < 1.2
+
+    run(test())
+
+
+def test_without_measurements_the_estimate_is_probed(monkeypatch):
+    async def test():
+        queue = new_queue()
+        monkeypatch.setattr("splitreg.serving.batch_queue._PROBE_SECONDS", 0.05)
+        for _ in range(8):
+            queue.record_cost(job().cost_class, 1, 5.0)
+        queue.submit(job())
+        with pytest.raises(Unavailable, match="deadline"):
+            queue.submit(job(seconds=3))
+        await asyncio.sleep(0.06)
+        queue.submit(job(seconds=3))
+        with pytest.raises(Unavailable, match="deadline"):  # one at a time
+            queue.submit(job(seconds=3))
+
+    run(test())
+
+
+def test_the_size_of_images_has_a_cost_of_its_own():
+    async def test():
+        queue = new_queue()
+        small, large = job(pixels=100_000), job(pixels=40_000_000)
+        assert small.cost_class == job(pixels=300_000).cost_class != large.cost_class
+        queue.record_cost(small.cost_class, 1, 0.01)
+        assert queue.expected_seconds(large) == queue.expected_seconds(small)  # of the nearest size
+        queue.record_cost(large.cost_class, 1, 1.0)
+        assert queue.expected_seconds(large) > 90 * queue.expected_seconds(small)
+        for each in (small, large, job(pixels=100_000)):
+            queue.submit(each)
+        assert [len(await queue.take()) for _ in range(2)] == [2, 1]  # small ones do not wait for large ones
+
+    run(test())
+
+
+def test_the_size_of_answers_limits_a_batch():
+    async def test():
+        queue = new_queue(max_answer_bytes=1000)
+        for size in (600, 600, 300, 5000, 1):
+            queue.submit(replace(job(), answer_bytes=size))
+        assert [len(await queue.take()) for _ in range(4)] == [1, 2, 1, 1]
 
     run(test())
 
@@ -233,16 +290,16 @@ def test_every_accepted_job_is_settled_exactly_once(steps, batch):
 def test_deadlines_hold_from_the_first_job():
     async def test():
         queue = new_queue()
-        queue.set_initial_cost(("m", ("a", "b")), 0.5)
+        queue.set_initial_cost(("m", ("a", "b")), 100, 0.5)
         queue.submit(job(seconds=10))
         for _ in range(3):
             queue.submit(job(("b",), seconds=4))  # unknown heads: the cost of the slowest known ones
         with pytest.raises(Unavailable):
             queue.submit(job(("b",), seconds=2.5))
-        queue.record_cost(("m", ("a", "b")), 1, 0.1)
-        queue.set_initial_cost(
-            ("m", ("a", "b")), 9.0
-        )  # a measurement is not overwritten by the initial cost of another worker
+        for _ in range(8):
+            queue.record_cost(job(("a", "b")).cost_class, 1, 0.1)
+        # a measurement is not overwritten by the initial cost of another worker
+        queue.set_initial_cost(("m", ("a", "b")), 100, 9.0)
         queue.submit(job(("a", "b"), seconds=6))
 
     run(test())

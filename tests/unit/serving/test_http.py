@@ -8,10 +8,11 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.attacks import open_stream
 from support.serving_toys import MODEL, gated, packet, running, stub, until
 
 from splitreg.errors import RateLimited, RecipeError
-from splitreg.serving import ServeConfig, app, security
+from splitreg.serving import ServeConfig, security
 from splitreg.wire import join_packets, protocol
 
 PATHS = [protocol.INFER, protocol.MODELS, protocol.RELOAD, protocol.METRICS, "/", "/nothing", "/../etc/passwd"]
@@ -138,8 +139,7 @@ def test_slow_loris(server):
     assert server.ask("GET", protocol.HEALTHZ)[0] == 200
 
 
-def test_a_body_that_does_not_arrive(server, monkeypatch):
-    monkeypatch.setattr(app, "LINGER_SECONDS", 0.2)
+def test_a_body_that_does_not_arrive(server):
     with server.socket() as sock:
         sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.splitreg.packet\r\n"
                      b"Content-Length: 100\r\n\r\nSR")  # fmt: skip
@@ -252,8 +252,8 @@ def test_rates_are_limited_per_client_and_their_number_is_bounded():
 
 
 def test_too_many_connections():
-    with running(max_connections=3) as server:
-        held = [server.socket() for _ in range(3)]
+    with running(max_connections=3, max_client_connections=3) as server:
+        held = [open_stream(server.port) for _ in range(3)]  # others would give way to new ones
         until(lambda: server.ask("GET", protocol.HEALTHZ)[0] == 503)
         status, headers, body = server.ask("GET", protocol.HEALTHZ)
         assert (status, body["error"]["type"]) == (503, "Unavailable") and headers["Retry-After"]
@@ -279,7 +279,12 @@ def together(server, requests):
 
 def test_a_full_queue_and_a_deadline():
     with running(stub(delay=0.15), max_queue_images=3, max_batch_images=1, deadline_seconds=20.0) as server:
-        answers = together(server, [{"body": packet(bytes([i]))} for i in range(8)])
+        first = threading.Thread(target=lambda: answers.append(server.ask(body=packet())))
+        answers = []
+        first.start()
+        until(lambda: server.backend.batches)
+        answers += together(server, [{"body": packet(bytes([i]))} for i in range(7)])
+        first.join()
         statuses = sorted(answer[0] for answer in answers)
         assert set(statuses) == {200, 503} and statuses.count(200) >= 4
         assert all(int(headers["Retry-After"]) >= 1 for status, headers, _ in answers if status == 503)
