@@ -11,6 +11,7 @@ from typing import Any
 from splitreg import imaging, tasks
 from splitreg.data.recognition import hint
 from splitreg.errors import DataError, ImageError
+from splitreg.files import is_image
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import ClassTarget, Sample, Target
@@ -195,5 +196,5 @@ def _is_flat(root: Path) -> bool:
     """Whether there is nothing in a folder but images, perhaps by split, and texts for people."""
     there = layout.listing(root)
     notes = (".md", ".rst", ".pdf", "sums", "license", "readme.txt", ".tar", ".zip")
-    other = [name for name in there.files if not layout.is_image(name) and not name.lower().endswith(notes)]
+    other = [name for name in there.files if not is_image(name) and not name.lower().endswith(notes)]
     return not other and all(layout.split_name(name) and _is_flat(root / name) for name in there.folders)

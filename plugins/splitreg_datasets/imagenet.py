@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -237,12 +238,8 @@ def _read_words(path: Path) -> dict[str, str]:
 
 def _from_timm(synsets: list[str]) -> dict[str, str]:
     try:
-        from timm.data import ImageNetInfo
-
-        info = ImageNetInfo("imagenet-1k")
-        known = dict(
-            zip(info.label_names(), (info.label_name_to_description(n) for n in info.label_names()), strict=True)
-        )
+        info: Any = importlib.import_module("timm.data").ImageNetInfo("imagenet-1k")
+        known = {synset: info.label_name_to_description(synset) for synset in info.label_names()}
     except Exception:  # not installed, or another version
         return {}
     return {synset: known[synset] for synset in synsets if synset in known}

@@ -64,7 +64,7 @@ class MaskClasses:
 
 def _packed(colours: NDArray[Any]) -> NDArray[np.int64]:
     """Colours (..., 3) as one number each."""
-    return colours.astype(np.int64) @ np.array([65536, 256, 1])
+    return np.asarray(colours.astype(np.int64) @ np.array([65536, 256, 1]))
 
 
 def _mapped(stored: NDArray[np.int64], keys: Sequence[int], classes: int) -> NDArray[np.int64]:
@@ -74,7 +74,7 @@ def _mapped(stored: NDArray[np.int64], keys: Sequence[int], classes: int) -> NDA
     order = np.argsort(keys, kind="stable")
     ordered = np.asarray(keys, np.int64)[order]
     place = np.minimum(np.searchsorted(ordered, stored), len(ordered) - 1)
-    mapped = np.where(np.arange(len(keys)) < classes, np.arange(len(keys)), IGNORE)[order][place]
+    mapped: NDArray[np.int64] = np.where(np.arange(len(keys)) < classes, np.arange(len(keys)), IGNORE)[order][place]
     mapped[ordered[place] != stored] = UNKNOWN
     return mapped
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,16 +141,19 @@ def read_annotation(path: Path) -> Annotation:
         raise DataError(f"{path} is not JSON: {cause}") from cause
     if not isinstance(loaded, dict) or not isinstance(loaded.get("shapes"), list):
         raise DataError(f"{path} is not a labelme file: it has no list of shapes")
-    sides = [loaded.get(key) for key in ("imageHeight", "imageWidth")]
-    whole = all(type(side) is int and 0 < side <= imaging.MAX_SIDE for side in sides)
+    height, width = loaded.get("imageHeight"), loaded.get("imageWidth")
     name, data = loaded.get("imagePath"), loaded.get("imageData")
     marks = tuple(_mark(shape, f"{path}: shape {number}") for number, shape in enumerate(loaded["shapes"]))
     return Annotation(
         image=layout.stored_name(name) if isinstance(name, str) else "",
-        size=(sides[0], sides[1]) if whole else None,
+        size=(height, width) if _is_side(height) and _is_side(width) else None,
         data=data if isinstance(data, str) else "",
         marks=marks,
     )
+
+
+def _is_side(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value <= imaging.MAX_SIDE
 
 
 def _mark(shape: Any, where: str) -> Mark:

@@ -162,7 +162,8 @@ def listing(folder: Path, limit: int | None = None) -> Listing:
         folder: to list.
         limit: stop after so many names, which are then the first that the system gives.
     """
-    folders, files = [], []
+    folders: list[str] = []
+    files: list[str] = []
     try:
         with os.scandir(folder) as scanned:
             for entry in scanned:

@@ -121,11 +121,11 @@ class _Part:
 def _tables(root: Path) -> dict[str, Path]:
     """Return split -> CSV file of boxes."""
     tables: dict[str, Path] = {}
-    for name in _FOLDERS:
-        folder = layout.child_folder(root, name) if name else root
-        for file in layout.listing(folder, limit=10_000).files if folder else ():
-            if file.lower().endswith("annotations-bbox.csv") and folder:
-                tables.setdefault(layout.split_in(file) or "train", folder / file)
+    for place in _FOLDERS:
+        folder = layout.child_folder(root, place) if place else root
+        for name in layout.listing(folder, limit=10_000).files if folder else ():
+            if name.lower().endswith("annotations-bbox.csv") and folder:
+                tables.setdefault(layout.split_in(name) or "train", folder / name)
     for folder in (root / name for name in layout.listing(root, limit=64).folders if layout.split_name(name)):
         file = folder / "labels" / "detections.csv"  # FiftyOne
         if file.is_file():

@@ -158,7 +158,7 @@ class Panoptic:
             raise DataError(f"cannot read the segments of {record.file_name}: {cause}") from cause
         if rgb.shape[:2] != record.size:
             raise DataError(f"{path} is {rgb.shape[1]}x{rgb.shape[0]}, its image {record.size[1]}x{record.size[0]}")
-        return rgb @ np.array([1, 256, 65536])
+        return np.asarray(rgb @ np.array([1, 256, 65536]))
 
 
 def read_panoptic(path: Path, classes: Mapping[int, int]) -> Panoptic:

@@ -12,12 +12,13 @@ from typing import Any
 
 from splitreg import imaging, tasks
 from splitreg.errors import DataError, ImageError
+from splitreg.files import IMAGE_SUFFIXES
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import ClassTarget, Sample, Target
 from splitreg_datasets import labelimages, layout
 from splitreg_datasets.files import as_image, find_root
-from splitreg_datasets.layout import IMAGE_SUFFIXES, Splits
+from splitreg_datasets.layout import Splits
 from splitreg_datasets.stores import MAX_BYTES, MAX_FILES
 
 EXPECTED = "shards such as train-000000.tar, in which files of one sample share a name: 000001.jpg, 000001.cls"

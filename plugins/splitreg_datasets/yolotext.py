@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from splitreg.errors import DataError
+from splitreg.files import is_image
 from splitreg_datasets import layout
 from splitreg_datasets.objects import Shape, outline_box
 
@@ -142,11 +143,11 @@ def find_config(root: Path, names: tuple[str, ...] = ()) -> Config | None:
         if name.lower().endswith(".data"):
             return _read_darknet(root / name, names)
     folders = [root, *(root / name for name in layout.listing(root, limit=256).folders)]
-    path = next((place for folder in folders if (place := layout.child(folder, *NAME_FILES))), None)
-    if path is None and not names:
+    file = next((place for folder in folders if (place := layout.child(folder, *NAME_FILES))), None)
+    if file is None and not names:
         return None
-    listed = names or layout.class_names(layout.read_lines(path), path) if path else names
-    return Config(path=path or root, names=listed, splits={}, folders=(root,))
+    listed = names or layout.class_names(layout.read_lines(file), file) if file else names
+    return Config(path=file or root, names=listed, splits={}, folders=(root,))
 
 
 def yaml_files(root: Path) -> list[Path]:
@@ -263,7 +264,7 @@ def images_of(config: Config, split: str) -> Iterator[str]:
             yield from (f"{path}/{name}" for name in layout.images_in(path))
         elif path.suffix.lower() == ".txt":
             yield from _listed(path, config.folders)
-        elif layout.is_image(path.name):
+        elif is_image(path.name):
             yield os.fspath(path)
 
 

@@ -12,7 +12,7 @@ from splitreg.errors import RecipeError
 from splitreg.recipe import Recipe
 from splitreg.registry import discover
 from splitreg.training import Datasets, open_split
-from splitreg.training.objectives import objectives
+from splitreg.training.objectives import create_objectives
 
 HEADS = {"cls": "classification", "det": "detection", "seg": "segmentation"}
 OBJECTIVES = {
@@ -84,4 +84,4 @@ def test_an_objective_that_fails_when_it_is_built_is_named():
     wrong = {"objectives": [{"name": "compressibility", "scale": ["range"]}]}
     (stage,) = Recipe.from_mapping({**KEYS, "stages": [wrong]}).stages
     with pytest.raises(RecipeError, match="compressibility.*TypeError: unhashable"):
-        objectives(stage, ["cls"], discover())
+        create_objectives(stage, ["cls"], discover())
