@@ -263,8 +263,8 @@ def chart(links, title):
     return "\n".join([head + body, f'<rect width="760" height="{y + 24}" fill="#fff"/>', *parts, "</svg>", ""])
 
 
-def main():
-    """Measure and print."""
+def parse_arguments():
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="zoo:splitreg-camvid")
     parser.add_argument("--rate", type=float, help="of packets, where the bundle has several (default: the middle)")
@@ -284,7 +284,12 @@ def main():
     parser.add_argument("--device-slower", type=float, default=1.0, metavar="TIMES")
     parser.add_argument("--chart", type=Path, default=None, metavar="SVG")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    """Measure and print."""
+    options = parse_arguments()
     torch.set_num_threads(1)
     root = options.root or Path(os.environ["SPLITREG_DATA"]) / "camvid" / "val"
     files = sorted(path for path in root.iterdir() if path.suffix in (".png", ".webp", ".jpg"))

@@ -65,7 +65,11 @@ def crops(images: list[np.ndarray], size: int, count: int, generator: np.random.
     return (torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.23
 
 
-def fit(model, images, steps: int, *, whole: bool, rate_lambda: float, size: int = 128, batch: int = 8) -> None:
+#: Side of the training crops in pixels, and crops per step.
+CROP, BATCH = 128, 8
+
+
+def fit(model, images, steps: int, *, whole: bool, rate_lambda: float) -> None:
     """Fit encoder, decoder and prior together, or the prior alone."""
     apart = {id(p) for p in model.auxiliary_parameters()}
     inner = () if whole else (model.encoder, model.decoder)
@@ -79,11 +83,11 @@ def fit(model, images, steps: int, *, whole: bool, rate_lambda: float, size: int
     for part in inner:
         part.eval()
     for _ in range(steps):
-        x = crops(images, size, batch, generator)
+        x = crops(images, CROP, BATCH, generator)
         restored, bits = model(x)
-        loss = rate_lambda * bits.mean() / size**2
+        loss = rate_lambda * bits.mean() / CROP**2
         if whole:
-            loss = loss + (restored[..., :size, :size] - x).square().mean()
+            loss = loss + (restored[..., :CROP, :CROP] - x).square().mean()
         main.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)

@@ -84,6 +84,42 @@ def measure(symbols, model, latents, rounds, slow_rounds):
     theirs = peer(model)
     if theirs:
         coders["compressai"] = theirs
+    times = time_coders(coders, model, latents, rounds, slow_rounds)
+    count = latents[0].size
+    ideal = np.array([model.ideal_bits(image) / 8 for image in symbols])
+    report = {}
+    for name, (encoded, decoded) in times.items():
+        report[name] = {
+            "encode_ns_a_symbol": round(statistics.median(encoded) / count * 1e9, 2),
+            "decode_ns_a_symbol": round(statistics.median(decoded) / count * 1e9, 2),
+        }
+    for name in ("rans", "rans, not adapting"):
+        report[name] |= sizes_against_ideal([len(ours[name].encode(image, model)) for image in symbols], ideal)
+    for name in ours if theirs else ():
+        for direction, number in (("encode", 0), ("decode", 1)):
+            ratio = statistics.median(times["compressai"][number]) / statistics.median(times[name][number])
+            report[name][f"{direction}_times_faster"] = round(ratio, 1)
+    return {
+        "images": len(symbols),
+        "symbols_an_image": count,
+        "ideal_bytes_an_image": round(float(ideal.mean()), 1),
+        **report,
+    }
+
+
+def sizes_against_ideal(sizes, ideal):
+    sizes = np.array(sizes)
+    small = ideal < 10_000
+    return {
+        "bytes_an_image": round(float(sizes.mean()), 1),
+        "against_ideal": round(float(sizes.sum() / ideal.sum() - 1), 5),
+        "worst_from_10_kB": round(float((sizes / ideal - 1)[~small].max()), 5) if (~small).any() else None,
+        "worst_below_10_kB_bytes": round(float((sizes - ideal)[small].max()), 1) if small.any() else None,
+    }
+
+
+def time_coders(coders, model, latents, rounds, slow_rounds):
+    """Return name -> seconds per latent of encoding and of decoding, in every round."""
     times = {name: ([], []) for name in coders}
     names = list(coders)
     for turn in range(rounds):
@@ -102,39 +138,7 @@ def measure(symbols, model, latents, rounds, slow_rounds):
             times[name][1].append((end - middle) / len(payloads))
             if not np.array_equal(restored, model.restore(latents[-1])):
                 raise SystemExit(f"{name} does not give the latents back")
-    count = latents[0].size
-    ideal = np.array([model.ideal_bits(image) / 8 for image in symbols])
-    report = {}
-    for name, (encoded, decoded) in times.items():
-        report[name] = {
-            "encode_ns_a_symbol": round(statistics.median(encoded) / count * 1e9, 2),
-            "decode_ns_a_symbol": round(statistics.median(decoded) / count * 1e9, 2),
-        }
-    for name in ("rans", "rans, not adapting"):
-        sizes = np.array([len(ours[name].encode(image, model)) for image in symbols])
-        small = ideal < 10_000
-        report[name] |= {
-            "bytes_an_image": round(float(sizes.mean()), 1),
-            "against_ideal": round(float(sizes.sum() / ideal.sum() - 1), 5),
-            "worst_from_10_kB": round(float((sizes / ideal - 1)[~small].max()), 5) if (~small).any() else None,
-            "worst_below_10_kB_bytes": round(float((sizes - ideal)[small].max()), 1) if small.any() else None,
-        }
-    if theirs:
-        for name in ours:
-            report[name] |= {
-                "encode_times_faster": round(
-                    statistics.median(times["compressai"][0]) / statistics.median(times[name][0]), 1
-                ),
-                "decode_times_faster": round(
-                    statistics.median(times["compressai"][1]) / statistics.median(times[name][1]), 1
-                ),
-            }
-    return {
-        "images": len(symbols),
-        "symbols_an_image": count,
-        "ideal_bytes_an_image": round(float(ideal.mean()), 1),
-        **report,
-    }
+    return times
 
 
 def main():

@@ -60,8 +60,8 @@ def bare(model, batches, targets, optimizer, device):
         torch.cuda.synchronize()
 
 
-def main():
-    """Measure and print."""
+def parse_arguments():
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--bottleneck", default="quantise")
@@ -72,7 +72,11 @@ def main():
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def recipe_of(options):
+    """Return the recipe of the model to train."""
     table = {
         "backbone": options.backbone, "bottleneck": options.bottleneck, "heads": options.heads.split(","),
         "input": {"size": [options.size, options.size]}, "data": ["scenes"],
@@ -80,7 +84,13 @@ def main():
     }  # fmt: skip
     if options.cut:
         table["cut"] = options.cut
-    models = [build(Recipe.from_mapping(table)) for _ in range(2)]
+    return Recipe.from_mapping(table)
+
+
+def main():
+    """Measure and print."""
+    options = parse_arguments()
+    models = [build(recipe_of(options)) for _ in range(2)]
     recipe = models[0].recipe
     targets = {head.name: head.target for head in recipe.heads}
     loaders = DataLoaders(

@@ -18,6 +18,8 @@ from splitreg_datasets.layout import Splits
 from splitreg_datasets.objects import Shape, object_specs, object_targets
 
 EXPECTED = "a folder of datasets' save_to_disk (dataset_dict.json or state.json), or Parquet files"
+#: Option that names a column -> its default.
+_COLUMNS = {"image": "image", "label": "label", "objects": "objects", "mask": "", "depth": ""}
 _BOXES, _CATEGORIES = ("bbox", "bboxes", "boxes"), ("category", "categories", "label", "labels", "category_id")
 
 
@@ -87,12 +89,7 @@ class HuggingFace(Dataset):
         *,
         hub: str = "",
         config: str = "",
-        image: str = "image",
-        label: str = "label",
-        objects: str = "objects",
-        mask: str = "",
         mask_classes: str = "",
-        depth: str = "",
         **options: Any,
     ) -> Mapping[str, TargetSpec]:
         """Return the targets; reads the dataset's description, and the names of classes where it lists none.
@@ -100,7 +97,7 @@ class HuggingFace(Dataset):
         Raises:
             DataError: it cannot be loaded, or has other columns.
         """
-        columns = {"image": image, "label": label, "objects": objects, "mask": mask, "depth": depth}
+        columns = {column: str(options.get(column, default)) for column, default in _COLUMNS.items()}
         table = next(iter(_load(root, hub, config).values()))
         return _targets(table, columns, mask_classes, root or hub or "hf")
 
