@@ -220,7 +220,7 @@ def test_depth_in_millimetres_metres_and_numpy(tmp_path, picture):
     for index in range(3):
         assert np.allclose(dataset[index].targets["depth"].depth.numpy(), metres, atol=0.001)
     assert dataset[3].targets["depth"].depth[0, :5].tolist() == [0] * 5
-    assert Depth.recognise(str(tmp_path)) == "depth: 4 train images with depth"
+    assert DepthMaps.recognise(str(tmp_path)) == "depth: 4 train images with depth"
     assert conforms("depth", root=str(tmp_path))
     assert np.allclose(
         DepthMaps(str(tmp_path), "train", unit=0.01)[0].targets["depth"].depth.numpy(), metres * 10, atol=0.01
