@@ -110,6 +110,6 @@ class TemporalKernel:
         )
 
 
-def address(array: NDArray[Any]) -> int:
+def address(array: Any) -> int:
     """Return the address of an array's data."""
     return int(array.__array_interface__["data"][0])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from splitreg.errors import BadRequest
+from splitreg.imaging import RESOLUTIONS
 from splitreg.predictions import Prediction
 from splitreg.wire.answers import MASKS, Answers, dump_json, pack, to_json, unpack
 from splitreg.wire.protocol import ANSWERS, JSON
@@ -20,20 +21,24 @@ class AnswerFormat:
         media: media type: ``JSON``, or ``ANSWERS`` for exact arrays.
         masks: how JSON represents masks, see ``to_json``.
         min_score: lowest score of the objects in the answer, 0 to 1; 0 returns all.
+        resolution: size of masks and other maps, one of ``imaging.RESOLUTIONS``.
 
     Raises:
-        BadRequest: ``masks`` or ``min_score`` is invalid.
+        BadRequest: ``masks``, ``min_score`` or ``resolution`` is invalid.
     """
 
     media: str = JSON
     masks: str = "rle"
     min_score: float = 0.0
+    resolution: str = "full"
 
     def __post_init__(self) -> None:
         if self.masks not in MASKS:
             raise BadRequest(f"masks must be one of {', '.join(MASKS)}, got {self.masks[:40]!r}")
         if not 0 <= self.min_score <= 1:
             raise BadRequest(f"min_score must be 0 to 1, got {self.min_score}")
+        if self.resolution not in RESOLUTIONS:
+            raise BadRequest(f"resolution must be one of {', '.join(RESOLUTIONS)}, got {self.resolution[:40]!r}")
 
     def write(self, answers: Answers) -> bytes:
         """Return the answers of one or several images: a blob of ``pack``, or a JSON list."""
