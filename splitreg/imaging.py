@@ -148,21 +148,13 @@ class Geometry:
 
     def values(self, field: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Map a (ch, cw) real-valued map to ``mask_size`` by bilinear interpolation."""
-        image = _pil()
         top, left, height, width = self.content
-        part = np.ascontiguousarray(field[top : top + height, left : left + width], np.float32)
-        h, w = self.mask_size
-        return np.asarray(
-            image.fromarray(part, "F" if part.ndim == 2 else None).resize((w, h), image.Resampling.BILINEAR)
-        )
+        return resize_values(field[top : top + height, left : left + width], self.mask_size)
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Map a (ch, cw, 3) uint8 image to ``mask_size``."""
-        pil = _pil()
         top, left, height, width = self.content
-        part = np.ascontiguousarray(image[top : top + height, left : left + width])
-        h, w = self.mask_size
-        return np.asarray(pil.fromarray(part).resize((w, h), pil.Resampling.BILINEAR))
+        return resize_pixels(image[top : top + height, left : left + width], self.mask_size)
 
 
 def nearest(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -171,6 +163,20 @@ def nearest(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     rows = np.minimum(((np.arange(h) * 2 + 1) * height) // (2 * h), height - 1)
     columns = np.minimum(((np.arange(w) * 2 + 1) * width) // (2 * w), width - 1)
     return np.asarray(mask[rows[:, None], columns[None, :]])
+
+
+def resize_values(field: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize an (h, w) real-valued map to ``size`` by bilinear interpolation."""
+    pil = _pil()
+    image = pil.fromarray(np.ascontiguousarray(field, np.float32), "F")
+    return np.asarray(image.resize((size[1], size[0]), pil.Resampling.BILINEAR))
+
+
+def resize_pixels(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an (h, w, 3) uint8 image to ``size`` by bilinear interpolation."""
+    pil = _pil()
+    resized = pil.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), pil.Resampling.BILINEAR)
+    return np.asarray(resized)
 
 
 def resize_labels(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

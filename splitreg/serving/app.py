@@ -28,7 +28,7 @@ from splitreg.serving import security
 from splitreg.serving.http.responses import response_head
 from splitreg.serving.logs import log
 from splitreg.serving.memory import Hold
-from splitreg.serving.query import parse_request_options
+from splitreg.serving.query import INFER_PARAMETERS, parse_request_options
 from splitreg.serving.routing_errors import NotFound, RoutingError, WrongMethod, WrongType
 from splitreg.serving.service import Service
 from splitreg.serving.stream import serve_stream
@@ -137,7 +137,7 @@ class App:
                 raise NotFound(f"WebSockets are available at {protocol.STREAM}")
             security.check_origin(socket.headers)
             self.service.check_not_draining()
-            allowed = ("heads", "masks", "min_score", "answers")
+            allowed = (*INFER_PARAMETERS, "answers")
             options = parse_request_options(socket.scope["query_string"], allowed)
             self.service.parse_deadline(socket.headers.get(protocol.DEADLINE), 0.0)
         except SplitregError as error:
@@ -189,8 +189,9 @@ async def infer(service: Service, request: Request) -> Response:
     deadline = service.parse_deadline(headers.get(protocol.DEADLINE), arrived)
     key = headers.get(protocol.IDEMPOTENCY)
     key = None if key is None else protocol.check_key(key)
-    media = protocol.ANSWERS if protocol.ANSWERS in headers.get("accept", "") else protocol.JSON
-    options = parse_request_options(request.scope["query_string"], ("heads", "masks", "min_score"), media)
+    accept = headers.get("accept", "")
+    media = next((media for media in (protocol.COMPACT, protocol.ANSWERS) if media in accept), protocol.JSON)
+    options = parse_request_options(request.scope["query_string"], INFER_PARAMETERS, media)
     content_type = check_content_type(request, (protocol.PACKET, protocol.PACKETS))
     with service.request_bytes.hold() as hold:
         body = await read_body(service, request, hold)
@@ -206,7 +207,7 @@ async def infer(service: Service, request: Request) -> Response:
         finally:
             inference.cancel()
             disconnection.cancel()
-    blob = result.blob if media == protocol.ANSWERS else b'{"answers":' + result.blob + b"}"
+    blob = b'{"answers":' + result.blob + b"}" if media == protocol.JSON else result.blob
     compress = len(blob) >= _MIN_GZIP_BYTES and "gzip" in headers.get("accept-encoding", "").lower()
     if compress:  # masks shrink to a hundredth, and the link may be slow in both directions
         blob = await asyncio.to_thread(gzip.compress, blob, _GZIP_LEVEL, mtime=0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,6 +146,27 @@ class CompactReader:
                     self._states.append(_HeadState(head=head, meta=meta))
                 case _:
                     raise CorruptAnswer("a table of the compact answer is not a head and its description")
+
+
+def join_compact(answers: Iterable[bytes]) -> bytes:
+    """Return the answers for several images as one body, each after its length (LEB128)."""
+    return b"".join(leb128.write(len(answer)) + answer for answer in answers)
+
+
+def split_compact(body: bytes) -> Iterator[bytes]:
+    """Yield the answers of a body from ``join_compact``.
+
+    Raises:
+        CorruptAnswer: the body is truncated.
+    """
+    start = 0
+    while start < len(body):
+        try:
+            length, start = leb128.read(body, start, _LENGTH_BYTES)
+        except CorruptPacket as cause:
+            raise CorruptAnswer(f"the compact answer is damaged: {cause}") from cause
+        yield _slice(body, start, length)
+        start += length
 
 
 _VERSION_BYTES = {flags: bytes([VERSION | flags]) for flags in (0, _NEW_TABLES, _KNOWN_TABLES)}
