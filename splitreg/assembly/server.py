@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from splitreg.assembly.adapter import Branch
 from splitreg.assembly.reading import Shaper, read_server
+from splitreg.assembly.server_stream import ServerStream
 from splitreg.bundle import Bundle
-from splitreg.coding import LatentCoding, Packet
+from splitreg.coding import LatentCoding, Packet, StreamFormat
 from splitreg.errors import (
     CorruptPacket,
     ForeignPacket,
@@ -170,6 +171,14 @@ class ServerModel:
         for batch in self.feature_batches(several, resolutions):
             results |= self.predict(batch, names)
         return [results[i] for i in range(len(results))]
+
+    def stream(self, stream: StreamFormat) -> ServerStream:
+        """Return the server's side of an ``EdgeStream``, for its ``format``.
+
+        Raises:
+            ForeignPacket: the stream is of another model.
+        """
+        return ServerStream(self, stream)
 
     def feature_batches(self, packets: Iterable[bytes], resolutions: Sequence[str] = ()) -> Iterator[FeatureBatch]:
         """Yield the input of the heads: features of images of one coded size.

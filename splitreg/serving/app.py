@@ -137,13 +137,18 @@ class App:
                 raise NotFound(f"WebSockets are available at {protocol.STREAM}")
             security.check_origin(socket.headers)
             self.service.check_not_draining()
-            allowed = (*INFER_PARAMETERS, "answers")
+            allowed = (*INFER_PARAMETERS, "answers", "video")
             options = parse_request_options(socket.scope["query_string"], allowed)
             self.service.parse_deadline(socket.headers.get(protocol.DEADLINE), 0.0)
+            video = None if options.video is None else await self.service.videos.open(options.video)
         except SplitregError as error:
             await socket.send_denial_response(self._error(error))
             return
-        await serve_stream(self.service, socket, options, _client(socket))
+        try:
+            await serve_stream(self.service, socket, options, _client(socket), video)
+        finally:
+            if video is not None:
+                video.close()
 
     def _admit(self, authorization: str | None, client: str, *, public: bool = False) -> None:
         self.service.rate_limit.take(client, asyncio.get_running_loop().time())

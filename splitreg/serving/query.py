@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
+from splitreg.coding import StreamFormat
 from splitreg.errors import BadRequest
 from splitreg.wire import AnswerFormat
 from splitreg.wire.protocol import ANSWERS, COMPACT, JSON
 
-_MAX_PARAMETERS = 8
+_MAX_PARAMETERS = 12
 _MEDIA = {"json": JSON, "binary": ANSWERS, "compact": COMPACT}
 #: Parameters of an inference request.
 INFER_PARAMETERS = ("heads", "masks", "min_score", "resolution", "tables")
@@ -24,10 +25,12 @@ class RequestOptions:
     Args:
         heads: names of heads; None for all.
         answer_format: format of the answers.
+        video: of a video stream, what its frames have in common; None: ordinary packets.
     """
 
     heads: tuple[str, ...] | None
     answer_format: AnswerFormat
+    video: StreamFormat | None = None
 
 
 def parse_query(query: bytes, allowed: Sequence[str]) -> dict[str, str]:
@@ -81,7 +84,7 @@ def parse_request_options(query: bytes, allowed: Sequence[str], media: str = JSO
 
     Args:
         query: as received, without the question mark.
-        allowed: ``INFER_PARAMETERS``, or with ``answers``.
+        allowed: ``INFER_PARAMETERS``, also ``answers`` and ``video`` for streams.
         media: media type of the answers if the query has no ``answers``.
 
     Raises:
@@ -99,4 +102,5 @@ def parse_request_options(query: bytes, allowed: Sequence[str], media: str = JSO
         known_tables=_parse_crc(parameters),
     )
     heads = tuple(parameters["heads"].split(",")) if "heads" in parameters else None
-    return RequestOptions(heads=heads, answer_format=answer_format)
+    video = StreamFormat.parse(parameters["video"]) if "video" in parameters else None
+    return RequestOptions(heads=heads, answer_format=answer_format, video=video)

@@ -27,6 +27,7 @@ QUEUE_MS, COMPUTE_MS = "X-Splitreg-Queue-Ms", "X-Splitreg-Compute-Ms"
 #: Error -> HTTP status; the first class in an error's MRO that is listed counts.
 STATUSES: dict[type[SplitregError], int] = {
     errors.ForeignPacket: 409,
+    errors.KeyFrameNeeded: 409,
     errors.CodingError: 400,
     errors.RecipeError: 400,
     errors.BadRequest: 400,
