@@ -127,7 +127,7 @@ def test_a_worker_that_dies_loses_no_state(server, halves):
             status, blob = ask(socket, number, stream.encode(frame))
             assert status == 200 or json.loads(blob)["error"]["type"] in ("WorkerLost", "Unavailable"), blob
             statuses.append(status)
-        until(lambda: server.idle())
+        until(lambda: server.idle)
         assert ask(socket, 99, stream.encode(next(iter(frames(1)))))[0] == 200
 
 
