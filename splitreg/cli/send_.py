@@ -26,8 +26,8 @@ _RESOLUTIONS = ("full", "network", "1/2", "1/4", "1/8")
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
 @click.option("--to", "url", required=True, metavar="URL", help="Address of the service, such as https://server:8080.")
 @click.option("--heads", metavar="NAME,...", help="Heads to compute.  [default: all]")
-@click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, show_default=True,
-              help="Smallest score of returned detections.")  # fmt: skip
+@click.option("--min-score", type=click.FloatRange(0, 1),
+              help="Smallest score of returned detections.  [default: 0; 0.3 with --stream]")  # fmt: skip
 @click.option(
     "--rate", type=float, help="0 (fewest bytes) to 1 (most), if BUNDLE has several rates.  [default: middle]"
 )
@@ -58,7 +58,7 @@ _RESOLUTIONS = ("full", "network", "1/2", "1/4", "1/8")
 @click.option("--key-interval-s", type=click.FloatRange(0), default=10.0, show_default=True,
               help="Seconds between frames of a stream that are coded alone.")  # fmt: skip
 def command(
-    bundle: str, images: tuple[str, ...], url: str, heads: str | None, min_score: float, rate: float | None,
+    bundle: str, images: tuple[str, ...], url: str, heads: str | None, min_score: float | None, rate: float | None,
     budget_bytes: int | None, budget_ms: float | None, draw: str | None, answers: str | None, as_json: bool,
     outbox: str | None, when_full: str, deadline_s: float, token_file: str | None, ca: str | None, insecure: bool,
     every: int, compact: bool, resolution: str | None, stream: bool, fps: float | None, budget_kbps: float | None,
@@ -88,7 +88,7 @@ def command(
             )
         options = StreamClientOptions(
             stream=StreamOptions(key_interval_s=key_interval_s, tolerance=tolerance, rate=rate),
-            budget=Budget(fps=fps, kbps=budget_kbps, ms=budget_ms), motion=motion, min_score=min_score,
+            budget=Budget(fps=fps, kbps=budget_kbps, ms=budget_ms), motion=motion, min_score=0.3 if min_score is None else min_score,
             resolution=resolution or "network", deadline_s=deadline_s, ca=ca, insecure=insecure,
         )  # fmt: skip
         target = StreamTarget(
@@ -109,7 +109,7 @@ def command(
         heads=None if heads is None else heads.split(","),
         token=None if token_file is None else read_token(token_file),
         options=ClientOptions(
-            min_score=min_score,
+            min_score=min_score or 0.0,
             compact=compact,
             resolution=resolution or "full",
             deadline_s=deadline_s,
