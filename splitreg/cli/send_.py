@@ -89,7 +89,8 @@ def command(
         options = StreamClientOptions(
             stream=StreamOptions(key_interval_s=key_interval_s, tolerance=tolerance, rate=rate),
             budget=Budget(fps=fps, kbps=budget_kbps, ms=budget_ms), motion=motion,
-            min_score=0.3 if min_score is None else min_score, resolution=resolution or "network", deadline_s=deadline_s, ca=ca, insecure=insecure,
+            min_score=0.3 if min_score is None else min_score, resolution=resolution or "network",
+            deadline_s=deadline_s, ca=ca, insecure=insecure,
         )  # fmt: skip
         target = StreamTarget(
             bundle=bundle, url=url, heads=None if heads is None else tuple(heads.split(",")),
