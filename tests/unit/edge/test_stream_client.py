@@ -12,6 +12,8 @@ from splitreg.errors import ForeignPacket, RecipeError, Unauthorized, Unreachabl
 from splitreg.link_emulator import Link, Profile
 from splitreg.serving.local import LocalBackend
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):

@@ -17,6 +17,8 @@ from splitreg.serving.local import LocalBackend
 from splitreg.wire import protocol, unpack
 from splitreg.wire.compact import CompactReader
 
+pytestmark = pytest.mark.integration
+
 HEADS = "&heads=cls,seg,det"
 
 
