@@ -12,6 +12,7 @@ The folder of a run holds ``recipe.json`` (resolved), ``log.jsonl``, ``tensorboa
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from splitreg.assembly import SplitModel, Trainable, build
+from splitreg.data.classes import ClassMapping, match_heads
+from splitreg.data.loading import Source
 from splitreg.errors import RecipeError, TrainingError
 from splitreg.files import disk_errors, write_json
 from splitreg.progress import Progress
@@ -152,16 +155,29 @@ class Run:
     teacher: Teacher | None = None
     base: str = ""
 
-    @property
-    def target_names(self) -> dict[str, str]:
-        """Head -> name of the target that trains it."""
-        return {head.name: head.target or "" for head in self.recipe.heads}
+    @functools.cached_property
+    def train_classes(self) -> dict[str, ClassMapping]:
+        """Head -> classes of the training data, matched by name."""
+        return self._match(self.loaders.datasets.train)
+
+    @functools.cached_property
+    def val_classes(self) -> dict[str, ClassMapping]:
+        """Head -> classes of the validation data, matched by name."""
+        return self._match(self.loaders.datasets.val or self.loaders.datasets.train)
+
+    def _match(self, source: Source) -> dict[str, ClassMapping]:
+        heads = [head for head in self.model.plan.heads if head.name in self.model.heads]
+        return match_heads(heads, source.targets, self.recipe.unknown_classes)
 
     def execute(self, options: TrainOptions) -> RunRecord:
         """Run the remaining stages; see ``train``."""
         self._check()
         first = devices.rank() == 0
         checkpoints, progress = Checkpoints(self.folder / "checkpoints"), Progress(options.progress and first)
+        for split, classes in (("training", self.train_classes), ("validation", self.val_classes)):
+            for head, mapping in classes.items():
+                if str(mapping):
+                    progress.print(f"{split} of head {head!r}: {mapping}")
         state = self._restore(checkpoints, progress, options.resume)
         if state is None and first:
             path = self.folder / "recipe.json"
