@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splitreg.errors import DataError, SplitregError
 from splitreg.imaging import Geometry
 from splitreg.tasks import Sample, Target
 
@@ -66,6 +67,16 @@ def collate(items: Sequence[Item]) -> Batch:
     )
 
 
+#: What to do if loading processes die.
+LOADER_REMEDY = (
+    "use --workers 0, fewer workers or a smaller batch_size; in a container, enlarge /dev/shm: docker run --shm-size=1g"
+)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class _Packer(pickle.Pickler):
     """Pickles tensors as arrays, by value.
 
@@ -84,9 +95,21 @@ def _tensor(kind: type[Tensor], values: np.ndarray[Any, Any], state: dict[str, A
     return tensor
 
 
-def collate_packed(items: Sequence[Item]) -> tuple[Tensor, bytes]:
-    """Collate in a loading process: images for shared memory, and the pickled rest."""
-    batch = collate(items)
+def collate_packed(items: Sequence[Item | SplitregError]) -> tuple[Tensor, bytes] | SplitregError:
+    """Collate in a loading process: images in shared memory, and the pickled rest; or the error of an item.
+
+    Errors are values here, because torch would turn them into the text of a traceback.
+    """
+    items_read: list[Item] = []
+    for item in items:
+        if isinstance(item, SplitregError):
+            return item
+        items_read.append(item)
+    batch = collate(items_read)
+    try:
+        batch.images.share_memory_()  # type: ignore[no-untyped-call]  # not later in torch's queue, whose errors nobody would see
+    except (RuntimeError, OSError) as cause:
+        return DataError(f"a loading process has no shared memory left ({_first_line(cause)}); {LOADER_REMEDY}")
     packed = io.BytesIO()
     _Packer(packed, protocol=5).dump(dataclasses.replace(batch, images=torch.empty(0)))
     return batch.images, packed.getvalue()

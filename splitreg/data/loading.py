@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from splitreg import imaging
-from splitreg.data.batches import Batch, Item, collate, collate_packed, unpacked
+from splitreg.data.batches import LOADER_REMEDY, Batch, Item, collate, collate_packed, unpacked
 from splitreg.data.transforms import Augment, FitInput
-from splitreg.errors import DataError
+from splitreg.errors import DataError, SplitregError
 from splitreg.imaging import Preprocess
 from splitreg.specs import TargetSpec
 from splitreg.tasks import RECONSTRUCTION, Sample
@@ -188,9 +188,24 @@ class Loader:
         """Yield the batches of an epoch from number ``start`` on; earlier ones are not loaded.
 
         Only one epoch of a loader can run at a time.
+
+        Raises:
+            DataError: an image cannot be read, or a loading process died.
         """
         self._plan.batches = self._batches(epoch)[start:]
-        for batch in self._loader:
+        batches = iter(self._loader)
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as cause:
+                if "DataLoader worker" not in str(cause):
+                    raise
+                reason = str(cause).splitlines()[0].rstrip(". ")
+                raise DataError(f"a loading process died: {reason}; {LOADER_REMEDY}") from cause
+            if batch is None:
+                return
+            if isinstance(batch, SplitregError):
+                raise batch
             yield batch if isinstance(batch, Batch) else unpacked(*batch)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -245,7 +260,15 @@ class _Items:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Item:
+    def __getitem__(self, key: tuple[int, int, int]) -> Item | SplitregError:
+        if not self.options.workers:
+            return self._read(key)
+        try:
+            return self._read(key)
+        except SplitregError as error:
+            return error
+
+    def _read(self, key: tuple[int, int, int]) -> Item:
         epoch, position, index = key
         augment, targets = self.options.augment, self.options.targets
         with seeded(self.options.seed, epoch, position, 2):

@@ -1,3 +1,5 @@
+import os
+import signal
 from typing import ClassVar
 
 import numpy as np
@@ -262,3 +264,47 @@ def test_a_receiver_of_compressed_pictures_learns_from_what_the_codec_gives_at_t
         pixels = np.rint(unit * 255).astype(np.uint8)
         expected = imaging.normalise(compress(pixels, "webp", 5)[0], PREPROCESS)
         np.testing.assert_array_equal(other, expected)
+
+
+class Failing(Toy):
+    """One sample cannot be read; one kills its process."""
+
+    def __init__(self, failure):
+        super().__init__()
+        self.failure = failure
+
+    def __getitem__(self, index):
+        if index == 5:
+            self.failure()
+        return super().__getitem__(index)
+
+
+def test_an_error_of_a_loading_process_stays_one_line():
+    def fail():
+        raise DataError("5.png is damaged")
+
+    for workers in (0, 1):
+        with pytest.raises(DataError) as caught:
+            list(Loader(Failing(fail), PREPROCESS, LoaderOptions(batch_size=2, workers=workers)).epoch(0))
+        assert str(caught.value) == "5.png is damaged"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
+def test_a_loading_process_that_dies_is_an_error_with_the_remedy(number):
+    def die():
+        os.kill(os.getpid(), number)
+
+    loader = Loader(Failing(die), PREPROCESS, LoaderOptions(batch_size=2, workers=2))
+    with pytest.raises(DataError, match="--workers 0.*/dev/shm") as caught:
+        list(loader.epoch(0))
+    assert "\n" not in str(caught.value)
+
+
+def test_too_little_shared_memory_is_an_error_and_not_a_hang(monkeypatch):
+    def full(self):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)\n")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # loading processes are forks of this one
+    loader = Loader(Toy(), PREPROCESS, LoaderOptions(batch_size=2, workers=2))
+    with pytest.raises(DataError, match="No space left.*--workers 0.*--shm-size"):
+        list(loader.epoch(0))
