@@ -11,6 +11,7 @@ The folder of a run holds ``recipe.json`` (resolved), ``log.jsonl``, ``tensorboa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -30,6 +31,7 @@ from splitreg.registry import Registry, discover
 from splitreg.training import devices
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.data import DataLoaders, open_datasets
+from splitreg.training.locking import locked
 from splitreg.training.log import RunLog
 from splitreg.training.loop import Loop, Position
 from splitreg.training.objectives import check_objectives
@@ -173,6 +175,14 @@ class Run:
         """Run the remaining stages; see ``train``."""
         self._check()
         first = devices.rank() == 0
+        with disk_errors(self.folder, TrainingError, "choose another folder"):
+            lock = contextlib.ExitStack()
+            if first:
+                lock.enter_context(locked(self.folder))
+        with lock:
+            return self._execute(options, first)
+
+    def _execute(self, options: TrainOptions, first: bool) -> RunRecord:
         checkpoints, progress = Checkpoints(self.folder / "checkpoints"), Progress(options.progress and first)
         for split, classes in (("training", self.train_classes), ("validation", self.val_classes)):
             for head, mapping in classes.items():

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -103,3 +105,19 @@ def test_images_are_held_out_where_there_is_no_val(own, tmp_path):
     table["data"][0]["val"] = "test"
     with pytest.raises(DataError, match="'test'"):
         open_datasets(Recipe.from_mapping(table))
+
+
+def test_names_that_the_terminal_lacks_are_escaped(own, tmp_path):
+    """A Windows terminal, or output that is redirected there."""
+    image = tmp_path / "\u5199\u771f.jpg"
+    shutil.copy(next(own.rglob("*.jpg")), image)
+    bundle = tmp_path / "bundle"
+    keys = ("--backbone", "test_resnet", "--bottleneck", "quantise", "--heads", "recon", "--input", "32x32")
+    assert run("build", *keys, "-o", bundle)[0] == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "splitreg", "encode", bundle, image, "-o", tmp_path / "packets"],
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"\\u5199\\u771f" in done.stdout and len(list((tmp_path / "packets").iterdir())) == 1
