@@ -96,7 +96,7 @@ def open_data(
     from splitreg.errors import RecipeError
     from splitreg.overrides import parse_overrides
     from splitreg.recipe import DataPart
-    from splitreg.training.data import open_split
+    from splitreg.training.data import hold_out_validation, open_split
 
     if data is None and not model.recipe.data:
         raise RecipeError("this bundle does not name its training data; add --data NAME")
@@ -105,4 +105,5 @@ def open_data(
     parts = tuple(
         replace(part, root=root or part.root, val=split, options={**part.options, **changes}) for part in parts
     )
-    return open_split(replace(model.recipe, data=parts), "val"), f"{'+'.join(p.name for p in parts)} {split}"
+    recipe = hold_out_validation(replace(model.recipe, data=parts))
+    return open_split(recipe, "val"), f"{'+'.join(p.name for p in parts)} {split}"

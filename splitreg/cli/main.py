@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 COMMANDS = (
-    "list", "show", "build", "train", "sweep", "eval", "bench", "encode", "edge", "infer", "serve", "send",
+    "list", "show", "init", "build", "train", "sweep", "eval", "bench", "encode", "edge", "infer", "serve", "send",
     "inspect", "import", "publish", "verify", "check", "demo",
 )  # fmt: skip
 
