@@ -300,11 +300,21 @@ def test_a_loading_process_that_dies_is_an_error_with_the_remedy(number):
     assert "\n" not in str(caught.value)
 
 
-def test_too_little_shared_memory_is_an_error_and_not_a_hang(monkeypatch):
-    def full(self):
-        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)\n")
+def test_loading_processes_need_no_shared_memory(monkeypatch):
+    def full(*args):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # loading processes are forks of this one
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)  # loading processes are forks of this one
+    monkeypatch.setattr(torch.UntypedStorage, "_share_filename_cpu_", full)
+    both = [list(Loader(Toy(), PREPROCESS, LoaderOptions(batch_size=2, workers=n)).epoch(0)) for n in (0, 2)]
+    assert all(same(a, b) for a, b in zip(*both, strict=True))
+
+
+def test_processes_that_cannot_start_are_an_error(monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
     loader = Loader(Toy(), PREPROCESS, LoaderOptions(batch_size=2, workers=2))
-    with pytest.raises(DataError, match="No space left.*--workers 0.*--shm-size"):
+    monkeypatch.setattr(type(loader._loader), "__iter__", full)
+    with pytest.raises(DataError, match="No space left.*--workers 0"):
         list(loader.epoch(0))
