@@ -204,3 +204,53 @@ def test_init_refuses_a_folder_of_nothing(tmp_path):
     code, _, err = run("init", "--root", tmp_path, "-o", "-")
     assert code == 1 and str(tmp_path) in err
     assert run("init", "--root", tmp_path, "--data", "yoloo", "-o", "-")[0] == 1
+
+
+COLOURS = {"blue": (20, 20, 220), "green": (20, 220, 20), "red": (220, 20, 20), "white": (230, 230, 230)}
+
+
+def class_folders(root, names):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for number in range(4):
+            Image.fromarray(np.full((32, 32, 3), COLOURS[name], np.uint8)).save(root / name / f"{number}.png")
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """A classifier of blue, green and red."""
+    root = tmp_path_factory.mktemp("colours")
+    class_folders(root / "all/train", ("blue", "green", "red"))
+    class_folders(root / "all/val", ("blue", "green", "red"))
+    keys = ("--backbone", "test_resnet", "--bottleneck", "raw", "--input", "32x32", "--heads", "cls")
+    labels = ("--set", 'heads.cls.labels=["blue","green","red"]')
+    assert run("build", *keys, *labels, "-o", root / "bundle")[0] == 0
+    return root / "bundle", root / "all"
+
+
+def test_commands_match_classes_by_name(colours, tmp_path):
+    bundle, whole = colours
+    class_folders(tmp_path / "fewer/val", ("blue", "red"))
+    class_folders(tmp_path / "more/val", ("blue", "green", "red", "white"))
+
+    def results(*arguments):
+        code, out, err = run("eval", bundle, "--data", "folder", "--json", "--quiet", *arguments)
+        assert code == 0, err
+        return json.loads(out)
+
+    everything, fewer = results("--root", whole), results("--root", tmp_path / "fewer")
+    assert everything["classes"] == {} and everything["images"] == 12
+    assert fewer["images"] == 8 and "green" in fewer["classes"]["cls"]
+    for command in (
+        ("eval", bundle),
+        ("bench", bundle, "-o", tmp_path / "b"),
+        ("publish", bundle, "-o", tmp_path / "p"),
+    ):
+        code, _, err = run(*command, "--data", "folder", "--root", tmp_path / "more", "--quiet")
+        assert code == 1 and "white" in err and "--unknown-classes" in err
+        code, _, err = run(
+            *command, "--data", "folder", "--root", tmp_path / "more", "--quiet", "--unknown-classes", "ignore"
+        )
+        assert code == 0, err
+    metrics = json.loads((tmp_path / "p/metrics.json").read_text())["evaluations"][0]
+    assert metrics["labelled"] == {"cls": 12} and metrics["metrics"] == everything["metrics"]
