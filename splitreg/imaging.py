@@ -288,11 +288,13 @@ def letterbox(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]
     return frame
 
 
-def normalise(image: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
-    """(H, W, 3) uint8 -> (3, H, W) float32, with mean and std."""
+def normalise(
+    image: NDArray[np.uint8], preprocess: Preprocess, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 -> (3, H, W) float32, with mean and std; written to ``out`` if given."""
     scale = np.float32(1) / (np.float32(255) * np.asarray(preprocess.std, np.float32))
     shift = np.asarray(preprocess.mean, np.float32) / np.asarray(preprocess.std, np.float32)
-    planes = np.empty((3, *image.shape[:2]), np.float32)
+    planes = np.empty((3, *image.shape[:2]), np.float32) if out is None else out
     planes[...] = image.transpose(2, 0, 1)
     planes *= scale[:, None, None]
     planes -= shift[:, None, None]
