@@ -64,12 +64,14 @@ class BoxTarget(Target):
         labels: (N,) int64.
         crowd: (N,) bool: groups, which losses and the COCO protocol ignore.
         masks: (N, H, W) bool, or None.
+        identities: (N,) int64, equal for one object in all frames of a clip; None: unknown.
     """
 
     boxes: tv_tensors.BoundingBoxes
     labels: Tensor
     crowd: Tensor
     masks: tv_tensors.Mask | None = None
+    identities: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

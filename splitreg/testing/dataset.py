@@ -161,6 +161,10 @@ def _check_target(what: str, target: Target, spec: TargetSpec, size: tuple[int, 
             )
             if target.masks is not None:
                 expect(tuple(target.masks.shape) == (count, *size), f"{what}: masks must be (N, H, W)")
+            if target.identities is not None:
+                expect(tuple(target.identities.shape) == (count,), f"{what}: identities must be (N,)")
+                known = target.identities[~target.crowd]
+                expect(len(known.unique()) == len(known), f"{what} has an identity twice in one image")
         case MaskTarget():
             expect(tuple(target.mask.shape) == size, f"{what} must have the size of the image")
             known = target.mask[target.mask != IGNORE]
