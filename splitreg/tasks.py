@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLASSIFICATION", "DEPTH", "DETECTION", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION", "BoxTarget",
-    "ClassTarget", "DepthTarget", "ImageTarget", "MaskTarget", "MultiLabelTarget", "Prediction", "Sample", "Target",
+    "ClassTarget", "Clip", "DepthTarget", "ImageTarget", "MaskTarget", "MultiLabelTarget", "Prediction", "Sample", "Target",
 ]  # fmt: skip
 
 
@@ -93,6 +93,21 @@ class ImageTarget(Target):
     """``image`` (3, H, W) uint8: the input itself, the target ``"reconstruction"`` of every sample."""
 
     image: tv_tensors.Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A video within a dataset.
+
+    Args:
+        name: name of the clip.
+        frames: indexes of its samples, in the order of time.
+        rate: frames per second; 0: unknown.
+    """
+
+    name: str
+    frames: range
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,6 +92,17 @@ class DatasetSuite(Suite):
         with raises(f"index {len(dataset)}", IndexError):
             dataset[len(dataset)]
 
+    def test_clips(self) -> None:
+        """Clips of a video are ranges of indexes that do not overlap, with unique names; they are optional."""
+        dataset = self.make()
+        frames = [index for clip in dataset.clips for index in clip.frames]
+        expect(len(set(frames)) == len(frames), "two clips have a frame in common")
+        expect(all(0 <= index < len(dataset) for index in frames), "a clip has a frame that is no index of a sample")
+        expect(all(len(clip.frames) for clip in dataset.clips), "a clip has no frame")
+        expect(all(clip.rate >= 0 for clip in dataset.clips), "the frame rate of a clip is negative")
+        names = {clip.name for clip in dataset.clips}
+        expect(len(names) == len(dataset.clips), "two clips have one name")
+
     def test_samples(self) -> None:
         """Images are (3, H, W) uint8, and targets match their description."""
         described = self.described()
@@ -164,7 +175,7 @@ def _check_target(what: str, target: Target, spec: TargetSpec, size: tuple[int, 
             if target.identities is not None:
                 expect(tuple(target.identities.shape) == (count,), f"{what}: identities must be (N,)")
                 known = target.identities[~target.crowd]
-                expect(len(known.unique()) == len(known), f"{what} has an identity twice in one image")
+                expect(len(set(known.tolist())) == len(known), f"{what} has an identity twice in one image")
         case MaskTarget():
             expect(tuple(target.mask.shape) == size, f"{what} must have the size of the image")
             known = target.mask[target.mask != IGNORE]
