@@ -9,8 +9,7 @@ exactly (Kuhn 1955, in the form of Jonker and Volgenant 1987).
 Packages were considered instead (November 2026; counted with their dependencies):
 
 - ``trackers`` 2.6 (Apache-2.0) needs NumPy 2, which compressai excludes, and OpenCV: 29 packages.
-- ``supervision`` 0.31 (MIT) has a ByteTrack that is deprecated in favour of ``trackers``; it needs OpenCV,
-  SciPy and Matplotlib.
+- ``supervision`` 0.31 (MIT) has no tracker any more; its ByteTrack has moved to ``trackers``.
 - ``norfair`` 2.3 (BSD-3-Clause) needs SciPy, filterpy (no release since 2018) and rich: 18 packages. It
   associates detections of high scores only.
 - ``boxmot`` 25.0 (AGPL-3.0) needs torch, OpenCV and pandas: 80 packages, under a licence that splitreg cannot
