@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from splitreg.cli.tables import shorten
+from splitreg.cli.tracking_options import Follower, FrameTime, TrackingOptions, tracking_options
 from splitreg.cli.writing import write_output
 
 if TYPE_CHECKING:
@@ -45,28 +47,30 @@ _WHEN_FULL = ("refuse", "drop-oldest")
 @click.option("--insecure", is_flag=True, help="Allow a token without TLS, and any certificate.")
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="N",
               help="Send one frame out of N of a video or camera.")  # fmt: skip
+@tracking_options
 def command(
     bundle: str, images: tuple[str, ...], url: str, heads: str | None, min_score: float, rate: float | None,
     budget_bytes: int | None, budget_ms: float | None, draw: str | None, answers: str | None, as_json: bool,
     outbox: str | None, when_full: str, deadline_s: float, token_file: str | None, ca: str | None, insecure: bool,
-    every: int,
+    every: int, tracking: TrackingOptions,
 ) -> None:  # fmt: skip
     """Send images to a service and print its predictions.
 
-    Loads only the edge half of BUNDLE. IMAGE is an image, a folder, a video, or camera:0; the last two need
-    'splitreg[video]'. With --outbox, packets are kept in a file while there is no connection and are sent in order;
-    without IMAGE, the packets of the outbox are sent.
+    Loads only the edge half of BUNDLE. IMAGE is an image, a folder, a video, rtsp://, http:// (MJPEG, HLS, files),
+    camera:0, or - (standard input); all but the first two need 'splitreg[video]'. Cameras are read newest frame first
+    and are opened again when they are lost. With --outbox, packets are kept in a file while there is no connection and
+    are sent in order; without IMAGE, the packets of the outbox are sent.
 
     \b
     splitreg send my-bundle photo.jpg --to http://localhost:8080
     splitreg send my-bundle images --to http://localhost:8080 --heads seg --draw drawn --outbox waiting.db
+    splitreg send my-bundle rtsp://cam/1 --to http://localhost:8080 --events --zone door=0,0,80,200
     """
     from splitreg.edge import Client, ClientOptions, EdgeEncoder, Outbox, upload
     from splitreg.edge.transport import read_token
 
     if not images and outbox is None:
-        raise click.UsageError("name an image, a folder, a video or camera:0; or --outbox FILE, to send its packets")
-    printer = _Printer(as_json, draw, answers)
+        raise click.UsageError("name an image, a folder, a video or a camera; or --outbox FILE, to send its packets")
     client = Client(
         url,
         EdgeEncoder.open(bundle) if images else None,
@@ -74,7 +78,8 @@ def command(
         token=None if token_file is None else read_token(token_file),
         options=ClientOptions(min_score=min_score, deadline_s=deadline_s, ca=ca, insecure=insecure),
     )
-    with client:
+    with client, Follower(tracking) if tracking else contextlib.nullcontext() as follower:
+        printer = _Printer(as_json, draw, answers, follower)
         if outbox is not None:
             printer.keep_frames = False  # many may be queued
             client.outbox = Outbox(outbox, when_full=when_full)
@@ -114,10 +119,11 @@ def _print_error(name: str, error: SplitregError) -> None:
 
 
 class _Printer:
-    """Prints, writes and draws answers."""
+    """Prints, writes and draws answers; with a follower, with identities."""
 
-    def __init__(self, as_json: bool, draw: str | None, answers: str | None) -> None:
+    def __init__(self, as_json: bool, draw: str | None, answers: str | None, follower: Follower | None = None) -> None:
         self.as_json = as_json
+        self.follower = follower
         self.draw = None if draw is None else Path(draw)
         self.answers = None if answers is None else Path(answers)
         self.images: dict[str, Any] = {}  # to draw on
@@ -127,10 +133,15 @@ class _Printer:
     def __call__(self, answer: Answer) -> None:
         self.refused += answer.error is not None
         self.count += 1
+        if self.follower is not None:
+            answer = self.follower.follow(answer)
         table = answer.to_json()
         if self.answers is not None:
             write_output(self.answers / f"{_stem(answer.name)}.json", json.dumps(table, indent=1).encode())
-        click.echo(json.dumps(table) if self.as_json else "\n".join(self._lines(answer)))
+        if self.as_json:
+            click.echo(json.dumps(table))
+        elif self.follower is None or not self.follower.options.events or answer.error is not None:
+            click.echo("\n".join(self._lines(answer)))
         if self.draw is not None:
             self._draw(answer, self.draw)
         self.images.pop(answer.name, None)
@@ -165,17 +176,19 @@ class _Printer:
 
 def _named_images(sources: tuple[str, ...], every: int, printer: _Printer) -> Iterator[tuple[str, ImageLike]]:
     """Yield (name, image); two images that would be written to one file are a usage error."""
-    from splitreg.edge import frames
+    from splitreg.edge import SourceOptions, timed_images
 
     stems: set[str] = set()
     for source in sources:
-        for name, image in frames(source, every=every):
+        for name, image, number, seconds in timed_images(source, SourceOptions(every=every)):
             if printer.draw is not None or printer.answers is not None:
                 if _stem(name) in stems:
                     raise click.UsageError(f"two images would be written as {_stem(name)}; send them in two runs")
                 stems.add(_stem(name))
                 if printer.draw is not None and (printer.keep_frames or isinstance(image, Path)):
                     printer.images[name] = image
+            if printer.follower is not None:
+                printer.follower.remember(name, FrameTime(source, number, seconds))
             yield name, image
 
 

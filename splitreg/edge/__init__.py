@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from splitreg.edge.options import ClientOptions
     from splitreg.edge.outbox import Outbox
     from splitreg.edge.runtimes import RUNTIMES, Network, load_network, onnx_session
-    from splitreg.edge.sources import Frame, FrameSource, SourceOptions, frames, open_source
+    from splitreg.edge.sources import Frame, FrameSource, SourceOptions, TimedImage, frames, open_source, timed_images
     from splitreg.edge.uploading import UploadReport, upload
 
 __all__ = [
     "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "Frame", "FrameSource",
-    "LinkEstimate", "Network", "Outbox", "SourceOptions", "Times", "UploadReport", "describe", "frames",
-    "load_network", "onnx_session", "open_source", "upload",
+    "LinkEstimate", "Network", "Outbox", "SourceOptions", "TimedImage", "Times", "UploadReport", "describe",
+    "frames", "load_network", "onnx_session", "open_source", "timed_images", "upload",
 ]  # fmt: skip
 
 # Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
@@ -31,7 +31,8 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "LinkEstimate": "splitreg.edge.link", "Network": "splitreg.edge.runtimes", "Outbox": "splitreg.edge.outbox",
     "Times": "splitreg.edge.answer", "UploadReport": "splitreg.edge.uploading", "describe": "splitreg.edge.info",
     "Frame": "splitreg.edge.sources", "FrameSource": "splitreg.edge.sources",
-    "SourceOptions": "splitreg.edge.sources", "open_source": "splitreg.edge.sources",
+    "SourceOptions": "splitreg.edge.sources", "TimedImage": "splitreg.edge.sources",
+    "timed_images": "splitreg.edge.sources", "open_source": "splitreg.edge.sources",
     "frames": "splitreg.edge.sources", "load_network": "splitreg.edge.runtimes",
     "onnx_session": "splitreg.edge.runtimes", "upload": "splitreg.edge.uploading",
 })  # fmt: skip

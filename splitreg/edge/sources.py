@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -227,24 +227,50 @@ def open_source(source: str | Path, options: SourceOptions | None = None) -> Fra
     return _VideoFile(decoder, name, options.every)
 
 
+class TimedImage(NamedTuple):
+    """An image of a source that may not be read yet; otherwise as ``Frame``."""
+
+    name: str
+    image: ImageLike
+    number: int
+    seconds: float
+
+
+def timed_images(source: str | Path, options: SourceOptions | None = None) -> Iterator[TimedImage]:
+    """Yield the images of a source with their times; image files are not read yet.
+
+    Images of a folder count as one per second.
+
+    Args:
+        source: as ``open_source``.
+        options: as ``open_source``.
+
+    Raises:
+        ImageError: there is no such source, or it has no images. An image file itself is read later.
+        MissingExtra: a video or a camera, and ``av`` is not installed.
+        RecipeError: the camera has no number.
+    """
+    if not _is_video(str(source)):
+        yield from (TimedImage(path.name, path, i, float(i)) for i, path in enumerate(_images(source)))
+        return
+    with open_source(source, options) as opened:
+        yield from (TimedImage(frame.name, frame.image, frame.number, frame.seconds) for frame in opened)
+
+
 def frames(source: str | Path, *, every: int = 1) -> Iterator[tuple[str, ImageLike]]:
-    """Yield the images of a source as (name, image); image files are not read yet.
+    """Yield the images of a source as (name, image), as ``timed_images``.
 
     Args:
         source: as ``open_source``.
         every: of a video or a camera, take one frame out of so many.
 
     Raises:
-        ImageError: there is no such source, or it has no images. An image file itself is read later.
-        MissingExtra: a video or a camera, and ``av`` is not installed.
         RecipeError: ``every`` is below 1, or the camera has no number.
+        ImageError: as ``timed_images``.
+        MissingExtra: as ``timed_images``.
     """
     options = SourceOptions(every=every)
-    if not _is_video(str(source)):
-        yield from ((path.name, path) for path in _images(source))
-        return
-    with open_source(source, options) as opened:
-        yield from ((frame.name, frame.image) for frame in opened)
+    yield from ((image.name, image.image) for image in timed_images(source, options))
 
 
 def without_password(source: str) -> str:

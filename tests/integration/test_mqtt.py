@@ -7,12 +7,17 @@ import socket
 import subprocess
 import time
 
+import numpy as np
 import pytest
-from support.http_video import until
+from click.testing import CliRunner
+from support.fake_service import FakeService
+from support.http_video import until, write_video
 
+from splitreg.cli.send_ import command
 from splitreg.errors import RecipeError, Unauthorized, Unreachable
 from splitreg.events import COUNT, ENTER, LEAVE, Event
 from splitreg.mqtt import PASSWORD_VARIABLE, MqttOptions, MqttPublisher
+from splitreg.predictions import Detections
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 pytestmark = [
@@ -200,3 +205,21 @@ def test_no_broker():
 def test_addresses_that_are_none(url):
     with pytest.raises(RecipeError, match="mqtt://"):
         MqttPublisher(url)
+
+
+def test_send_publishes_events(tmp_path):
+    frames = write_video(tmp_path / "v.mp4", 8)
+    with FakeService() as service, Broker(tmp_path) as broker, Listener(broker) as live:
+        service.predict = lambda packet: {
+            "det": Detections(
+                boxes=np.array([[1, 2, 30, 40]], np.float32), scores=np.array([0.9], np.float32),
+                labels=np.array([0]), names=("person",),
+            )
+        }  # fmt: skip
+        arguments = ["zoo:camvid-small", str(frames), "--to", service.url, "--mqtt", broker.url, "--device", "cam"]
+        done = CliRunner().invoke(command, arguments)
+        assert done.exception is None, done.output
+        until(lambda: live.messages.get("splitreg/cam/status") == ["online", "offline"])
+        assert live.messages["splitreg/cam/image/person/count"] == ["0", "1", "0"]
+        assert [json.loads(text)["event"] for text in live.messages["splitreg/cam/event"]] == ["enter", "leave"]
+        assert len(done.stdout.splitlines()) == 16, "answers are printed as without --mqtt"
