@@ -3,6 +3,7 @@
     python benchmarks/tracking.py scenes --clips 20 > scenes.json
     python benchmarks/tracking.py mot MOT17 --split train > mot.json
     python benchmarks/tracking.py scenes --bundle my-bundle --head det > model.json
+    python benchmarks/tracking.py speed > speed.json
 
 ``scenes``: clips of the dataset ``scenes`` (``mode=video``, split ``test``). Detections are the exact boxes, those of a
 simulated detector (``--levels``: share of missed objects, standard deviation of the corners relative to the box, false boxes
@@ -263,13 +264,40 @@ def mot(arguments):
     return {Path(arguments.root).name: clips}
 
 
+def speed(arguments):
+    """Return objects -> milliseconds per update, with one thread: all of them move and are seen in every frame."""
+    results = {}
+    for count in arguments.objects:
+        rng, rounds = np.random.default_rng(0), []
+        corners = rng.uniform(0, 2000, (count, 2))
+        pace = rng.normal(0, 2, (count, 2))
+        sizes = rng.uniform(40, 160, (count, 2))
+        for _ in range(arguments.rounds):
+            tracker = Tracker()
+            begun = time.perf_counter()
+            for step in range(100):
+                corner = corners + step * pace
+                tracker.update(
+                    Detections(
+                        boxes=np.hstack([corner, corner + sizes]).astype(np.float32), names=("x",),
+                        scores=np.full(count, 0.9, np.float32), labels=np.zeros(count, np.int64),
+                    )
+                )  # fmt: skip
+            rounds.append(1000 * (time.perf_counter() - begun) / 100)
+        results[count] = round(statistics.median(rounds), 3)
+    return results
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = parser.add_subparsers(dest="kind", required=True)
-    for kind in ("scenes", "mot"):
+    for kind in ("scenes", "mot", "speed"):
         part = kinds.add_parser(kind)
-        part.add_argument("--every", type=int, default=1)
         part.add_argument("--rounds", type=int, default=3)
+        if kind == "speed":
+            part.add_argument("--objects", type=int, nargs="+", default=[10, 50, 100, 300])
+            continue
+        part.add_argument("--every", type=int, default=1)
         part.add_argument("--high-score", type=float, default=0.5)
         part.add_argument("--new-score", type=float, default=0.6)
     kinds.choices["scenes"].add_argument("--clips", type=int, default=20)
@@ -281,6 +309,10 @@ def main():
     kinds.choices["mot"].add_argument("root")
     kinds.choices["mot"].add_argument("--split", default="all")
     arguments = parser.parse_args()
+    if arguments.kind == "speed":
+        json.dump({"arguments": vars(arguments), "ms_per_update": speed(arguments)}, sys.stdout, indent=1)
+        print()
+        return
     levels = (scenes if arguments.kind == "scenes" else mot)(arguments)
     options = TrackerOptions(high_score=arguments.high_score, new_score=arguments.new_score)
     results = {level: measure(clips, options, arguments.every, arguments.rounds) for level, clips in levels.items()}
