@@ -39,7 +39,7 @@ _POSITION_STD, _VELOCITY_STD = 1 / 20, 1 / 160
 _POSITION, _VELOCITY, _PP, _PV, _VV = range(5)
 #: A lost track ends if a track that is seen overlaps it by more.
 _DUPLICATE_IOU = 0.85
-#: Smallest IoU, times the score, of the second detection of a track.
+#: Smallest IoU of the second detection of a track.
 _YOUNG_MIN_IOU = 0.3
 
 
@@ -47,13 +47,14 @@ _YOUNG_MIN_IOU = 0.3
 class TrackerOptions:
     """Options of a ``Tracker``; the defaults are ByteTrack's.
 
+    ByteTrack compares ``min_iou`` with the IoU times the score; here it is the IoU alone.
+
     Args:
         high_score: smallest score of detections that are assigned first.
         low_score: smallest score of detections that continue a track.
         new_score: smallest score of detections that start a track.
-        min_iou: smallest overlap of a detection with a track, for high scores. It is compared with
-            the IoU times the score.
-        low_min_iou: likewise for low scores, with the IoU alone.
+        min_iou: smallest IoU of a detection with a track, for high scores.
+        low_min_iou: likewise for low scores.
         max_lost: number of frames after which a track that is not seen ends.
         min_hits: number of frames in a row in which a new object must be seen before it is reported;
             objects of the first frame are reported at once.
@@ -190,11 +191,12 @@ class Tracker:
         if not tracks or not len(rows):
             return tracks, rows
         overlap = box_iou(_corners(_states(tracks)), frame.boxes[rows])
-        if weighted:
-            overlap = overlap * frame.scores[rows]
+        overlap[overlap < min_iou] = -1.0
+        if weighted:  # the threshold holds for the overlap alone, so that models with low scores are tracked as well
+            overlap *= frame.scores[rows]
         if self.options.by_class:
             overlap[np.array([track.label for track in tracks])[:, None] != frame.labels[rows]] = -1.0
-        first, second = assign(1 - overlap, 1 - min_iou)
+        first, second = assign(1 - overlap, 1.0)
         if len(first):
             states = _corrected(_states([tracks[i] for i in first]), _measurements(frame.boxes[rows[second]]))
             for i, row, state in zip(first, rows[second], states, strict=True):

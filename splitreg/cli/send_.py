@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from splitreg.imaging import ImageLike
 
 _WHEN_FULL = ("refuse", "drop-oldest")
+_RESOLUTIONS = ("full", "network", "1/2", "1/4", "1/8")
 
 
 @click.command("send")
@@ -27,8 +29,8 @@ _WHEN_FULL = ("refuse", "drop-oldest")
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
 @click.option("--to", "url", required=True, metavar="URL", help="Address of the service, such as https://server:8080.")
 @click.option("--heads", metavar="NAME,...", help="Heads to compute.  [default: all]")
-@click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, show_default=True,
-              help="Smallest score of returned detections.")  # fmt: skip
+@click.option("--min-score", type=click.FloatRange(0, 1),
+              help="Smallest score of returned detections.  [default: 0; with --stream 0.3, or 0.1 if tracked]")  # fmt: skip
 @click.option(
     "--rate", type=float, help="0 (fewest bytes) to 1 (most), if BUNDLE has several rates.  [default: middle]"
 )
@@ -47,12 +49,24 @@ _WHEN_FULL = ("refuse", "drop-oldest")
 @click.option("--insecure", is_flag=True, help="Allow a token without TLS, and any certificate.")
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="N",
               help="Send one frame out of N of a video or camera.")  # fmt: skip
+@click.option("--compact", is_flag=True, help="Ask for small answers: rounded boxes and scores, exact masks.")
+@click.option("--resolution", type=click.Choice(_RESOLUTIONS), help="Size of masks in answers.  [default: full]")
+@click.option("--stream", is_flag=True, help="Send frames over one WebSocket, each coded given the ones before.")
+@click.option("--fps", type=click.FloatRange(0, min_open=True), help="Most frames per second of a stream.")
+@click.option("--budget-kbps", type=click.FloatRange(0, min_open=True), help="Most kilobits per second of a stream.")
+@click.option("--motion", type=click.FloatRange(0, min_open=True), metavar="GREY",
+              help="Do not send frames in which no part changed by this many grey values.")  # fmt: skip
+@click.option("--tolerance", type=click.FloatRange(0, 0.5), default=0.0, show_default=True,
+              help="Quantisation steps that a stream may be off, to save bytes.")  # fmt: skip
+@click.option("--key-interval-s", type=click.FloatRange(0), default=10.0, show_default=True,
+              help="Seconds between frames of a stream that are coded alone.")  # fmt: skip
 @tracking_options
 def command(
-    bundle: str, images: tuple[str, ...], url: str, heads: str | None, min_score: float, rate: float | None,
+    bundle: str, images: tuple[str, ...], url: str, heads: str | None, min_score: float | None, rate: float | None,
     budget_bytes: int | None, budget_ms: float | None, draw: str | None, answers: str | None, as_json: bool,
     outbox: str | None, when_full: str, deadline_s: float, token_file: str | None, ca: str | None, insecure: bool,
-    every: int, tracking: TrackingOptions,
+    every: int, compact: bool, resolution: str | None, stream: bool, fps: float | None, budget_kbps: float | None,
+    motion: float | None, tolerance: float, key_interval_s: float, tracking: TrackingOptions,
 ) -> None:  # fmt: skip
     """Send images to a service and print its predictions.
 
@@ -63,12 +77,36 @@ def command(
 
     \b
     splitreg send my-bundle photo.jpg --to http://localhost:8080
+    splitreg send my-bundle camera:0 --to http://localhost:8080 --stream --motion 6 --budget-kbps 40
     splitreg send my-bundle images --to http://localhost:8080 --heads seg --draw drawn --outbox waiting.db
     splitreg send my-bundle rtsp://cam/1 --to http://localhost:8080 --events --zone door=0,0,80,200
     """
-    from splitreg.edge import Client, ClientOptions, EdgeEncoder, Outbox, upload
+    from splitreg.cli.send_stream import StreamTarget, send_stream
+    from splitreg.edge import Client, ClientOptions, EdgeEncoder, Outbox, StreamOptions, upload
+    from splitreg.edge.stream_client import StreamClientOptions
+    from splitreg.edge.stream_control import Budget
     from splitreg.edge.transport import read_token
 
+    if stream:
+        if outbox is not None or draw is not None or answers is not None or budget_bytes is not None or not images:
+            raise click.UsageError(
+                "--stream needs a source, and excludes --outbox, --draw, --answers and --budget-bytes"
+            )
+        options = StreamClientOptions(
+            stream=StreamOptions(key_interval_s=key_interval_s, tolerance=tolerance, rate=rate),
+            budget=Budget(fps=fps, kbps=budget_kbps, ms=budget_ms), motion=motion,
+            min_score=(0.1 if tracking else 0.3) if min_score is None else min_score, resolution=resolution or "network",
+            deadline_s=deadline_s, ca=ca, insecure=insecure,
+        )  # fmt: skip
+        target = StreamTarget(
+            bundle=bundle, url=url, heads=None if heads is None else tuple(heads.split(",")),
+            token=None if token_file is None else read_token(token_file),
+        )  # fmt: skip
+        with Follower(tracking) if tracking else contextlib.nullcontext() as follower:
+            send_stream(target, _frames(images, every, follower), options, as_json=as_json, follower=follower)
+        return
+    if fps is not None or budget_kbps is not None or motion is not None or tolerance:
+        raise click.UsageError("--fps, --budget-kbps, --motion and --tolerance require --stream")
     if not images and outbox is None:
         raise click.UsageError("name an image, a folder, a video or a camera; or --outbox FILE, to send its packets")
     client = Client(
@@ -76,7 +114,14 @@ def command(
         EdgeEncoder.open(bundle) if images else None,
         heads=None if heads is None else heads.split(","),
         token=None if token_file is None else read_token(token_file),
-        options=ClientOptions(min_score=min_score, deadline_s=deadline_s, ca=ca, insecure=insecure),
+        options=ClientOptions(
+            min_score=min_score or 0.0,
+            compact=compact,
+            resolution=resolution or "full",
+            deadline_s=deadline_s,
+            ca=ca,
+            insecure=insecure,
+        ),
     )
     with client, Follower(tracking) if tracking else contextlib.nullcontext() as follower:
         printer = _Printer(as_json, draw, answers, follower)
@@ -133,8 +178,8 @@ class _Printer:
     def __call__(self, answer: Answer) -> None:
         self.refused += answer.error is not None
         self.count += 1
-        if self.follower is not None:
-            answer = self.follower.follow(answer)
+        if self.follower is not None and answer.error is None:
+            answer = replace(answer, predictions=self.follower.follow(answer.name, answer.predictions))
         table = answer.to_json()
         if self.answers is not None:
             write_output(self.answers / f"{_stem(answer.name)}.json", json.dumps(table, indent=1).encode())
@@ -176,19 +221,25 @@ class _Printer:
 
 def _named_images(sources: tuple[str, ...], every: int, printer: _Printer) -> Iterator[tuple[str, ImageLike]]:
     """Yield (name, image); two images that would be written to one file are a usage error."""
+    stems: set[str] = set()
+    for name, image in _frames(sources, every, printer.follower):
+        if printer.draw is not None or printer.answers is not None:
+            if _stem(name) in stems:
+                raise click.UsageError(f"two images would be written as {_stem(name)}; send them in two runs")
+            stems.add(_stem(name))
+            if printer.draw is not None and (printer.keep_frames or isinstance(image, Path)):
+                printer.images[name] = image
+        yield name, image
+
+
+def _frames(sources: tuple[str, ...], every: int, follower: Follower | None) -> Iterator[tuple[str, ImageLike]]:
+    """Yield (name, image); the follower remembers when each was taken."""
     from splitreg.edge import SourceOptions, timed_images
 
-    stems: set[str] = set()
     for source in sources:
         for name, image, number, seconds in timed_images(source, SourceOptions(every=every)):
-            if printer.draw is not None or printer.answers is not None:
-                if _stem(name) in stems:
-                    raise click.UsageError(f"two images would be written as {_stem(name)}; send them in two runs")
-                stems.add(_stem(name))
-                if printer.draw is not None and (printer.keep_frames or isinstance(image, Path)):
-                    printer.images[name] = image
-            if printer.follower is not None:
-                printer.follower.remember(name, FrameTime(source, number, seconds))
+            if follower is not None:
+                follower.remember(name, FrameTime(source, number, seconds))
             yield name, image
 
 

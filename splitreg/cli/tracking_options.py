@@ -7,16 +7,15 @@ import functools
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import click
 
 if TYPE_CHECKING:
-    from splitreg.edge import Answer
     from splitreg.events import Event, EventLog
     from splitreg.mqtt import MqttPublisher
-    from splitreg.predictions import Detections
+    from splitreg.predictions import Detections, Prediction
     from splitreg.tracking import Tracker
 
 _OPTIONS = (
@@ -130,30 +129,32 @@ class Follower:
             with contextlib.suppress(KeyError):  # another thread may have taken it
                 self._times.popitem(last=False)
 
-    def follow(self, answer: Answer) -> Answer:
-        """Return the answer with identities; prints and publishes events.
+    def follow(self, name: str, predictions: Mapping[str, Prediction]) -> dict[str, Prediction]:
+        """Return the predictions for a frame with identities; prints and publishes events.
+
+        Args:
+            name: of the frame.
+            predictions: head -> prediction.
 
         Raises:
-            SplitregError: the answer has no detections.
+            SplitregError: no head detects objects.
         """
         from splitreg.errors import SplitregError
         from splitreg.predictions import Detections
 
-        if answer.error is not None:
-            return answer
-        found = {head: p for head, p in answer.predictions.items() if isinstance(p, Detections)}
+        found = {head: p for head, p in predictions.items() if isinstance(p, Detections)}
         if not found:
             raise SplitregError(
-                f"tracking needs a head that detects objects; the answer has: {', '.join(answer.predictions) or 'none'}"
+                f"tracking needs a head that detects objects; the answer has: {', '.join(predictions) or 'none'}"
             )
-        before, when = self._last, self._when(answer.name)
+        before, when = self._last, self._when(name)
         if before is not None and before.source != when.source:
             self._finish()
             before = None
         self._last = when
         frames = 1 if before is None else max(1, when.number - before.number)
-        tracked = {head: self._track(head, p, frames, when, answer.name) for head, p in found.items()}
-        return replace(answer, predictions={**answer.predictions, **tracked})
+        tracked = {head: self._track(head, p, frames, when, name) for head, p in found.items()}
+        return {**predictions, **tracked}
 
     def close(self) -> None:
         """Let every object leave, and disconnect."""

@@ -7,7 +7,7 @@ from splitreg.lazy import lazy_exports
 if TYPE_CHECKING:
     from splitreg.edge.answer import Answer, DrainReport, Times
     from splitreg.edge.client import Client
-    from splitreg.edge.encoder import EdgeEncoder
+    from splitreg.edge.encoder import EdgeEncoder, read_coding
     from splitreg.edge.half import EdgeHalf
     from splitreg.edge.info import describe
     from splitreg.edge.link import LinkEstimate
@@ -15,19 +15,22 @@ if TYPE_CHECKING:
     from splitreg.edge.outbox import Outbox
     from splitreg.edge.runtimes import RUNTIMES, Network, load_network, onnx_session
     from splitreg.edge.sources import Frame, FrameSource, SourceOptions, TimedImage, frames, open_source, timed_images
+    from splitreg.edge.stream import EdgeStream, StreamOptions
     from splitreg.edge.uploading import UploadReport, upload
 
 __all__ = [
-    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "Frame", "FrameSource",
-    "LinkEstimate", "Network", "Outbox", "SourceOptions", "TimedImage", "Times", "UploadReport", "describe",
-    "frames", "load_network", "onnx_session", "open_source", "timed_images", "upload",
+    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "EdgeStream", "Frame",
+    "FrameSource", "LinkEstimate", "Network", "Outbox", "SourceOptions", "StreamOptions", "TimedImage", "Times",
+    "UploadReport", "describe", "frames", "load_network", "onnx_session", "open_source", "read_coding", "timed_images",
+    "upload",
 ]  # fmt: skip
 
 # Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
 __getattr__, __dir__ = lazy_exports(__name__, {
     "RUNTIMES": "splitreg.edge.runtimes", "Answer": "splitreg.edge.answer", "Client": "splitreg.edge.client",
     "ClientOptions": "splitreg.edge.options", "DrainReport": "splitreg.edge.answer",
-    "EdgeEncoder": "splitreg.edge.encoder", "EdgeHalf": "splitreg.edge.half",
+    "EdgeEncoder": "splitreg.edge.encoder", "read_coding": "splitreg.edge.encoder",
+    "EdgeStream": "splitreg.edge.stream", "StreamOptions": "splitreg.edge.stream", "EdgeHalf": "splitreg.edge.half",
     "LinkEstimate": "splitreg.edge.link", "Network": "splitreg.edge.runtimes", "Outbox": "splitreg.edge.outbox",
     "Times": "splitreg.edge.answer", "UploadReport": "splitreg.edge.uploading", "describe": "splitreg.edge.info",
     "Frame": "splitreg.edge.sources", "FrameSource": "splitreg.edge.sources",

@@ -42,6 +42,7 @@ class ServeConfig:
             images.
         max_pending_answer_bytes: total of all answers that are being sent.
         max_queue_images: images in the queue; further requests are refused.
+        max_stream_state_bytes: of the states of all video streams; about 0.3 MB each at 192x256 pixels.
         max_stream_in_flight: unanswered packets per stream; at the limit the stream is not read.
         max_requests_per_s: rate limit per client address, for requests and packets of streams, with
             bursts of twice as many; 0 disables it.
@@ -92,6 +93,7 @@ class ServeConfig:
     max_answer_bytes: int = 16 * MEBIBYTE
     max_pending_answer_bytes: int = 32 * MEBIBYTE
     max_queue_images: int = 256
+    max_stream_state_bytes: int = 256 * MEBIBYTE
     max_stream_in_flight: int = 16
     max_requests_per_s: float = 200.0
     max_connections: int = 16_000

@@ -29,6 +29,7 @@ from splitreg.serving.metrics import Metrics
 from splitreg.serving.query import RequestOptions
 from splitreg.serving.routing_errors import RoutingError
 from splitreg.serving.security import RateLimit
+from splitreg.serving.video import VideoStreams
 from splitreg.wire import error_body, status_of
 from splitreg.wire.protocol import DEADLINE
 
@@ -65,6 +66,8 @@ class Service:
         self.answer_bytes = MemoryBudget("answers", config.max_pending_answer_bytes, self.metrics.answers)
         self.request_bytes = MemoryBudget("pending requests", config.max_pending_bytes, self.metrics.pending)
         self.streams: set[Callable[[], None]] = set()
+        states = MemoryBudget("the states of video streams", config.max_stream_state_bytes, self.metrics.stream_states)
+        self.videos = VideoStreams(config.bundles, states, self.metrics)
 
     @property
     def models(self) -> Mapping[str, dict[str, Any]]:

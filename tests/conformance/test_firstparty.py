@@ -8,6 +8,8 @@ from splitreg.registry import discover
 from splitreg.specs import FeatureSpec
 from splitreg.testing import BackboneSuite, BottleneckSuite, CodecSuite, DatasetSuite, HeadSuite, ObjectiveSuite
 
+pytestmark = pytest.mark.integration
+
 FEATURE = FeatureSpec(channels=12, stride=4)
 SMALL = {"channels": 4, "hidden": 8, "decoder_hidden": 8}
 HYPER = {**SMALL, "hyper_channels": 3, "hyper_hidden": 8}

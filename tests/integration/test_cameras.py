@@ -1,6 +1,7 @@
 """Cameras: a real RTSP server that stalls, dies and returns, MJPEG and HLS over HTTP, standard input."""
 
 import itertools
+import json
 import logging
 import os
 import socket
@@ -10,14 +11,19 @@ import threading
 import time
 
 import pytest
+from click.testing import CliRunner
 from support.http_video import HttpCamera, jpeg, until, write_video
 from support.rtsp_server import RtspServer, is_installed
+from support.serving_toys import running
 
+from splitreg.cli.send_ import command
 from splitreg.edge import SourceOptions, open_source
 from splitreg.errors import SourceError
+from splitreg.serving.local import LocalBackend
 
 pytestmark = pytest.mark.integration
 needs_rtsp = pytest.mark.skipif(not is_installed(), reason="GStreamer's RTSP server is not installed")
+BUNDLE = "zoo:splitreg-camvid"
 QUICK = SourceOptions(open_timeout_s=5, read_timeout_s=1.5, retry_s=0.1, max_retry_s=0.3)
 
 
@@ -181,3 +187,20 @@ def test_standard_input(kind, tmp_path):
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, env=environment, timeout=60)
     assert done.stderr == b"" and expected in done.stdout.decode()
+
+
+@pytest.mark.parametrize("way", [[], ["--stream"]])
+def test_objects_keep_identities_on_their_way_through_a_server(way, tmp_path):
+    clip = write_video(tmp_path / "v.mp4", 6, values=lambda i: 120)
+    with running(LocalBackend, bundles=(BUNDLE,), workers=1) as server:
+        arguments = [BUNDLE, str(clip), "--to", f"http://127.0.0.1:{server.port}", "--heads", "det", "--min-score", "0"]
+        arguments += ["--track-score", "0"]
+        done = CliRunner().invoke(command, [*arguments, *way, "--track", "--json"])
+        assert done.exception is None, done.output
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        objects = [{item["id"] for item in row["predictions"]["det"]["objects"]} for row in rows]
+        assert len(rows) == 6 and len(objects[0] & objects[5]) > 0.5 * len(objects[0]) > 0, "a still picture"
+        done = CliRunner().invoke(command, [*arguments, *way, "--events"])
+        assert done.exception is None, done.output
+        events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+        assert events.count("enter") == events.count("leave") > 0

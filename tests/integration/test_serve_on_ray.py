@@ -90,6 +90,7 @@ def test_from_start_to_sigterm_on_ray(bundle, tmp_path):
         stdout=subprocess.PIPE, stderr=errors, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "", "RAY_AUTH_MODE": "disabled"},
     )  # fmt: skip
+    errors.close()
     try:
         line = child.stdout.readline()
         assert line, (tmp_path / "errors").read_text()[-2000:]
@@ -135,6 +136,7 @@ def test_from_start_to_sigterm_on_ray(bundle, tmp_path):
         if child.poll() is None:
             child.terminate()
             child.wait(40)
+        child.stdout.close()
 
 
 @pytest.mark.slow

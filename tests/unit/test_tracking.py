@@ -105,6 +105,12 @@ def test_an_object_that_returns_in_time_is_the_same(gap, same):
     assert (result.identities.tolist() == [1]) is same and len(result.identities) == 1
 
 
+def test_models_with_low_scores_are_tracked_too():
+    tracker = Tracker(TrackerOptions(high_score=0.05, low_score=0.02, new_score=0.1))
+    tracker.update(detections([box(0), box(50)], [0.12, 0.1]))
+    assert ids(tracker.update(detections([box(1), box(50)], [0.1, 0.06]))) == {1: 1, 50: 2}
+
+
 def test_dropped_frames_are_skipped_in_time():
     tracker, blind = Tracker(), Tracker()
     for step in range(10):

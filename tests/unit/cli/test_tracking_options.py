@@ -12,12 +12,10 @@ from support.http_video import write_video
 
 from splitreg.cli.send_ import command
 from splitreg.cli.tracking_options import Follower, FrameTime, TrackingOptions
-from splitreg.edge import Answer, Times
 from splitreg.errors import RecipeError, SplitregError
 from splitreg.predictions import Detections
 
 BUNDLE = "zoo:camvid-small"
-NONE = Times(encode_ms=0, link_ms=0, queue_ms=0, compute_ms=0, total_ms=0)
 
 
 def detections(*objects):
@@ -28,10 +26,6 @@ def detections(*objects):
         labels=np.array([label for _, label, _ in objects], np.int64),
         names=("person", "car"),
     )
-
-
-def answer(name, prediction):
-    return Answer(name=name, key="", predictions={"det": prediction}, times=NONE)
 
 
 @pytest.fixture
@@ -114,7 +108,7 @@ def test_values_that_are_none(service, clip, arguments):
 
 def test_a_model_that_detects_nothing():
     with Follower(TrackingOptions(track=True)) as follower, pytest.raises(SplitregError, match="detects"):
-        follower.follow(Answer(name="a", key="", predictions={}, times=NONE))
+        follower.follow("a", {})
 
 
 def test_frames_that_were_never_answered_count_as_time():
@@ -122,14 +116,14 @@ def test_frames_that_were_never_answered_count_as_time():
     with Follower(TrackingOptions(events=True), lines.append) as follower:
         for number in (0, 1, 2, 12, 13):
             follower.remember(f"f{number}", FrameTime("s", number, number / 10))
-            result = follower.follow(answer(f"f{number}", detections((0.5 * number, 0, 0.9))))
-            assert result.predictions["det"].identities.tolist() == [1]
-        assert follower.follow(answer("unknown", detections((7, 0, 0.9)))).predictions["det"].identities.tolist() == [1]
+            result = follower.follow(f"f{number}", {"det": detections((0.5 * number, 0, 0.9))})
+            assert result["det"].identities.tolist() == [1]
+        assert follower.follow("unknown", {"det": detections((7, 0, 0.9))})["det"].identities.tolist() == [1]
     assert [json.loads(line)["event"] for line in lines] == ["enter", "count", "leave", "count"]
 
 
 def test_low_scores_start_nothing_unless_told():
     for score, count in ((0.6, 0), (0.2, 1)):
         with Follower(TrackingOptions(track=True, track_score=score)) as follower:
-            result = follower.follow(answer("a", detections((5, 0, 0.25))))
-            assert len(result.predictions["det"].identities) == count
+            result = follower.follow("a", {"det": detections((5, 0, 0.25))})
+            assert len(result["det"].identities) == count

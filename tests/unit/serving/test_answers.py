@@ -10,6 +10,8 @@ from support.serving_toys import MODEL, StubBackend, packet, running, stub, unti
 from splitreg.serving.answer_size import estimate_bytes
 from splitreg.wire import AnswerFormat, join_packets, protocol
 
+pytestmark = pytest.mark.integration
+
 SEG, DEPTH, RECON, CLS = ({"task": task} for task in ("segmentation", "depth", "reconstruction", "classification"))
 EXACT = AnswerFormat(media=protocol.ANSWERS)
 
