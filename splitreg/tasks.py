@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLASSIFICATION", "DEPTH", "DETECTION", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION", "BoxTarget",
-    "ClassTarget", "DepthTarget", "ImageTarget", "MaskTarget", "MultiLabelTarget", "Prediction", "Sample", "Target",
+    "ClassTarget", "Clip", "DepthTarget", "ImageTarget", "MaskTarget", "MultiLabelTarget", "Prediction", "Sample", "Target",
 ]  # fmt: skip
 
 
@@ -98,12 +98,14 @@ class BoxTarget(Target):
         labels: (N,) int64.
         crowd: (N,) bool: groups, which losses and the COCO protocol ignore.
         masks: (N, H, W) bool, or None.
+        identities: (N,) int64, equal for one object in all frames of a clip; None: unknown.
     """
 
     boxes: tv_tensors.BoundingBoxes
     labels: Tensor
     crowd: Tensor
     masks: tv_tensors.Mask | None = None
+    identities: Tensor | None = None
 
     def relabel(self, indexes: Sequence[int | None], count: int) -> BoxTarget:
         """Return it with other labels, without the objects whose class is left out."""
@@ -144,6 +146,21 @@ class ImageTarget(Target):
     """``image`` (3, H, W) uint8: the input itself, the target ``"reconstruction"`` of every sample."""
 
     image: tv_tensors.Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A video within a dataset.
+
+    Args:
+        name: name of the clip.
+        frames: indexes of its samples, in the order of time.
+        rate: frames per second; 0: unknown.
+    """
+
+    name: str
+    frames: range
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
