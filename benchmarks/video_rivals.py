@@ -1,0 +1,206 @@
+"""Video streams compared with video codecs in low-delay settings, at equal answers.
+
+The rivals code the frames at the network's input size with H.264 (x264), HEVC (x265) and AV1 (SVT-AV1)
+through PyAV, without B-frames or lookahead, one key frame per 10 seconds, and MJPEG. The decoded frames
+go to the same network without packets. The truth is what that network answers on the uncompressed
+frames: accuracy is the mIoU of the masks and the mAP of the boxes (score at least 0.3) against it.
+
+    python benchmarks/video_rivals.py SPLITREG_DATA/video/car-detection.mp4 --every 2 > result.json
+
+Bytes are those of the packets of each codec, without a container; those of streams have their headers.
+Prints curves and BD-rates as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import av
+import numpy as np
+import torch
+from end_to_end import Network
+from PIL import Image
+from torchvision import tv_tensors
+
+from splitreg import imaging
+from splitreg.bench.bjontegaard import Curve, NoOverlap, bd_rate
+from splitreg.coding import FrameDecoder, FrameEncoder
+from splitreg.edge import frames
+from splitreg.evaluation.metrics import MeanAveragePrecision, MeanIoU
+from splitreg.evaluation.report import hardware, versions
+from splitreg.predictions import Detections, Segmentation
+from splitreg.tasks import BoxTarget, MaskTarget
+
+#: Codec -> options, and values of the quality from best to worst.
+RIVALS = {
+    "libx264": ({"preset": "medium", "tune": "zerolatency", "x264-params": "bframes=0"}, (20, 26, 32, 38, 44)),
+    "libx265": (
+        {"preset": "medium", "tune": "zerolatency", "x265-params": "bframes=0:rc-lookahead=0:log-level=none"},
+        (20, 26, 32, 38, 44),
+    ),
+    "libsvtav1": ({"preset": "6", "svtav1-params": "pred-struct=1:lookahead=0"}, (24, 34, 44, 53, 62)),
+}
+JPEG_QUALITIES = (90, 75, 50, 30, 15)
+STREAMS = ((1.0, 0.0), (0.75, 0.0), (0.5, 0.0), (0.5, 0.1), (0.25, 0.1), (0.25, 0.25), (0.0, 0.25))
+
+
+def by_codec(images, name: str, quality: int, fps: float):
+    """Return the decoded images and the bytes of each frame's packet."""
+    height, width = images[0].shape[:2]
+    encoder = av.CodecContext.create(name, "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+    encoder.framerate, encoder.gop_size = round(fps), round(10 * fps)
+    encoder.options = {**RIVALS[name][0], "crf": str(quality)}
+    decoder = av.CodecContext.create({"libx264": "h264", "libx265": "hevc", "libsvtav1": "libdav1d"}[name], "r")
+    sizes, decoded = [], []
+    for image in [*images, None]:
+        frame = None if image is None else av.VideoFrame.from_ndarray(image, format="rgb24")
+        if frame is not None:
+            frame = frame.reformat(format="yuv420p")
+            frame.pts = len(sizes)
+        for packet in encoder.encode(frame):
+            sizes.append(packet.size)
+            decoded += decoder.decode(packet)
+    decoded += decoder.decode(None)
+    return [frame.to_ndarray(format="rgb24") for frame in decoded], sizes
+
+
+def by_jpeg(images, quality: int):
+    """Return the decoded images and the bytes of each."""
+    sizes, decoded = [], []
+    for image in images:
+        data = io.BytesIO()
+        Image.fromarray(image).save(data, "JPEG", quality=quality, optimize=True)
+        sizes.append(len(data.getvalue()))
+        decoded.append(np.asarray(Image.open(data).convert("RGB")))
+    return decoded, sizes
+
+
+def by_stream(network: Network, latents, rate: float, tolerance: float, fps: float):
+    """Return the decoded latents and the bytes of each packet."""
+    coding = network.model.edge.coding
+    sender = FrameEncoder(coding, latents[0].shape, tolerance=tolerance)
+    receiver = FrameDecoder(coding, latents[0].shape)
+    packets = [
+        sender.encode(latent, rate if coding.has_rates else None, key=number % round(10 * fps) == 0)
+        for number, latent in enumerate(latents)
+    ]
+    return [receiver.decode(packet) for packet in packets], [len(packet) for packet in packets]
+
+
+class Agreement:
+    """Masks and boxes compared with those of the uncompressed frames."""
+
+    def __init__(self, truth) -> None:
+        self.truth = truth
+
+    def of(self, answers) -> dict[str, float]:
+        """Return head -> accuracy."""
+        found = {}
+        for head, first in self.truth[0].items():
+            pairs = [(answer[head], truth[head]) for answer, truth in zip(answers, self.truth, strict=True)]
+            if isinstance(first, Segmentation):
+                metric = MeanIoU(len(first.names))
+                metric.update(
+                    [a for a, _ in pairs], [MaskTarget(mask=tv_tensors.Mask(t.mask.astype(np.int64))) for _, t in pairs]
+                )
+                found[head] = float(metric.compute()["mIoU"])
+            elif isinstance(first, Detections):
+                metric = MeanAveragePrecision()
+                metric.update([a for a, _ in pairs], [boxes_of(t.above(0.3)) for _, t in pairs])
+                found[head] = float(metric.compute()["mAP"])
+        return found
+
+
+def boxes_of(prediction: Detections) -> BoxTarget:
+    """Return predicted boxes as ground truth."""
+    count = len(prediction.boxes)
+    boxes = tv_tensors.BoundingBoxes(prediction.boxes.reshape(-1, 4), format="XYXY", canvas_size=(1, 1))
+    labels = torch.from_numpy(prediction.labels)
+    return BoxTarget(boxes=boxes, labels=labels, crowd=torch.zeros(count, dtype=torch.bool))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="video or folder of images")
+    parser.add_argument("--bundle", default="zoo:splitreg-camvid")
+    parser.add_argument("--heads", default="seg,det")
+    parser.add_argument("--fps", type=float, default=10.0, help="of the source")
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--limit", type=int, default=150)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    fps = options.fps / options.every
+    network = Network(options.bundle, options.heads.split(","))
+    images, geometries = [], []
+    for _, (_, image) in zip(range(options.limit), frames(options.source, every=options.every), strict=False):
+        pixels, geometry = network.fitted(imaging.read(image))
+        images.append(pixels)
+        geometries.append(geometry)
+    latents = [network.model.edge.latent_of(pixels)[0].copy() for pixels in images]
+
+    def answers(decoded):
+        return [network.predict(image, geometry) for image, geometry in zip(decoded, geometries, strict=True)]
+
+    agreement = Agreement(answers(images))
+    curves: dict[str, list[dict]] = {}
+
+    def add(name: str, setting, answered, sizes) -> None:
+        point = {"setting": setting, "bytes": round(statistics.mean(sizes), 1), **agreement.of(answered)}
+        curves.setdefault(name, []).append(point)
+
+    for rate, tolerance in STREAMS:
+        decoded, sizes = by_stream(network, latents, rate, tolerance, fps)
+        add("stream", [rate, tolerance], from_latents(network, decoded, geometries), sizes)
+    for name, (_, qualities) in RIVALS.items():
+        for quality in qualities:
+            decoded, sizes = by_codec(images, name, quality, fps)
+            add(name, quality, answers(decoded), sizes)
+    for quality in JPEG_QUALITIES:
+        decoded, sizes = by_jpeg(images, quality)
+        add("mjpeg", quality, answers(decoded), sizes)
+    print(json.dumps({
+        "what": "bytes per frame and agreement with the answers to uncompressed frames", "source": Path(options.source).name,
+        "bundle": options.bundle, "frames": len(images), "fps": fps, "curves": curves,
+        "bd_rate_of_the_stream": {head: bd_rates(curves, head) for head in network.heads},
+        "hardware": hardware(), "versions": versions(),
+    }, indent=1))  # fmt: skip
+
+
+def from_latents(network: Network, latents, geometries):
+    """Return the answers to decoded latents."""
+    server = network.model.server
+    results = []
+    for latent, geometry in zip(latents, geometries, strict=True):
+        features = server.features(torch.from_numpy(latent)[None], geometry.coded)
+        with torch.inference_mode():
+            outputs = {n: server.branches[n](features, geometry.coded) for n in network.heads}
+        results.append({n: server.branches[n].head.predict(out)[0].restore(geometry) for n, out in outputs.items()})
+    return results
+
+
+def bd_rates(curves, head: str) -> dict[str, float | str]:
+    """Return rival -> BD-rate of the stream against it."""
+    lines = {
+        name: Curve.through([point["bytes"] for point in points], [point[head] for point in points])
+        for name, points in curves.items()
+    }
+    found: dict[str, float | str] = {}
+    for name in [name for name in lines if name != "stream"]:
+        try:
+            found[name] = round(bd_rate(lines["stream"], lines[name]), 4)
+        except NoOverlap as reason:
+            found[name] = str(reason)
+    return found
+
+
+if __name__ == "__main__":
+    main()
