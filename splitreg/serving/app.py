@@ -86,7 +86,7 @@ class App:
         try:
             response = await self._respond(request)
         except _ClientDisconnected:
-            log("client disconnected", client=_client(request), path=path[:200])
+            log("client disconnected", client=client_address(request), path=path[:200])
             return
         except SplitregError as error:
             response = self._error(error)
@@ -102,7 +102,7 @@ class App:
         if path not in _HEALTH_PATHS or status >= 400:
             seconds = asyncio.get_running_loop().time() - start
             log(
-                "request", id=request_id, client=_client(request), method=request.method, path=path[:200],
+                "request", id=request_id, client=client_address(request), method=request.method, path=path[:200],
                 status=status, ms=round(1000 * seconds, 1), sent=len(response.body), **fields,
             )  # fmt: skip
 
@@ -121,7 +121,7 @@ class App:
     async def _respond(self, request: Request) -> Response:
         path: str = request.scope["path"]
         if path not in _HEALTH_PATHS:
-            self._admit(request.headers.get("authorization"), _client(request), public=path in self.public)
+            self._admit(request.headers.get("authorization"), client_address(request), public=path in self.public)
         methods = self.routes.get(path)
         if methods is None:
             raise NotFound(f"no such path; available: {', '.join(self.routes)} and {protocol.STREAM}")
@@ -132,7 +132,7 @@ class App:
 
     async def _websocket(self, socket: WebSocket) -> None:
         try:
-            self._admit(socket.headers.get("authorization"), _client(socket))
+            self._admit(socket.headers.get("authorization"), client_address(socket))
             if socket.scope["path"] != protocol.STREAM:
                 raise NotFound(f"WebSockets are available at {protocol.STREAM}")
             security.check_origin(socket.headers)
@@ -143,7 +143,7 @@ class App:
         except SplitregError as error:
             await socket.send_denial_response(self._error(error))
             return
-        await serve_stream(self.service, socket, options, _client(socket))
+        await serve_stream(self.service, socket, options, client_address(socket))
 
     def _admit(self, authorization: str | None, client: str, *, public: bool = False) -> None:
         self.service.rate_limit.take(client, asyncio.get_running_loop().time())
@@ -325,5 +325,6 @@ async def _wait_for_disconnection(request: Request) -> None:
         pass
 
 
-def _client(connection: Request | WebSocket) -> str:
+def client_address(connection: Request | WebSocket) -> str:
+    """Return the address of a client, without the port."""
     return connection.client.host if connection.client else "?"

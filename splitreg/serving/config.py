@@ -41,6 +41,8 @@ class ServeConfig:
         max_answer_bytes: of the answers to one request or batch, as estimated from the sizes of its
             images.
         max_pending_answer_bytes: total of all answers that are being sent.
+        encode_seconds: CPU time to decode and encode one image for the page.
+        max_encode_bytes: memory for it, besides that of the model.
         max_queue_images: images in the queue; further requests are refused.
         max_stream_in_flight: unanswered packets per stream; at the limit the stream is not read.
         max_requests_per_s: rate limit per client address, for requests and packets of streams, with
@@ -91,6 +93,8 @@ class ServeConfig:
     max_mask_pixels: int = 2 * MEBIBYTE
     max_answer_bytes: int = 16 * MEBIBYTE
     max_pending_answer_bytes: int = 32 * MEBIBYTE
+    encode_seconds: float = 5.0
+    max_encode_bytes: int = 768 * MEBIBYTE
     max_queue_images: int = 256
     max_stream_in_flight: int = 16
     max_requests_per_s: float = 200.0

@@ -66,6 +66,10 @@ class Metrics:
             "splitreg_file_descriptors_exhausted", "Times that no file descriptor was left for a connection.",
             registry=registry,
         )  # fmt: skip
+        self.encoder_kills = Counter(
+            "splitreg_encoder_kills", "Processes that encode images for the page, killed for time or memory.",
+            registry=registry,
+        )  # fmt: skip
         self.streams = Gauge("splitreg_streams", "Open streams.", registry=registry)
 
     def count_result(self, job: Job, result: JobResult, seconds: float) -> None:

@@ -52,6 +52,7 @@ class Service:
         active_requests: HTTP requests that have no response yet.
         request_bytes: bytes of requests that are being received or wait for an answer.
         streams: of each open stream a function that closes it once it has no packet in flight.
+        on_stop: called when the service stops.
     """
 
     def __init__(self, config: ServeConfig, create_backend: CreateBackend) -> None:
@@ -65,6 +66,7 @@ class Service:
         self.answer_bytes = MemoryBudget("answers", config.max_pending_answer_bytes, self.metrics.answers)
         self.request_bytes = MemoryBudget("pending requests", config.max_pending_bytes, self.metrics.pending)
         self.streams: set[Callable[[], None]] = set()
+        self.on_stop: list[Callable[[], None]] = []
 
     @property
     def models(self) -> Mapping[str, dict[str, Any]]:
@@ -109,6 +111,8 @@ class Service:
 
     async def stop(self) -> None:
         """Close the backend."""
+        for stop in self.on_stop:
+            stop()
         await self.backend.close()
 
     def check_not_draining(self) -> None:

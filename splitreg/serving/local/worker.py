@@ -24,7 +24,7 @@ from splitreg.errors import BundleError, SplitregError
 from splitreg.recipe import PRECISIONS
 from splitreg.serving.bundles import describe_model, select_bundles
 from splitreg.serving.inference import InferenceRequest, run_isolated
-from splitreg.serving.local import frames
+from splitreg.serving import frames
 from splitreg.wire import error_body
 
 
