@@ -73,7 +73,9 @@ class App:
         self.service.active_requests += scope["type"] == "http"
         try:
             if scope["type"] == "http":
-                await self._http(Request(scope, receive), send)
+                request = Request(scope, receive)
+                with self.service.answer_rooms.room(client_address(request)) as scope["state"]["room"]:
+                    await self._http(request, send)
             elif scope["type"] == "websocket":
                 await self._websocket(WebSocket(scope, receive, send))
         finally:
@@ -196,7 +198,11 @@ async def infer(service: Service, request: Request) -> Response:
         body = await read_body(service, request, hold)
         single = content_type == protocol.PACKET
         packets = [body] if single else _split_packets(body, service.config.max_request_images)
-        inference = asyncio.create_task(service.infer(packets, options, arrived=arrived, deadline=deadline, key=key))
+        inference = asyncio.create_task(
+            service.infer(
+                packets, options, arrived=arrived, deadline=deadline, room=request.scope["state"]["room"], key=key
+            )
+        )
         disconnection = asyncio.create_task(_wait_for_disconnection(request))
         try:
             await asyncio.wait({inference, disconnection}, return_when=asyncio.FIRST_COMPLETED)

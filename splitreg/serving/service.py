@@ -19,6 +19,7 @@ from splitreg.errors import (
     Unavailable,
     suggest,
 )
+from splitreg.serving.answer_room import AnswerRoom, AnswerRooms
 from splitreg.serving.answer_size import estimate_bytes
 from splitreg.serving.backend import CreateBackend
 from splitreg.serving.batch_queue import Job, JobResult
@@ -49,6 +50,7 @@ class Service:
         rate_limit: per client address.
         draining: whether new requests are refused.
         answer_bytes: bytes of answers that are being sent.
+        answer_rooms: estimated bytes of answers per client, from submission until they are sent.
         active_requests: HTTP requests that have no response yet.
         request_bytes: bytes of requests that are being received or wait for an answer.
         streams: of each open stream a function that closes it once it has no packet in flight.
@@ -64,6 +66,7 @@ class Service:
         self.draining = False
         self.active_requests = 0
         self.answer_bytes = MemoryBudget("answers", config.max_pending_answer_bytes, self.metrics.answers)
+        self.answer_rooms = AnswerRooms(config.max_pending_answer_bytes // 2, config.trusted_proxies)
         self.request_bytes = MemoryBudget("pending requests", config.max_pending_bytes, self.metrics.pending)
         self.streams: set[Callable[[], None]] = set()
         self.on_stop: list[Callable[[], None]] = []
@@ -161,6 +164,7 @@ class Service:
         *,
         arrived: float,
         deadline: float,
+        room: AnswerRoom,
         key: str | None = None,
     ) -> JobResult:
         """Return the answers to packets.
@@ -170,6 +174,7 @@ class Service:
             options: heads and answer format.
             arrived: in seconds of the event loop's clock.
             deadline: in seconds of the event loop's clock.
+            room: where the answer counts until it is sent.
             key: idempotency key.
 
         Raises:
@@ -181,11 +186,18 @@ class Service:
         job = self.idempotency.find(key, digest) if key is not None else None
         if job is None:
             job = self._create_job(packets, options, arrived, deadline)
-            self.backend.submit(job)
-            if key is not None:
-                self.idempotency.store(key, digest, job)
+            await _reserve(room, job.answer_bytes, deadline)
+            first = self.idempotency.find(key, digest) if key is not None else None  # while it waited
+            if first is None:
+                self.check_not_draining()
+                self.backend.submit(job)
+                if key is not None:
+                    self.idempotency.store(key, digest, job)
+            job = first or job
         else:
-            self.metrics.joined.inc()
+            first = job
+            await _reserve(room, job.answer_bytes, deadline)
+        self.metrics.joined.inc(first is not None)
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(job.done)
@@ -233,6 +245,14 @@ class Service:
             f"packets of model {', '.join(model_ids)}; this server has {', '.join(models)}, and all packets of a "
             "request must be of one model. Use the bundle of this server on the device, or serve the device's bundle"
         )
+
+
+async def _reserve(room: AnswerRoom, count: int, deadline: float) -> None:
+    try:
+        async with asyncio.timeout_at(deadline):
+            await room.reserve(max(1, count))
+    except TimeoutError as cause:
+        raise DeadlinePassed("the deadline passed before this client had received its other answers") from cause
 
 
 def _select_heads(available: tuple[str, ...], wanted: tuple[str, ...] | None) -> tuple[str, ...]:

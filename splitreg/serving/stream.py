@@ -8,6 +8,7 @@ from contextlib import suppress
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from splitreg.errors import BadRequest, SplitregError
+from splitreg.serving.answer_room import AnswerRoom
 from splitreg.serving.query import RequestOptions
 from splitreg.serving.service import Service
 from splitreg.wire import dump_json
@@ -85,9 +86,9 @@ class _Stream:
 
     async def _answer(self, number: int, packet: bytes) -> None:
         abort = self._socket.scope["state"]["abort"]
-        with self._service.answer_bytes.hold(abort) as hold:
+        with self._service.answer_bytes.hold(abort) as hold, self._service.answer_rooms.room(self._client) as room:
             try:
-                message = self._write(number, 200, await self._infer(packet))
+                message = self._write(number, 200, await self._infer(packet, room))
                 hold.add(len(message))
             except SplitregError as error:
                 status, body = self._service.error_response(error)
@@ -111,13 +112,13 @@ class _Stream:
         member = b'"answers":' + blob if status == 200 else blob[1:-1]
         return f'{{"request":{number},{member.decode()}}}'
 
-    async def _infer(self, packet: bytes) -> bytes:
+    async def _infer(self, packet: bytes, room: AnswerRoom) -> bytes:
         arrived = asyncio.get_running_loop().time()
         self._service.rate_limit.take(self._client, arrived)
         deadline = self._service.parse_deadline(self._socket.headers.get(DEADLINE), arrived)
         with self._service.request_bytes.hold() as hold:
             hold.add(len(packet))
-            result = await self._service.infer([packet], self._options, arrived=arrived, deadline=deadline)
+            result = await self._service.infer([packet], self._options, arrived=arrived, deadline=deadline, room=room)
         return result.blob
 
     async def _close(self, code: int, reason: str) -> None:
