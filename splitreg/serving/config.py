@@ -58,6 +58,7 @@ class ServeConfig:
         min_send_bytes_per_s: clients that receive an answer more slowly are disconnected.
         deadline_seconds: from the arrival of a request to its answer; clients may ask for less.
         batch_timeout_seconds: for one batch; a worker that takes longer is killed.
+        worker_stall_seconds: without a sign of life from a worker, then it is killed and replaced.
         load_timeout_seconds: to load the bundles and start the workers.
         max_attempts: workers that may die while they compute one request, before it fails.
         idempotency_answers: number of answers stored for idempotency keys.
@@ -108,7 +109,8 @@ class ServeConfig:
     write_timeout_seconds: float = 30.0
     min_send_bytes_per_s: int = 16 * 1024
     deadline_seconds: float = 30.0
-    batch_timeout_seconds: float = 60.0
+    batch_timeout_seconds: float = 30.0
+    worker_stall_seconds: float = 10.0
     load_timeout_seconds: float = 300.0
     max_attempts: int = 3
     idempotency_answers: int = 4096

@@ -268,9 +268,7 @@ def test_waiting_images_are_limited(page_bundle, monkeypatch):
         def send(source):
             statuses.append(ask_from(server, source, image_file()))
 
-        threads = [
-            threading.Thread(target=send, args=(f"127.0.0.{2 + i % 3}",)) for i in range(device.MAX_WAITING + 4)
-        ]
+        threads = [threading.Thread(target=send, args=(f"127.0.0.{2 + i % 3}",)) for i in range(device.MAX_WAITING + 4)]
         for thread in threads:
             thread.start()
         until(lambda: len(statuses) == 4)
