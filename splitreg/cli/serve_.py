@@ -33,6 +33,12 @@ _POSITIVE, _SECONDS = click.IntRange(min=1), click.FloatRange(min=0, min_open=Tr
 @click.option("--connections", type=_POSITIVE, default=16_000, show_default=True, help="Maximum open connections.")
 @click.option("--token-file", type=click.Path(dir_okay=False),
               help="Accepted bearer tokens, one per line.  [default: no authentication]")  # fmt: skip
+@click.option("--allowed-host", multiple=True, metavar="NAME",
+              help="Accepted name of this server in the Host header; repeat for several.")  # fmt: skip
+@click.option("--allowed-origin", multiple=True, metavar="ORIGIN",
+              help="Origin of web pages that may send requests; repeat for several.")  # fmt: skip
+@click.option("--trusted-proxy", multiple=True, metavar="ADDRESS",
+              help="Proxy whose X-Forwarded-For is believed; repeat for several.")  # fmt: skip
 @click.option("--tls-cert", type=click.Path(dir_okay=False), help="Certificate chain, a PEM file.")
 @click.option("--tls-key", type=click.Path(dir_okay=False), help="Private key, a PEM file.")
 @click.option("--insecure", is_flag=True, help="Allow a public address without token or TLS.")
@@ -48,14 +54,16 @@ def command(
     context: click.Context,
     bundles: tuple[str, ...], host: str, port: int, heads: str | None, workers: int, threads: int | None, device: str,
     precision: str, batch: int, queue: int, deadline: float, rate: float, max_body: int, max_images: int,
-    connections: int, token_file: str | None, tls_cert: str | None, tls_key: str | None, insecure: bool, page: bool,
+    connections: int, token_file: str | None,
+    allowed_host: tuple[str, ...], allowed_origin: tuple[str, ...], trusted_proxy: tuple[str, ...],
+    tls_cert: str | None, tls_key: str | None, insecure: bool, page: bool,
     drain_seconds: float, log_file: str | None, on: str, config: str | None,
 ) -> None:  # fmt: skip
     """Serve the server halves of BUNDLEs over HTTP.
 
     Devices send packets over HTTP or a WebSocket and get predictions. Once requests are accepted,
     one line is written to stdout: {"event": "ready", "url": ...}. SIGTERM answers accepted requests
-    and exits; SIGHUP reloads the bundles without losing a request.
+    and exits; SIGHUP reloads bundles, tokens and certificate.
 
     \b
     splitreg serve my-bundle
@@ -70,7 +78,7 @@ def command(
         click.echo(json.dumps({"event": "ready", "url": url}), file=out)
 
     try:
-        from splitreg.serving import ServeConfig, security, serve
+        from splitreg.serving import ServeConfig, serve
     except ModuleNotFoundError as cause:
         raise MissingExtra(
             f"serving needs {cause.name}, which is not installed; pip install 'splitreg[serve]'"
@@ -91,7 +99,8 @@ def command(
             workers=workers, threads=threads or 0, device=device, precision=precision, max_batch_images=batch,
             max_queue_images=queue, deadline_seconds=deadline, max_requests_per_s=rate, max_body_bytes=max_body,
             max_request_images=max_images, max_connections=connections,
-            tokens=() if token_file is None else security.read_tokens(token_file), insecure=insecure, tls_cert=tls_cert,
+            token_file=token_file, allowed_hosts=allowed_host,
+            allowed_origins=allowed_origin, trusted_proxies=trusted_proxy, insecure=insecure, tls_cert=tls_cert,
             tls_key=tls_key, page=page, drain_seconds=drain_seconds, log_file=log_file,
         ),
         on_ready,

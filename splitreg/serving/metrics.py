@@ -73,6 +73,9 @@ class Metrics:
             "splitreg_encoder_kills", "Processes that encode images for the page, killed for time or memory.",
             registry=registry,
         )  # fmt: skip
+        self.dropped_lines = Counter(
+            "splitreg_log_lines_dropped", "Lines of the log that could not be written.", registry=registry
+        )
         self.streams = Gauge("splitreg_streams", "Open streams.", registry=registry)
 
     def count_result(self, job: Job, result: JobResult, seconds: float) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -25,11 +27,13 @@ from splitreg.serving.backend import CreateBackend
 from splitreg.serving.batch_queue import Job, JobResult
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.idempotency import IdempotencyCache
+from splitreg.serving.logs import log
 from splitreg.serving.memory import MemoryBudget
 from splitreg.serving.metrics import Metrics
 from splitreg.serving.query import RequestOptions
 from splitreg.serving.routing_errors import RoutingError
 from splitreg.serving.security import RateLimit
+from splitreg.serving.tokens import TokenStore
 from splitreg.wire import error_body, status_of
 from splitreg.wire.protocol import DEADLINE
 
@@ -55,6 +59,8 @@ class Service:
         request_bytes: bytes of requests that are being received or wait for an answer.
         streams: of each open stream a function that closes it once it has no packet in flight.
         on_stop: called when the service stops.
+        on_reload: called before the bundles are loaded again; reads other files again.
+        tokens: that are accepted.
     """
 
     def __init__(self, config: ServeConfig, create_backend: CreateBackend) -> None:
@@ -63,6 +69,7 @@ class Service:
         self.backend = create_backend(config, self.metrics)
         self.idempotency = IdempotencyCache(config)
         self.rate_limit = RateLimit(config.max_requests_per_s)
+        self.tokens = TokenStore(config.tokens, config.token_file, time.time)
         self.draining = False
         self.active_requests = 0
         self.answer_bytes = MemoryBudget("answers", config.max_pending_answer_bytes, self.metrics.answers)
@@ -70,6 +77,9 @@ class Service:
         self.request_bytes = MemoryBudget("pending requests", config.max_pending_bytes, self.metrics.pending)
         self.streams: set[Callable[[], None]] = set()
         self.on_stop: list[Callable[[], None]] = []
+        self.on_reload: list[Callable[[], None]] = [self.tokens.reload]
+        self._reloading = asyncio.Lock()
+        self._next_reload: asyncio.Task[None] | None = None
 
     @property
     def models(self) -> Mapping[str, dict[str, Any]]:
@@ -90,12 +100,30 @@ class Service:
         await self.backend.start()
 
     async def reload(self) -> None:
-        """Load the bundles again; requests are answered without interruption.
+        """Read the tokens, the certificate and the bundles again, without interruption of requests.
+
+        Reloads that are asked for while one runs become one more.
 
         Raises:
-            SplitregError: the bundles cannot be loaded; the previous ones remain in use.
+            SplitregError: one of them is invalid; all previous ones remain in use, except that
+                tokens stay reloaded if only the bundles fail.
         """
-        await self.backend.reload()
+        if self._next_reload is None:
+            self._next_reload = asyncio.create_task(self._reload())
+            self._next_reload.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._next_reload)
+
+    async def _reload(self) -> None:
+        async with self._reloading:
+            self._next_reload = None  # what changes from now on needs another one
+            try:
+                for read in self.on_reload:
+                    read()
+            except SplitregError as error:
+                self.metrics.reloads.labels("failed").inc()
+                log("reload failed", logging.ERROR, **error_body(error))
+                raise
+            await self.backend.reload()
 
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, answer accepted ones, close empty streams.

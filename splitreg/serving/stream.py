@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -11,6 +12,7 @@ from splitreg.errors import BadRequest, SplitregError
 from splitreg.serving.answer_room import AnswerRoom
 from splitreg.serving.query import RequestOptions
 from splitreg.serving.service import Service
+from splitreg.serving.tokens import Token
 from splitreg.wire import dump_json
 from splitreg.wire.protocol import ANSWERS, DEADLINE, read_request, write_answer
 
@@ -18,16 +20,24 @@ from splitreg.wire.protocol import ANSWERS, DEADLINE, read_request, write_answer
 _GOING_AWAY, _UNSUPPORTED, _POLICY_VIOLATION = 1001, 1003, 1008
 
 
-async def serve_stream(service: Service, socket: WebSocket, options: RequestOptions, client: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who has opened a stream: the address, for the rate limit, and the token."""
+
+    client: str
+    token: Token | None
+
+
+async def serve_stream(service: Service, socket: WebSocket, options: RequestOptions, caller: Caller) -> None:
     """Serve a stream until either side closes it.
 
     Args:
         service: answers the packets.
         socket: not accepted yet.
         options: heads and answer format, the same for all packets.
-        client: address, for the rate limit.
+        caller: who has opened it.
     """
-    stream = _Stream(service, socket, options, client)
+    stream = _Stream(service, socket, options, caller)
     await socket.accept()
     service.streams.add(stream.close_when_empty)
     service.metrics.streams.inc()
@@ -41,8 +51,9 @@ async def serve_stream(service: Service, socket: WebSocket, options: RequestOpti
 class _Stream:
     """One connection with a bounded number of packets in flight; at the limit it is not read."""
 
-    def __init__(self, service: Service, socket: WebSocket, options: RequestOptions, client: str) -> None:
-        self._service, self._socket, self._options, self._client = service, socket, options, client
+    def __init__(self, service: Service, socket: WebSocket, options: RequestOptions, caller: Caller) -> None:
+        self._service, self._socket, self._options, self._client = service, socket, options, caller.client
+        self._token = caller.token
         self._slots = asyncio.Semaphore(service.config.max_stream_in_flight)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -115,6 +126,7 @@ class _Stream:
     async def _infer(self, packet: bytes, room: AnswerRoom) -> bytes:
         arrived = asyncio.get_running_loop().time()
         self._service.rate_limit.take(self._client, arrived)
+        self._service.tokens.take(self._token, arrived)
         deadline = self._service.parse_deadline(self._socket.headers.get(DEADLINE), arrived)
         with self._service.request_bytes.hold() as hold:
             hold.add(len(packet))

@@ -192,6 +192,7 @@ def running(create_backend=StubBackend, token=None, **limits):
         box["stop"], box["loop"] = asyncio.Event(), asyncio.get_running_loop()
         service = box["service"] = Service(config, create_backend)
         server = make_server(service, listener)
+        service.app = server.app
         server.start()
         try:
             await service.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import logging
 import resource
 import socket
@@ -23,6 +22,7 @@ from splitreg.serving.http.http1 import Http1
 from splitreg.serving.logs import log
 from splitreg.serving.memory import MemoryBudget
 from splitreg.serving.metrics import Metrics
+from splitreg.serving.security import client_of, is_trusted_proxy
 
 #: Connections that are accepted per turn of the event loop.
 _ACCEPTS_PER_TURN = 16
@@ -38,8 +38,6 @@ _PAUSE_SECONDS = 0.5
 _TICK_SECONDS = 0.1
 #: Seconds for a TLS connection to say goodbye.
 _TLS_SHUTDOWN_SECONDS = 2.0
-#: An IPv6 customer has at least a network of this size, so it counts as one client.
-_IPV6_PREFIX = 64
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -260,7 +258,7 @@ class HttpServer:
     def _refusal(self, client: str) -> str:
         """Make room for one more connection of a client; return why there is none."""
         limit = self.config.max_client_connections or max(1, self.max_connections // 2)
-        if self._clients[client] >= limit and client not in self.config.trusted_proxies:
+        if self._clients[client] >= limit and not is_trusted_proxy(client, self.config.trusted_proxies):
             if not self._drop_waiting(client):
                 return f"{client} has {limit} connections, the limit per client; use one for many requests"
         if self._count() >= self.max_connections and not self._drop_waiting():
@@ -331,16 +329,6 @@ class HttpServer:
             now = self.loop.time()
             for connection in list(self._connections):
                 connection.tick(now)
-
-
-def client_of(address: str) -> str:
-    """Return what counts as one client: an IPv4 address, or an IPv6 network."""
-    if ":" not in address:
-        return address
-    ip = ipaddress.IPv6Address(address.partition("%")[0])
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.IPv6Network((ip, _IPV6_PREFIX), strict=False))
 
 
 def usable_descriptors(wanted: int) -> tuple[int, int]:

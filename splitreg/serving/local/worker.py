@@ -24,9 +24,9 @@ from typing import Any
 from splitreg.coding import Packet
 from splitreg.errors import BundleError, SplitregError
 from splitreg.recipe import PRECISIONS
+from splitreg.serving import frames
 from splitreg.serving.bundles import describe_model, select_bundles
 from splitreg.serving.inference import InferenceRequest, run_isolated
-from splitreg.serving import frames
 from splitreg.wire import error_body
 
 

@@ -61,7 +61,7 @@ def test_answers_count_until_they_are_sent():
     with running(stub(padding=12_000_000), write_timeout_seconds=0.5, min_send_bytes_per_s=1 << 30) as server:
         body = packet()
         sock = server.socket()
-        sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.splitreg.packet\r\n"
+        sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/vnd.splitreg.packet\r\n"
                      b"Content-Length: %d\r\n\r\n%s" % (len(body), body))  # fmt: skip
         until(lambda: server.service.answer_bytes.total > 12_000_000)
         start = time.monotonic()
@@ -90,7 +90,7 @@ def test_the_largest_answer_gives_way(stream):
                 socket.send(protocol.write_request(1, body))
             else:
                 socket = server.socket()
-                socket.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.splitreg.packet\r\n"
+                socket.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/vnd.splitreg.packet\r\n"
                                b"Content-Length: %d\r\n\r\n%s" % (len(body), body))  # fmt: skip
             held.append(socket)
             until(lambda: not server.backend.queue.busy)
