@@ -41,7 +41,12 @@ def serve(config: ServeConfig, on_ready: Callable[[str], None], create_backend: 
         SplitregError: the bundles cannot be loaded, or the address cannot be used.
     """
     dropped: list[Callable[[], None]] = []  # the service's counter, once there is one
-    handler = open_log(config, lambda: [count() for count in dropped] and None)
+
+    def on_drop() -> None:
+        for count in dropped:
+            count()
+
+    handler = open_log(config, on_drop)
     return_freed_memory()
     try:
         asyncio.run(_serve(config, on_ready, create_backend, dropped))

@@ -112,6 +112,11 @@ class TokenStore:
     def __bool__(self) -> bool:
         return bool(self._tokens)
 
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """The accepted tokens."""
+        return tuple(self._tokens.values())
+
     def reload(self) -> None:
         """Read the token file again; quotas that were used stay used.
 

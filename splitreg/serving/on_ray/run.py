@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 from splitreg.errors import MissingExtra, ServiceError
 from splitreg.serving.on_ray.config import ClusterConfig
 from splitreg.serving.run import serve
+
+
+#: Where Ray listens if it is started on this machine.
+_LOOPBACK = "127.0.0.1"
 
 
 def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> None:
@@ -29,6 +34,7 @@ def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> Non
         SplitregError: as ``splitreg.serving.serve``.
     """
     with contextlib.redirect_stdout(sys.stderr):  # Ray writes to stdout
+        _protect(cluster)
         ray, ray_serve = _import_ray()
         started_here = _connect(ray, cluster)  # sets signal handlers, which the server replaces
         try:
@@ -40,6 +46,21 @@ def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> Non
             if started_here:
                 ray_serve.shutdown()
             ray.shutdown()
+
+
+def _protect(cluster: ClusterConfig) -> None:
+    """Let Ray require a token, which this process creates if it starts Ray itself.
+
+    Whoever can connect to a port of Ray can run code, and Ray listens on more than one. Set
+    ``RAY_AUTH_MODE=disabled`` to turn tokens off. Must run before Ray is imported.
+    """
+    mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if mode == "token" and _address(cluster) is None:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _address(cluster: ClusterConfig) -> str | None:
+    return cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
 def _import_ray() -> tuple[Any, Any]:
@@ -56,10 +77,10 @@ def _import_ray() -> tuple[Any, Any]:
 
 def _connect(ray: Any, cluster: ClusterConfig) -> bool:
     """Connect to a cluster; return whether Ray was started on this machine for this process."""
-    address = cluster.address or os.environ.get("RAY_ADDRESS") or None
+    address = _address(cluster)
     options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
     if address is None:
-        options |= {"num_cpus": cluster.local_cpus, "include_dashboard": False}
+        options |= {"num_cpus": cluster.local_cpus, "include_dashboard": False, "_node_ip_address": _LOOPBACK}
         options |= {"object_store_memory": cluster.object_store_bytes} if cluster.object_store_bytes else {}
     try:
         ray.init(address=address or "local", **options)
