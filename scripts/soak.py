@@ -29,6 +29,7 @@ from urllib.parse import urlparse
 
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"
+_ORDINARY = ("request", "request refused", "client disconnected")
 PACKET = "application/vnd.splitreg.packet"
 #: Attacks that take turns: name in tests/support/attacks.py -> options.
 ATTACKS = {
@@ -68,8 +69,14 @@ class Server:
         return {"front": resident(self.process.pid), "others": sum(map(resident, descendants(self.process.pid)))}
 
     def workers(self):
-        """Process ids of the workers: the grandchildren."""
-        return [pid for child in children(self.process.pid) for pid in children(child)]
+        """Process ids of the workers: the grandchildren, of which one may be missing for a moment."""
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            pids = [pid for child in children(self.process.pid) for pid in children(child)]
+            if pids:
+                return pids
+            time.sleep(0.05)
+        raise SystemExit("the server has no worker")
 
     def stop(self):
         """End it; return seconds and exit status."""
@@ -82,7 +89,11 @@ class Server:
 
 def one_thread():
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, "1"), "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    return {
+        **os.environ,
+        **dict.fromkeys(names, "1"),
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+    }
 
 
 def children(pid):
@@ -278,6 +289,9 @@ def soak(bundle, folder, minutes):
         sampler.stop()
         metrics = server.ask("GET", "/metrics")[1].decode()
         ended = server.stop()
+        log = (folder / "disk" / "log").read_text().splitlines()
+        events = [json.loads(line) for line in log if line.startswith("{") and line.endswith("}")]
+    sampler.log = [event for event in events if event["event"] not in _ORDINARY]
     return sampler, summary(sampler, turn, metrics, ended)
 
 
@@ -320,6 +334,9 @@ def summary(sampler, turn, metrics, ended):
     wanted = ("dropped", "refusals", "restarts", "kills", "slow_readers", "reloads")
     result["metrics"] = [line for line in metrics.splitlines() if line[:1] != "#" and any(word in line for word in wanted)
                          and "_created" not in line]  # fmt: skip
+    result["log"] = [{key: event[key] for key in ("time", "event", "reason") if key in event} for event in sampler.log][
+        -20:
+    ]
     return result
 
 

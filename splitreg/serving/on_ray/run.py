@@ -16,8 +16,8 @@ from splitreg.serving.on_ray.config import ClusterConfig
 from splitreg.serving.run import serve
 
 
-#: Where Ray listens if it is started on this machine.
-_LOOPBACK = "127.0.0.1"
+#: Ray's variable for clusters of several machines; without them all its ports are on 127.0.0.1.
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> None:
@@ -49,14 +49,16 @@ def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> Non
 
 
 def _protect(cluster: ClusterConfig) -> None:
-    """Let Ray require a token, which this process creates if it starts Ray itself.
+    """Let Ray require a token, and listen only on this machine if this process starts it.
 
-    Whoever can connect to a port of Ray can run code, and Ray listens on more than one. Set
+    Whoever can connect to a port of Ray can run code, and Ray has many ports. Set
     ``RAY_AUTH_MODE=disabled`` to turn tokens off. Must run before Ray is imported.
     """
     mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if mode == "token" and _address(cluster) is None:
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if _address(cluster) is None:
+        os.environ.setdefault(_CLUSTERS, "0")
+        if mode == "token":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _address(cluster: ClusterConfig) -> str | None:
@@ -80,7 +82,7 @@ def _connect(ray: Any, cluster: ClusterConfig) -> bool:
     address = _address(cluster)
     options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
     if address is None:
-        options |= {"num_cpus": cluster.local_cpus, "include_dashboard": False, "_node_ip_address": _LOOPBACK}
+        options |= {"num_cpus": cluster.local_cpus, "include_dashboard": False}
         options |= {"object_store_memory": cluster.object_store_bytes} if cluster.object_store_bytes else {}
     try:
         ray.init(address=address or "local", **options)
