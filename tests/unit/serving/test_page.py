@@ -404,3 +404,23 @@ def test_the_scripts_use_the_names_of_the_protocol():
     for name in (routes.ENCODE, protocol.INFER, protocol.MODELS, routes.ENCODE_MS, routes.FILES, protocol.QUEUE_MS,
                  protocol.COMPUTE_MS, protocol.PACKET):  # fmt: skip
         assert name.lower().lstrip("/") in text
+
+
+def contrast(one, other):
+    """The contrast ratio of two colours, #rrggbb (WCAG 2.2)."""
+
+    def luminance(colour):
+        shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        return np.dot([s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares], [0.2126, 0.7152, 0.0722])
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_has_enough_contrast():
+    style = FILES["style.css"]
+    for block in re.findall(r"--back:.*?\}", style, re.DOTALL):
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+        for name in ("text", "soft", "device", "link", "server", "wrong"):
+            assert contrast(colours[name], colours["card"]) >= 4.5, name
+        assert contrast(colours["text"], colours["back"]) >= 4.5
