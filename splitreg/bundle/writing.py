@@ -18,7 +18,6 @@ from splitreg.bundle.bundle import hash_folder
 from splitreg.bundle.config import CONFIG, FORMAT, BundleConfig
 from splitreg.errors import BundleError
 
-
 #: Name of a bundle that is being replaced.
 _ASIDE = "bundle"
 

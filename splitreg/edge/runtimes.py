@@ -59,7 +59,9 @@ def load_network(runtime: str, data: bytes, *, name: str, size: tuple[int, int],
         raise RecipeError(f"threads must be at least 1, got {threads}")
     for operator in _LOOPS:
         if bytes((_OP_TYPE, len(operator))) + operator.encode() in data:
-            raise BundleError(f"{name} has the operator {operator}, which may never end; export a network without loops")
+            raise BundleError(
+                f"{name} has the operator {operator}, which may never end; export a network without loops"
+            )
     return _NETWORKS[runtime](data, name, size, threads)
 
 

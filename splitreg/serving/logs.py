@@ -100,7 +100,7 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
 
     def _open(self) -> io.TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        return io.open(descriptor, "a", encoding=self.encoding)
+        return open(descriptor, "a", encoding=self.encoding)
 
 
 def open_log(config: ServeConfig, on_drop: Callable[[], None] = lambda: None) -> logging.Handler:

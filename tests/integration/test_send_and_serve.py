@@ -78,7 +78,10 @@ def test_answers_over_the_wire_are_those_in_process(bundle, server, images):
 def test_what_the_server_refuses_has_its_type(bundle, server, images):
     with Client(server, bundle, token="wrong") as client, pytest.raises(Unauthorized):
         client.send(images[0])
-    with Client(server, bundle, token="secret-0123456789", heads="segg") as client, pytest.raises(RecipeError, match="seg"):
+    with (
+        Client(server, bundle, token="secret-0123456789", heads="segg") as client,
+        pytest.raises(RecipeError, match="seg"),
+    ):
         client.send(images[0])
     other = EdgeEncoder.open("zoo:camvid-small")
     with Client(server, other, token="secret-0123456789") as client, pytest.raises(ForeignPacket):

@@ -15,8 +15,8 @@ from splitreg.errors import MissingExtra, ServiceError
 from splitreg.serving.on_ray.config import ClusterConfig
 from splitreg.serving.run import serve
 
-
-#: Ray's variable for clusters of several machines; without them all its ports are on 127.0.0.1.
+#: Ray's variable for clusters of several machines; without them its ports are on
+#: 127.0.0.1, except one per replica of Ray Serve.
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 

@@ -54,7 +54,10 @@ def test_a_graph_with_a_loop_is_refused(bundle):
     )  # fmt: skip
     count = helper.make_tensor("count", kind.INT64, [], [2**60])
     yes = helper.make_tensor("yes", kind.BOOL, [], [True])
-    nodes = [helper.make_node("Loop", ["count", "yes"], [], body=body), helper.make_node("Identity", ["image"], ["latent"])]
+    nodes = [
+        helper.make_node("Loop", ["count", "yes"], [], body=body),
+        helper.make_node("Identity", ["image"], ["latent"]),
+    ]
     shape = ["n", 3, 64, 96]
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("image", kind.FLOAT, shape)],

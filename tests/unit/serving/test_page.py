@@ -411,7 +411,9 @@ def contrast(one, other):
 
     def luminance(colour):
         shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        return np.dot([s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares], [0.2126, 0.7152, 0.0722])
+        return np.dot(
+            [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares], [0.2126, 0.7152, 0.0722]
+        )
 
     high, low = sorted((luminance(one), luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
