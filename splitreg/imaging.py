@@ -28,6 +28,10 @@ MAX_PIXELS = 100_000_000
 #: Largest side of an image: packets have 16 bits for it.
 MAX_SIDE = 65535
 
+#: Sizes of masks and other maps in answers -> divisor of the original's sides; "network" is the
+#: size of the original in the network's input.
+RESOLUTIONS = {"full": 1, "network": 0, "1/2": 2, "1/4": 4, "1/8": 8}
+
 #: Grey value of a letterbox's borders.
 FILL = 114
 
@@ -73,6 +77,7 @@ class Geometry:
         coded: (height, width) of the network's input.
         mode: ``"letterbox"`` or ``"resize"``.
         max_mask_pixels: maps of larger originals are scaled down to this many pixels; None maps every pixel.
+        resolution: size of masks and other maps, one of ``RESOLUTIONS``.
 
     >>> Geometry(original=(100, 200), coded=(64, 64), mode="letterbox").content
     (16, 0, 32, 64)
@@ -82,6 +87,7 @@ class Geometry:
     coded: tuple[int, int]
     mode: str
     max_mask_pixels: int | None = None
+    resolution: str = "full"
 
     @property
     def content(self) -> tuple[int, int, int, int]:
@@ -99,10 +105,18 @@ class Geometry:
     def mask_size(self) -> tuple[int, int]:
         """(height, width) of masks and other maps: the original's, or smaller with its aspect ratio.
 
+        Never larger than the original. ``"network"`` is the size of ``content``.
+
         >>> Geometry(original=(400, 800), coded=(64, 64), mode="resize", max_mask_pixels=20_000).mask_size
         (100, 200)
         """
         height, width = self.original
+        if self.resolution == "network":
+            _, _, ch, cw = self.content
+            height, width = min(height, ch), min(width, cw)
+        elif self.resolution != "full":
+            divisor = RESOLUTIONS[self.resolution]
+            height, width = -(-height // divisor), -(-width // divisor)
         limit = self.max_mask_pixels
         if limit is None or height * width <= limit:
             return height, width
@@ -125,30 +139,57 @@ class Geometry:
         return ((np.asarray(points, np.float64) - [left, top]) * [w / width, h / height]).astype(np.float32)
 
     def labels(self, mask: NDArray[Any]) -> NDArray[Any]:
-        """Map an (ch, cw) index map to ``mask_size`` by nearest neighbour."""
+        """Map an (ch, cw) index map to ``mask_size``: by nearest neighbour, or by majority where it is reduced."""
         top, left, height, width = self.content
-        h, w = self.mask_size
-        rows = top + np.minimum(((np.arange(h) * 2 + 1) * height) // (2 * h), height - 1)
-        columns = left + np.minimum(((np.arange(w) * 2 + 1) * width) // (2 * w), width - 1)
-        return np.asarray(mask[rows[:, None], columns[None, :]])
+        part = mask[top : top + height, left : left + width]
+        if self.resolution in ("full", "network"):
+            return nearest(part, self.mask_size)
+        return resize_labels(part, self.mask_size)
 
     def values(self, field: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Map a (ch, cw) real-valued map to ``mask_size`` by bilinear interpolation."""
-        image = _pil()
         top, left, height, width = self.content
-        part = np.ascontiguousarray(field[top : top + height, left : left + width], np.float32)
-        h, w = self.mask_size
-        return np.asarray(
-            image.fromarray(part, "F" if part.ndim == 2 else None).resize((w, h), image.Resampling.BILINEAR)
-        )
+        return resize_values(field[top : top + height, left : left + width], self.mask_size)
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Map a (ch, cw, 3) uint8 image to ``mask_size``."""
-        pil = _pil()
         top, left, height, width = self.content
-        part = np.ascontiguousarray(image[top : top + height, left : left + width])
-        h, w = self.mask_size
-        return np.asarray(pil.fromarray(part).resize((w, h), pil.Resampling.BILINEAR))
+        return resize_pixels(image[top : top + height, left : left + width], self.mask_size)
+
+
+def nearest(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Resize an (h, w) map to ``size`` by nearest neighbour."""
+    (height, width), (h, w) = mask.shape[:2], size
+    rows = np.minimum(((np.arange(h) * 2 + 1) * height) // (2 * h), height - 1)
+    columns = np.minimum(((np.arange(w) * 2 + 1) * width) // (2 * w), width - 1)
+    return np.asarray(mask[rows[:, None], columns[None, :]])
+
+
+def resize_values(field: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize an (h, w) real-valued map to ``size`` by bilinear interpolation."""
+    pil = _pil()
+    image = pil.fromarray(np.ascontiguousarray(field, np.float32), "F")
+    return np.asarray(image.resize((size[1], size[0]), pil.Resampling.BILINEAR))
+
+
+def resize_pixels(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an (h, w, 3) uint8 image to ``size`` by bilinear interpolation."""
+    pil = _pil()
+    resized = pil.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), pil.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def resize_labels(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an (h, w) index map: each pixel gets the index with most of its area, with smooth edges when enlarged."""
+    pil = _pil()
+    (h, w), shrink = size, size[0] * size[1] < mask.size
+    method = pil.Resampling.BOX if shrink else pil.Resampling.BILINEAR
+    result, best = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    for index in np.unique(mask):
+        share = np.asarray(pil.fromarray((mask == index).astype(np.uint8) * 255).resize((w, h), method))
+        more = share > best
+        result[more], best[more] = index, share[more]
+    return result
 
 
 def read(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from splitreg.specs import TargetSpec
 from splitreg.tasks import Sample, Target
 from splitreg_datasets import cocofiles, layout
 from splitreg_datasets import semantic as labels
-from splitreg_datasets.cocofiles import Source
+from splitreg_datasets.cocofiles import AnnotationFile
 from splitreg_datasets.files import as_image, find_root, read_picture
 from splitreg_datasets.instances import (
     Instances,
@@ -157,13 +157,13 @@ class Coco(Dataset):
 class _Part:
     """A JSON file with its images."""
 
-    source: Source
+    source: AnnotationFile
     instances: Instances
     folders: list[Path]
     semantic: labels.Semantic | None
 
 
-def _sources(root: str | None, annotations: str) -> tuple[Path, list[Source]]:
+def _sources(root: str | None, annotations: str) -> tuple[Path, list[AnnotationFile]]:
     given = find_root(root, "coco")
     folder = layout.only_folder(given) if given.is_dir() and not annotations else given
     sources = cocofiles.find_sources(folder, annotations) if folder.is_dir() else []
@@ -176,7 +176,7 @@ def _notes(folder: Path) -> Path:
     return layout.child_folder(folder, "annotations") or folder / "annotations"
 
 
-def _chosen(folder: Path, sources: Sequence[Source], split: str, hold_out: float) -> list[Source]:
+def _chosen(folder: Path, sources: Sequence[AnnotationFile], split: str, hold_out: float) -> list[AnnotationFile]:
     """Return the files that a split needs: the others may be large."""
     wanted = layout.split_name(split) or split
     if wanted == "all" or not any(source.split for source in sources):
@@ -190,7 +190,7 @@ def _chosen(folder: Path, sources: Sequence[Source], split: str, hold_out: float
     return chosen
 
 
-def _categories(path: Path, sources: Sequence[Source]) -> dict[int, str]:
+def _categories(path: Path, sources: Sequence[AnnotationFile]) -> dict[int, str]:
     """Return category id -> name of the objects."""
     if sources[0].panoptic:
         return object_categories(path)
@@ -199,7 +199,7 @@ def _categories(path: Path, sources: Sequence[Source]) -> dict[int, str]:
     return {identity: name for identity, name in names.items() if identity not in parents}
 
 
-def _open(folder: Path, source: Source, images: str, semantic: str, targets: Mapping[str, TargetSpec]) -> _Part:
+def _open(folder: Path, source: AnnotationFile, images: str, semantic: str, targets: Mapping[str, TargetSpec]) -> _Part:
     names = targets[tasks.DETECTION].labels if tasks.DETECTION in targets else ()
     instances = read_instances(source.path, names, strict=source.strict, panoptic=source.panoptic)
     if instances.labels != names:

@@ -20,7 +20,7 @@ _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "image_info", "labels_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class AnnotationFile:
     """A JSON file of objects.
 
     Args:
@@ -39,7 +39,7 @@ class Source:
     panoptic: bool = False
 
 
-def find_sources(root: Path, annotations: str = "") -> list[Source]:
+def find_sources(root: Path, annotations: str = "") -> list[AnnotationFile]:
     """Find the JSON files of a folder, in at most one place.
 
     Args:
@@ -58,47 +58,49 @@ def find_sources(root: Path, annotations: str = "") -> list[Source]:
         loose = _loose(notes / name for name in files)
         if loose:
             return loose
-    in_splits: list[Source] = []
+    in_splits: list[AnnotationFile] = []
     there = layout.listing(root, limit=10_000)
     for folder in there.folders:
         split = layout.split_name(folder)
         if split:
             inner = layout.listing(root / folder).files
             found = _loose(root / folder / name for name in inner if name.lower().endswith(".json"))
-            in_splits += [Source(path=s.path, split=split, word=folder, strict=False) for s in found[:1]]
+            in_splits += [AnnotationFile(path=s.path, split=split, word=folder, strict=False) for s in found[:1]]
     return in_splits or _loose(root / name for name in there.files if name.lower().endswith(".json"))
 
 
-def _of_pattern(root: Path, annotations: str) -> list[Source]:
+def _of_pattern(root: Path, annotations: str) -> list[AnnotationFile]:
     if "{split}" not in annotations:
         path = root / annotations
-        return [Source(path=path, split=layout.split_in(path.stem))] if path.exists() else []
+        return [AnnotationFile(path=path, split=layout.split_in(path.stem))] if path.exists() else []
     before, _, after = annotations.partition("{split}")
     sources = []
     for path in sorted(root.glob(annotations.replace("{split}", "*"))):
         name = path.relative_to(root).as_posix()
         word = name[len(before) : len(name) - len(after.replace("{split}", ""))].split("/")[0]
         if name == annotations.replace("{split}", word):
-            sources.append(Source(path=path, split=layout.split_name(word) or word, word=word))
+            sources.append(AnnotationFile(path=path, split=layout.split_name(word) or word, word=word))
     return _unique(sources)
 
 
-def _standard(path: Path, prefix: str) -> Source:
+def _standard(path: Path, prefix: str) -> AnnotationFile:
     word = path.stem[len(prefix) :].lstrip("_-. ")
     name = word.rstrip("0123456789") or word
     split = layout.split_name(name) or ("" if name.lower() in ("", "default") else name)
-    return Source(path=path, split=split, word=word, panoptic=prefix == "panoptic")
+    return AnnotationFile(path=path, split=split, word=word, panoptic=prefix == "panoptic")
 
 
-def _loose(paths: Iterable[Path]) -> list[Source]:
+def _loose(paths: Iterable[Path]) -> list[AnnotationFile]:
     """Return the files of other names that hold COCO's keys."""
     files = [path for path in paths if not path.name.lower().startswith(_OTHER_TASKS) and is_coco(path)]
-    return _unique(Source(path=path, split=layout.split_in(path.stem), word=path.stem, strict=False) for path in files)
+    return _unique(
+        AnnotationFile(path=path, split=layout.split_in(path.stem), word=path.stem, strict=False) for path in files
+    )
 
 
-def _unique(sources: Iterable[Source]) -> list[Source]:
+def _unique(sources: Iterable[AnnotationFile]) -> list[AnnotationFile]:
     """Of several files of one split keep the one without a year, or the one of 2017 (others are older copies)."""
-    chosen: dict[str, Source] = {}
+    chosen: dict[str, AnnotationFile] = {}
     for source in sorted(sources, key=lambda s: (s.word.endswith(tuple("0123456789")), "2017" not in s.word, s.word)):
         if source.split or not source.strict or "" not in chosen:
             other = chosen.setdefault(source.split, source)
@@ -124,7 +126,7 @@ def is_coco(path: Path) -> bool:
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and sum(key in text for key in keys) >= 2
 
 
-def image_folders(root: Path, source: Source, images: str = "") -> list[Path]:
+def image_folders(root: Path, source: AnnotationFile, images: str = "") -> list[Path]:
     """Return the folders in which the images of a file may lie, the most likely first."""
     if images:
         return [root / images.replace("{split}", source.word or source.split)]

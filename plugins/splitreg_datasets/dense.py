@@ -52,7 +52,7 @@ Key = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class DenseEntry:
     """An image with its labels: paths relative to the root, empty where there are none."""
 
     image: str
@@ -154,7 +154,7 @@ class Masks(Dataset):
         return Sample(image=as_image(image), targets=targets, name=entry.image)
 
 
-class Depth(Dataset):
+class DepthMaps(Dataset):
     """Images and depth in folders beside each other.
 
     ::
@@ -228,7 +228,7 @@ class Depth(Dataset):
 # --- pairs
 
 
-def pair(root: Path) -> list[Entry]:
+def pair(root: Path) -> list[DenseEntry]:
     """Pair the images of a folder with their labels.
 
     Folder names (``images``, ``masks``) and the ends of names (``_mask``, ``annot``) tell labels from images; what
@@ -255,7 +255,7 @@ def pair(root: Path) -> list[Entry]:
             if labels[kind].setdefault(key, name) == name:
                 images.pop((*key[:-1], layout.stem_of(os.path.basename(name))), None)
     return [
-        Entry(image=name, mask=labels["mask"].get(key, ""), depth=labels["depth"].get(key, ""))
+        DenseEntry(image=name, mask=labels["mask"].get(key, ""), depth=labels["depth"].get(key, ""))
         for key, name in images.items()
     ]
 
@@ -282,7 +282,7 @@ def _without_end(key: Key) -> Key | None:
     return None if end is None else (*key[:-1], stem[: len(stem) - len(end)])
 
 
-def _open(root: str | None, dataset: str) -> tuple[Path, list[Entry]]:
+def _open(root: str | None, dataset: str) -> tuple[Path, list[DenseEntry]]:
     folder = find_root(root, dataset)
     folder = layout.only_folder(folder)
     entries = pair(folder) if folder.is_dir() else []
@@ -292,8 +292,8 @@ def _open(root: str | None, dataset: str) -> tuple[Path, list[Entry]]:
     return folder, entries
 
 
-def _splits(entries: Sequence[Entry], hold_out: float) -> Splits[Entry]:
-    named: dict[str, list[Entry]] = {}
+def _splits(entries: Sequence[DenseEntry], hold_out: float) -> Splits[DenseEntry]:
+    named: dict[str, list[DenseEntry]] = {}
     for entry in entries:
         key = _classify(entry.image)[1][:-1]
         named.setdefault(next((split for part in key if (split := layout.split_name(part))), ""), []).append(entry)
@@ -337,14 +337,14 @@ def _has_pairs(names: Iterable[str]) -> bool:
 # --- classes
 
 
-def _class_folder(root: Path, entries: Sequence[Entry]) -> Path:
+def _class_folder(root: Path, entries: Sequence[DenseEntry]) -> Path:
     """Return the folder whose file names the classes: the root, or one of a split or of the masks."""
     folders = dict.fromkeys([root, *((root / entry.mask).parent for entry in entries[:256])])
     parents = dict.fromkeys([*folders, *(folder.parent for folder in folders if folder != root)])
     return next((folder for folder in parents if layout.child(folder, *labelimages.CLASS_FILES)), root)
 
 
-def _find_classes(root: Path, entries: Sequence[Entry], classes: str, values: str, class_file: str) -> MaskClasses:
+def _find_classes(root: Path, entries: Sequence[DenseEntry], classes: str, values: str, class_file: str) -> MaskClasses:
     """Return what the masks' pixels stand for.
 
     Raises:
@@ -370,7 +370,7 @@ def _values(text: str, classes: int) -> tuple[int, ...] | None:
     return tuple(map(int, parts))
 
 
-def _binary(root: Path, entries: Sequence[Entry]) -> MaskClasses:
+def _binary(root: Path, entries: Sequence[DenseEntry]) -> MaskClasses:
     """Return background and foreground for masks of two values.
 
     Raises:
@@ -398,11 +398,11 @@ def _binary(root: Path, entries: Sequence[Entry]) -> MaskClasses:
     )
 
 
-def _some(entries: Sequence[Entry]) -> Sequence[Entry]:
+def _some(entries: Sequence[DenseEntry]) -> Sequence[DenseEntry]:
     return entries[:: len(entries) // labelimages.CHECKED + 1]
 
 
-def _check_masks(root: Path, entries: Sequence[Entry], classes: MaskClasses) -> None:
+def _check_masks(root: Path, entries: Sequence[DenseEntry], classes: MaskClasses) -> None:
     """Look at some masks before training: all unknown is an error, a part gets a warning."""
     unknown, pixels, which = 0, 0, ""
     some = _some(entries)

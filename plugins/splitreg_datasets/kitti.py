@@ -107,7 +107,7 @@ class Kitti(Dataset):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class KittiEntry:
     """Paths of an image and its labels, relative to the root; empty where there are none."""
 
     image: str
@@ -166,7 +166,7 @@ def _is_kitti(root: Path) -> bool:
     return any((drive / "proj_depth" / "groundtruth").is_dir() for drive in drives)
 
 
-def _splits(root: Path, hold_out: float) -> Splits[Entry]:
+def _splits(root: Path, hold_out: float) -> Splits[KittiEntry]:
     home = _object_folder(root)
     named = _drives(root) if home is None else _objects(root, home)
     if not any(named.values()):
@@ -174,12 +174,14 @@ def _splits(root: Path, hold_out: float) -> Splits[Entry]:
     return layout.make_splits(named, stem=lambda entry: layout.stem_of(entry.image), hold_out=hold_out)
 
 
-def _objects(root: Path, home: str) -> dict[str, list[Entry]]:
+def _objects(root: Path, home: str) -> dict[str, list[KittiEntry]]:
     prefix = f"{home}/" if home else ""
     labels = {layout.stem_of(name) for name in layout.listing(root / home / "label_2").files if name.endswith(".txt")}
     images = layout.by_stem(root / home / "image_2", 0)
     entries = {
-        stem: Entry(image=f"{prefix}image_2/{name}", labels=f"{prefix}label_2/{stem}.txt" if stem in labels else "")
+        stem: KittiEntry(
+            image=f"{prefix}image_2/{name}", labels=f"{prefix}label_2/{stem}.txt" if stem in labels else ""
+        )
         for stem, name in images.items()
     }
     lists = {name: root / "ImageSets" / f"{name}.txt" for name in ("train", "val")}
@@ -188,15 +190,15 @@ def _objects(root: Path, home: str) -> dict[str, list[Entry]]:
     return {"": [entry for stem, entry in entries.items() if entry.labels]}
 
 
-def _entry(entries: Mapping[str, Entry], line: str, path: Path) -> Entry:
+def _entry(entries: Mapping[str, KittiEntry], line: str, path: Path) -> KittiEntry:
     if line not in entries:
         raise DataError(f"{path} lists {line!r}, but there is no such image")
     return entries[line]
 
 
-def _drives(root: Path) -> dict[str, list[Entry]]:
+def _drives(root: Path) -> dict[str, list[KittiEntry]]:
     """Pair the depth of the depth benchmark with images of the raw data."""
-    named: dict[str, list[Entry]] = {}
+    named: dict[str, list[KittiEntry]] = {}
     for split in ("train", "val"):
         for drive in layout.listing(root / split).folders:
             for camera in ("image_02", "image_03"):
@@ -208,12 +210,12 @@ def _drives(root: Path) -> dict[str, list[Entry]]:
                 ]
                 images = next((place for place in places if (root / place).is_dir()), None)
                 for name in layout.listing(root / depth).images() if images else ():
-                    entry = Entry(image=f"{images}/{name}", depth=f"{depth}/{name}")
+                    entry = KittiEntry(image=f"{images}/{name}", depth=f"{depth}/{name}")
                     if (root / entry.image).is_file():
                         named.setdefault(split, []).append(entry)
     chosen = "depth_selection/val_selection_cropped"
     for name in layout.listing(root / chosen / "image").images():
         depth = f"{chosen}/groundtruth_depth/{name.replace('_image_', '_groundtruth_depth_', 1)}"
         if (root / depth).is_file():
-            named.setdefault("val", []).append(Entry(image=f"{chosen}/image/{name}", depth=depth))
+            named.setdefault("val", []).append(KittiEntry(image=f"{chosen}/image/{name}", depth=depth))
     return named

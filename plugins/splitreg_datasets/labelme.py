@@ -120,7 +120,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Annotation:
+class LabelMeAnnotation:
     """A JSON file: name of its image, (height, width) if it is written, the image itself if it is in the file."""
 
     image: str
@@ -129,7 +129,7 @@ class Annotation:
     marks: tuple[Mark, ...]
 
 
-def read_annotation(path: Path) -> Annotation:
+def read_annotation(path: Path) -> LabelMeAnnotation:
     """Read a JSON file of labelme.
 
     Raises:
@@ -144,7 +144,7 @@ def read_annotation(path: Path) -> Annotation:
     height, width = loaded.get("imageHeight"), loaded.get("imageWidth")
     name, data = loaded.get("imagePath"), loaded.get("imageData")
     marks = tuple(_mark(shape, f"{path}: shape {number}") for number, shape in enumerate(loaded["shapes"]))
-    return Annotation(
+    return LabelMeAnnotation(
         image=layout.stored_name(name) if isinstance(name, str) else "",
         size=(height, width) if _is_side(height) and _is_side(width) else None,
         data=data if isinstance(data, str) else "",
@@ -198,7 +198,7 @@ def _outline(mark: Mark, where: Path) -> list[float] | None:
     raise DataError(f"{where}: {mark.label} is a {mark.kind!r} of {len(points)} points, which is no shape of labelme's")
 
 
-def _objects(annotation: Annotation, labels: Sequence[str], size: tuple[int, int], path: Path) -> list[Shape]:
+def _objects(annotation: LabelMeAnnotation, labels: Sequence[str], size: tuple[int, int], path: Path) -> list[Shape]:
     """Return the objects of an image; shapes of one group and label are one."""
     groups: dict[Any, list[Mark]] = {}
     for number, mark in enumerate(annotation.marks):
@@ -251,7 +251,7 @@ def _pixels(mark: Mark, label: int, size: tuple[int, int], path: Path) -> NDArra
     return mask
 
 
-def _read_image(path: Path, annotation: Annotation) -> NDArray[np.uint8]:
+def _read_image(path: Path, annotation: LabelMeAnnotation) -> NDArray[np.uint8]:
     """Read the image of a JSON file: the one that it names, the one beside it, or the one in it."""
     name = annotation.image.rsplit("/", 1)[-1]
     beside = path.with_name(name) if name else path

@@ -129,7 +129,7 @@ class WebDataset(Dataset):
             targets[tasks.SEGMENTATION] = self._mask(entry, (image.shape[0], image.shape[1]), name)
         return Sample(image=as_image(image), targets=targets, name=name)
 
-    def _mask(self, entry: Entry, size: tuple[int, int], name: str) -> Target:
+    def _mask(self, entry: ShardEntry, size: tuple[int, int], name: str) -> Target:
         labels = labelimages.read_label_bytes(entry.read(entry.mask), name)
         if labels.shape[:2] != size:
             raise DataError(f"the mask of {name} has another size than its image")
@@ -140,7 +140,7 @@ class WebDataset(Dataset):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ShardEntry:
     """A sample: its shard, name, and the places of its files there."""
 
     shard: Path
@@ -191,12 +191,12 @@ def _shards(place: Path) -> dict[str, list[Path]]:
     return shards
 
 
-def _splits(shards: Mapping[str, Sequence[Path]], hold_out: float) -> Splits[Entry]:
+def _splits(shards: Mapping[str, Sequence[Path]], hold_out: float) -> Splits[ShardEntry]:
     named = {split: [entry for shard in paths for entry in _entries(shard)] for split, paths in shards.items()}
     return layout.make_splits(named, stem=lambda entry: entry.key, hold_out=hold_out)
 
 
-def _entries(shard: Path) -> list[Entry]:
+def _entries(shard: Path) -> list[ShardEntry]:
     try:
         state = shard.stat()
     except OSError as cause:
@@ -205,7 +205,7 @@ def _entries(shard: Path) -> list[Entry]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _index_shard(shard: Path, modified: int, size: int) -> list[Entry]:
+def _index_shard(shard: Path, modified: int, size: int) -> list[ShardEntry]:
     """Read the headers of a shard.
 
     Raises:
@@ -234,7 +234,7 @@ def _index_shard(shard: Path, modified: int, size: int) -> list[Entry]:
         mask = next((ending for ending in MASKS if ending in parts), "")
         image = next((ending for ending in _IMAGES if ending in parts), "")
         if image:
-            entries.append(Entry(shard=shard, key=key, parts=parts, image=image, mask=mask))
+            entries.append(ShardEntry(shard=shard, key=key, parts=parts, image=image, mask=mask))
     return entries
 
 
@@ -254,12 +254,12 @@ def _has_labels(shard: Path) -> bool:
     return any(endings & set(_IMAGES) and endings - set(_IMAGES) for endings in keys.values())
 
 
-def _label_part(entry: Entry, label: str) -> str:
+def _label_part(entry: ShardEntry, label: str) -> str:
     ending = "json" if label.startswith("json:") else label
     return next((name for name in (ending, f"{ending}.txt") if name in entry.parts), "")
 
 
-def _label(entry: Entry, label: str) -> str | None:
+def _label(entry: ShardEntry, label: str) -> str | None:
     """Return the class of a sample as written, None if it has none.
 
     Raises:
@@ -280,7 +280,7 @@ def _label(entry: Entry, label: str) -> str | None:
     return text.strip()
 
 
-def _class_names(place: Path, entries: Sequence[Entry], label: str) -> tuple[str, ...]:
+def _class_names(place: Path, entries: Sequence[ShardEntry], label: str) -> tuple[str, ...]:
     """Return the names of the classes: of classes.txt, the names in the samples, or the numbers from 0 on."""
     folder = place if place.is_dir() else place.parent
     listed = layout.child(folder, "classes.txt", "class_names.txt", "labels.txt")

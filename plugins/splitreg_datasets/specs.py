@@ -42,7 +42,7 @@ MASKS = _dataset(
 )
 DEPTH = _dataset(
     "depth",
-    "dense:Depth",
+    "dense:DepthMaps",
     "Images with depth in a folder beside them: PNG in millimetres, NPY or EXR.",
 )
 CAMVID = _dataset(

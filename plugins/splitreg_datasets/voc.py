@@ -21,7 +21,7 @@ from splitreg_datasets import labelimages, layout
 from splitreg_datasets.files import as_image, find_root, first_existing, read_picture
 from splitreg_datasets.labelimages import UNKNOWN, MaskClasses
 from splitreg_datasets.objects import Shape, object_specs, object_targets
-from splitreg_datasets.vocxml import Annotation, is_annotation, read_annotation, summary
+from splitreg_datasets.vocxml import VocAnnotation, is_annotation, read_annotation, summary
 
 VOC20 = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -364,7 +364,7 @@ def _mask_classes(files: _Files, targets: Mapping[str, TargetSpec]) -> MaskClass
     return table if table is not None and table.names == names else labelimages.indexed_classes(names)
 
 
-def _shapes(annotation: Annotation, labels: tuple[str, ...], origin: int, path: Path) -> list[Shape]:
+def _shapes(annotation: VocAnnotation, labels: tuple[str, ...], origin: int, path: Path) -> list[Shape]:
     shapes = []
     for thing in annotation.objects:
         if thing.name not in labels:

@@ -26,14 +26,14 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Annotation:
+class VocAnnotation:
     """A picture's (height, width), None where the file does not tell, and its objects."""
 
     size: tuple[int, int] | None
     objects: tuple[Thing, ...]
 
 
-def read_annotation(path: Path) -> Annotation:
+def read_annotation(path: Path) -> VocAnnotation:
     """Read an annotation file.
 
     Raises:
@@ -55,7 +55,7 @@ def read_annotation(path: Path) -> Annotation:
         objects.append(Thing(name=name, box=(x0, y0, x1, y1), difficult=difficult))
     height, width = (_number(root.findtext(f"size/{key}")) for key in ("height", "width"))
     size = (int(height), int(width)) if height and width else None  # some tools write 0 for unknown
-    return Annotation(size=size, objects=tuple(objects))
+    return VocAnnotation(size=size, objects=tuple(objects))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from splitreg.assembly.adapter import Branch
 from splitreg.assembly.reading import Shaper, read_server
+from splitreg.assembly.server_stream import ServerStream
 from splitreg.bundle import Bundle
-from splitreg.coding import LatentCoding, Packet
+from splitreg.coding import LatentCoding, Packet, StreamFormat
 from splitreg.errors import (
     CorruptPacket,
     ForeignPacket,
@@ -48,12 +49,14 @@ class FeatureBatch:
         originals: (height, width) of the original images.
         coded: (height, width) of the coded images.
         features: stride -> (B, C, H/s, W/s).
+        resolutions: of masks and other maps, per image; empty: ``"full"``.
     """
 
     images: tuple[int, ...]
     originals: tuple[tuple[int, int], ...]
     coded: tuple[int, int]
     features: Mapping[int, Tensor]
+    resolutions: tuple[str, ...] = ()
 
 
 class ServerModel:
@@ -137,13 +140,19 @@ class ServerModel:
         return tuple(self.branches)
 
     def infer(
-        self, packets: bytes | Sequence[bytes], heads: Iterable[str] | None = None
+        self,
+        packets: bytes | Sequence[bytes],
+        heads: Iterable[str] | None = None,
+        *,
+        resolutions: str | Sequence[str] = "full",
     ) -> list[dict[str, Prediction]]:
         """Run heads on packets; images of one coded size run together, up to ``MAX_CODED_PIXELS``.
 
         Args:
             packets: packets of ``EdgeModel.encode``, or one of them.
             heads: names of the heads; None: all.
+            resolutions: size of masks and other maps, one of ``imaging.RESOLUTIONS``, of all packets
+                or per packet.
 
         Returns:
             For each image, head -> prediction in pixels of the original image; packet by packet, and
@@ -157,18 +166,37 @@ class ServerModel:
         names = self._requested(heads)
         several = [bytes(packets)] if isinstance(packets, bytes | bytearray | memoryview) else list(packets)
         results: dict[int, dict[str, Prediction]] = {}
-        for batch in self.feature_batches(several):
+        if isinstance(resolutions, str):
+            resolutions = [resolutions] * len(several)
+        for batch in self.feature_batches(several, resolutions):
             results |= self.predict(batch, names)
         return [results[i] for i in range(len(results))]
 
-    def feature_batches(self, packets: Iterable[bytes]) -> Iterator[FeatureBatch]:
+    def stream(self, stream: StreamFormat) -> ServerStream:
+        """Return the server's side of an ``EdgeStream``, for its ``format``.
+
+        Raises:
+            ForeignPacket: the stream is of another model.
+        """
+        return ServerStream(self, stream)
+
+    def feature_batches(self, packets: Iterable[bytes], resolutions: Sequence[str] = ()) -> Iterator[FeatureBatch]:
         """Yield the input of the heads: features of images of one coded size.
+
+        Args:
+            packets: as ``infer``.
+            resolutions: per packet; empty: ``"full"``.
 
         Raises:
             CorruptPacket: as ``infer``.
             ForeignPacket: as ``infer``.
         """
-        parsed = [image for data in packets for image in self._images(Packet.parse(bytes(data)))]
+        parsed: list[Packet] = []
+        sizes: list[str] = []
+        for number, data in enumerate(packets):
+            images = self._images(Packet.parse(bytes(data)))
+            parsed += images
+            sizes += [resolutions[number] if resolutions else "full"] * len(images)
         latents = [self.decode(image) for image in parsed]
         for coded in dict.fromkeys(image.coded for image in parsed):
             same_size = [i for i, image in enumerate(parsed) if image.coded == coded]
@@ -182,6 +210,7 @@ class ServerModel:
                     originals=tuple(parsed[i].original for i in rows),
                     coded=coded,
                     features=features,
+                    resolutions=tuple(sizes[i] for i in rows),
                 )
 
     def predict(self, batch: FeatureBatch, heads: Sequence[str]) -> dict[int, dict[str, Prediction]]:
@@ -200,9 +229,14 @@ class ServerModel:
             for name in heads:
                 branch = self.branches[name].eval()
                 predictions = branch.head.predict(branch(batch.features, batch.coded))
-                for image, original, prediction in zip(batch.images, batch.originals, predictions, strict=True):
-                    mode = self.coding.preprocess.mode
-                    geometry = Geometry(original=original, coded=batch.coded, mode=mode, max_mask_pixels=limit)
+                for row, (image, prediction) in enumerate(zip(batch.images, predictions, strict=True)):
+                    geometry = Geometry(
+                        original=batch.originals[row],
+                        coded=batch.coded,
+                        mode=self.coding.preprocess.mode,
+                        max_mask_pixels=limit,
+                        resolution=batch.resolutions[row] if batch.resolutions else "full",
+                    )
                     results[image][name] = prediction.restore(geometry)
         return results
 

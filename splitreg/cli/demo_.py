@@ -8,7 +8,14 @@ from splitreg.cli.tables import table
 
 
 @click.command("demo")
-@click.option("-o", "--output", default="splitreg-demo", show_default=True, type=click.Path(file_okay=False))
+@click.option(
+    "-o",
+    "--output",
+    default="splitreg-demo",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    help="Folder of the model and the report.",
+)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the recipe, e.g. stages.0.epochs=2."
 )

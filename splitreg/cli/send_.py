@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from splitreg.imaging import ImageLike
 
 _WHEN_FULL = ("refuse", "drop-oldest")
+_RESOLUTIONS = ("full", "network", "1/2", "1/4", "1/8")
 
 
 @click.command("send")
@@ -25,8 +26,8 @@ _WHEN_FULL = ("refuse", "drop-oldest")
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path())
 @click.option("--to", "url", required=True, metavar="URL", help="Address of the service, such as https://server:8080.")
 @click.option("--heads", metavar="NAME,...", help="Heads to compute.  [default: all]")
-@click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, show_default=True,
-              help="Smallest score of returned detections.")  # fmt: skip
+@click.option("--min-score", type=click.FloatRange(0, 1),
+              help="Smallest score of returned detections.  [default: 0; 0.3 with --stream]")  # fmt: skip
 @click.option(
     "--rate", type=float, help="0 (fewest bytes) to 1 (most), if BUNDLE has several rates.  [default: middle]"
 )
@@ -45,11 +46,23 @@ _WHEN_FULL = ("refuse", "drop-oldest")
 @click.option("--insecure", is_flag=True, help="Allow a token without TLS, and any certificate.")
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="N",
               help="Send one frame out of N of a video or camera.")  # fmt: skip
+@click.option("--compact", is_flag=True, help="Ask for small answers: rounded boxes and scores, exact masks.")
+@click.option("--resolution", type=click.Choice(_RESOLUTIONS), help="Size of masks in answers.  [default: full]")
+@click.option("--stream", is_flag=True, help="Send frames over one WebSocket, each coded given the ones before.")
+@click.option("--fps", type=click.FloatRange(0, min_open=True), help="Most frames per second of a stream.")
+@click.option("--budget-kbps", type=click.FloatRange(0, min_open=True), help="Most kilobits per second of a stream.")
+@click.option("--motion", type=click.FloatRange(0, min_open=True), metavar="GREY",
+              help="Do not send frames in which no part changed by this many grey values.")  # fmt: skip
+@click.option("--tolerance", type=click.FloatRange(0, 0.5), default=0.0, show_default=True,
+              help="Quantisation steps that a stream may be off, to save bytes.")  # fmt: skip
+@click.option("--key-interval-s", type=click.FloatRange(0), default=10.0, show_default=True,
+              help="Seconds between frames of a stream that are coded alone.")  # fmt: skip
 def command(
-    bundle: str, images: tuple[str, ...], url: str, heads: str | None, min_score: float, rate: float | None,
+    bundle: str, images: tuple[str, ...], url: str, heads: str | None, min_score: float | None, rate: float | None,
     budget_bytes: int | None, budget_ms: float | None, draw: str | None, answers: str | None, as_json: bool,
     outbox: str | None, when_full: str, deadline_s: float, token_file: str | None, ca: str | None, insecure: bool,
-    every: int,
+    every: int, compact: bool, resolution: str | None, stream: bool, fps: float | None, budget_kbps: float | None,
+    motion: float | None, tolerance: float, key_interval_s: float,
 ) -> None:  # fmt: skip
     """Send images to a service and print its predictions.
 
@@ -59,11 +72,35 @@ def command(
 
     \b
     splitreg send my-bundle photo.jpg --to http://localhost:8080
+    splitreg send my-bundle camera:0 --to http://localhost:8080 --stream --motion 6 --budget-kbps 40
     splitreg send my-bundle images --to http://localhost:8080 --heads seg --draw drawn --outbox waiting.db
     """
-    from splitreg.edge import Client, ClientOptions, EdgeEncoder, Outbox, upload
+    from splitreg.cli.send_stream import StreamTarget, send_stream
+    from splitreg.edge import Client, ClientOptions, EdgeEncoder, Outbox, StreamOptions, frames, upload
+    from splitreg.edge.stream_client import StreamClientOptions
+    from splitreg.edge.stream_control import Budget
     from splitreg.edge.transport import read_token
 
+    if stream:
+        if outbox is not None or draw is not None or answers is not None or budget_bytes is not None or not images:
+            raise click.UsageError(
+                "--stream needs a source, and excludes --outbox, --draw, --answers and --budget-bytes"
+            )
+        options = StreamClientOptions(
+            stream=StreamOptions(key_interval_s=key_interval_s, tolerance=tolerance, rate=rate),
+            budget=Budget(fps=fps, kbps=budget_kbps, ms=budget_ms), motion=motion,
+            min_score=0.3 if min_score is None else min_score, resolution=resolution or "network",
+            deadline_s=deadline_s, ca=ca, insecure=insecure,
+        )  # fmt: skip
+        target = StreamTarget(
+            bundle=bundle, url=url, heads=None if heads is None else tuple(heads.split(",")),
+            token=None if token_file is None else read_token(token_file),
+        )  # fmt: skip
+        named = (frame for source in images for frame in frames(source, every=every))
+        send_stream(target, named, options, as_json=as_json)
+        return
+    if fps is not None or budget_kbps is not None or motion is not None or tolerance:
+        raise click.UsageError("--fps, --budget-kbps, --motion and --tolerance require --stream")
     if not images and outbox is None:
         raise click.UsageError("name an image, a folder, a video or camera:0; or --outbox FILE, to send its packets")
     printer = _Printer(as_json, draw, answers)
@@ -72,7 +109,14 @@ def command(
         EdgeEncoder.open(bundle) if images else None,
         heads=None if heads is None else heads.split(","),
         token=None if token_file is None else read_token(token_file),
-        options=ClientOptions(min_score=min_score, deadline_s=deadline_s, ca=ca, insecure=insecure),
+        options=ClientOptions(
+            min_score=min_score or 0.0,
+            compact=compact,
+            resolution=resolution or "full",
+            deadline_s=deadline_s,
+            ca=ca,
+            insecure=insecure,
+        ),
     )
     with client:
         if outbox is not None:

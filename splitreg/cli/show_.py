@@ -14,7 +14,7 @@ from splitreg.registry import discover
 @click.option("--root", type=click.Path(exists=True), help="Say what a dataset finds in this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(key: str, root: str | None, as_json: bool) -> None:
-    """Describe a plugin and its options, or what a dataset finds in a folder.
+    """Describe a plugin and its options, or a dataset's folder.
 
     \b
     splitreg show head:det

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from splitreg.coding.latent_coding import LatentCoding
     from splitreg.coding.packet import MAX_PACKET_BYTES, Packet
     from splitreg.coding.rans import RansCodec
-    from splitreg.coding.stream_packet import STREAM_HEADER_BYTES, StreamPacket
+    from splitreg.coding.stream_packet import STREAM_HEADER_BYTES, StreamFormat, StreamPacket
     from splitreg.coding.streams import LatentModel, decode_streams, encode_streams, load_model
     from splitreg.coding.symbols import SymbolModel
     from splitreg.coding.variable import POSITIONS, VariableModel
 
 __all__ = [
     "MAX_PACKET_BYTES", "POSITIONS", "STREAM_HEADER_BYTES", "Codec", "FrameDecoder", "FrameEncoder", "HyperModel",
-    "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel", "Packet", "RansCodec", "StreamPacket",
+    "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel", "Packet", "RansCodec", "StreamFormat", "StreamPacket",
     "SymbolModel", "TemporalCoder", "VariableModel", "decode_streams", "encode_streams", "load_model",
 ]  # fmt: skip
 
@@ -28,7 +28,7 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "Codec": "splitreg.coding.codec",
     "TemporalCoder": "splitreg.coding.codec", "FrameDecoder": "splitreg.coding.frame_coding",
     "FrameEncoder": "splitreg.coding.frame_coding", "STREAM_HEADER_BYTES": "splitreg.coding.stream_packet",
-    "StreamPacket": "splitreg.coding.stream_packet",
+    "StreamFormat": "splitreg.coding.stream_packet", "StreamPacket": "splitreg.coding.stream_packet",
     "HyperModel": "splitreg.coding.hyper", "IntegerLayer": "splitreg.coding.integer",
     "IntegerNetwork": "splitreg.coding.integer", "LatentCoding": "splitreg.coding.latent_coding",
     "LatentModel": "splitreg.coding.streams", "Packet": "splitreg.coding.packet", "RansCodec": "splitreg.coding.rans",

@@ -235,6 +235,11 @@ class FrameEncoder(_FrameState):
 class FrameDecoder(_FrameState):
     """The server's side: packets to the latents that the device knew, bit for bit."""
 
+    def __init__(self, coding: LatentCoding, shape: tuple[int, int, int], *, stream: int = 0) -> None:
+        super().__init__(coding, shape, stream=stream)
+        self._last: _Rules | None = None
+        self._key_streams: tuple[bytes, ...] = ()
+
     def decode(self, data: bytes) -> NDArray[np.float32]:
         """Decode the next frame's (C, h, w) float32 latent.
 
@@ -252,7 +257,7 @@ class FrameDecoder(_FrameState):
             raise KeyFrameNeeded(
                 f"frame {packet.frame} does not continue frame {self.frame}, the last one that arrived; send a key frame"
             )
-        rules, self._rules = self._rules, None  # a payload that fails leaves no state
+        rules, self._rules, self._last = self._rules, None, None  # a payload that fails leaves no state
         position = packet.position if packet.key or packet.position is not None or rules is None else rules.position
         model = self._model(position)
         if len(packet.streams) != (2 if isinstance(model, HyperModel) else 1):
@@ -261,9 +266,27 @@ class FrameDecoder(_FrameState):
             symbols, now = self._planes(packet, model, position, rules)
         except InvalidLatent as cause:
             raise CorruptPacket(f"the frame's symbols are not a latent: {cause}") from cause
-        self._rules = now if self._coders else None
+        self._rules, self._last = now if self._coders else None, now
+        self._key_streams = packet.streams if packet.key else ()
         self.frame, self._chain = packet.frame, crc_of(data)
         return self._unscaled(now.restore(symbols), position)
+
+    def streams(self) -> tuple[bytes, ...]:
+        """Return the last frame as the streams of an ordinary packet, those that its image has alone.
+
+        Raises:
+            KeyFrameNeeded: no frame was decoded since the last error.
+        """
+        rules, streams = self._last, self._key_streams
+        if rules is None:
+            raise KeyFrameNeeded("the stream has no frame to code alone; send a key frame")
+        if not streams:
+            model, codec = self._model(rules.position), self.coding.codec
+            rows = [rules.rows] if isinstance(model, SymbolModel) else [model.hyper, rules.rows]
+            streams = tuple(codec.encode(coder.previous, row) for coder, row in zip(self._coders, rows, strict=True))
+        if rules.position is None:
+            return streams
+        return bytes([rules.position]) + streams[0], *streams[1:]
 
     def _planes(
         self, packet: StreamPacket, model: SymbolModel | HyperModel, position: int | None, old: _Rules | None

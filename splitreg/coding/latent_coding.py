@@ -43,6 +43,11 @@ class LatentCoding:
         return self.frozen
 
     @property
+    def has_rates(self) -> bool:
+        """Whether the model has several rates."""
+        return isinstance(self.frozen, VariableModel)
+
+    @property
     def variable(self) -> VariableModel:
         """The frozen tables of a model with several rates.
 

@@ -16,6 +16,7 @@ since the last key frame: it fits only where all of it arrived.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -28,8 +29,55 @@ _HEAD = struct.Struct("<BB")
 _CRC = struct.Struct("<I")
 _KEY, _RATE, _RESERVED = 0x01, 0x02, 0x0C
 _LENGTH_BYTES = 4
+_FORMAT = re.compile(
+    r"([0-9a-f]{8})-(\d{1,5})x(\d{1,5})-(\d{1,5})x(\d{1,5})-(\d{1,5})x(\d{1,5})x(\d{1,5})-(\d{1,10})", re.ASCII
+)
 #: Bytes of a packet of one stream beside its payload and a new rate.
 STREAM_HEADER_BYTES = _HEAD.size + _CRC.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamFormat:
+    """What both sides of a stream agree on before its first packet.
+
+    Args:
+        model_id: of the tables.
+        original: (height, width) of every image.
+        coded: (height, width) of the network's input.
+        latent: (C, h, w) of every latent.
+        number: chosen by the device; key frames of another stream are rejected.
+
+    >>> print(StreamFormat(model_id=0xAB, original=(480, 640), coded=(96, 128), latent=(24, 12, 16), number=7))
+    000000ab-480x640-96x128-24x12x16-7
+    """
+
+    model_id: int
+    original: tuple[int, int]
+    coded: tuple[int, int]
+    latent: tuple[int, int, int]
+    number: int = 0
+
+    def __str__(self) -> str:
+        sizes = ("x".join(map(str, size)) for size in (self.original, self.coded, self.latent))
+        return f"{self.model_id:08x}-{'-'.join(sizes)}-{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> StreamFormat:
+        """Read the text of ``str``.
+
+        Raises:
+            CorruptPacket: the text is not one.
+        """
+        match = _FORMAT.fullmatch(text)
+        if match is None:
+            raise CorruptPacket(f"a stream is MODEL-HxW-HxW-CxHxW-NUMBER, got {text[:80]!r}")
+        numbers = [int(number) for number in match.groups()[1:]]
+        height, width, ch, cw, channels, h, w, number = numbers
+        if not all(1 <= side <= 65535 for side in numbers[:-1]):
+            raise CorruptPacket(f"the sizes of a stream are 1 to 65535, got {text!r}")
+        return cls(
+            model_id=int(match[1], 16), original=(height, width), coded=(ch, cw), latent=(channels, h, w), number=number
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,16 @@ from splitreg.errors import CorruptPacket
 _CORRUPT = -1
 
 
-class _Mixing(ctypes.Structure):
+class Mixing(ctypes.Structure):
+    """The kernel's view of ``mixing_tables()``."""
+
     _fields_ = [(name, ctypes.c_void_p) for name in ("squash", "stretch", "reciprocals")]
+
+    @classmethod
+    def of_tables(cls) -> Mixing:
+        """Return the tables of this process; they are never freed."""
+        tables = mixing_tables()
+        return cls(address(tables.squash), address(tables.stretch), address(tables.reciprocals))
 
 
 class _History(ctypes.Structure):
@@ -49,8 +57,7 @@ class TemporalKernel:
         self._library = library
         if library.sr_temporal_slots() != SLOTS:
             raise OSError("the compiled kernel is of another version of splitreg; install splitreg again")
-        tables = mixing_tables()
-        self._mixing = _Mixing(_at(tables.squash), _at(tables.stretch), _at(tables.reciprocals))
+        self._mixing = Mixing.of_tables()
         self._scores = np.array(SCORES, np.int32)
 
     def encode(self, symbols: NDArray[np.int32], history: History, tables: FrameTables, limit: int) -> bytes | None:
@@ -80,12 +87,15 @@ class TemporalKernel:
         data: NDArray[np.uint8],
         size: int,
     ) -> int:
-        kept = _History(
-            *symbols.shape, _at(history.previous), _at(history.background), _at(history.alternative), _at(history.votes),
-            _at(history.age), _at(history.rates), _at(history.slots), _at(history.weights),
+        arrays = (
+            history.previous, history.background, history.alternative, history.votes, history.age, history.rates,
+            history.slots, history.weights,
         )  # fmt: skip
-        indexes = None if tables.indexes is None else _at(tables.indexes)
-        frame = _Frame(_at(tables.modes), _at(tables.inverses), indexes, _at(self._scores), _at(symbols))
+        kept = _History(*symbols.shape, *map(address, arrays))
+        indexes = None if tables.indexes is None else address(tables.indexes)
+        frame = _Frame(
+            address(tables.modes), address(tables.inverses), indexes, address(self._scores), address(symbols)
+        )
         space = np.empty(self._library.sr_temporal_workspace(ctypes.addressof(kept)), np.uint8)
         function = getattr(self._library, f"sr_temporal_{name}")
         return int(
@@ -93,12 +103,13 @@ class TemporalKernel:
                 ctypes.addressof(self._mixing),
                 ctypes.addressof(kept),
                 ctypes.addressof(frame),
-                _at(space),
-                _at(data),
+                address(space),
+                address(data),
                 size,
             )
         )
 
 
-def _at(array: NDArray[Any]) -> int:
+def address(array: Any) -> int:
+    """Return the address of an array's data."""
     return int(array.__array_interface__["data"][0])

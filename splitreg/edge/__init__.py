@@ -7,7 +7,7 @@ from splitreg.lazy import lazy_exports
 if TYPE_CHECKING:
     from splitreg.edge.answer import Answer, DrainReport, Times
     from splitreg.edge.client import Client
-    from splitreg.edge.encoder import EdgeEncoder
+    from splitreg.edge.encoder import EdgeEncoder, read_coding
     from splitreg.edge.half import EdgeHalf
     from splitreg.edge.info import describe
     from splitreg.edge.link import LinkEstimate
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from splitreg.edge.outbox import Outbox
     from splitreg.edge.runtimes import RUNTIMES, Network, load_network, onnx_session
     from splitreg.edge.sources import frames
+    from splitreg.edge.stream import EdgeStream, StreamOptions
     from splitreg.edge.uploading import UploadReport, upload
 
 __all__ = [
-    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "LinkEstimate",
-    "Network", "Outbox", "Times", "UploadReport", "describe", "frames", "load_network", "onnx_session", "upload",
+    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "EdgeStream", "LinkEstimate",
+    "Network", "Outbox", "StreamOptions", "Times", "UploadReport", "describe", "frames", "load_network", "onnx_session",
+    "read_coding", "upload",
 ]  # fmt: skip
 
 # Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
 __getattr__, __dir__ = lazy_exports(__name__, {
     "RUNTIMES": "splitreg.edge.runtimes", "Answer": "splitreg.edge.answer", "Client": "splitreg.edge.client",
     "ClientOptions": "splitreg.edge.options", "DrainReport": "splitreg.edge.answer",
-    "EdgeEncoder": "splitreg.edge.encoder", "EdgeHalf": "splitreg.edge.half",
+    "EdgeEncoder": "splitreg.edge.encoder", "read_coding": "splitreg.edge.encoder",
+    "EdgeStream": "splitreg.edge.stream", "StreamOptions": "splitreg.edge.stream", "EdgeHalf": "splitreg.edge.half",
     "LinkEstimate": "splitreg.edge.link", "Network": "splitreg.edge.runtimes", "Outbox": "splitreg.edge.outbox",
     "Times": "splitreg.edge.answer", "UploadReport": "splitreg.edge.uploading", "describe": "splitreg.edge.info",
     "frames": "splitreg.edge.sources", "load_network": "splitreg.edge.runtimes",

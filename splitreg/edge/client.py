@@ -7,14 +7,15 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote, urlencode
 
+from splitreg.coding.packet import Packet
 from splitreg.edge.answer import Answer, DrainReport
+from splitreg.edge.answer_reading import AnswerReader
 from splitreg.edge.encoder import EdgeEncoder
 from splitreg.edge.half import EdgeHalf
 from splitreg.edge.latency import LatencyEstimate
@@ -23,7 +24,6 @@ from splitreg.edge.options import ClientOptions
 from splitreg.edge.outbox import Outbox, QueuedPacket, StoredAnswer
 from splitreg.edge.transport import Reply, Transport
 from splitreg.errors import (
-    CorruptAnswer,
     DeadlinePassed,
     OverBudget,
     RecipeError,
@@ -31,9 +31,8 @@ from splitreg.errors import (
     SplitregError,
     Unreachable,
 )
-from splitreg.wire.answers import unpack
+from splitreg.wire.answers import pack, unpack
 from splitreg.wire.protocol import (
-    ANSWERS,
     COMPUTE_MS,
     DEADLINE,
     HEALTHZ,
@@ -48,7 +47,6 @@ from splitreg.wire.protocol import (
 
 if TYPE_CHECKING:
     from splitreg.imaging import ImageLike
-    from splitreg.predictions import Prediction
 
 #: Seconds: pauses are random below a bound that starts here and doubles up to the maximum.
 _INITIAL_PAUSE_S, _MAX_PAUSE_S = 0.25, 15.0
@@ -106,7 +104,12 @@ class Client:
         self.outbox = Outbox(outbox) if isinstance(outbox, str | Path) else outbox
         self.latency = LatencyEstimate(LinkEstimate() if self.options.link is None else self.options.link)
         self._token = token
-        self._query = _query(self.heads, self.options.min_score)
+        self._answers = AnswerReader(
+            self.heads,
+            min_score=self.options.min_score,
+            compact=self.options.compact,
+            resolution=self.options.resolution,
+        )
         self._random = random.Random(self.options.seed)
 
     def __enter__(self) -> Self:
@@ -171,10 +174,10 @@ class Client:
         encode_s = time.monotonic() - began
         self.latency.add_encode(encode_s)
         key = secrets.token_urlsafe(12)
-        reply, attempts = self._post(packet, key, self._query, deadline)
+        reply, attempts = self._post(packet, key, self._answers.query(), deadline)
         if reply.status != 200:
             raise _error(reply)
-        predictions = _predictions(reply.body)
+        predictions = self._answers.read(reply.body, Packet.parse(packet).original)
         facts = {**self._measure(reply, len(packet), attempts), "encode_s": encode_s}
         return Answer.of(name, key, {**facts, "total_s": time.monotonic() - began}, predictions)
 
@@ -210,7 +213,7 @@ class Client:
         packet = self._encode(image, rate, budget_bytes, budget_ms, probe=False)
         self.latency.add_encode(time.monotonic() - began)
         expires = None if expires_s is None else time.time() + expires_s
-        return outbox.put(packet, name=name, query=self._query, expires=expires).key
+        return outbox.put(packet, name=name, query=self._answers.query(later=True), expires=expires).key
 
     def drain(
         self, on_answer: Callable[[Answer], None], *, patience_s: float | None = None
@@ -264,9 +267,9 @@ class Client:
             return True
         if reply.status != 200:
             raise _error(reply)
-        _predictions(reply.body)  # only a valid answer is stored
+        predictions = self._answers.read(reply.body, Packet.parse(queued.packet).original)
         facts = self._measure(reply, len(queued.packet), attempts)
-        outbox.record(queued, {**facts, "total_s": time.monotonic() - began}, reply.body)
+        outbox.record(queued, {**facts, "total_s": time.monotonic() - began}, pack([predictions]))
         return True
 
     def _post(self, packet: bytes, key: str, query: str, deadline: float) -> tuple[Reply, int]:
@@ -280,7 +283,7 @@ class Client:
             if left <= 0:
                 raise DeadlinePassed(f"{time.monotonic() - began:.3g} s were over before the packet was sent")
             headers = {
-                "Content-Type": PACKET, "Accept": ANSWERS, IDEMPOTENCY: key,
+                "Content-Type": PACKET, "Accept": self._answers.media, IDEMPOTENCY: key,
                 DEADLINE: str(max(1, int(1000 * min(left, options.deadline_s)))),
             }  # fmt: skip
             attempt += 1
@@ -349,22 +352,6 @@ class Client:
         return self.outbox
 
 
-def _query(heads: tuple[str, ...] | None, min_score: float) -> str:
-    """Return the query of a request."""
-    fields = {} if heads is None else {"heads": ",".join(heads)}
-    if min_score:
-        fields["min_score"] = str(min_score)
-    return urlencode(fields, safe=",", quote_via=quote)
-
-
-def _predictions(body: bytes) -> Mapping[str, Prediction]:
-    """Return the predictions of a reply for one image."""
-    answers = unpack(body)
-    if len(answers) != 1:
-        raise CorruptAnswer(f"the server answered for {len(answers)} images, 1 was sent")
-    return answers[0]
-
-
 def _error(reply: Reply) -> SplitregError:
     """Return the error that a reply reports."""
     try:
@@ -379,7 +366,7 @@ def _restore(stored: StoredAnswer) -> Answer:
     if stored.blob is None:
         error = error_from(int(stored.facts.get("status", 500)), stored.facts)
         return Answer.of(stored.name, stored.key, stored.facts, {}, error)
-    return Answer.of(stored.name, stored.key, stored.facts, _predictions(stored.blob))
+    return Answer.of(stored.name, stored.key, stored.facts, unpack(stored.blob)[0])
 
 
 def _seconds(milliseconds: str | None) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from splitreg.bundle import Bundle, PreprocessEntry
 from splitreg.bundle.tables import read_tables
-from splitreg.coding import Codec, LatentCoding
+from splitreg.coding import Codec, LatentCoding, LatentModel
 from splitreg.edge.half import EdgeHalf
 from splitreg.edge.runtimes import Network, load_network
 from splitreg.errors import BundleError, MissingExtra, RecipeError, RegistryError, suggest
@@ -85,13 +85,31 @@ class EdgeEncoder(EdgeHalf):
                 f"{name} has a latent of {network.channels} channels, the tables of {source.folder} are for "
                 f"{tables.channels}"
             )
-        coding = LatentCoding(
-            codec=_codec(source, registry), preprocess=preprocess, frozen=tables, model_id=source.config.model_id
-        )
-        return cls(network, coding)
+        return cls(network, _coding(source, tables, preprocess, registry))
 
     def _analyse(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.network.run(pixels)
+
+
+def read_coding(bundle: str | Path | Bundle, *, registry: Registry | None = None) -> LatentCoding:
+    """Read what both halves of a bundle have in common, without its networks.
+
+    Args:
+        bundle: the folder, ``zoo:NAME`` or an open bundle.
+        registry: the installed plugins, by default.
+
+    Raises:
+        BundleError: a file is missing, altered or from another bundle.
+        RegistryError: the codec's plugin is not installed or broken.
+    """
+    source = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    return _coding(source, read_tables(source, "edge.safetensors"), _at_size(source, None), registry)
+
+
+def _coding(bundle: Bundle, tables: LatentModel, preprocess: Preprocess, registry: Registry | None) -> LatentCoding:
+    return LatentCoding(
+        codec=_codec(bundle, registry), preprocess=preprocess, frozen=tables, model_id=bundle.config.model_id
+    )
 
 
 def _how_to_publish(name: str, bundle: Bundle) -> str:

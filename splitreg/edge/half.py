@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from splitreg import imaging
 from splitreg.coding import LatentCoding, Packet
 from splitreg.coding.variable import POSITIONS
+from splitreg.edge.stream import EdgeStream, StreamOptions
 from splitreg.errors import OverBudget, RecipeError
 from splitreg.imaging import ImageLike
 
@@ -62,6 +63,15 @@ class EdgeHalf(abc.ABC):
         )
         packets = (self._encode_one(image, rate, budget_bytes) for image in (images if several else [images]))
         return [packet.to_bytes() for packet in (Packet.join(packets) if batch else packets)]
+
+    def stream(self, options: StreamOptions | None = None, *, number: int = 0) -> EdgeStream:
+        """Return a stream for the images of one camera, each coded given the ones before.
+
+        Args:
+            options: how it is coded.
+            number: of the stream, in its key frames.
+        """
+        return EdgeStream(self, options or StreamOptions(), number)
 
     def latent_of(self, image: ImageLike) -> tuple[NDArray[np.float32], imaging.Geometry]:
         """Return the (C, h, w) latent of one image, before quantisation, and its geometry."""

@@ -87,6 +87,20 @@ class Transport:
         self._connection: http.client.HTTPConnection | None = None
         self._socket: _CountingSocket | None = None
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers of every request."""
+        return self._headers
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """How the server is verified; None for ``http://``."""
+        return self._tls
+
+    def websocket_url(self, path: str) -> str:
+        """Return the ``ws://`` or ``wss://`` address of a route."""
+        return "ws" + self.url.removeprefix("http") + path
+
     def close(self) -> None:
         """Close the connection; the next request opens another."""
         if self._connection is not None:

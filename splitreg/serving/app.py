@@ -31,7 +31,7 @@ from splitreg.serving.http.responses import response_head
 from splitreg.serving.logs import log, request_id
 from splitreg.serving.memory import Hold
 from splitreg.serving.openapi import OPENAPI, describe_routes
-from splitreg.serving.query import parse_request_options
+from splitreg.serving.query import INFER_PARAMETERS, parse_request_options
 from splitreg.serving.routing_errors import NotFound, RoutingError, WrongMethod, WrongType
 from splitreg.serving.service import Service
 from splitreg.serving.stream import Caller, serve_stream
@@ -186,13 +186,18 @@ class App:
                 raise NotFound(f"WebSockets are available at {protocol.STREAM}")
             security.check_origin(socket.headers, self.service.config.allowed_origins)
             self.service.check_not_draining()
-            allowed = ("heads", "masks", "min_score", "answers")
+            allowed = (*INFER_PARAMETERS, "answers", "video")
             options = parse_request_options(socket.scope["query_string"], allowed)
             self.service.parse_deadline(socket.headers.get(protocol.DEADLINE), 0.0)
+            video = None if options.video is None else await self.service.videos.open(options.video)
         except SplitregError as error:
             await socket.send_denial_response(self._error(error))
             return
-        await serve_stream(self.service, socket, options, Caller(client_address(socket), token))
+        try:
+            await serve_stream(self.service, socket, options, Caller(client_address(socket), token), video)
+        finally:
+            if video is not None:
+                video.close()
 
     def _admit(self, connection: Request | WebSocket, *, public: bool = False) -> Token | None:
         """Count a request and check its token.
@@ -251,8 +256,9 @@ async def infer(service: Service, request: Request) -> Response:
     deadline = service.parse_deadline(headers.get(protocol.DEADLINE), arrived)
     key = headers.get(protocol.IDEMPOTENCY)
     key = None if key is None else protocol.check_key(key)
-    media = protocol.ANSWERS if protocol.ANSWERS in headers.get("accept", "") else protocol.JSON
-    options = parse_request_options(request.scope["query_string"], ("heads", "masks", "min_score"), media)
+    accept = headers.get("accept", "")
+    media = next((media for media in (protocol.COMPACT, protocol.ANSWERS) if media in accept), protocol.JSON)
+    options = parse_request_options(request.scope["query_string"], INFER_PARAMETERS, media)
     content_type = check_content_type(request, (protocol.PACKET, protocol.PACKETS))
     with service.request_bytes.hold() as hold:
         body = await read_body(service, request, hold)
@@ -272,7 +278,7 @@ async def infer(service: Service, request: Request) -> Response:
         finally:
             inference.cancel()
             disconnection.cancel()
-    blob = result.blob if media == protocol.ANSWERS else b'{"answers":' + result.blob + b"}"
+    blob = b'{"answers":' + result.blob + b"}" if media == protocol.JSON else result.blob
     compress = len(blob) >= _MIN_GZIP_BYTES and _accepts_gzip(headers.get("accept-encoding", ""))
     if compress:  # masks shrink to a hundredth, and the link may be slow in both directions
         blob = await asyncio.to_thread(gzip.compress, blob, _GZIP_LEVEL, mtime=0)

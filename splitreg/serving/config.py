@@ -52,6 +52,7 @@ class ServeConfig:
         encode_seconds: CPU time to decode and encode one image for the page.
         max_encode_bytes: memory for it, besides that of the model.
         max_queue_images: images in the queue; further requests are refused.
+        max_stream_state_bytes: of the states of all video streams; about 0.3 MB each at 192x256 pixels.
         max_stream_in_flight: unanswered packets per stream; at the limit the stream is not read.
         max_requests_per_s: rate limit per client address, for requests and packets of streams, with
             bursts of twice as many; 0 disables it.
@@ -109,6 +110,7 @@ class ServeConfig:
     encode_seconds: float = 5.0
     max_encode_bytes: int = 768 * MEBIBYTE
     max_queue_images: int = 256
+    max_stream_state_bytes: int = 256 * MEBIBYTE
     max_stream_in_flight: int = 16
     max_requests_per_s: float = 200.0
     max_connections: int = 16_000

@@ -77,6 +77,13 @@ class Metrics:
             "splitreg_log_lines_dropped", "Lines of the log that could not be written.", registry=registry
         )
         self.streams = Gauge("splitreg_streams", "Open streams.", registry=registry)
+        self.stream_states = Gauge(
+            "splitreg_stream_state_bytes", "Bytes of the states of video streams.", registry=registry
+        )
+        self.key_frames = Counter(
+            "splitreg_key_frames_needed", "Frames refused because they continue one that did not arrive.",
+            registry=registry,
+        )  # fmt: skip
 
     def count_result(self, job: Job, result: JobResult, seconds: float) -> None:
         """Count a job that was answered ``seconds`` after its arrival."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
+from splitreg.coding import StreamFormat
 from splitreg.errors import BadRequest
 from splitreg.wire import AnswerFormat
-from splitreg.wire.protocol import ANSWERS, JSON
+from splitreg.wire.protocol import ANSWERS, COMPACT, JSON
 
-_MAX_PARAMETERS = 8
-_MEDIA = {"json": JSON, "binary": ANSWERS}
+_MAX_PARAMETERS = 12
+_MEDIA = {"json": JSON, "binary": ANSWERS, "compact": COMPACT}
+#: Parameters of an inference request.
+INFER_PARAMETERS = ("heads", "masks", "min_score", "resolution", "tables")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +25,12 @@ class RequestOptions:
     Args:
         heads: names of heads; None for all.
         answer_format: format of the answers.
+        video: of a video stream, what its frames have in common; None: ordinary packets.
     """
 
     heads: tuple[str, ...] | None
     answer_format: AnswerFormat
+    video: StreamFormat | None = None
 
 
 def parse_query(query: bytes, allowed: Sequence[str]) -> dict[str, str]:
@@ -66,12 +72,19 @@ def parse_number(parameters: dict[str, str], name: str) -> float | None:
         raise BadRequest(f"{name} must be a number, got {parameters[name][:40]!r}") from cause
 
 
+def _parse_crc(parameters: dict[str, str]) -> int | None:
+    text = parameters.get("tables")
+    if text is not None and not re.fullmatch("[0-9a-f]{8}", text):
+        raise BadRequest(f"tables must be a CRC-32 of 8 hexadecimal digits, got {text[:40]!r}")
+    return None if text is None else int(text, 16)
+
+
 def parse_request_options(query: bytes, allowed: Sequence[str], media: str = JSON) -> RequestOptions:
     """Return the options of an inference request.
 
     Args:
         query: as received, without the question mark.
-        allowed: which of ``heads``, ``masks``, ``min_score`` and ``answers`` the route has.
+        allowed: ``INFER_PARAMETERS``, also ``answers`` and ``video`` for streams.
         media: media type of the answers if the query has no ``answers``.
 
     Raises:
@@ -85,6 +98,9 @@ def parse_request_options(query: bytes, allowed: Sequence[str], media: str = JSO
         media=media if answers is None else _MEDIA[answers],
         masks=parameters.get("masks", "rle"),
         min_score=parse_number(parameters, "min_score") or 0.0,
+        resolution=parameters.get("resolution", "full"),
+        known_tables=_parse_crc(parameters),
     )
     heads = tuple(parameters["heads"].split(",")) if "heads" in parameters else None
-    return RequestOptions(heads=heads, answer_format=answer_format)
+    video = StreamFormat.parse(parameters["video"]) if "video" in parameters else None
+    return RequestOptions(heads=heads, answer_format=answer_format, video=video)

@@ -34,6 +34,7 @@ from splitreg.serving.query import RequestOptions
 from splitreg.serving.routing_errors import RoutingError
 from splitreg.serving.security import RateLimit
 from splitreg.serving.tokens import TokenStore
+from splitreg.serving.video import VideoStreams
 from splitreg.wire import error_body, status_of
 from splitreg.wire.protocol import DEADLINE
 
@@ -80,6 +81,8 @@ class Service:
         self.on_reload: list[Callable[[], None]] = [self.tokens.reload]
         self._reloading = asyncio.Lock()
         self._next_reload: asyncio.Task[None] | None = None
+        states = MemoryBudget("the states of video streams", config.max_stream_state_bytes, self.metrics.stream_states)
+        self.videos = VideoStreams(config.bundles, states, self.metrics)
 
     @property
     def models(self) -> Mapping[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -13,8 +13,11 @@ from splitreg.serving.answer_room import AnswerRoom
 from splitreg.serving.query import RequestOptions
 from splitreg.serving.service import Service
 from splitreg.serving.tokens import Token
+from splitreg.serving.video import VideoStream
 from splitreg.wire import dump_json
-from splitreg.wire.protocol import ANSWERS, DEADLINE, read_request, write_answer
+from splitreg.wire.answers import unpack
+from splitreg.wire.compact import CompactWriter
+from splitreg.wire.protocol import ANSWERS, COMPACT, DEADLINE, read_request, write_answer
 
 #: Close codes of RFC 6455.
 _GOING_AWAY, _UNSUPPORTED, _POLICY_VIOLATION = 1001, 1003, 1008
@@ -28,7 +31,9 @@ class Caller:
     token: Token | None
 
 
-async def serve_stream(service: Service, socket: WebSocket, options: RequestOptions, caller: Caller) -> None:
+async def serve_stream(
+    service: Service, socket: WebSocket, options: RequestOptions, caller: Caller, video: VideoStream | None = None
+) -> None:
     """Serve a stream until either side closes it.
 
     Args:
@@ -36,8 +41,10 @@ async def serve_stream(service: Service, socket: WebSocket, options: RequestOpti
         socket: not accepted yet.
         options: heads and answer format, the same for all packets.
         caller: who has opened it.
+        video: decodes the packets of a video stream; None: they are ordinary packets.
     """
     stream = _Stream(service, socket, options, caller)
+    stream.video = video
     await socket.accept()
     service.streams.add(stream.close_when_empty)
     service.metrics.streams.inc()
@@ -54,6 +61,12 @@ class _Stream:
     def __init__(self, service: Service, socket: WebSocket, options: RequestOptions, caller: Caller) -> None:
         self._service, self._socket, self._options, self._client = service, socket, options, caller.client
         self._token = caller.token
+        self.video: VideoStream | None = None
+        self._compact: CompactWriter | None = None
+        if options.answer_format.media == COMPACT:
+            self._compact = CompactWriter(options.answer_format.known_tables)
+            self._options = replace(options, answer_format=replace(options.answer_format, media=ANSWERS))
+        self._in_order = asyncio.Lock()
         self._slots = asyncio.Semaphore(service.config.max_stream_in_flight)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -80,7 +93,7 @@ class _Stream:
                     number, packet = read_request(data)
                 except BadRequest as error:
                     return await self._close(_POLICY_VIOLATION, str(error))
-                task = asyncio.create_task(self._answer(number, packet))
+                task = asyncio.create_task(self._answer(number, self._to_packet(packet)))
                 self._in_flight.add(task)
                 task.add_done_callback(self._on_answered)
         except TimeoutError:
@@ -95,26 +108,49 @@ class _Stream:
         if self._service.draining:
             self.close_when_empty()
 
-    async def _answer(self, number: int, packet: bytes) -> None:
+    def _to_packet(self, data: bytes) -> bytes | SplitregError:
+        """Return the packet of a message; frames of a video are decoded in the order of their arrival."""
+        if self.video is None:
+            return data
+        try:
+            return self.video.to_packet(data)
+        except SplitregError as error:
+            return error
+
+    async def _answer(self, number: int, packet: bytes | SplitregError) -> None:
         abort = self._socket.scope["state"]["abort"]
         with self._service.answer_bytes.hold(abort) as hold, self._service.answer_rooms.room(self._client) as room:
             try:
-                message = self._write(number, 200, await self._infer(packet, room))
+                if isinstance(packet, SplitregError):
+                    raise packet
+                blob = await self._infer(packet, room)
+                if self._compact is not None:
+                    return await self._answer_compactly(number, blob, self._compact)
+                message = self._write(number, 200, blob)
                 hold.add(len(message))
             except SplitregError as error:
                 status, body = self._service.error_response(error)
                 message = self._write(number, status, dump_json(body))
-            try:
-                async with asyncio.timeout(self._service.config.send_seconds(len(message))):
-                    if isinstance(message, bytes):
-                        await self._socket.send_bytes(message)
-                    else:
-                        await self._socket.send_text(message)
-            except TimeoutError:  # the client does not read, so it cannot be sent an error either
-                self._service.metrics.slow_readers.inc()
-                abort()
-            except (WebSocketDisconnect, RuntimeError):  # the stream is closed or closing
-                pass
+            await self._send(message)
+
+    async def _answer_compactly(self, number: int, blob: bytes, writer: CompactWriter) -> None:
+        """Send a compact answer; each refers to the one before, so they are written as they are sent."""
+        async with self._in_order:
+            answer = await asyncio.to_thread(lambda: writer.write(unpack(blob)[0]))
+            await self._send(write_answer(number, 200, answer))
+
+    async def _send(self, message: bytes | str) -> None:
+        try:
+            async with asyncio.timeout(self._service.config.send_seconds(len(message))):
+                if isinstance(message, bytes):
+                    await self._socket.send_bytes(message)
+                else:
+                    await self._socket.send_text(message)
+        except TimeoutError:  # the client does not read, so it cannot be sent an error either
+            self._service.metrics.slow_readers.inc()
+            self._socket.scope["state"]["abort"]()
+        except (WebSocketDisconnect, RuntimeError):  # the stream is closed or closing
+            pass
 
     def _write(self, number: int, status: int, blob: bytes) -> bytes | str:
         """Return the message with answers, or with the JSON of an error."""

@@ -87,7 +87,7 @@ class Suite:
         registry = self.registry or discover()
         spec, _ = self.resolve()
         entry = registry[self.kind][spec.name]
-        if entry.package == "(given)":
+        if entry.package == "(unpackaged)":
             skip("the spec was passed to the registry, not installed")
         heavy = ("torch", "timm", "compressai")
         code = (

@@ -16,8 +16,10 @@ HEALTHZ, READYZ, METRICS, PAGE = "/healthz", "/readyz", "/metrics", "/"
 
 #: Media types of a body: one packet; several, each after its length (4 bytes, little-endian).
 PACKET, PACKETS = "application/vnd.splitreg.packet", "application/vnd.splitreg.packets"
-#: Media types of an answer: exact arrays (``splitreg.wire.pack``), or JSON.
+#: Media types of an answer: exact arrays (``splitreg.wire.pack``), JSON, or few bytes
+#: (``splitreg.wire.compact``).
 ANSWERS, JSON = "application/vnd.splitreg.answers", "application/json"
+COMPACT = "application/vnd.splitreg.compact"
 
 DEADLINE, IDEMPOTENCY = "X-Splitreg-Deadline-Ms", "Idempotency-Key"
 QUEUE_MS, COMPUTE_MS = "X-Splitreg-Queue-Ms", "X-Splitreg-Compute-Ms"
@@ -25,6 +27,7 @@ QUEUE_MS, COMPUTE_MS = "X-Splitreg-Queue-Ms", "X-Splitreg-Compute-Ms"
 #: Error -> HTTP status; the first class in an error's MRO that is listed counts.
 STATUSES: dict[type[SplitregError], int] = {
     errors.ForeignPacket: 409,
+    errors.KeyFrameNeeded: 409,
     errors.CodingError: 400,
     errors.RecipeError: 400,
     errors.BadRequest: 400,

@@ -1,16 +1,21 @@
 """The conformance suites, on every first-party plugin."""
 
+from pathlib import Path
+
 import pytest
 
 from splitreg.registry import discover
 from splitreg.specs import FeatureSpec
 from splitreg.testing import BackboneSuite, BottleneckSuite, CodecSuite, DatasetSuite, HeadSuite, ObjectiveSuite
 
+pytestmark = pytest.mark.integration
+
 FEATURE = FeatureSpec(channels=12, stride=4)
 SMALL = {"channels": 4, "hidden": 8, "decoder_hidden": 8}
 HYPER = {**SMALL, "hyper_channels": 3, "hyper_hidden": 8}
 
 #: Name of the test class -> suite, plugin, and what differs from the suite's attributes.
+ROOT = Path(__file__).parents[2]
 CASES = {
     "Rans": (CodecSuite, "rans", {}),
     "RansWithoutAdaptation": (CodecSuite, "rans", {"options": {"adapt": False}}),
@@ -56,8 +61,8 @@ CASES = {
     "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
     "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
 }
-#: Datasets that need files: the suite runs on them beside their own tests, which have the files.
-ELSEWHERE = {"dataset:shapes3d", "dataset:coco", "dataset:voc", "dataset:camvid", "dataset:folder"}
+#: Package of the datasets that need files: its own tests have the files and run the suite on each.
+WITH_FILES = "splitreg_datasets"
 
 for _name, (_suite, _component, _attributes) in CASES.items():
     _attributes = {"component": _component, "__module__": __name__, **_attributes}
@@ -72,5 +77,8 @@ def cache(tmp_path, monkeypatch):
 def test_every_first_party_plugin_is_checked():
     registry = discover()
     checked = {registry.resolve(suite.kind, component)[0].key for suite, component, _ in CASES.values()}
-    installed = {f"{k}:{e.name}" for k, names in registry.items() for e in names.values() if e.package == "splitreg"}
-    assert installed - ELSEWHERE <= checked
+    installed = [entry for names in registry.values() for entry in names.values() if entry.package == "splitreg"]
+    with_files = {entry.name for entry in installed if entry.module.startswith(WITH_FILES)}
+    tests = "".join(path.read_text() for path in (ROOT / "plugins" / WITH_FILES / "tests").glob("test_*.py"))
+    assert {name for name in with_files if f'"{name}"' not in tests} == set()
+    assert {f"{entry.kind}:{entry.name}" for entry in installed if entry.name not in with_files} <= checked

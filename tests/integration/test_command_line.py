@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ def test_the_two_halves_in_two_processes(bundle, image_folder, tmp_path):
         "p1-cls.png",
         "p1-seg.png",
     ]
-    stream = b"".join(len(data).to_bytes(4, "little") + data for data in (open(p, "rb").read() for p in packets))
+    stream = b"".join(len(data).to_bytes(4, "little") + data for data in (Path(p).read_bytes() for p in packets))
     streamed = run("infer", bundle, "-", "--heads", "cls", "--json", stdin=stream).stdout.splitlines()
     assert [json.loads(a)["predictions"]["cls"] for a in streamed] == [
         json.loads(b)["predictions"]["cls"] for b in lines

@@ -39,9 +39,10 @@ def server(bundle, tmp_path_factory):
     command += ["--token-file", str(tokens)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                              env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    yield json.loads(child.stdout.readline())["url"]
-    child.terminate()
-    assert child.wait(60) == 0
+    with child:
+        yield json.loads(child.stdout.readline())["url"]
+        child.terminate()
+        assert child.wait(60) == 0
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,7 @@ def test_from_start_to_sigterm_on_ray(bundle, tmp_path):
         stdout=subprocess.PIPE, stderr=errors, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""},
     )  # fmt: skip
+    errors.close()
     try:
         line = child.stdout.readline()
         assert line, (tmp_path / "errors").read_text()[-2000:]
@@ -166,6 +167,7 @@ def test_from_start_to_sigterm_on_ray(bundle, tmp_path):
         if child.poll() is None:
             child.terminate()
             child.wait(40)
+        child.stdout.close()
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def test_twelve_bits_fill_the_range():
     assert imaging.read(data)[1, :, 0].tolist() == [0, 128, 255, 62]
 
 
+@pytest.mark.filterwarnings("ignore:an image of mode I has no sample above")
 def test_thirty_two_bits_by_their_largest_sample():
     for top, bits in ((200, 8), (65535, 16), (2**20, 24), (2**32 - 1, 32)):
         row = np.array([0, top // 2, top], np.uint32)

@@ -136,7 +136,7 @@ def test_refusal(echo):
         link.down(refuse=True)
         with pytest.raises(ConnectionError):
             connection.recv(1)
-        with connect(link) as other, pytest.raises(ConnectionError):
+        with pytest.raises(ConnectionError), connect(link) as other:
             assert ask(other) == b"" or other.recv(1)
             raise ConnectionError  # an end instead of a reset is a refusal as well
         link.up()

@@ -16,6 +16,8 @@ import splitreg.publishing
 from splitreg.demo.run import recipe as demo_recipe
 from splitreg.training import Datasets, open_split
 
+pytestmark = pytest.mark.integration
+
 ZOO = Path(__file__).parents[2] / "model_zoo"
 RECIPES = sorted((ZOO / "recipes").rglob("*.toml"))
 BUNDLES = sorted(path.parent for path in ZOO.rglob("config.json"))

@@ -16,6 +16,8 @@ from splitreg.errors import BundleError, RecipeError
 from splitreg.publishing import verify
 from splitreg.recipe import Recipe
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 
 

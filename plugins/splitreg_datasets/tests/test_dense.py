@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from splitreg_datasets import depthmaps, labelimages
-from splitreg_datasets.dense import Depth, Masks
+from splitreg_datasets.dense import DepthMaps, Masks
 from splitreg_datasets.voc import Voc
 
 from splitreg.errors import DataError
@@ -216,16 +216,16 @@ def test_depth_in_millimetres_metres_and_numpy(tmp_path, picture):
     odd = metres.copy()
     odd[0, :5] = [np.nan, np.inf, -1, 2e6, 0]
     np.save(tmp_path / "depth/train/d.npy", odd)
-    dataset = Depth(str(tmp_path), "train")
+    dataset = DepthMaps(str(tmp_path), "train")
     for index in range(3):
         assert np.allclose(dataset[index].targets["depth"].depth.numpy(), metres, atol=0.001)
     assert dataset[3].targets["depth"].depth[0, :5].tolist() == [0] * 5
-    assert Depth.recognise(str(tmp_path)) == "depth: 4 train images with depth"
+    assert DepthMaps.recognise(str(tmp_path)) == "depth: 4 train images with depth"
     assert conforms("depth", root=str(tmp_path))
     assert np.allclose(
-        Depth(str(tmp_path), "train", unit=0.01)[0].targets["depth"].depth.numpy(), metres * 10, atol=0.01
+        DepthMaps(str(tmp_path), "train", unit=0.01)[0].targets["depth"].depth.numpy(), metres * 10, atol=0.01
     )
-    assert Depth(str(tmp_path), "train", max_depth=2)[0].targets["depth"].depth.max() <= 2
+    assert DepthMaps(str(tmp_path), "train", max_depth=2)[0].targets["depth"].depth.max() <= 2
 
 
 def test_depth_in_exr(tmp_path, picture):
@@ -236,7 +236,7 @@ def test_depth_in_exr(tmp_path, picture):
     metres = np.linspace(0.5, 4, 96, dtype=np.float32).reshape(8, 12)
     for name, channel in (("a", "Z"), ("b", "Y")):
         exr.File({"type": exr.scanlineimage}, {channel: metres}).write(str(tmp_path / f"depth/{name}.exr"))
-    dataset = Depth(str(tmp_path), "all")
+    dataset = DepthMaps(str(tmp_path), "all")
     for index in range(2):
         assert np.array_equal(dataset[index].targets["depth"].depth.numpy(), metres)
     (tmp_path / "depth/a.exr").write_bytes((tmp_path / "depth/a.exr").read_bytes()[:300])
@@ -257,12 +257,12 @@ def test_depth_that_is_none(tmp_path, picture, name):
     else:
         np.save(path, np.array([{}], object))
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
-        Depth(str(tmp_path), "all")[0]
+        DepthMaps(str(tmp_path), "all")[0]
     path.write_bytes(
         b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (99999999, 99999999), }" + b" " * 40
     )
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
-        Depth(str(tmp_path), "all")[0]
+        DepthMaps(str(tmp_path), "all")[0]
 
 
 def test_masks_and_depth_together(tmp_path, picture):

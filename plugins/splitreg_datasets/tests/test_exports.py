@@ -12,6 +12,8 @@ from splitreg.data.recognition import recognise
 from splitreg.registry import discover
 from splitreg.testing import run
 
+pytestmark = pytest.mark.integration
+
 #: Export -> reader, and options beside the folder.
 OBJECTS = {
     "datumaro-coco_instances": ("coco", {}),

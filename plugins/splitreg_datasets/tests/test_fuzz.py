@@ -19,6 +19,8 @@ from support import exports, six
 from splitreg.errors import DataError, MissingExtra
 from splitreg.registry import discover
 
+pytestmark = pytest.mark.integration
+
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
 #: File of an export that is damaged -> reader and options.
 CASES = {

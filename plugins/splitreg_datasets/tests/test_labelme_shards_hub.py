@@ -135,6 +135,7 @@ def shards(tmp_path):
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the library leaves files open
 def test_shards_agree_with_their_library(shards):
     wds = pytest.importorskip("webdataset")
     paths = [str(path) for path in sorted(shards.glob("train-*.tar"))]

@@ -1,6 +1,7 @@
 """Folders as people have them: what once was misread, and must be read or refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_the_category_that_groups_the_others_is_left_out(coco, write_json):
     categories = [{"id": 0, "name": "pets", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "pets"}]
     root = coco(categories=categories)
     assert Coco(root, "train").targets["detection"].labels == ("cat",)
-    used = json.loads(open(f"{root}/annotations/instances_val.json").read())
+    used = json.loads(Path(root, "annotations", "instances_val.json").read_text())
     used["annotations"][0]["category_id"] = 0
     write_json("annotations/instances_val.json", used)
     assert Coco(root, "train").targets["detection"].labels == ("pets", "cat"), "an object of another split has it"

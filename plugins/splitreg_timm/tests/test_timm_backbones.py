@@ -19,6 +19,8 @@ from torch import nn
 from splitreg.errors import BrokenComponent, BundleError, MissingExtra, RecipeError, UnknownComponent
 from splitreg.registry import Registry
 
+pytestmark = pytest.mark.integration
+
 SIZE = (64, 96)
 #: name -> number of cuts.
 MODELS = {

@@ -182,7 +182,9 @@ def answer(
     """
 
     def run(batch: Sequence[InferenceRequest]) -> list[bytes]:
-        answers = server.infer([packet for request in batch for packet in request.packets], heads)
+        packets = [packet for request in batch for packet in request.packets]
+        resolutions = [request.answer_format.resolution for request in batch for _ in request.packets]
+        answers = server.infer(packets, heads, resolutions=resolutions)
         blobs, start = [], 0
         for request in batch:
             blobs.append(request.answer_format.write(answers[start : start + request.images]))

@@ -127,11 +127,19 @@ class HeadReplica:
             Per call and per request this head's part of the answer.
         """
         predictions: dict[tuple[int, int], Prediction | SplitregError] = {}  # by call and image
+        resolutions = {
+            (call, image): resolution
+            for call, (_, requests) in enumerate(calls)
+            for image, resolution in enumerate(
+                request.answer_format.resolution for request in requests for _ in range(request.images)
+            )
+        }
         places = [(call, batch) for call, (features, _) in enumerate(calls) for batch in features.batches]
         for coded in dict.fromkeys(batch.coded for _, batch in places):
             same_size = [(call, batch) for call, batch in places if batch.coded == coded]
             owners = [(call, image) for call, batch in same_size for image in batch.images]
             joined = _join([restore(batch, self._device) for _, batch in same_size])
+            joined = replace(joined, resolutions=tuple(resolutions[owner] for owner in owners))
             for start in range(0, len(owners), self._max_images):
                 part = _slice(joined, start, start + self._max_images)
                 predictions |= dict(zip(owners[start : start + self._max_images], self._predict(part), strict=True))
@@ -203,4 +211,7 @@ def _join(batches: Sequence[FeatureBatch]) -> FeatureBatch:
 
 def _slice(batch: FeatureBatch, start: int, stop: int) -> FeatureBatch:
     features = {stride: tensor[start:stop] for stride, tensor in batch.features.items()}
-    return replace(batch, images=batch.images[start:stop], originals=batch.originals[start:stop], features=features)
+    return replace(
+        batch, images=batch.images[start:stop], originals=batch.originals[start:stop], features=features,
+        resolutions=batch.resolutions[start:stop],
+    )  # fmt: skip

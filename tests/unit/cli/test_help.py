@@ -17,14 +17,14 @@ def commands():
                 yield f"{name} {subname}", subcommand
 
 
-@pytest.mark.parametrize(("name", "command"), commands(), ids=lambda item: item if isinstance(item, str) else "")
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda item: item if isinstance(item, str) else "")
 def test_the_first_sentence_is_not_cut(name, command):
     first = command.help.partition("\n\n")[0]
     assert "." in first and len(first.partition(". ")[0]) <= 60, f"splitreg {name}: {first!r}"
     assert not command.get_short_help_str(60).endswith("..."), f"splitreg {name}"
 
 
-@pytest.mark.parametrize(("name", "command"), commands(), ids=lambda item: item if isinstance(item, str) else "")
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda item: item if isinstance(item, str) else "")
 def test_every_option_has_a_help_text(name, command):
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name != "help":

@@ -52,6 +52,7 @@ def test_latents_are_those_of_single_packets_bit_for_bit(name):
         found, wanted = decoder.decode(data), case.model.restore(frame)
         assert np.array_equal(found.view(np.int32), wanted.view(np.int32))
         alone = coding(case.model).encode(frame)
+        assert decoder.streams() == alone
         assert len(data) <= sum(map(len, alone)) + STREAM_HEADER_BYTES + 2 * (len(alone) - 1)
 
 
@@ -64,6 +65,7 @@ def test_the_rate_may_change_from_frame_to_frame(models):
     ):
         data = encoder.encode(frame, rate)
         assert np.array_equal(decoder.decode(data), tables.restore(frame, rate))
+        assert np.array_equal(coding(tables).decode(decoder.streams(), SHAPE), tables.restore(frame, rate))
         assert StreamPacket.parse(data).key or i > 0
     unchanged = encoder.encode(frame, 0.9)
     assert len(unchanged) <= STREAM_HEADER_BYTES + 1

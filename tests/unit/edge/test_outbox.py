@@ -128,11 +128,11 @@ for i in range(10_000):
 """
     child = subprocess.Popen([sys.executable, "-c", code, tmp_path / "box"], stdout=subprocess.PIPE,
                              env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    for _ in range(20):
-        child.stdout.readline()
-    child.kill()
-    reported = 20 + len(child.stdout.read().splitlines())
-    child.wait()
+    with child:
+        for _ in range(20):
+            child.stdout.readline()
+        child.kill()
+        reported = 20 + len(child.stdout.read().splitlines())
     with Outbox(tmp_path / "box") as box:
         assert reported <= len(box) <= reported + 1
         assert box.first().packet == b"0"

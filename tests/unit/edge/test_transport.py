@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from splitreg.edge.transport import Transport
 from splitreg.errors import Unreachable
 
+pytestmark = pytest.mark.integration
+
 
 class Canned:
     """Reads a request and answers it with the bytes that it was given, then closes."""

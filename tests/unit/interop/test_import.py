@@ -116,7 +116,7 @@ def test_heads_on_one_bitstream(kind, peer, tmp_path, image):
     shared = model.server.features(latent, (SIZE, SIZE))
 
     output = model.branches["seg-deeplabv3"](shared, (SIZE, SIZE))
-    close(output.logits[0], masks.classifier(features(peer, latent)["4"]))
+    close(output.logits.values, masks.classifier(features(peer, latent)["4"]))
     assist = model.head("seg-deeplabv3").assist
     close(assist(shared[16]), masks.aux_classifier(shared[16]))
 

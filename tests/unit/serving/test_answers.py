@@ -12,6 +12,8 @@ from splitreg.serving.answer_room import AnswerRooms
 from splitreg.serving.answer_size import estimate_bytes
 from splitreg.wire import AnswerFormat, join_packets, protocol
 
+pytestmark = pytest.mark.integration
+
 SEG, DEPTH, RECON, CLS = ({"task": task} for task in ("segmentation", "depth", "reconstruction", "classification"))
 EXACT = AnswerFormat(media=protocol.ANSWERS)
 

@@ -8,6 +8,8 @@ import pytest
 from support.attacked import attacked
 from support.serving_toys import packet
 
+pytestmark = pytest.mark.integration
+
 MEBIBYTE = 2**20
 #: A latency at rest is at least one turn of a busy scheduler.
 SLOWER, AT_REST = 40, 0.004

@@ -19,6 +19,8 @@ from splitreg.serving.http.server import client_of
 from splitreg.serving.memory import MemoryBudget
 from splitreg.wire import protocol
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):

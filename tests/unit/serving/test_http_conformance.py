@@ -6,6 +6,8 @@ The rows cover what the test vectors of llhttp and gunicorn cover, in requests o
 import pytest
 from support.raw_http import echo_server, exchange
 
+pytestmark = pytest.mark.integration
+
 HOST = b"Host: example.com\r\n"
 CHUNKED = b"POST /p HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
 LONG = b"x" * 20_000

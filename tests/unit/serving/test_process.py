@@ -16,6 +16,8 @@ from support.serving_toys import images, until
 from splitreg.assembly import EdgeModel
 from splitreg.wire import protocol
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):

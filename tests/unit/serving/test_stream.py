@@ -12,6 +12,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from splitreg.wire import protocol
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def server():

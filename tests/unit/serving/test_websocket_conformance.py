@@ -11,6 +11,8 @@ import pytest
 from support.attacks import UPGRADE, frame, open_stream
 from support.raw_http import echo_server, exchange
 
+pytestmark = pytest.mark.integration
+
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 
 

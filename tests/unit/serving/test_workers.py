@@ -18,6 +18,8 @@ from splitreg.errors import BundleError, RecipeError
 from splitreg.serving.local import LocalBackend
 from splitreg.wire import join_packets, pack, protocol, to_json, unpack
 
+pytestmark = pytest.mark.integration
+
 #: A worker that takes longer for a batch is killed.
 HANG_SECONDS = 1.0
 

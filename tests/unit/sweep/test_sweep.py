@@ -23,6 +23,8 @@ from splitreg.sweep.point import Collapsed, CollapseDetector, PointJob, train_po
 from splitreg.sweep.run import _folder_name, _has_ended
 from splitreg.training import TrainOptions
 
+pytestmark = pytest.mark.integration
+
 KEYS = {
     "backbone": "mobilenetv3_small_050", "heads": ["cls"], "input": {"size": [32, 32]},
     "bottleneck": {"name": "fp", "encoder": "light", "channels": 2, "blocks": 1},

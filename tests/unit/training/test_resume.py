@@ -14,6 +14,8 @@ from support.training_toys import REGISTRY, toy_recipe
 
 from splitreg.errors import TrainingError, TrainingInterrupted
 
+pytestmark = pytest.mark.integration
+
 # three stages: noise, dropout, an average, a frozen encoder; 20 images in batches of 3 leave out two of every epoch
 STAGES = (
     {

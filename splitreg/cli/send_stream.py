@@ -1,0 +1,92 @@
+"""``splitreg send --stream``: the frames of a camera or a video over one WebSocket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from splitreg.cli.tables import shorten
+
+if TYPE_CHECKING:
+    from splitreg.edge.stream_client import FrameAnswer, StreamClientOptions, StreamReport
+    from splitreg.imaging import ImageLike
+    from splitreg.predictions import Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamTarget:
+    """Where a stream goes, and what it asks for.
+
+    Args:
+        bundle: with the edge half.
+        url: of the server.
+        heads: names of heads; None: all.
+        token: None: the variable SPLITREG_TOKEN, if set.
+    """
+
+    bundle: str
+    url: str
+    heads: tuple[str, ...] | None
+    token: str | None
+
+
+def send_stream(
+    target: StreamTarget, frames: Iterator[tuple[str, ImageLike]], options: StreamClientOptions, *, as_json: bool
+) -> None:
+    """Send frames and print their answers, one line each, and a summary on stderr.
+
+    Raises:
+        SplitregError: the bundle, the source or the server refuse.
+    """
+    from splitreg.edge import EdgeEncoder
+    from splitreg.edge.stream_client import StreamClient
+
+    client = StreamClient(
+        target.url, EdgeEncoder.open(target.bundle), heads=target.heads, token=target.token, options=options
+    )
+
+    def print_answer(answer: FrameAnswer) -> None:
+        click.echo(json.dumps(answer.to_json()) if as_json else _line(answer))
+
+    try:
+        client.run(frames, print_answer)
+    except KeyboardInterrupt:
+        pass  # the usual way to end a camera's stream
+    click.echo(_summary(client.report), err=True)
+
+
+def _line(answer: FrameAnswer) -> str:
+    kind = "unchanged" if answer.repeated else f"{answer.packet_bytes} bytes{' (key)' if answer.key else ''}"
+    heads = "\t".join(f"{head}: {_brief(prediction)}" for head, prediction in answer.predictions.items())
+    return f"{answer.name}\t{kind}\t{answer.answer_bytes} bytes back\t{answer.total_ms:.0f} ms\t{heads}"
+
+
+def _brief(prediction: Prediction) -> str:
+    """Return the three most important things of a prediction."""
+    from splitreg.predictions import Classification, Detections, Segmentation
+
+    match prediction:
+        case Classification():
+            parts = [f"{name} {share:.2f}" for name, share in prediction.top(3)]
+        case Detections():
+            pairs = zip(prediction.labels, prediction.scores, strict=True)
+            parts = [f"{prediction.names[label]} {score:.2f}" for label, score in pairs]
+        case Segmentation():
+            parts = [f"{prediction.names[index]} {share:.0%}" for index, share in prediction.shares().items()]
+        case _:
+            return shorten(json.dumps(prediction.to_json()), 60)
+    return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "") if parts else "none"
+
+
+def _summary(report: StreamReport) -> str:
+    frames = report.answered + report.repeated + report.lost
+    seconds = max(report.seconds, 1e-6)
+    return (
+        f"{frames} frames in {seconds:.1f} s: {report.answered} answered, {report.repeated} unchanged, {report.lost} lost; "
+        f"{report.keys} key frames, {report.connections} connections; {report.sent_bytes} bytes sent "
+        f"({report.sent_bytes * 8 / 1000 / seconds:.1f} kbit/s), {report.received_bytes} received"
+    )

@@ -1,0 +1,83 @@
+"""Budgets of a stream, on a simulated clock and link; motion."""
+
+import numpy as np
+import pytest
+
+from splitreg.edge.stream_control import FRAME_OVERHEAD_BYTES, Budget, MotionGate, StreamController
+from splitreg.errors import RecipeError
+
+
+def simulate(controller, seconds, size, latency=lambda size: 0.05):
+    """Send whenever allowed; return the times and sizes of the frames."""
+    now, sent = 0.0, []
+    while now < seconds:
+        wait = controller.wait_s(now)
+        if wait > 0:
+            now += max(wait, 1e-6)
+            continue
+        packet = size(controller.rate)
+        controller.sent(packet, now, key=not sent)
+        controller.answered(latency(packet))
+        sent.append((now, packet))
+        now += 0.001
+    return sent
+
+
+def test_frames_per_second():
+    sent = simulate(StreamController(Budget(fps=10), None), 20, lambda rate: 100)
+    assert len(sent) == pytest.approx(200, abs=2)
+
+
+@pytest.mark.parametrize("kbps", [5, 37.5, 400])
+def test_bytes_stay_within_the_budget(kbps):
+    sent = simulate(StreamController(Budget(kbps=kbps), None), 60, lambda rate: 300)
+    used = sum(size + FRAME_OVERHEAD_BYTES for _, size in sent[:-1])
+    assert 0.95 < used / (60 * kbps * 125) < 1.05
+
+
+def test_the_rate_falls_until_the_frame_rate_fits_and_rises_when_there_is_room():
+    controller = StreamController(Budget(fps=10, kbps=20), 0.5)
+    simulate(controller, 30, lambda rate: int(40 + 800 * rate))
+    assert controller.rate < 0.3
+    controller = StreamController(Budget(fps=10, kbps=200), 0.5)
+    simulate(controller, 60, lambda rate: int(40 + 800 * rate))
+    assert controller.rate > 0.9
+
+
+def test_a_budget_of_time_is_kept_by_the_rate():
+    controller = StreamController(Budget(ms=200), 0.5)
+    late = [
+        latency_of(size) > 0.2 for _, size in simulate(controller, 60, lambda rate: int(50 + 2000 * rate), latency_of)
+    ]
+    assert np.mean(late[20:]) <= 0.05 and controller.rate > 0.1
+
+
+def latency_of(size):
+    return 0.08 + size / 5000
+
+
+def test_where_the_rate_does_not_help_frames_become_fewer():
+    controller = StreamController(Budget(ms=100, fps=20), None)
+    sent = simulate(controller, 30, lambda rate: 200, latency=lambda size: 0.3)
+    assert len(sent) < 300
+
+
+@pytest.mark.parametrize("wrong", [{"fps": 0}, {"kbps": -1}, {"ms": float("nan")}, {"ms": float("inf")}], ids=str)
+def test_wrong_budgets(wrong):
+    with pytest.raises(RecipeError):
+        Budget(**wrong)
+
+
+def test_motion():
+    image = np.random.default_rng(0).integers(0, 200, (120, 160, 3), np.uint8)
+    gate = MotionGate(4)
+    assert gate.moved(image)
+    gate.sent()
+    noise = np.random.default_rng(1).integers(-3, 4, image.shape)
+    assert not gate.moved((image + noise).clip(0, 255).astype(np.uint8))
+    moved = image.copy()
+    moved[40:60, 50:70] = 255
+    assert gate.moved(moved)
+    assert not gate.moved(image)  # the moved one was not sent
+    with pytest.raises(RecipeError):
+        MotionGate(0)
