@@ -31,7 +31,7 @@ from splitreg.serving.http.responses import response_head
 from splitreg.serving.logs import log, request_id
 from splitreg.serving.memory import Hold
 from splitreg.serving.openapi import OPENAPI, describe_routes
-from splitreg.serving.query import INFER_PARAMETERS, parse_request_options
+from splitreg.serving.query import INFER_PARAMETERS, STREAM_PARAMETERS, parse_request_options
 from splitreg.serving.routing_errors import NotFound, RoutingError, WrongMethod, WrongType
 from splitreg.serving.service import Service
 from splitreg.serving.stream import Caller, serve_stream
@@ -186,8 +186,7 @@ class App:
                 raise NotFound(f"WebSockets are available at {protocol.STREAM}")
             security.check_origin(socket.headers, self.service.config.allowed_origins)
             self.service.check_not_draining()
-            allowed = (*INFER_PARAMETERS, "answers", "video")
-            options = parse_request_options(socket.scope["query_string"], allowed)
+            options = parse_request_options(socket.scope["query_string"], STREAM_PARAMETERS)
             self.service.parse_deadline(socket.headers.get(protocol.DEADLINE), 0.0)
             video = None if options.video is None else await self.service.videos.open(options.video)
         except SplitregError as error:

@@ -88,6 +88,8 @@ class DroppingHandler(logging.Handler):
         with suppress(queue.Full):
             self._lines.put_nowait(None)
             self._thread.join(_CLOSING_SECONDS)
+        if not self._thread.is_alive():
+            self._target.close()
         super().close()
 
     def _write(self) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from splitreg import __version__
+from splitreg.imaging import RESOLUTIONS
+from splitreg.serving.query import INFER_PARAMETERS, MEDIA, STREAM_PARAMETERS
 from splitreg.wire import protocol
 from splitreg.wire.protocol import STATUSES
 
@@ -15,7 +17,10 @@ _PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "heads": {"schema": {"type": "string"}, "description": "Names of heads, with commas between them; default: all."},
     "masks": {"schema": {"type": "string", "enum": ["rle", "png", "none"]}, "description": "Format of masks in JSON."},
     "min_score": {"schema": {"type": "number"}, "description": "Smallest score of an object."},
-    "answers": {"schema": {"type": "string", "enum": ["json", "binary"]}, "description": "Format of the answers."},
+    "resolution": {"schema": {"type": "string", "enum": list(RESOLUTIONS)}, "description": "Resolution of masks."},
+    "tables": {"schema": {"type": "string", "pattern": "^[0-9a-f]{8}$"}, "description": "CRC-32 of known tables."},
+    "answers": {"schema": {"type": "string", "enum": list(MEDIA)}, "description": "Format of the answers."},
+    "video": {"schema": {"type": "string"}, "description": "Messages are frames of a video of this format."},
     "model": {"schema": {"type": "string"}, "description": "Model id; default: the only model."},
     "rate": {"schema": {"type": "number"}, "description": "0 to 1; default: the model's default."},
     "files": {"schema": {"type": "string", "enum": ["0", "1"]}, "description": "Compare with JPEG and WebP."},
@@ -28,11 +33,11 @@ _HEADERS: Mapping[str, str] = {
 _Operation = tuple[str, Sequence[str], Sequence[str], Sequence[str], Sequence[str]]
 _OPERATIONS: Mapping[tuple[str, str], _Operation] = {
     ("POST", protocol.INFER): (
-        "Answer packets", ("heads", "masks", "min_score"), tuple(_HEADERS), (protocol.PACKET, protocol.PACKETS),
-        (protocol.JSON, protocol.ANSWERS),
+        "Answer packets", INFER_PARAMETERS, tuple(_HEADERS), (protocol.PACKET, protocol.PACKETS),
+        (protocol.JSON, protocol.ANSWERS, protocol.COMPACT),
     ),
     ("GET", protocol.STREAM): (
-        "WebSocket: packets in, answers out", ("heads", "masks", "min_score", "answers"), (protocol.DEADLINE,), (), (),
+        "WebSocket: packets in, answers out", STREAM_PARAMETERS, (protocol.DEADLINE,), (), (),
     ),
     ("GET", protocol.MODELS): ("List the models", (), (), (), (protocol.JSON,)),
     ("POST", protocol.RELOAD): ("Load bundles, tokens and certificate again", (), (), (), (protocol.JSON,)),

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -77,7 +77,7 @@ class Service:
         self.answer_rooms = AnswerRooms(config.max_pending_answer_bytes // 2, config.trusted_proxies)
         self.request_bytes = MemoryBudget("pending requests", config.max_pending_bytes, self.metrics.pending)
         self.streams: set[Callable[[], None]] = set()
-        self.on_stop: list[Callable[[], None]] = []
+        self.on_stop: list[Callable[[], Awaitable[None]]] = []
         self.on_reload: list[Callable[[], None]] = [self.tokens.reload]
         self._reloading = asyncio.Lock()
         self._next_reload: asyncio.Task[None] | None = None
@@ -146,7 +146,7 @@ class Service:
     async def stop(self) -> None:
         """Close the backend."""
         for stop in self.on_stop:
-            stop()
+            await stop()
         await self.backend.close()
 
     def check_not_draining(self) -> None:

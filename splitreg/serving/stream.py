@@ -124,10 +124,10 @@ class _Stream:
                 if isinstance(packet, SplitregError):
                     raise packet
                 blob = await self._infer(packet, room)
+                hold.add(len(blob))
                 if self._compact is not None:
                     return await self._answer_compactly(number, blob, self._compact)
                 message = self._write(number, 200, blob)
-                hold.add(len(message))
             except SplitregError as error:
                 status, body = self._service.error_response(error)
                 message = self._write(number, status, dump_json(body))

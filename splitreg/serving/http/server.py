@@ -155,6 +155,7 @@ class HttpServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._opening, return_exceptions=True)
+        await asyncio.sleep(_TICK_SECONDS / 5)  # asyncio closes the sockets of failed handshakes in later turns
 
     # the connections' side
 

@@ -202,13 +202,30 @@ class WorkerPool:
             socket.send_fds(self._control, [b"f"], [theirs.fileno()])
         reader, writer = await asyncio.open_connection(sock=ours)
         try:
-            reply, _ = await asyncio.wait_for(frames.read(reader), self._config.load_timeout_seconds)
+            pid, reply = await self._wait_until_ready(reader)
         except BaseException:
             writer.close()
             raise
         for model, (pixels, seconds) in reply["costs"].items():
             self.queue.set_initial_cost((model, tuple(self.models[model]["heads"])), pixels, seconds)
-        return _WorkerConnection(reply["pid"], reader, writer)
+        return _WorkerConnection(pid, reader, writer)
+
+    async def _wait_until_ready(self, reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
+        """Return the process id of a new worker and its message; kill it if it stands still."""
+        pid = 0
+        try:
+            async with asyncio.timeout(self._config.load_timeout_seconds):
+                while True:
+                    async with asyncio.timeout(self._config.worker_stall_seconds):
+                        reply, _ = await frames.read(reader)
+                    if reply["op"] == "started":
+                        pid = reply["pid"]
+                    elif reply["op"] == "ready":
+                        return pid, reply
+        except TimeoutError:
+            if pid:  # its connection is open, so the pid has not been reused
+                _kill(pid)
+            raise
 
     async def _run_worker(self, worker: _WorkerConnection, pause: float) -> float:
         """Send batches to a worker until it dies; return how long to wait before replacing it."""
@@ -302,14 +319,15 @@ class _WorkerConnection:
         self.next_frame.cancel()
         self._writer.close()
         if alive:  # the socket is still open, so the pid has not been reused
-            self._signal()
+            _kill(self.pid)
 
     def kill(self, reason: str) -> None:
         """Kill the worker; its connection ends, and its jobs go to another one."""
         if not self.next_frame.done():
             self.exit_reason = f"{reason}; it was killed"
-            self._signal()
+            _kill(self.pid)
 
-    def _signal(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

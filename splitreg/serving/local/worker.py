@@ -135,6 +135,9 @@ def work(front: socket.socket, servers: Mapping[str, Any], options: WorkerOption
     """
     import torch
 
+    front.sendall(frames.write({"op": "started", "pid": os.getpid()}))
+    sending = threading.Lock()
+    threading.Thread(target=_beat, args=(front, sending), daemon=True).start()
     torch.set_num_threads(options.threads)
     costs = {}  # of a packet of each model: pixels of its image, seconds
     for model_id, (server, packet) in servers.items():
@@ -145,10 +148,8 @@ def work(front: socket.socket, servers: Mapping[str, Any], options: WorkerOption
         server.infer(packet)
         height, width = Packet.parse(packet).original
         costs[model_id] = height * width, time.perf_counter() - start
-    sending = threading.Lock()
     with sending:
-        front.sendall(frames.write({"op": "ready", "pid": os.getpid(), "costs": costs}))
-    threading.Thread(target=_beat, args=(front, sending), daemon=True).start()
+        front.sendall(frames.write({"op": "ready", "costs": costs}))
     while True:
         table, packets = frames.receive(front)
         start = time.perf_counter()

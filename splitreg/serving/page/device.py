@@ -72,7 +72,8 @@ class BrowserEncoder:
         self._seconds: dict[str, float] = {}
         self._turns: list[tuple[str, asyncio.Future[None]]] = []
         self._busy = False
-        service.on_stop.append(self._kill)
+        self._ending: set[asyncio.Task[None]] = set()
+        service.on_stop.append(self._stop)
 
     async def encode(self, data: bytes, options: EncodeOptions, deadline: float, client: str = "") -> EncodedImage:
         """Encode an image.
@@ -186,8 +187,14 @@ class BrowserEncoder:
 
     def _kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            task = asyncio.create_task(self._process.kill())
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
             self._process = None
+
+    async def _stop(self) -> None:
+        self._kill()
+        await asyncio.gather(*self._ending)
 
 
 class _EncodingProcess:
@@ -222,11 +229,14 @@ class _EncodingProcess:
         await self._writer.drain()
         return await frames.read(self._reader)
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
         """End the process."""
-        self._writer.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+        await self._process.wait()
 
 
 def is_image(data: bytes) -> bool:

@@ -1,6 +1,7 @@
 """The size of answers: estimated before a request is accepted, and counted until they are sent."""
 
 import asyncio
+import contextlib
 import json
 import time
 
@@ -84,11 +85,11 @@ def test_the_time_to_receive_an_answer_grows_with_its_size():
 def test_the_largest_answer_gives_way(stream):
     """Honest clients get small answers although silent readers hold more than fits."""
     limits = {"max_pending_answer_bytes": 4_000_000, "max_answer_bytes": 1 << 30, "max_client_connections": 100}
-    with running(dense(), **limits) as server:
+    with running(dense(), **limits) as server, contextlib.ExitStack() as stack:
         body, held = packet(original=(1000, 1500)), []
         for _ in range(6):
             if stream:
-                socket = server.stream("?heads=seg")
+                socket = stack.enter_context(server.stream("?heads=seg"))
                 socket.send(protocol.write_request(1, body))
             else:
                 socket = server.socket()

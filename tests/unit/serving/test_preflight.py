@@ -82,7 +82,8 @@ def test_the_command_prints_a_line_per_check(bundle):
 def test_a_reader_of_the_log_that_does_not_read_stops_nothing():
     reader, writer = os.pipe()
     dropped = []
-    handler = logs.DroppingHandler(logging.StreamHandler(os.fdopen(writer, "w")), lambda: dropped.append(1))
+    pipe = os.fdopen(writer, "w")
+    handler = logs.DroppingHandler(logging.StreamHandler(pipe), lambda: dropped.append(1))
     logger = logging.Logger("test")
     logger.addHandler(handler)
     start = time.monotonic()
@@ -90,9 +91,18 @@ def test_a_reader_of_the_log_that_does_not_read_stops_nothing():
         logger.info("a line that nobody reads %d", number)
     assert dropped and time.monotonic() - start < 20
     lines = []
-    thread = threading.Thread(target=lambda: [lines.append(1) for _ in os.fdopen(reader)], daemon=True)
+
+    def read():
+        with os.fdopen(reader) as file:
+            lines.extend(1 for _ in file)
+
+    thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    until(lambda: len(lines) + len(dropped) == 20_000)
+    until(lambda: handler._lines.empty())
+    handler.close()
+    pipe.close()
+    thread.join(30)
+    assert len(lines) + len(dropped) == 20_000
 
 
 def test_log_files_are_for_their_owner_only(tmp_path):
