@@ -155,7 +155,7 @@ class HttpServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._opening, return_exceptions=True)
-        await asyncio.sleep(_TICK_SECONDS / 5)  # asyncio closes the sockets of failed handshakes in later turns
+        await asyncio.sleep(0)  # for callbacks of tasks
 
     # the connections' side
 
@@ -250,7 +250,7 @@ class HttpServer:
         self._opening[task] = self.loop.time(), client
         if self._tls is not None:
             self._metrics.handshakes.set(len(self._opening))
-        task.add_done_callback(lambda task: self._on_open(connection, task))
+        task.add_done_callback(lambda task: self._on_open(connection, sock, task))
         return self._count() < self.max_connections
 
     def _count(self) -> int:
@@ -267,6 +267,7 @@ class HttpServer:
         return ""
 
     async def _connect(self, connection: Connection, sock: socket.socket) -> None:
+        connection.connecting = True
         options: dict[str, Any] = {}
         if self._tls is not None:
             options = {
@@ -278,7 +279,9 @@ class HttpServer:
         except OSError:  # ssl.SSLError and TimeoutError are among them
             self._metrics.refusals.labels("TlsHandshake").inc()
 
-    def _on_open(self, connection: Connection, task: asyncio.Task[None]) -> None:
+    def _on_open(self, connection: Connection, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        if not connection.connecting:  # cancelled before asyncio had the socket
+            sock.close()
         if self._opening.pop(task, None) is not None and not connection.opened:
             self._forget(connection.client)
         if self._tls is not None:
