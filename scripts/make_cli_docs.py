@@ -31,6 +31,7 @@ This page is generated from the help of the commands by `scripts/make_cli_docs.p
 | `SPLITREG_CACHE` | folder for rendered scenes; `~/.cache/splitreg` by default |
 | `SPLITREG_DATA` | folder of datasets; dataset `NAME` is searched in `$SPLITREG_DATA/NAME` |
 | `SPLITREG_PLUGINS` | comma-separated packages; only their plugins are loaded |
+| `SPLITREG_MQTT_PASSWORD` | password of the MQTT broker for `splitreg send --mqtt` |
 | `SPLITREG_TOKEN` | token for `splitreg send` and `splitreg.edge.Client` |
 | `SPLITREG_TRACEBACK` | if set, unexpected errors are shown with their traceback |
 | `SPLITREG_ZOO` | folder to use in place of the built-in model zoo |

@@ -13,6 +13,7 @@
     ├── PlanError                parts that do not fit together; lists every mismatch
     ├── DataError                an invalid dataset folder, annotation or split
     ├── ImageError               an image that cannot be read, or is too large
+    │   └── SourceError              a video or camera that cannot be opened, or has stopped
     ├── TrainingError            a run that cannot start, continue or be resumed
     │   └── TrainingInterrupted      a run that was stopped by a signal and can be resumed
     ├── BundleError              a bundle that is missing, altered or not valid
@@ -100,6 +101,10 @@ class DataError(SplitregError):
 
 class ImageError(SplitregError):
     """An image that cannot be read, or is too large."""
+
+
+class SourceError(ImageError):
+    """A video or camera that cannot be opened, or has stopped."""
 
 
 class TrainingError(SplitregError):

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from splitreg.coding import Codec, LatentModel
 from splitreg.specs import FeatureSpec, SymbolSpec, TargetSpec
-from splitreg.tasks import Prediction, Sample, Target
+from splitreg.tasks import Clip, Prediction, Sample, Target
 
 __all__ = [
     "Backbone",
     "Body",
     "Bottleneck",
+    "Clip",
     "Codec",
     "Dataset",
     "FeatureSpec",
@@ -201,7 +202,8 @@ class Head(nn.Module, abc.ABC):
         """Return a new torchmetrics ``Metric``: ``update(list[Prediction], list[Target])``.
 
         ``compute`` returns name -> float, with ``primary`` among the names. Predictions and targets are
-        in the same pixels.
+        in the same pixels, with the class indexes of the head. A metric that averages over classes may
+        have ``restrict(classes)``: average only over these, because the dataset has no others.
         """
 
 
@@ -212,9 +214,12 @@ class Dataset(abc.ABC):
 
     Attributes:
         targets: target name -> task and labels.
+        clips: the videos of which the samples are frames; empty for single images. Identities of
+            objects hold within one clip.
     """
 
     targets: Mapping[str, TargetSpec]
+    clips: Sequence[Clip] = ()
 
     @classmethod
     @abc.abstractmethod

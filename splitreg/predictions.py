@@ -37,6 +37,8 @@ GENERIC = "other"
 
 #: Class index of pixels that losses and metrics ignore.
 IGNORE = 255
+#: Number of colours of tracked objects.
+_IDENTITY_COLOURS = 60
 
 
 class Prediction(abc.ABC):
@@ -169,6 +171,8 @@ class Detections(Prediction):
         labels: (N,) int64.
         names: K class names.
         threshold: smallest score of drawn objects; the arrays have all objects, for metrics.
+        identities: (N,) int64, equal for one object in all frames of a video, see
+            ``splitreg.tracking``; None: not tracked.
     """
 
     boxes: NDArray[np.float32]
@@ -176,6 +180,7 @@ class Detections(Prediction):
     labels: NDArray[np.int64]
     names: tuple[str, ...]
     threshold: float = 0.3
+    identities: NDArray[np.int64] | None = None
 
     def restore(self, geometry: Geometry) -> Self:
         """Map and clip the boxes, and remove those in the letterbox's border."""
@@ -187,22 +192,38 @@ class Detections(Prediction):
         return self._select(self.scores >= score) if score > 0 else self
 
     def _select(self, selected: NDArray[np.bool_]) -> Self:
-        return replace(self, boxes=self.boxes[selected], scores=self.scores[selected], labels=self.labels[selected])
+        identities = None if self.identities is None else self.identities[selected]
+        return replace(
+            self, boxes=self.boxes[selected], scores=self.scores[selected], labels=self.labels[selected],
+            identities=identities,
+        )  # fmt: skip
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Draw boxes with at least the threshold's score, with name and score."""
+        """Draw boxes with at least the threshold's score, with name and score.
+
+        Tracked objects have their identity in the caption and a colour per identity, others a colour
+        per class.
+        """
         canvas, factor = drawing.enlarge(image)
         order = [i for i in np.argsort(self.scores, kind="stable") if self.scores[i] >= self.threshold]
         captions = [f"{self.names[self.labels[i]]} {self.scores[i]:.2f}" for i in order]
         colours = drawing.palette(len(self.names))[self.labels[order]]
+        if self.identities is not None:
+            numbers = self.identities[order]
+            captions = [
+                f"{self.names[self.labels[i]]} #{n} {self.scores[i]:.2f}" for i, n in zip(order, numbers, strict=True)
+            ]
+            colours = drawing.palette(_IDENTITY_COLOURS)[numbers % _IDENTITY_COLOURS]
         return drawing.boxes(canvas, self.boxes[order] * factor, captions, colours)
 
     def to_json(self) -> dict[str, Any]:
-        """Return label, score and box of every object."""
+        """Return label, score and box of every object, and ``id`` if they are tracked."""
         objects = [
             {"label": self.names[label], "score": _short(score), "box": [round(float(v), 2) for v in box]}
             for box, score, label in zip(self.boxes, self.scores, self.labels, strict=True)
         ]
+        if self.identities is not None:
+            objects = [{"id": int(n), **item} for n, item in zip(self.identities, objects, strict=True)]
         return {"task": DETECTION, "objects": objects}
 
     def meta(self) -> dict[str, Any]:
@@ -210,8 +231,9 @@ class Detections(Prediction):
         return {"kind": DETECTION, "names": list(self.names), "threshold": self.threshold}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return ``boxes``, ``scores`` and ``labels``."""
-        return {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        """Return ``boxes``, ``scores`` and ``labels``, and ``identities`` if they are tracked."""
+        arrays: dict[str, NDArray[Any]] = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        return arrays if self.identities is None else {**arrays, "identities": self.identities}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

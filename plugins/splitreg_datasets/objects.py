@@ -32,6 +32,7 @@ class Shape:
         polygons: outlines in pixels, empty where only the box is known.
         crowd: a group, or an object that does not count.
         mask: (H, W) bool, instead of polygons.
+        identity: equal for one object in all frames of a clip; -1: unknown.
     """
 
     label: int
@@ -39,6 +40,7 @@ class Shape:
     polygons: Sequence[Polygon] = ()
     crowd: bool = False
     mask: NDArray[np.bool_] | None = None
+    identity: int = -1
 
     def has_mask(self) -> bool:
         """Whether its pixels are known."""
@@ -82,7 +84,13 @@ def object_specs(labels: tuple[str, ...]) -> dict[str, TargetSpec]:
 
 
 def object_targets(
-    shapes: Sequence[Shape], classes: int, size: tuple[int, int], path: Path, *, masks: bool = False
+    shapes: Sequence[Shape],
+    classes: int,
+    size: tuple[int, int],
+    path: Path,
+    *,
+    masks: bool = False,
+    identities: bool = False,
 ) -> dict[str, Target | None]:
     """Return the detection and multi-label targets of an image.
 
@@ -94,6 +102,7 @@ def object_targets(
         size: (H, W).
         path: file of the annotations, for messages.
         masks: give masks, unless an object of the image has none.
+        identities: give identities.
 
     Raises:
         DataError: a polygon that is malformed.
@@ -117,6 +126,7 @@ def object_targets(
         labels=torch.tensor([shape.label for shape in boxed], dtype=torch.int64),
         crowd=torch.tensor([shape.crowd for shape in boxed], dtype=torch.bool),
         masks=pixels,
+        identities=torch.tensor([shape.identity for shape in boxed], dtype=torch.int64) if identities else None,
     )
     present = torch.zeros(classes)
     for crowd, value in ((True, float("nan")), (False, 1.0)):  # seen in a crowd only: unknown

@@ -100,6 +100,13 @@ HF = _dataset(
     "Hugging Face datasets from disk or the Hub; options name the columns.",
     "Lhoest et al. 2021, arXiv:2109.02846",
 )
+MOT = _dataset(
+    "mot",
+    "mot:Mot",
+    "MOTChallenge layout (MOT15 to MOT20, DanceTrack, CVAT): frames with boxes and identities.",
+    "Dendorfer et al. 2021, doi:10.1007/s11263-020-01393-0",
+)
+FRAMES = _dataset("frames", "clips:Frames", "Videos as folders of frames, one per clip, without labels.")
 FOLDER = _dataset(
     "folder",
     "folder:Folder",

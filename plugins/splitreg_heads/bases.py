@@ -60,6 +60,7 @@ class BoxHead(Head):
             scores=np.ones(int(single.sum()), np.float32),
             labels=target.labels[single].long().cpu().numpy(),
             names=self.labels,
+            identities=None if target.identities is None else target.identities[single].long().cpu().numpy(),
         )
 
     def metric(self) -> MeanAveragePrecision:

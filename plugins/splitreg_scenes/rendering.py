@@ -1,6 +1,6 @@
 """Procedural scenes, and the factor grid of 3D Shapes (numpy only).
 
-An image depends on (mode, split, size, seed, position) and nothing else. There are two modes:
+An image depends on (mode, split, size, seed, position) and nothing else. There are three modes:
 
 - ``"multi"``: one to six solids of five kinds in a room, a random camera. The class of an image is the
   kind of the solid with the largest number of visible pixels.
@@ -8,6 +8,9 @@ An image depends on (mode, split, size, seed, position) and nothing else. There 
   images. Split ``"test"`` has 25 of the 100 combinations of floor and wall hue, which the other splits
   do not have (120,000 images), like MTL-Split (Capogrosso et al., DAC 2024). A tenth of the other
   images is ``"val"``.
+- ``"video"``: clips of ``FRAMES`` frames at ``RATE`` frames per second. Position p is frame
+  ``p % FRAMES`` of clip ``p // FRAMES``. Two to six solids; most of them move smoothly and never touch,
+  and so does the camera in half of the clips. Solids may leave the image and hide each other.
 """
 
 from __future__ import annotations
@@ -21,15 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.errors import DataError, suggest
+from splitreg_scenes.motion import FRAMES, RATE, STILL, Clip, Motion, Swing, turned
 from splitreg_scenes.raycast import Camera, Rendering, Scene, render
 from splitreg_scenes.solids import KINDS, Floats, Solid
 
 __all__ = [
-    "FACTORS", "KINDS", "MODES", "SEMANTIC", "SHAPES", "SPLITS", "capacity", "factors_of", "grid_indexes", "index_of",
-    "multi_scene", "partition", "rendering", "single_scene", "unseen",
+    "FACTORS", "FRAMES", "KINDS", "MIN_VISIBLE", "MODES", "RATE", "SEMANTIC", "SHAPES", "SPLITS", "capacity",
+    "factors_of", "grid_indexes", "index_of", "multi_scene", "partition", "rendering", "single_scene", "unseen", "video_clip",
 ]  # fmt: skip
 
-MODES = ("multi", "single")
+MODES = ("multi", "single", "video")
 SPLITS = ("train", "val", "test")
 
 #: Names of the semantic classes of ``Rendering.semantic``.
@@ -47,7 +51,7 @@ FACTORS: Mapping[str, int] = {
 SHAPES = KINDS[:4]
 GRID = math.prod(FACTORS.values())
 
-#: Smallest visible share of the image; solids below it are removed.
+#: Smallest visible share of the image; solids below it are removed, or marked as crowds in videos.
 MIN_VISIBLE = 0.002
 #: Largest number of solids.
 MAX_SOLIDS = 6
@@ -61,7 +65,7 @@ def rendering(mode: str, split: str, position: int, *, size: tuple[int, int], se
         split: one of ``SPLITS``.
         position: 0 to ``capacity(mode, split) - 1``.
         size: (height, width) in pixels.
-        seed: seed of the scenes (multi) or of their order (single).
+        seed: seed of the scenes (multi, video) or of their order (single).
 
     Raises:
         DataError: there is no such mode or split, or the position is past its end.
@@ -70,6 +74,9 @@ def rendering(mode: str, split: str, position: int, *, size: tuple[int, int], se
         raise DataError(f"scenes {mode}/{split} has {capacity(mode, split)} images; there is no image {position}")
     if mode == "single":
         return render(single_scene(**factors_of(int(grid_indexes(split, seed)[position]))), size)
+    if mode == "video":
+        clip, frame = divmod(position, FRAMES)
+        return render(_clip(seed, SPLITS.index(split), clip).scene(frame), size)
     rng = np.random.default_rng([seed, SPLITS.index(split), position])
     while True:
         scene = multi_scene(rng)
@@ -154,7 +161,7 @@ def single_scene(*, floor_hue: int, wall_hue: int, object_hue: int, scale: int, 
         centre=np.array([0, half, 0], np.float32),
         radius=radius,
         half=half,
-        rotation=_turned(math.radians(20)),
+        rotation=turned(math.radians(20)),
         colour=_rgb(object_hue / 10, 0.9, 0.95),
     )
     return Scene(
@@ -193,6 +200,52 @@ def multi_scene(rng: np.random.Generator) -> Scene:
     )
 
 
+def video_clip(rng: np.random.Generator) -> Clip:
+    """Sample a clip: the room of ``multi_scene`` with moving solids and, in half of the clips, a moving camera."""
+    scene = multi_scene(rng)
+    while len(scene.solids) < 2:
+        scene = multi_scene(rng)
+    moves = rng.uniform() < 0.5
+    clip = Clip(
+        start=scene,
+        motions=(STILL,) * len(scene.solids),
+        orbit=_swing(rng, rng.uniform(0.05, 0.4)) if moves else Swing(),
+        lift=_swing(rng, rng.uniform(0, 0.15)) if moves else Swing(),
+    )
+    eyes = clip.eyes()[:, [0, 2]]
+    motions = list(clip.motions)
+    for number, solid in enumerate(scene.solids):
+        if rng.uniform() < 0.25 and number:
+            continue
+        for _ in range(20):
+            motion = Motion(
+                x=_swing(rng, rng.uniform(0, 1.6)),
+                z=_swing(rng, rng.uniform(0, 1.2)),
+                turn=_swing(rng, rng.uniform(0, 1)),
+            )
+            places = motion.positions(solid)
+            others = [m.positions(s) for m, s in zip(motions, scene.solids, strict=True)]
+            gaps = [
+                np.hypot(*(places - other).T).min() - _reach(solid) - _reach(scene.solids[i]) - 0.05
+                for i, other in enumerate(others)
+                if i != number
+            ]
+            before_camera = np.hypot(*(places - eyes).T).min() - _reach(solid) - 0.8
+            if min([*gaps, before_camera]) > 0:
+                motions[number] = motion
+                break
+    return Clip(start=scene, motions=tuple(motions), orbit=clip.orbit, lift=clip.lift)
+
+
+def _swing(rng: np.random.Generator, amplitude: float) -> Swing:
+    return Swing(amplitude=amplitude, period=rng.uniform(6, 18), phase=rng.uniform(0, 2 * math.pi))
+
+
+@functools.lru_cache(maxsize=4)
+def _clip(seed: int, split: int, clip: int) -> Clip:
+    return video_clip(np.random.default_rng([seed, split, clip, FRAMES]))
+
+
 def _draw_solid(rng: np.random.Generator) -> Solid:
     kind = KINDS[int(rng.integers(len(KINDS)))]
     size = rng.uniform(0.26, 0.58)
@@ -204,7 +257,7 @@ def _draw_solid(rng: np.random.Generator) -> Solid:
     if kind == "capsule":
         radius, half = size * 0.7, half * 0.7
     lying = kind in ("cylinder", "capsule") and rng.uniform() < 0.3
-    rotation = _turned(rng.uniform(0, 2 * math.pi))
+    rotation = turned(rng.uniform(0, 2 * math.pi))
     if lying:
         rotation = rotation @ np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]], np.float32)  # the axis along x, then rotated
     far, around = 2.1 * math.sqrt(rng.uniform()), rng.uniform(0, 2 * math.pi)
@@ -220,13 +273,14 @@ def _draw_solid(rng: np.random.Generator) -> Solid:
 
 def _apart(one: Solid, other: Solid) -> bool:
     """Whether there is a gap between the circles around two solids on the floor, for any rotation."""
-
-    def reach(solid: Solid) -> float:
-        upright = abs(float(solid.rotation[1, 1])) > 0.5
-        return solid.radius * (math.sqrt(2) if solid.kind == "cube" else 1) if upright else solid.bound
-
     x, _, z = one.centre - other.centre
-    return math.hypot(float(x), float(z)) > reach(one) + reach(other) + 0.05
+    return math.hypot(float(x), float(z)) > _reach(one) + _reach(other) + 0.05
+
+
+def _reach(solid: Solid) -> float:
+    """Return the radius of a vertical cylinder around a solid, for any rotation about the vertical axis."""
+    upright = abs(float(solid.rotation[1, 1])) > 0.5
+    return solid.radius * (math.sqrt(2) if solid.kind == "cube" else 1) if upright else solid.bound
 
 
 def _with_solids(scene: Scene, solids: tuple[Solid, ...]) -> Scene:
@@ -234,12 +288,6 @@ def _with_solids(scene: Scene, solids: tuple[Solid, ...]) -> Scene:
         solids=solids, camera=scene.camera, light=scene.light, room=scene.room, floor=scene.floor, wall=scene.wall,
         tile=scene.tile,
     )  # fmt: skip
-
-
-def _turned(angle: float) -> Floats:
-    """Return a rotation about the vertical axis."""
-    c, s = math.cos(angle), math.sin(angle)
-    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Floats:

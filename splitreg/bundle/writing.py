@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import json
@@ -9,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +22,10 @@ from splitreg.errors import BundleError
 
 #: Name of a bundle that is being replaced.
 _ASIDE = "bundle"
+#: Age in seconds of a folder that a killed process may have left; a new one is not locked at once.
+_STALE_SECONDS = 60
+#: How often to try again where several processes replace one bundle.
+MAX_ATTEMPTS = 20
 
 
 def is_bundle(path: Path) -> bool:
@@ -77,10 +83,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)
-        if path.exists():
-            _swap(temporary, path)
-        else:
-            os.rename(temporary, path)
+        _move(temporary, path, overwrite=overwrite)
     except OSError as cause:
         raise BundleError(
             f"cannot write a bundle to {path}: {cause.strerror or cause}; no partial bundle is left"
@@ -120,6 +123,8 @@ def _remove_stale(path: Path) -> None:
     for sibling in path.parent.glob(f".{glob.escape(path.name)}.*"):
         if not re.fullmatch(r"[0-9a-f]{12}", sibling.name.rpartition(".")[2]) or not sibling.is_dir():
             continue
+        if time.time() - sibling.stat().st_mtime < _STALE_SECONDS:
+            continue
         lock = _lock(sibling)
         if lock is None:
             continue
@@ -129,6 +134,26 @@ def _remove_stale(path: Path) -> None:
             shutil.rmtree(sibling, ignore_errors=True)
         finally:
             os.close(lock)
+
+
+def _move(new: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a complete folder its final name, also if other processes write to the same path.
+
+    Raises:
+        BundleError: a bundle that may not be replaced has appeared there.
+        OSError: it cannot be renamed.
+    """
+    for attempt in range(MAX_ATTEMPTS):
+        check_free(path, overwrite=overwrite)
+        try:
+            if path.exists():
+                _swap(new, path)
+            else:
+                os.rename(new, path)
+            return
+        except OSError as cause:  # another process was faster
+            if cause.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY) or attempt == MAX_ATTEMPTS - 1:
+                raise
 
 
 def _swap(new: Path, path: Path) -> None:

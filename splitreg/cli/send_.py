@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from splitreg.cli.tables import shorten
+from splitreg.cli.tracking_options import Follower, FrameTime, TrackingOptions, tracking_options
 from splitreg.cli.writing import write_output
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ _RESOLUTIONS = ("full", "network", "1/2", "1/4", "1/8")
 @click.option("--to", "url", required=True, metavar="URL", help="Address of the service, such as https://server:8080.")
 @click.option("--heads", metavar="NAME,...", help="Heads to compute.  [default: all]")
 @click.option("--min-score", type=click.FloatRange(0, 1),
-              help="Smallest score of returned detections.  [default: 0; 0.3 with --stream]")  # fmt: skip
+              help="Smallest score of returned detections.  [default: 0; with --stream 0.3, or 0.1 if tracked]")  # fmt: skip
 @click.option(
     "--rate", type=float, help="0 (fewest bytes) to 1 (most), if BUNDLE has several rates.  [default: middle]"
 )
@@ -57,26 +60,29 @@ _RESOLUTIONS = ("full", "network", "1/2", "1/4", "1/8")
               help="Quantisation steps that a stream may be off, to save bytes.")  # fmt: skip
 @click.option("--key-interval-s", type=click.FloatRange(0), default=10.0, show_default=True,
               help="Seconds between frames of a stream that are coded alone.")  # fmt: skip
+@tracking_options
 def command(
     bundle: str, images: tuple[str, ...], url: str, heads: str | None, min_score: float | None, rate: float | None,
     budget_bytes: int | None, budget_ms: float | None, draw: str | None, answers: str | None, as_json: bool,
     outbox: str | None, when_full: str, deadline_s: float, token_file: str | None, ca: str | None, insecure: bool,
     every: int, compact: bool, resolution: str | None, stream: bool, fps: float | None, budget_kbps: float | None,
-    motion: float | None, tolerance: float, key_interval_s: float,
+    motion: float | None, tolerance: float, key_interval_s: float, tracking: TrackingOptions,
 ) -> None:  # fmt: skip
     """Send images to a service and print its predictions.
 
-    Loads only the edge half of BUNDLE. IMAGE is an image, a folder, a video, or camera:0; the last two need
-    'splitreg[video]'. With --outbox, packets are kept in a file while there is no connection and are sent in order;
-    without IMAGE, the packets of the outbox are sent.
+    Loads only the edge half of BUNDLE. IMAGE is an image, a folder, a video, rtsp://, http:// (MJPEG, HLS, files),
+    camera:0, or - (standard input); all but the first two need 'splitreg[video]'. Cameras are read newest frame first
+    and are opened again when they are lost. With --outbox, packets are kept in a file while there is no connection and
+    are sent in order; without IMAGE, the packets of the outbox are sent.
 
     \b
     splitreg send my-bundle photo.jpg --to http://localhost:8080
     splitreg send my-bundle camera:0 --to http://localhost:8080 --stream --motion 6 --budget-kbps 40
     splitreg send my-bundle images --to http://localhost:8080 --heads seg --draw drawn --outbox waiting.db
+    splitreg send my-bundle rtsp://cam/1 --to http://localhost:8080 --events --zone door=0,0,80,200
     """
     from splitreg.cli.send_stream import StreamTarget, send_stream
-    from splitreg.edge import Client, ClientOptions, EdgeEncoder, Outbox, StreamOptions, frames, upload
+    from splitreg.edge import Client, ClientOptions, EdgeEncoder, Outbox, StreamOptions, upload
     from splitreg.edge.stream_client import StreamClientOptions
     from splitreg.edge.stream_control import Budget
     from splitreg.edge.transport import read_token
@@ -89,21 +95,20 @@ def command(
         options = StreamClientOptions(
             stream=StreamOptions(key_interval_s=key_interval_s, tolerance=tolerance, rate=rate),
             budget=Budget(fps=fps, kbps=budget_kbps, ms=budget_ms), motion=motion,
-            min_score=0.3 if min_score is None else min_score, resolution=resolution or "network",
+            min_score=(0.1 if tracking else 0.3) if min_score is None else min_score, resolution=resolution or "network",
             deadline_s=deadline_s, ca=ca, insecure=insecure,
         )  # fmt: skip
         target = StreamTarget(
             bundle=bundle, url=url, heads=None if heads is None else tuple(heads.split(",")),
             token=None if token_file is None else read_token(token_file),
         )  # fmt: skip
-        named = (frame for source in images for frame in frames(source, every=every))
-        send_stream(target, named, options, as_json=as_json)
+        with Follower(tracking) if tracking else contextlib.nullcontext() as follower:
+            send_stream(target, _frames(images, every, follower), options, as_json=as_json, follower=follower)
         return
     if fps is not None or budget_kbps is not None or motion is not None or tolerance:
         raise click.UsageError("--fps, --budget-kbps, --motion and --tolerance require --stream")
     if not images and outbox is None:
-        raise click.UsageError("name an image, a folder, a video or camera:0; or --outbox FILE, to send its packets")
-    printer = _Printer(as_json, draw, answers)
+        raise click.UsageError("name an image, a folder, a video or a camera; or --outbox FILE, to send its packets")
     client = Client(
         url,
         EdgeEncoder.open(bundle) if images else None,
@@ -118,7 +123,8 @@ def command(
             insecure=insecure,
         ),
     )
-    with client:
+    with client, Follower(tracking) if tracking else contextlib.nullcontext() as follower:
+        printer = _Printer(as_json, draw, answers, follower)
         if outbox is not None:
             printer.keep_frames = False  # many may be queued
             client.outbox = Outbox(outbox, when_full=when_full)
@@ -158,10 +164,11 @@ def _print_error(name: str, error: SplitregError) -> None:
 
 
 class _Printer:
-    """Prints, writes and draws answers."""
+    """Prints, writes and draws answers; with a follower, with identities."""
 
-    def __init__(self, as_json: bool, draw: str | None, answers: str | None) -> None:
+    def __init__(self, as_json: bool, draw: str | None, answers: str | None, follower: Follower | None = None) -> None:
         self.as_json = as_json
+        self.follower = follower
         self.draw = None if draw is None else Path(draw)
         self.answers = None if answers is None else Path(answers)
         self.images: dict[str, Any] = {}  # to draw on
@@ -171,10 +178,15 @@ class _Printer:
     def __call__(self, answer: Answer) -> None:
         self.refused += answer.error is not None
         self.count += 1
+        if self.follower is not None and answer.error is None:
+            answer = replace(answer, predictions=self.follower.follow(answer.name, answer.predictions))
         table = answer.to_json()
         if self.answers is not None:
             write_output(self.answers / f"{_stem(answer.name)}.json", json.dumps(table, indent=1).encode())
-        click.echo(json.dumps(table) if self.as_json else "\n".join(self._lines(answer)))
+        if self.as_json:
+            click.echo(json.dumps(table))
+        elif self.follower is None or not self.follower.options.events or answer.error is not None:
+            click.echo("\n".join(self._lines(answer)))
         if self.draw is not None:
             self._draw(answer, self.draw)
         self.images.pop(answer.name, None)
@@ -209,17 +221,25 @@ class _Printer:
 
 def _named_images(sources: tuple[str, ...], every: int, printer: _Printer) -> Iterator[tuple[str, ImageLike]]:
     """Yield (name, image); two images that would be written to one file are a usage error."""
-    from splitreg.edge import frames
-
     stems: set[str] = set()
+    for name, image in _frames(sources, every, printer.follower):
+        if printer.draw is not None or printer.answers is not None:
+            if _stem(name) in stems:
+                raise click.UsageError(f"two images would be written as {_stem(name)}; send them in two runs")
+            stems.add(_stem(name))
+            if printer.draw is not None and (printer.keep_frames or isinstance(image, Path)):
+                printer.images[name] = image
+        yield name, image
+
+
+def _frames(sources: tuple[str, ...], every: int, follower: Follower | None) -> Iterator[tuple[str, ImageLike]]:
+    """Yield (name, image); the follower remembers when each was taken."""
+    from splitreg.edge import SourceOptions, timed_images
+
     for source in sources:
-        for name, image in frames(source, every=every):
-            if printer.draw is not None or printer.answers is not None:
-                if _stem(name) in stems:
-                    raise click.UsageError(f"two images would be written as {_stem(name)}; send them in two runs")
-                stems.add(_stem(name))
-                if printer.draw is not None and (printer.keep_frames or isinstance(image, Path)):
-                    printer.images[name] = image
+        for name, image, number, seconds in timed_images(source, SourceOptions(every=every)):
+            if follower is not None:
+                follower.remember(name, FrameTime(source, number, seconds))
             yield name, image
 
 

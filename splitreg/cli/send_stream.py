@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +12,7 @@ import click
 from splitreg.cli.tables import shorten
 
 if TYPE_CHECKING:
+    from splitreg.cli.tracking_options import Follower
     from splitreg.edge.stream_client import FrameAnswer, StreamClientOptions, StreamReport
     from splitreg.imaging import ImageLike
     from splitreg.predictions import Prediction
@@ -35,9 +36,16 @@ class StreamTarget:
 
 
 def send_stream(
-    target: StreamTarget, frames: Iterator[tuple[str, ImageLike]], options: StreamClientOptions, *, as_json: bool
+    target: StreamTarget,
+    frames: Iterator[tuple[str, ImageLike]],
+    options: StreamClientOptions,
+    *,
+    as_json: bool,
+    follower: Follower | None = None,
 ) -> None:
     """Send frames and print their answers, one line each, and a summary on stderr.
+
+    With a follower, answers have identities and events are printed.
 
     Raises:
         SplitregError: the bundle, the source or the server refuse.
@@ -50,6 +58,10 @@ def send_stream(
     )
 
     def print_answer(answer: FrameAnswer) -> None:
+        if follower is not None:
+            answer = replace(answer, predictions=follower.follow(answer.name, answer.predictions))
+            if follower.options.events and not as_json:
+                return
         click.echo(json.dumps(answer.to_json()) if as_json else _line(answer))
 
     try:

@@ -166,6 +166,7 @@ def _clipped(target: BoxTarget, min_side: float) -> BoxTarget:
         labels=target.labels[rows],
         crowd=target.crowd[rows],
         masks=None if target.masks is None else tv_tensors.wrap(target.masks[rows], like=target.masks),
+        identities=None if target.identities is None else target.identities[rows],
     )
 
 

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from splitreg.edge.options import ClientOptions
     from splitreg.edge.outbox import Outbox
     from splitreg.edge.runtimes import RUNTIMES, Network, load_network, onnx_session
-    from splitreg.edge.sources import frames
+    from splitreg.edge.sources import Frame, FrameSource, SourceOptions, TimedImage, frames, open_source, timed_images
     from splitreg.edge.stream import EdgeStream, StreamOptions
     from splitreg.edge.uploading import UploadReport, upload
 
 __all__ = [
-    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "EdgeStream", "LinkEstimate",
-    "Network", "Outbox", "StreamOptions", "Times", "UploadReport", "describe", "frames", "load_network", "onnx_session",
-    "read_coding", "upload",
+    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "EdgeStream", "Frame",
+    "FrameSource", "LinkEstimate", "Network", "Outbox", "SourceOptions", "StreamOptions", "TimedImage", "Times",
+    "UploadReport", "describe", "frames", "load_network", "onnx_session", "open_source", "read_coding", "timed_images",
+    "upload",
 ]  # fmt: skip
 
 # Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
@@ -32,6 +33,9 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "EdgeStream": "splitreg.edge.stream", "StreamOptions": "splitreg.edge.stream", "EdgeHalf": "splitreg.edge.half",
     "LinkEstimate": "splitreg.edge.link", "Network": "splitreg.edge.runtimes", "Outbox": "splitreg.edge.outbox",
     "Times": "splitreg.edge.answer", "UploadReport": "splitreg.edge.uploading", "describe": "splitreg.edge.info",
+    "Frame": "splitreg.edge.sources", "FrameSource": "splitreg.edge.sources",
+    "SourceOptions": "splitreg.edge.sources", "TimedImage": "splitreg.edge.sources",
+    "timed_images": "splitreg.edge.sources", "open_source": "splitreg.edge.sources",
     "frames": "splitreg.edge.sources", "load_network": "splitreg.edge.runtimes",
     "onnx_session": "splitreg.edge.runtimes", "upload": "splitreg.edge.uploading",
 })  # fmt: skip

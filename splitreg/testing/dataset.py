@@ -66,9 +66,12 @@ class DatasetSuite(Suite):
         ]
 
     def test_describe(self) -> None:
-        """``describe`` returns the targets of the dataset, with labels if the task has classes."""
+        """``describe`` returns the targets of the dataset, with labels if the task has classes.
+
+        Only videos may have no target.
+        """
         described = self.described()
-        expect(described, "describe returns no target")
+        expect(described or self.make().clips, "describe returns no target, and the dataset has no clips")
         expect(dict(described) == dict(self.make().targets), "describe and the dataset have different targets")
         for name, spec in described.items():
             expect(isinstance(spec, TargetSpec), f"target {name!r} must be a TargetSpec")
@@ -91,6 +94,17 @@ class DatasetSuite(Suite):
         expect(len(dataset) > 0, "the dataset is empty")
         with raises(f"index {len(dataset)}", IndexError):
             dataset[len(dataset)]
+
+    def test_clips(self) -> None:
+        """Clips of a video are ranges of indexes that do not overlap, with unique names; they are optional."""
+        dataset = self.make()
+        frames = [index for clip in dataset.clips for index in clip.frames]
+        expect(len(set(frames)) == len(frames), "two clips have a frame in common")
+        expect(all(0 <= index < len(dataset) for index in frames), "a clip has a frame that is no index of a sample")
+        expect(all(len(clip.frames) for clip in dataset.clips), "a clip has no frame")
+        expect(all(clip.rate >= 0 for clip in dataset.clips), "the frame rate of a clip is negative")
+        names = {clip.name for clip in dataset.clips}
+        expect(len(names) == len(dataset.clips), "two clips have one name")
 
     def test_samples(self) -> None:
         """Images are (3, H, W) uint8, and targets match their description."""
@@ -161,6 +175,10 @@ def _check_target(what: str, target: Target, spec: TargetSpec, size: tuple[int, 
             )
             if target.masks is not None:
                 expect(tuple(target.masks.shape) == (count, *size), f"{what}: masks must be (N, H, W)")
+            if target.identities is not None:
+                expect(tuple(target.identities.shape) == (count,), f"{what}: identities must be (N,)")
+                known = target.identities[~target.crowd]
+                expect(len(set(known.tolist())) == len(known), f"{what} has an identity twice in one image")
         case MaskTarget():
             expect(tuple(target.mask.shape) == size, f"{what} must have the size of the image")
             known = target.mask[target.mask != IGNORE]

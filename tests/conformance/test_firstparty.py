@@ -60,6 +60,7 @@ CASES = {
     "Surgery": (ObjectiveSuite, "surgery", {}),
     "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
     "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
+    "ScenesVideo": (DatasetSuite, "scenes", {"options": {"mode": "video", "size": 32, "count": 70}}),
 }
 #: Package of the datasets that need files: its own tests have the files and run the suite on each.
 WITH_FILES = "splitreg_datasets"

@@ -18,6 +18,11 @@ from splitreg.wire import pack
 from splitreg.wire.protocol import ANSWERS, COMPUTE_MS, IDEMPOTENCY, QUEUE_MS
 
 
+def classify(packet):
+    """Return the predictions of the service for a packet."""
+    return {"cls": Classification(probabilities=expected_probabilities(packet), names=tuple("abcd"))}
+
+
 def make_packet(stream=b"abc", model_id=7):
     """Return a packet."""
     return Packet(model_id=model_id, original=(60, 80), coded=(48, 64), streams=(stream,)).to_bytes()
@@ -61,6 +66,7 @@ class FakeService:
         self.script, self.requests, self.computed, self.memory = deque(), [], Counter(), {}
         self.order, self.connections, self.closing, self.lock = [], 0, threading.Event(), threading.Lock()
         self.queue_ms, self.compute_ms, self.gzip = 0.0, 0.0, False
+        self.predict = classify
         self.http = _Server(("127.0.0.1", 0), _Handler)
         self.http.service = self
         if tls is not None:
@@ -133,10 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             if key not in service.memory:
                 service.computed[key] += 1
                 service.order.append(body)
-                names = tuple("abcd")
-                service.memory[key] = pack(
-                    [{"cls": Classification(probabilities=expected_probabilities(body), names=names)}]
-                )
+                service.memory[key] = pack([service.predict(body)])
             blob = service.memory[key]
         if what == "late-close":
             self.close_connection = True

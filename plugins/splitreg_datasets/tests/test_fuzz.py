@@ -52,6 +52,9 @@ CASES = {
     "metres:depth/b.png": ("depth", {}),
     "tar:data.tar": ("webdataset", {}),
     "parts:classes_train.csv": ("voc", {}),
+    "tracks:gt/gt.txt": ("mot", {}),
+    "tracks:gt/labels.txt": ("mot", {}),
+    "tracks:seqinfo.ini": ("mot", {}),
 }
 
 
@@ -90,6 +93,14 @@ def build(name, place):
             for number, image in enumerate(("one.png", "two.png")):
                 archive.add(source / image, f"{number}.png")
                 archive.add(source / "x.cls", f"{number}.cls")
+    elif name == "tracks":
+        six.write_images(place / "img1", ["one.png", "two.png"])
+        for number, image in enumerate(("one.png", "two.png"), 1):
+            (place / "img1" / image).rename(place / f"img1/{number:06d}.png")
+        (place / "gt").mkdir()
+        (place / "gt/gt.txt").write_text("1,1,1,1,20,10,1,1,1\n2,1,3,2,20,10,1,2,0.5\n2,4,9.5,2,8,9,0,1,1\n")
+        (place / "gt/labels.txt").write_text("cat\ndog\n")
+        (place / "seqinfo.ini").write_text("[Sequence]\nname=a\nimDir=img1\nframeRate=25\nseqLength=2\n")
     elif name == "parts":
         exports.restore("datumaro-voc_detection", place)
         (place / "classes_train.csv").write_text("file_name,class_index,breed\none.png,0,a\ntwo.png,1,b\n")

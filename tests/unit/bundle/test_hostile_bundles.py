@@ -90,6 +90,8 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path, moment):
     (place / "config.json").write_text(json.dumps({"format": config.FORMAT, "old": True}))
     process = subprocess.run([sys.executable, "-c", KILLED, str(place), moment])
     assert process.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) > 1
+    for left in tmp_path.glob(".*"):
+        os.utime(left, (0, 0))
     with new_folder(place, overwrite=True) as running:
         assert json.loads((place / "config.json").read_text())["old"]  # also if it was being replaced
         assert {path.name for path in tmp_path.iterdir()} == {place.name, running.name}

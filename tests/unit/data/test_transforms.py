@@ -151,12 +151,14 @@ def test_boxes_without_extent_go_with_all_that_is_theirs():
         labels=torch.arange(5),
         crowd=torch.tensor([False, False, False, True, False]),
         masks=tv_tensors.Mask(torch.cat([target.masks, target.masks[:1]])),
+        identities=torch.tensor([5, 6, 7, 8, 9]),
     )
     after = FitInput(Preprocess(size=(16, 18)))(Sample(image=before.image, targets={"detection": nan})).targets[
         "detection"
     ]
     assert after.labels.tolist() == [1, 3]
     assert after.crowd.tolist() == [False, True]
+    assert after.identities.tolist() == [6, 8]
     assert after.boxes.tolist() == [[2, 2, 6, 8], [8, 0, 18, 10]]
     assert [int(mask.sum()) for mask in after.masks] == [4 * 6, 4 * 25]
     assert isinstance(after.boxes, tv_tensors.BoundingBoxes)

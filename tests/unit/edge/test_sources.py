@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from splitreg.edge import frames
-from splitreg.errors import ImageError, MissingExtra, RecipeError
+from splitreg.edge import SourceOptions, frames, open_source
+from splitreg.edge.sources import without_password
+from splitreg.errors import ImageError, MissingExtra, RecipeError, SourceError
 
 
 def image(path, value=0):
@@ -63,3 +64,46 @@ def test_a_video(tmp_path):
     assert [name for name, _ in images] == [f"v.mp4#{i:06d}" for i in (0, 3, 6, 9)]
     for i, (_, pixels) in zip((0, 3, 6, 9), images, strict=True):
         assert pixels.shape == (48, 64, 3) and abs(float(pixels.mean()) - 20 * i) < 8
+
+
+def test_images_have_no_time(tmp_path):
+    for number, name in enumerate(("a.png", "b.png")):
+        image(tmp_path / name, number)
+    with open_source(tmp_path) as source:
+        listed = [(frame.name, frame.number, frame.seconds, int(frame.image.max())) for frame in source]
+    assert not source.live and listed == [("a.png", 0, 0.0, 0), ("b.png", 1, 0.0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "value"),
+    [("every", 0), ("open_timeout_s", 0), ("retry_s", -1), ("max_offline_s", float("nan")), ("rtsp_transport", "x")],
+)
+def test_source_options_out_of_range(wrong, value):
+    with pytest.raises(RecipeError, match=wrong):
+        SourceOptions(**{wrong: value})
+
+
+@pytest.mark.parametrize("source", ["ftp://user:pw@host/x", "file:///etc/passwd", "concat://a|b", "http://[x/y"])
+def test_addresses_of_other_kinds(source):
+    with pytest.raises(SourceError) as caught:
+        open_source(source, SourceOptions(open_timeout_s=2))
+    assert "pw" not in str(caught.value).replace("passwd", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://a:b@cam:554/s?user=a&pw=b", "rtsp://cam:554/s"), ("http://a:p@ss@cam/s#x", "http://cam/s"),
+        ("camera:0", "camera:0"), ("http://[::1", "http://..."),
+    ],
+)  # fmt: skip
+def test_passwords_are_not_shown(url, shown):
+    assert without_password(url) == shown
+
+
+def test_a_damaged_video_says_so_in_one_line(tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "bad.mp4").write_bytes(b"no video\n" * 100)
+    with pytest.raises(SourceError, match=r"bad\.mp4") as caught:
+        open_source(tmp_path / "bad.mp4")
+    assert "\n" not in str(caught.value)
