@@ -19,6 +19,10 @@ FORMAT, VERSION = "splitreg-bundle", 1
 CONFIG = "config.json"
 
 
+#: Limits of a config, far above any model: what is larger would take gigabytes to load.
+MAX_CONFIG_BYTES, MAX_LABELS, MAX_INPUT_PIXELS = 16 << 20, 100_000, 1 << 25
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecEntry:
     """The codec: ``name`` of the plugin, and its ``options``."""
@@ -142,6 +146,8 @@ class BundleConfig:
         """
         path = folder / CONFIG
         try:
+            if path.stat().st_size > MAX_CONFIG_BYTES:
+                raise BundleError(f"{path} has {path.stat().st_size} bytes, a config has at most {MAX_CONFIG_BYTES}")
             table = json.loads(path.read_text(encoding="utf-8"))
         except OSError as cause:
             raise BundleError(f"no bundle in {folder}: cannot read {path.name}: {cause.strerror or cause}") from cause
@@ -214,7 +220,7 @@ def _heads(recipe: Mapping[str, Any]) -> tuple[HeadEntry, ...]:
     tables = recipe.get("heads")
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ValueError("its recipe has no list of heads")
-    return tuple(
+    heads = tuple(
         HeadEntry(
             name=_typed(table["as"], str),
             plugin=_typed(table["name"], str),
@@ -222,10 +228,16 @@ def _heads(recipe: Mapping[str, Any]) -> tuple[HeadEntry, ...]:
         )
         for table in tables
     )
+    for head in heads:
+        if len(head.labels) > MAX_LABELS:
+            raise ValueError(f"head {head.name!r} may have at most {MAX_LABELS} labels, got {len(head.labels)}")
+    return heads
 
 
 def _preprocess(table: Mapping[str, Any]) -> PreprocessEntry:
     height, width = (_typed(side, int) for side in table["size"])
+    if height * width > MAX_INPUT_PIXELS:
+        raise ValueError(f"the input may have at most {MAX_INPUT_PIXELS} pixels, got {height}x{width}")
     (m0, m1, m2), (s0, s1, s2) = (tuple(map(float, table[key])) for key in ("mean", "std"))
     return PreprocessEntry(size=(height, width), mode=_typed(table["mode"], str), mean=(m0, m1, m2), std=(s0, s1, s2))
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import json
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +20,10 @@ from splitreg.bundle.bundle import hash_folder
 from splitreg.bundle.config import CONFIG, FORMAT, BundleConfig
 from splitreg.errors import BundleError
 
+#: Name of a bundle that is being replaced.
+_ASIDE = "bundle"
+#: Age in seconds of a folder that a killed process may have left; a new one is not locked at once.
+_STALE_SECONDS = 60
 #: How often to try again where several processes replace one bundle.
 MAX_ATTEMPTS = 20
 
@@ -65,7 +73,9 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     check_free(path, overwrite=overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
         temporary = _make_sibling(path)
+        lock = _lock(temporary)
     except OSError as cause:
         raise BundleError(f"cannot write a bundle to {path}: {cause.strerror or cause}") from cause
     try:
@@ -80,6 +90,8 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         ) from cause
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def write_config(folder: Path, config: BundleConfig) -> None:
@@ -93,6 +105,35 @@ def _make_sibling(path: Path) -> Path:
     sibling = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     os.mkdir(sibling)  # tempfile.mkdtemp would ignore the umask
     return sibling
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until its descriptor is closed or the process ends; None if another one has."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what a killed process has left beside ``path``; put back a bundle that it was replacing."""
+    for sibling in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if not re.fullmatch(r"[0-9a-f]{12}", sibling.name.rpartition(".")[2]) or not sibling.is_dir():
+            continue
+        if time.time() - sibling.stat().st_mtime < _STALE_SECONDS:
+            continue
+        lock = _lock(sibling)
+        if lock is None:
+            continue
+        try:
+            if is_bundle(sibling / _ASIDE) and not path.exists():
+                os.rename(sibling / _ASIDE, path)
+            shutil.rmtree(sibling, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def _move(new: Path, path: Path, *, overwrite: bool) -> None:
@@ -118,15 +159,18 @@ def _move(new: Path, path: Path, *, overwrite: bool) -> None:
 def _swap(new: Path, path: Path) -> None:
     """Replace a folder by a complete one; if that fails, the old one is restored."""
     aside = _make_sibling(path)
+    lock = _lock(aside)
     try:
-        os.rename(path, aside / "bundle")
+        os.rename(path, aside / _ASIDE)
         try:
             os.rename(new, path)
         except OSError:
-            os.rename(aside / "bundle", path)
+            os.rename(aside / _ASIDE, path)
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def _sync(file: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from splitreg.recipe import PRECISIONS
+
+if TYPE_CHECKING:
+    from splitreg.serving import ServeConfig
 
 _POSITIVE, _SECONDS = click.IntRange(min=1), click.FloatRange(min=0, min_open=True)
 
@@ -33,6 +37,12 @@ _POSITIVE, _SECONDS = click.IntRange(min=1), click.FloatRange(min=0, min_open=Tr
 @click.option("--connections", type=_POSITIVE, default=16_000, show_default=True, help="Maximum open connections.")
 @click.option("--token-file", type=click.Path(dir_okay=False),
               help="Accepted bearer tokens, one per line.  [default: no authentication]")  # fmt: skip
+@click.option("--allowed-host", multiple=True, metavar="NAME",
+              help="Accepted name of this server in the Host header; repeat for several.")  # fmt: skip
+@click.option("--allowed-origin", multiple=True, metavar="ORIGIN",
+              help="Origin of web pages that may send requests; repeat for several.")  # fmt: skip
+@click.option("--trusted-proxy", multiple=True, metavar="ADDRESS",
+              help="Proxy whose X-Forwarded-For is believed; repeat for several.")  # fmt: skip
 @click.option("--tls-cert", type=click.Path(dir_okay=False), help="Certificate chain, a PEM file.")
 @click.option("--tls-key", type=click.Path(dir_okay=False), help="Private key, a PEM file.")
 @click.option("--insecure", is_flag=True, help="Allow a public address without token or TLS.")
@@ -40,6 +50,7 @@ _POSITIVE, _SECONDS = click.IntRange(min=1), click.FloatRange(min=0, min_open=Tr
 @click.option("--drain-seconds", type=_SECONDS, default=30.0, show_default=True,
               help="Maximum seconds from SIGTERM to exit.")  # fmt: skip
 @click.option("--log-file", type=click.Path(dir_okay=False), help="Rotated log file, JSON lines.  [default: stderr]")
+@click.option("--check", is_flag=True, help="Check configuration, bundles and machine; serve nothing.")
 @click.option("--on", type=click.Choice(["machine", "ray"]), default="machine", show_default=True,
               help="Compute on this machine or on a Ray cluster.")  # fmt: skip
 @click.option("--config", type=click.Path(dir_okay=False), help="With --on ray: the cluster file, TOML.")
@@ -48,14 +59,16 @@ def command(
     context: click.Context,
     bundles: tuple[str, ...], host: str, port: int, heads: str | None, workers: int, threads: int | None, device: str,
     precision: str, batch: int, queue: int, deadline: float, rate: float, max_body: int, max_images: int,
-    connections: int, token_file: str | None, tls_cert: str | None, tls_key: str | None, insecure: bool, page: bool,
-    drain_seconds: float, log_file: str | None, on: str, config: str | None,
+    connections: int, token_file: str | None,
+    allowed_host: tuple[str, ...], allowed_origin: tuple[str, ...], trusted_proxy: tuple[str, ...],
+    tls_cert: str | None, tls_key: str | None, insecure: bool, page: bool,
+    drain_seconds: float, log_file: str | None, check: bool, on: str, config: str | None,
 ) -> None:  # fmt: skip
     """Serve the server halves of BUNDLEs over HTTP.
 
     Devices send packets over HTTP or a WebSocket and get predictions. Once requests are accepted,
     one line is written to stdout: {"event": "ready", "url": ...}. SIGTERM answers accepted requests
-    and exits; SIGHUP reloads the bundles without losing a request.
+    and exits; SIGHUP reloads bundles, tokens and certificate.
 
     \b
     splitreg serve my-bundle
@@ -70,7 +83,7 @@ def command(
         click.echo(json.dumps({"event": "ready", "url": url}), file=out)
 
     try:
-        from splitreg.serving import ServeConfig, security, serve
+        from splitreg.serving import ServeConfig, serve
     except ModuleNotFoundError as cause:
         raise MissingExtra(
             f"serving needs {cause.name}, which is not installed; pip install 'splitreg[serve]'"
@@ -85,17 +98,28 @@ def command(
         return serve_on_ray(read_cluster(config), on_ready)
     if config is not None or not bundles:
         raise RecipeError("give at least one BUNDLE to serve; --config FILE is only for --on ray")
-    serve(
-        ServeConfig(
-            bundles=bundles, heads=None if heads is None else tuple(heads.split(",")), host=host, port=port,
-            workers=workers, threads=threads or 0, device=device, precision=precision, max_batch_images=batch,
-            max_queue_images=queue, deadline_seconds=deadline, max_requests_per_s=rate, max_body_bytes=max_body,
-            max_request_images=max_images, max_connections=connections,
-            tokens=() if token_file is None else security.read_tokens(token_file), insecure=insecure, tls_cert=tls_cert,
-            tls_key=tls_key, page=page, drain_seconds=drain_seconds, log_file=log_file,
-        ),
-        on_ready,
+    serve_config = ServeConfig(
+        bundles=bundles, heads=None if heads is None else tuple(heads.split(",")), host=host, port=port,
+        workers=workers, threads=threads or 0, device=device, precision=precision, max_batch_images=batch,
+        max_queue_images=queue, deadline_seconds=deadline, max_requests_per_s=rate, max_body_bytes=max_body,
+        max_request_images=max_images, max_connections=connections, token_file=token_file, allowed_hosts=allowed_host,
+        allowed_origins=allowed_origin, trusted_proxies=trusted_proxy, insecure=insecure, tls_cert=tls_cert,
+        tls_key=tls_key, page=page, drain_seconds=drain_seconds, log_file=log_file,
     )  # fmt: skip
+    if check:
+        return _print_checks(serve_config)
+    serve(serve_config, on_ready)
+
+
+def _print_checks(config: ServeConfig) -> None:
+    from splitreg.serving.preflight import check_deployment
+
+    checks = check_deployment(config)
+    for check in checks:
+        message = {} if check.ok else {"message": check.message}
+        click.echo(json.dumps({"check": check.name, "ok": check.ok, **message, **check.facts}))
+    if not all(check.ok for check in checks):
+        raise SystemExit(1)
 
 
 def _on_command_line(context: click.Context, name: str) -> bool:

@@ -8,18 +8,22 @@ after the program has taken it.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
+import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from splitreg.errors import OutboxError, OutboxFull, RecipeError
 
+ResultT = TypeVar("ResultT")
 _APPLICATION, _VERSION = 0x5352_4F42, 2  # "SROB"
 _TABLES = """
 CREATE TABLE waiting (
@@ -32,6 +36,13 @@ CREATE TABLE answered (
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO counts VALUES ('dropped', 0);
 """
+#: Bytes that are kept free, for sqlite's log and the answers of packets on a full disk.
+_RESERVE_BYTES = 1024 * 1024
+#: Pages of 4 KiB after which sqlite's log is used again from its start; it must fit there.
+_MAX_LOG_PAGES = 64
+_DISK_FULL = "the disk is full: free some space; the queued packets are not lost, keep the file"
+#: A clock that differs by this many seconds was set.
+_CLOCK_STEP_SECONDS = 30
 _WHEN_FULL = ("refuse", "drop-oldest")
 
 
@@ -84,8 +95,8 @@ class Outbox:
     """A queue of packets in a file.
 
     Args:
-        path: the file; created if it is missing. SQLite's log (``-wal``, ``-shm``) and the lock of
-            the draining process (``.lock``) are beside it.
+        path: the file; created if it is missing. SQLite's log (``-wal``, ``-shm``), the lock of the
+            draining process (``.lock``) and space for a full disk (``.reserve``) are beside it.
         max_packets: largest number of queued packets.
         max_bytes: largest number of bytes of queued packets.
         when_full: ``"refuse"``: ``put`` raises OutboxFull; ``"drop-oldest"``: ``put`` makes room,
@@ -110,14 +121,11 @@ class Outbox:
             raise RecipeError(f"max_packets and max_bytes must be at least 1, got {max_packets} and {max_bytes}")
         self.path = Path(path)
         self.max_packets, self.max_bytes, self.when_full = max_packets, max_bytes, when_full
+        self._reserve = self.path.with_name(self.path.name + ".reserve")
         with self._error_context():
-            # autocommit: transactions are explicit
-            self._database = sqlite3.connect(self.path, isolation_level=None, timeout=30)
-            try:
-                self._open()
-            except BaseException:
-                self._database.close()
-                raise
+            self._connect()
+        with contextlib.suppress(OSError):
+            self._fill_reserve()
 
     def __enter__(self) -> Self:
         return self
@@ -167,6 +175,12 @@ class Outbox:
                 f"a packet of {len(packet)} bytes exceeds the outbox's limit of {self.max_bytes} bytes (max_bytes)"
             )
         key = secrets.token_urlsafe(12)
+        try:
+            self._fill_reserve()  # what is left of a full disk is for sending
+        except OSError as cause:
+            raise OutboxError(f"no space for another packet in {self.path}: {cause.strerror}; {_DISK_FULL}") from cause
+        with self._error_context():
+            self._follow_clock()
         with self._transaction():
             self._make_room(len(packet))
             row = self._database.execute(
@@ -179,6 +193,8 @@ class Outbox:
     def first(self) -> QueuedPacket | None:
         """Return the oldest queued packet; it stays in the queue."""
         with self._error_context():
+            with contextlib.suppress(OutboxError):  # of a full disk, which does not matter here
+                self._follow_clock()
             row = self._database.execute(
                 "SELECT number, key, name, packet, query, expires FROM waiting ORDER BY number LIMIT 1"
             ).fetchone()
@@ -198,12 +214,23 @@ class Outbox:
         Returns:
             Whether it was still queued; if not, nothing is stored.
         """
+        return self._with_reserve(lambda: self._record(queued, json.dumps(facts), blob))
+
+    def _with_reserve(self, write: Callable[[], ResultT]) -> ResultT:
+        """Write; if the disk is full, once more with the reserved space."""
+        try:
+            return write()
+        except OutboxError as error:
+            if error.__cause__ is None or not self._free_reserve(error.__cause__):
+                raise
+        return write()
+
+    def _record(self, queued: QueuedPacket, facts: str, blob: bytes | None) -> bool:
         with self._transaction():
             if not self._database.execute("DELETE FROM waiting WHERE number = ?", (queued.number,)).rowcount:
                 return False
             self._database.execute(
-                "INSERT INTO answered VALUES (?, ?, ?, ?, ?)",
-                (queued.number, queued.key, queued.name, json.dumps(facts), blob),
+                "INSERT INTO answered VALUES (?, ?, ?, ?, ?)", (queued.number, queued.key, queued.name, facts, blob)
             )
         return True
 
@@ -220,8 +247,11 @@ class Outbox:
 
     def forget(self, answer: StoredAnswer) -> None:
         """Delete an answer that the program has taken."""
+        self._with_reserve(lambda: self._forget(answer.number))
+
+    def _forget(self, number: int) -> None:
         with self._transaction():
-            self._database.execute("DELETE FROM answered WHERE number = ?", (answer.number,))
+            self._database.execute("DELETE FROM answered WHERE number = ?", (number,))
 
     @contextmanager
     def draining(self) -> Iterator[None]:
@@ -230,13 +260,71 @@ class Outbox:
         Raises:
             OutboxError: another process holds it.
         """
-        lock = sqlite3.connect(self.path.with_name(self.path.name + ".lock"), isolation_level=None, timeout=0)
-        with contextlib.closing(lock):
-            try:
-                lock.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError as cause:
-                raise OutboxError(f"another process drains {self.path}; wait for it, or stop it") from cause
+        place = self.path.with_name(self.path.name + ".lock")
+        try:
+            lock = os.open(place, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as cause:
+            raise OutboxError(f"cannot open the lock {place}: {cause.strerror or cause}") from cause
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an empty file: works on a full disk too
+        except OSError as cause:
+            os.close(lock)
+            if cause.errno not in (errno.EAGAIN, errno.EACCES):
+                raise OutboxError(f"cannot lock {place}: {cause.strerror or cause}") from cause
+            raise OutboxError(f"another process drains {self.path}; wait for it, or stop it") from cause
+        try:
             yield
+        finally:
+            os.close(lock)
+
+    def _connect(self) -> None:
+        for last in (False, True):
+            # autocommit: transactions are explicit
+            with contextlib.suppress(OSError):  # sqlite reports why the file cannot be created
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # sqlite's own files get the same mode
+            self._database = sqlite3.connect(self.path, isolation_level=None, timeout=30)
+            try:
+                return self._open()
+            except BaseException as error:
+                self._database.close()
+                if last or not self._free_reserve(error):
+                    raise
+
+    def _fill_reserve(self) -> None:
+        """Keep some space, so that a full disk does not keep packets from being sent."""
+        if not self._reserve.exists():
+            with contextlib.suppress(FileExistsError):
+                descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                try:
+                    os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
+                except OSError:
+                    self._reserve.unlink(missing_ok=True)
+                    raise
+                finally:
+                    os.close(descriptor)
+
+    def _free_reserve(self, error: BaseException) -> bool:
+        """Give up the reserved space if the disk is full; return whether it was."""
+        if not isinstance(error, sqlite3.Error) or not _is_disk_full(error) or not self._reserve.exists():
+            return False
+        self._reserve.unlink(missing_ok=True)
+        return True
+
+    def _follow_clock(self) -> None:
+        """Move the expiry of queued packets by the seconds by which the clock was set.
+
+        A device without a battery starts in the past until it has the time from the network.
+        """
+        boot, clock = _boot()
+        counts = dict(self._database.execute("SELECT name, value FROM counts WHERE name IN ('boot', 'clock')"))
+        shift = clock - counts.get("clock", clock)
+        if counts.get("boot") == boot and abs(shift) < _CLOCK_STEP_SECONDS:
+            return
+        with self._transaction():
+            if counts.get("boot") == boot:
+                self._database.execute("UPDATE waiting SET expires = expires + ? WHERE expires IS NOT NULL", (shift,))
+            for row in (("boot", boot), ("clock", clock)):
+                self._database.execute("INSERT OR REPLACE INTO counts VALUES (?, ?)", row)
 
     def _open(self) -> None:
         database = self._database
@@ -247,6 +335,7 @@ class Outbox:
         if tables and (application, version) != (_APPLICATION, _VERSION):
             raise OutboxError(f"{self.path} is not an outbox of this version of splitreg; choose another file")
         database.execute("PRAGMA journal_mode = WAL")
+        database.execute(f"PRAGMA wal_autocheckpoint = {_MAX_LOG_PAGES}")
         database.execute("PRAGMA synchronous = FULL")  # a commit survives loss of power
         if not tables:
             with self._transaction():
@@ -294,6 +383,32 @@ class Outbox:
         try:
             yield
         except sqlite3.Error as cause:
-            raise OutboxError(
-                f"cannot use the outbox {self.path}: {cause}; if it is damaged, move it away and a new one is created"
-            ) from cause
+            raise OutboxError(f"cannot use the outbox {self.path}: {cause}; {_advice(cause)}") from cause
+
+
+def _is_disk_full(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+
+
+def _advice(error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return _DISK_FULL
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return "check the disk, its free space and the permissions; the queued packets are not lost, keep the file"
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return "the file is damaged: move it away, and a new one is created; packets in it can be read with sqlite3"
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "another process uses it for a long time; try again"
+    return "the queued packets are not lost, keep the file"
+
+
+def _boot() -> tuple[int, int]:
+    """Return a number of this start of the machine, and the second of the clock at which it was."""
+    try:
+        boot = int(Path("/proc/sys/kernel/random/boot_id").read_text()[:8], 16)
+        since = time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (OSError, ValueError, AttributeError):  # not Linux
+        boot, since = os.getpid(), time.monotonic()
+    return boot, round(time.time() - since)

@@ -33,6 +33,11 @@ class Network(abc.ABC):
         """
 
 
+#: Operators that repeat a part of a graph as often as a value says; and the protobuf tag of an
+#: operator's name (field 4 of ``NodeProto``), which its length follows.
+_LOOPS, _OP_TYPE = ("Loop", "Scan"), 0x22
+
+
 def load_network(runtime: str, data: bytes, *, name: str, size: tuple[int, int], threads: int = 1) -> Network:
     """Load a graph ``image`` (batch, 3, H, W) float32 -> ``latent`` (batch, C, h, w) float32.
 
@@ -52,6 +57,11 @@ def load_network(runtime: str, data: bytes, *, name: str, size: tuple[int, int],
         raise RecipeError(f"no runtime {runtime!r}.{suggest(runtime, RUNTIMES)} Available: {', '.join(RUNTIMES)}")
     if threads < 1:
         raise RecipeError(f"threads must be at least 1, got {threads}")
+    for operator in _LOOPS:
+        if bytes((_OP_TYPE, len(operator))) + operator.encode() in data:
+            raise BundleError(
+                f"{name} has the operator {operator}, which may never end; export a network without loops"
+            )
     return _NETWORKS[runtime](data, name, size, threads)
 
 

@@ -6,10 +6,12 @@ import asyncio
 import gzip
 import logging
 import math
+import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -26,12 +28,14 @@ from splitreg.errors import (
 )
 from splitreg.serving import security
 from splitreg.serving.http.responses import response_head
-from splitreg.serving.logs import log
+from splitreg.serving.logs import log, request_id
 from splitreg.serving.memory import Hold
-from splitreg.serving.query import INFER_PARAMETERS, parse_request_options
+from splitreg.serving.openapi import OPENAPI, describe_routes
+from splitreg.serving.query import INFER_PARAMETERS, STREAM_PARAMETERS, parse_request_options
 from splitreg.serving.routing_errors import NotFound, RoutingError, WrongMethod, WrongType
 from splitreg.serving.service import Service
-from splitreg.serving.stream import serve_stream
+from splitreg.serving.stream import Caller, serve_stream
+from splitreg.serving.tokens import Token
 from splitreg.wire import dump_json, protocol, split_packets
 
 #: Paths without authentication and rate limit.
@@ -41,6 +45,14 @@ _MIN_GZIP_BYTES = 1024
 #: Compressing a 480x360 mask takes 0.8 ms and gives half the bytes of level 1; level 9 takes ten
 #: times as long for 7 % fewer bytes.
 _GZIP_LEVEL = 7
+
+_REQUEST_ID = "X-Request-Id"
+_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
+_HSTS = "max-age=31536000"
+#: Request headers that pages of allowed origins may send.
+_CORS_HEADERS = (
+    "Accept", "Authorization", "Content-Type", _REQUEST_ID, protocol.DEADLINE, protocol.IDEMPOTENCY,
+)  # fmt: skip
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
@@ -66,18 +78,32 @@ class App:
             protocol.READYZ: {"GET": readyz},
             protocol.METRICS: {"GET": metrics},
         }
-        self.public: set[str] = set()
+        self.routes[OPENAPI] = {"GET": self._openapi}
+        self.public: set[str] = {OPENAPI}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request or one WebSocket."""
+        self._identify(scope)
         self.service.active_requests += scope["type"] == "http"
         try:
             if scope["type"] == "http":
-                await self._http(Request(scope, receive), send)
+                request = Request(scope, receive)
+                with self.service.answer_rooms.room(client_address(request)) as scope["state"]["room"]:
+                    await self._http(request, send)
             elif scope["type"] == "websocket":
                 await self._websocket(WebSocket(scope, receive, send))
         finally:
             self.service.active_requests -= scope["type"] == "http"
+
+    def _identify(self, scope: Scope) -> None:
+        """Give a request its id, and its client's address if a trusted proxy forwards it."""
+        headers, proxies = Headers(scope=scope), self.service.config.trusted_proxies
+        wanted = headers.get(_REQUEST_ID, "")
+        scope["state"]["id"] = wanted if _ID.fullmatch(wanted) else uuid.uuid4().hex[:16]
+        request_id.set(scope["state"]["id"])
+        if proxies and scope.get("client"):
+            forwarded = ",".join(headers.getlist("x-forwarded-for"))
+            scope["client"] = security.forwarded_client(scope["client"][0], forwarded, proxies), 0
 
     async def _http(self, request: Request, send: Send) -> None:
         start = asyncio.get_running_loop().time()
@@ -86,7 +112,7 @@ class App:
         try:
             response = await self._respond(request)
         except _ClientDisconnected:
-            log("client disconnected", client=_client(request), path=path[:200])
+            log("client disconnected", client=client_address(request), path=path[:200])
             return
         except SplitregError as error:
             response = self._error(error)
@@ -96,15 +122,31 @@ class App:
             response = self._error(ServiceError("the server failed; see its log"))
             fields["error"] = type(error).__name__
         status = response.status_code
-        response.headers["X-Request-Id"] = request_id = uuid.uuid4().hex[:16]
-        response.headers["Cache-Control"] = "no-store"
+        self._add_headers(request, response)
         await self._send(request, response, send)
         if path not in _HEALTH_PATHS or status >= 400:
             seconds = asyncio.get_running_loop().time() - start
+            token = request.scope["state"].get("token")
             log(
-                "request", id=request_id, client=_client(request), method=request.method, path=path[:200],
-                status=status, ms=round(1000 * seconds, 1), sent=len(response.body), **fields,
+                "request", client=client_address(request), method=request.method, path=path[:200], status=status,
+                ms=round(1000 * seconds, 1), sent=len(response.body), **fields, **({"token": token} if token else {}),
             )  # fmt: skip
+
+    def _add_headers(self, request: Request, response: Response) -> None:
+        response.headers[_REQUEST_ID] = request.scope["state"]["id"]
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if self.service.config.tls_cert is not None:
+            response.headers["Strict-Transport-Security"] = _HSTS
+        if self.service.config.allowed_origins:
+            response.headers["Vary"] = "Origin"
+            origin = request.headers.get("origin", "")
+            if origin in self.service.config.allowed_origins:
+                response.headers["Access-Control-Allow-Origin"] = origin
+                response.headers["Access-Control-Expose-Headers"] = "*"
+
+    async def _openapi(self, service: Service, request: Request) -> Response:
+        return JSONResponse(describe_routes({path: tuple(methods) for path, methods in self.routes.items()}))
 
     async def _send(self, request: Request, response: Response, send: Send) -> None:
         """Send a response whose bytes count, within the time that its size allows."""
@@ -120,9 +162,12 @@ class App:
 
     async def _respond(self, request: Request) -> Response:
         path: str = request.scope["path"]
-        if path not in _HEALTH_PATHS:
-            self._admit(request.headers.get("authorization"), _client(request), public=path in self.public)
         methods = self.routes.get(path)
+        if path not in _HEALTH_PATHS:
+            security.check_host(request.headers.get("host"), self.service.config)
+            if request.method == "OPTIONS" and methods and self._is_preflight(request):
+                return _preflight(methods)
+            self._admit(request, public=path in self.public)
         if methods is None:
             raise NotFound(f"no such path; available: {', '.join(self.routes)} and {protocol.STREAM}")
         handler = methods.get("GET" if request.method == "HEAD" else request.method)
@@ -130,30 +175,46 @@ class App:
             raise WrongMethod(f"{path} supports {', '.join(methods)}, got {request.method[:20]}", tuple(methods))
         return await handler(self.service, request)
 
+    def _is_preflight(self, request: Request) -> bool:
+        return request.headers.get("origin", "") in self.service.config.allowed_origins
+
     async def _websocket(self, socket: WebSocket) -> None:
         try:
-            self._admit(socket.headers.get("authorization"), _client(socket))
+            security.check_host(socket.headers.get("host"), self.service.config)
+            token = self._admit(socket)
             if socket.scope["path"] != protocol.STREAM:
                 raise NotFound(f"WebSockets are available at {protocol.STREAM}")
-            security.check_origin(socket.headers)
+            security.check_origin(socket.headers, self.service.config.allowed_origins)
             self.service.check_not_draining()
-            allowed = (*INFER_PARAMETERS, "answers", "video")
-            options = parse_request_options(socket.scope["query_string"], allowed)
+            options = parse_request_options(socket.scope["query_string"], STREAM_PARAMETERS)
             self.service.parse_deadline(socket.headers.get(protocol.DEADLINE), 0.0)
             video = None if options.video is None else await self.service.videos.open(options.video)
         except SplitregError as error:
             await socket.send_denial_response(self._error(error))
             return
         try:
-            await serve_stream(self.service, socket, options, _client(socket), video)
+            await serve_stream(self.service, socket, options, Caller(client_address(socket), token), video)
         finally:
             if video is not None:
                 video.close()
 
-    def _admit(self, authorization: str | None, client: str, *, public: bool = False) -> None:
-        self.service.rate_limit.take(client, asyncio.get_running_loop().time())
-        if not public:
-            security.check_token(authorization, self.service.config.tokens)
+    def _admit(self, connection: Request | WebSocket, *, public: bool = False) -> Token | None:
+        """Count a request and check its token.
+
+        Raises:
+            RateLimited: the client or the token exceeds its rate.
+            Unauthorized: there is no valid token.
+        """
+        now = asyncio.get_running_loop().time()
+        self.service.rate_limit.take(client_address(connection), now)
+        if public:
+            return None
+        token = self.service.tokens.check(connection.headers.get("authorization"))
+        if connection.scope["type"] == "http":  # of a stream, each packet counts
+            self.service.tokens.take(token, now)
+        if token is not None:
+            connection.scope["state"]["token"] = token.name
+        return token
 
     def refuse(self, client: str, error: SplitregError) -> bytes:
         """Count and log what is not a request; return the whole response, empty for none.
@@ -202,7 +263,11 @@ async def infer(service: Service, request: Request) -> Response:
         body = await read_body(service, request, hold)
         single = content_type == protocol.PACKET
         packets = [body] if single else _split_packets(body, service.config.max_request_images)
-        inference = asyncio.create_task(service.infer(packets, options, arrived=arrived, deadline=deadline, key=key))
+        inference = asyncio.create_task(
+            service.infer(
+                packets, options, arrived=arrived, deadline=deadline, room=request.scope["state"]["room"], key=key
+            )
+        )
         disconnection = asyncio.create_task(_wait_for_disconnection(request))
         try:
             await asyncio.wait({inference, disconnection}, return_when=asyncio.FIRST_COMPLETED)
@@ -213,7 +278,7 @@ async def infer(service: Service, request: Request) -> Response:
             inference.cancel()
             disconnection.cancel()
     blob = b'{"answers":' + result.blob + b"}" if media == protocol.JSON else result.blob
-    compress = len(blob) >= _MIN_GZIP_BYTES and "gzip" in headers.get("accept-encoding", "").lower()
+    compress = len(blob) >= _MIN_GZIP_BYTES and _accepts_gzip(headers.get("accept-encoding", ""))
     if compress:  # masks shrink to a hundredth, and the link may be slow in both directions
         blob = await asyncio.to_thread(gzip.compress, blob, _GZIP_LEVEL, mtime=0)
     response = Response(blob, media_type=media)
@@ -231,7 +296,7 @@ async def models(service: Service, request: Request) -> Response:
 
 async def reload(service: Service, request: Request) -> Response:
     """``POST /v1/reload``: load the bundles again."""
-    if not service.config.tokens:
+    if not service.tokens:
         raise Unauthorized("a server without tokens can be reloaded only with SIGHUP")
     service.check_not_draining()
     await asyncio.shield(asyncio.create_task(service.reload()))  # even if the client disconnects
@@ -313,6 +378,26 @@ async def read_body(service: Service, request: Request, hold: Hold) -> bytes:
         hold.drop = None
 
 
+def _preflight(methods: Mapping[str, Handler]) -> Response:
+    """Answer a browser that asks what a page of another site may send (CORS)."""
+    headers = {
+        "Access-Control-Allow-Methods": ", ".join(methods), "Access-Control-Max-Age": "600",
+        "Access-Control-Allow-Headers": ", ".join(_CORS_HEADERS),
+    }  # fmt: skip
+    return Response(status_code=204, headers=headers)
+
+
+def _accepts_gzip(header: str) -> bool:
+    """Return whether ``Accept-Encoding`` accepts gzip (RFC 9110, 12.5.3)."""
+    weights = {}
+    for item in header.lower().split(","):
+        coding, _, parameter = item.partition(";")
+        name, _, value = parameter.strip().partition("=")
+        weights[coding.strip()] = value.strip() if name.strip() == "q" else "1"
+    weight = weights.get("gzip", weights.get("*", "0"))
+    return bool(weight.strip("0.")) if weight.replace(".", "", 1).isdigit() else False
+
+
 class _ClientDisconnected(Exception):
     """The client closed the connection, so nobody waits for a response."""
 
@@ -331,5 +416,6 @@ async def _wait_for_disconnection(request: Request) -> None:
         pass
 
 
-def _client(connection: Request | WebSocket) -> str:
+def client_address(connection: Request | WebSocket) -> str:
+    """Return the address of a client, without the port."""
     return connection.client.host if connection.client else "?"

@@ -29,10 +29,10 @@ CostClass = tuple[Group, int]
 _SAFETY_FACTOR = 1.25
 #: Without a new measurement for this many seconds, a job is accepted although it seems to be late:
 #: the estimate may be wrong.
-_PROBE_SECONDS = 1.0
+_PROBE_SECONDS = 0.5
 #: Batches whose seconds per image are remembered. The estimate is their median and so many median
 #: deviations: a batch during which a worker stood still says nothing of the next one.
-_REMEMBERED, _DEVIATIONS = 8, 2.0
+_REMEMBERED, _DEVIATIONS = 6, 2.0
 #: Number of cost classes whose seconds per image are stored.
 _MAX_COSTS = 256
 
@@ -100,8 +100,9 @@ class _Cost:
 
     def update(self, seconds: float) -> None:
         self._latest.append(seconds)
-        median = statistics.median(self._latest)
-        deviation = statistics.median(abs(seconds - median) for seconds in self._latest)
+        middle = statistics.median if len(self._latest) > 2 else min  # of two, the one without a pause
+        median = middle(self._latest)
+        deviation = middle([abs(seconds - median) for seconds in self._latest])
         self.upper = median + _DEVIATIONS * deviation
 
 
@@ -177,6 +178,10 @@ class BatchQueue:
         )
         load += sum(self._cost(running.cost_class) * running.images for running in self._running)
         return load / self._config.workers + self._cost(job.cost_class) * job.images
+
+    def expected_batch_seconds(self, batch: Sequence[Job]) -> float:
+        """Estimate the duration of a batch, from the duration of the latest ones."""
+        return self._cost(batch[0].cost_class) * sum(job.images for job in batch)
 
     async def take(self) -> list[Job]:
         """Wait for jobs and return a batch: the job that waited longest and others of its group."""

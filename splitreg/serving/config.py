@@ -28,6 +28,14 @@ class ServeConfig:
         precision: ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
         max_batch_images: images per batch.
         tokens: accepted bearer tokens; without any, requests need no authentication.
+        token_file: file with further tokens, their names, expiry, rates and quotas; it is read again on
+            a reload.
+        allowed_hosts: names in the header ``Host`` besides those of this machine; ``"*"`` for any.
+            By default a server with tokens accepts any name.
+        allowed_origins: web pages that may send requests and open streams besides those of this
+            server, e.g. ``"https://example.org"``.
+        trusted_proxies: addresses or networks of proxies, whose ``X-Forwarded-For`` is believed and
+            which have no limit of connections and bytes of their own.
         insecure: allow to listen on a public address without token or TLS.
         page: serve a page for browsers at ``/``, and encode images for it.
         tls_cert: PEM file with the certificate chain.
@@ -41,6 +49,8 @@ class ServeConfig:
         max_answer_bytes: of the answers to one request or batch, as estimated from the sizes of its
             images.
         max_pending_answer_bytes: total of all answers that are being sent.
+        encode_seconds: CPU time to decode and encode one image for the page.
+        max_encode_bytes: memory for it, besides that of the model.
         max_queue_images: images in the queue; further requests are refused.
         max_stream_state_bytes: of the states of all video streams; about 0.3 MB each at 192x256 pixels.
         max_stream_in_flight: unanswered packets per stream; at the limit the stream is not read.
@@ -57,6 +67,7 @@ class ServeConfig:
         min_send_bytes_per_s: clients that receive an answer more slowly are disconnected.
         deadline_seconds: from the arrival of a request to its answer; clients may ask for less.
         batch_timeout_seconds: for one batch; a worker that takes longer is killed.
+        worker_stall_seconds: without a sign of life from a worker, then it is killed and replaced.
         load_timeout_seconds: to load the bundles and start the workers.
         max_attempts: workers that may die while they compute one request, before it fails.
         idempotency_answers: number of answers stored for idempotency keys.
@@ -81,6 +92,10 @@ class ServeConfig:
     precision: str = PRECISIONS[0]
     max_batch_images: int = 8
     tokens: tuple[str, ...] = field(default=(), repr=False)
+    token_file: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     insecure: bool = False
     page: bool = False
     tls_cert: str | None = None
@@ -92,13 +107,14 @@ class ServeConfig:
     max_mask_pixels: int = 2 * MEBIBYTE
     max_answer_bytes: int = 16 * MEBIBYTE
     max_pending_answer_bytes: int = 32 * MEBIBYTE
+    encode_seconds: float = 5.0
+    max_encode_bytes: int = 768 * MEBIBYTE
     max_queue_images: int = 256
     max_stream_state_bytes: int = 256 * MEBIBYTE
     max_stream_in_flight: int = 16
     max_requests_per_s: float = 200.0
     max_connections: int = 16_000
     max_client_connections: int = 0
-    trusted_proxies: tuple[str, ...] = ()
     header_timeout_seconds: float = 10.0
     body_timeout_seconds: float = 60.0
     keep_alive_seconds: float = 75.0
@@ -106,7 +122,8 @@ class ServeConfig:
     write_timeout_seconds: float = 30.0
     min_send_bytes_per_s: int = 16 * 1024
     deadline_seconds: float = 30.0
-    batch_timeout_seconds: float = 60.0
+    batch_timeout_seconds: float = 30.0
+    worker_stall_seconds: float = 10.0
     load_timeout_seconds: float = 300.0
     max_attempts: int = 3
     idempotency_answers: int = 4096
@@ -133,12 +150,32 @@ class ServeConfig:
             raise RecipeError("a token must be ASCII without spaces; create one with: openssl rand -hex 32")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise RecipeError("TLS needs both a certificate and its key: --tls-cert and --tls-key")
-        missing = [name for name, value in (("token", self.tokens), ("TLS", self.tls_cert)) if not value]
+        self._check_peers()
+        missing = [name for name, value in (("token", self.has_tokens), ("TLS", self.tls_cert)) if not value]
         if missing and not self.insecure and not is_loopback(self.host):
             raise RecipeError(
                 f"{self.host} is a public address, but there is no {' and no '.join(missing)}; give "
                 "--token-file, --tls-cert and --tls-key, or --insecure behind a proxy or in a private network"
             )
+
+    def _check_peers(self) -> None:
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError as cause:
+                raise RecipeError(f"a trusted proxy must be an address or a network, got {proxy!r}") from cause
+        for origin in self.allowed_origins:
+            scheme, separator, host = origin.partition("://")
+            if scheme not in ("http", "https") or not separator or not host or "/" in host or host != host.lower():
+                raise RecipeError(f"an allowed origin must be like https://example.org, in lower case; got {origin!r}")
+        for host in self.allowed_hosts:
+            if not host or host != host.lower() or "/" in host or ":" in host:
+                raise RecipeError(f"an allowed host must be a name without port, in lower case; got {host!r}")
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether requests need a token."""
+        return bool(self.tokens or self.token_file)
 
     def send_seconds(self, count: int) -> float:
         """Return how long a client may take to receive this many bytes."""

@@ -52,6 +52,9 @@ class Metrics:
             "splitreg_joined", "Requests answered by an earlier one with the same idempotency key.", registry=registry
         )
         self.workers = Gauge("splitreg_workers_ready", "Workers or replicas that are running.", registry=registry)
+        self.stalled = Gauge(
+            "splitreg_workers_stalled", "Workers that run but show no sign of life.", registry=registry
+        )
         self.restarts = Counter("splitreg_worker_restarts", "Workers that died and were replaced.", registry=registry)
         self.reloads = Counter(
             "splitreg_reloads", "Reloads of the bundles, by outcome.", ("outcome",), registry=registry
@@ -66,6 +69,13 @@ class Metrics:
             "splitreg_file_descriptors_exhausted", "Times that no file descriptor was left for a connection.",
             registry=registry,
         )  # fmt: skip
+        self.encoder_kills = Counter(
+            "splitreg_encoder_kills", "Processes that encode images for the page, killed for time or memory.",
+            registry=registry,
+        )  # fmt: skip
+        self.dropped_lines = Counter(
+            "splitreg_log_lines_dropped", "Lines of the log that could not be written.", registry=registry
+        )
         self.streams = Gauge("splitreg_streams", "Open streams.", registry=registry)
         self.stream_states = Gauge(
             "splitreg_stream_state_bytes", "Bytes of the states of video streams.", registry=registry

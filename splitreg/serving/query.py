@@ -13,9 +13,12 @@ from splitreg.wire import AnswerFormat
 from splitreg.wire.protocol import ANSWERS, COMPACT, JSON
 
 _MAX_PARAMETERS = 12
-_MEDIA = {"json": JSON, "binary": ANSWERS, "compact": COMPACT}
+#: Value of ``answers`` -> media type.
+MEDIA = {"json": JSON, "binary": ANSWERS, "compact": COMPACT}
 #: Parameters of an inference request.
 INFER_PARAMETERS = ("heads", "masks", "min_score", "resolution", "tables")
+#: Parameters of a stream.
+STREAM_PARAMETERS = (*INFER_PARAMETERS, "answers", "video")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,7 @@ def parse_request_options(query: bytes, allowed: Sequence[str], media: str = JSO
 
     Args:
         query: as received, without the question mark.
-        allowed: ``INFER_PARAMETERS``, also ``answers`` and ``video`` for streams.
+        allowed: ``INFER_PARAMETERS`` or ``STREAM_PARAMETERS``.
         media: media type of the answers if the query has no ``answers``.
 
     Raises:
@@ -92,10 +95,10 @@ def parse_request_options(query: bytes, allowed: Sequence[str], media: str = JSO
     """
     parameters = parse_query(query, allowed)
     answers = parameters.get("answers")
-    if answers is not None and answers not in _MEDIA:
-        raise BadRequest(f"answers must be one of {', '.join(_MEDIA)}, got {answers[:40]!r}")
+    if answers is not None and answers not in MEDIA:
+        raise BadRequest(f"answers must be one of {', '.join(MEDIA)}, got {answers[:40]!r}")
     answer_format = AnswerFormat(
-        media=media if answers is None else _MEDIA[answers],
+        media=media if answers is None else MEDIA[answers],
         masks=parameters.get("masks", "rle"),
         min_score=parse_number(parameters, "min_score") or 0.0,
         resolution=parameters.get("resolution", "full"),

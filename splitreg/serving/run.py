@@ -19,6 +19,7 @@ from splitreg.serving.local import LocalBackend
 from splitreg.serving.logs import log, open_log
 from splitreg.serving.memory import return_freed_memory
 from splitreg.serving.service import Service
+from splitreg.serving.tracing import traced
 
 #: Part of ``drain_seconds`` that is left for closing connections.
 _CLOSING_SECONDS = 2.0
@@ -28,7 +29,7 @@ _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_U
 
 
 def serve(config: ServeConfig, on_ready: Callable[[str], None], create_backend: CreateBackend = LocalBackend) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reloads the bundles.
+    """Serve until SIGTERM or SIGINT; SIGHUP reloads bundles, tokens and certificate.
 
     Args:
         config: bundles, address, authentication and limits.
@@ -39,9 +40,18 @@ def serve(config: ServeConfig, on_ready: Callable[[str], None], create_backend: 
     Raises:
         SplitregError: the bundles cannot be loaded, or the address cannot be used.
     """
-    open_log(config)
+    dropped: list[Callable[[], None]] = []  # the service's counter, once there is one
+
+    def on_drop() -> None:
+        for count in dropped:
+            count()
+
+    handler = open_log(config, on_drop)
     return_freed_memory()
-    asyncio.run(_serve(config, on_ready, create_backend))
+    try:
+        asyncio.run(_serve(config, on_ready, create_backend, dropped))
+    finally:
+        handler.close()
 
 
 def make_server(service: Service, listener: socket.socket) -> HttpServer:
@@ -57,15 +67,34 @@ def make_server(service: Service, listener: socket.socket) -> HttpServer:
 
         add_page(app)
     try:
-        return HttpServer(app, config, service.metrics, service.request_bytes, listener)
+        server = HttpServer(traced(app), config, service.metrics, service.request_bytes, listener)
     except (OSError, ssl.SSLError) as cause:
         listener.close()
-        raise RecipeError(f"cannot use the certificate {config.tls_cert} with its key: {cause}") from cause
+        raise _certificate_error(config, cause) from cause
+
+    def reload_certificate() -> None:
+        try:
+            server.reload_certificate()
+        except (OSError, ssl.SSLError) as cause:
+            raise _certificate_error(config, cause) from cause
+
+    service.on_reload.append(reload_certificate)
+    return server
 
 
-async def _serve(config: ServeConfig, on_ready: Callable[[str], None], create_backend: CreateBackend) -> None:
+def _certificate_error(config: ServeConfig, cause: Exception) -> RecipeError:
+    return RecipeError(f"cannot use the certificate {config.tls_cert} with its key: {cause}")
+
+
+async def _serve(
+    config: ServeConfig,
+    on_ready: Callable[[str], None],
+    create_backend: CreateBackend,
+    on_drop: list[Callable[[], None]],
+) -> None:
     listener = listen(config)
     service = Service(config, create_backend)
+    on_drop.append(service.metrics.dropped_lines.inc)
     server = make_server(service, listener)
     if server.max_connections < config.max_connections:
         log(

@@ -1,65 +1,122 @@
-"""Authentication with bearer tokens, the origin check for browsers, and the rate limit."""
+"""Which hosts, origins and proxies are accepted, and the rate limit per client."""
 
 from __future__ import annotations
 
-import hmac
+import contextlib
+import functools
+import ipaddress
+import socket
 from collections import OrderedDict
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
-from splitreg.errors import RateLimited, RecipeError, Unauthorized
+from splitreg.errors import RateLimited, Unauthorized
+from splitreg.serving.routing_errors import Malformed
+
+if TYPE_CHECKING:
+    from splitreg.serving.config import ServeConfig
 
 #: Clients whose rate is tracked; the least recently active one is dropped first.
 MAX_CLIENTS = 65_536
-_SCHEME = "bearer "
+#: An IPv6 customer has at least a network of this size, so it counts as one client.
+_IPV6_PREFIX = 64
 
 
-def read_tokens(path: str | Path) -> tuple[str, ...]:
-    """Read a token file: one token per line; empty lines and lines that start with # are ignored.
+def check_host(host: str | None, config: ServeConfig) -> None:
+    """Refuse requests for another name, which a web page can let point to this server (DNS rebinding).
 
-    Raises:
-        RecipeError: the file cannot be read or contains no token.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as cause:
-        raise RecipeError(f"cannot read the token file {path}: {cause}") from cause
-    tokens = tuple(line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
-    if not tokens:
-        raise RecipeError(f"the token file {path} has no token; create one with: openssl rand -hex 32 > {path}")
-    return tokens
-
-
-def check_token(authorization: str | None, tokens: tuple[str, ...]) -> None:
-    """Check the header ``Authorization`` in constant time.
+    A server without tokens accepts addresses, names of this machine, and ``allowed_hosts``; one with
+    tokens any name, unless there are ``allowed_hosts``.
 
     Args:
-        authorization: value of the header; None if there is none.
-        tokens: accepted tokens; empty disables authentication.
+        host: value of the header ``Host``, with or without port; None in HTTP/1.0.
+        config: uses ``host``, ``allowed_hosts`` and whether there are tokens.
 
     Raises:
-        Unauthorized: there is no bearer token, or it is not accepted.
+        Malformed: the name is not accepted.
     """
-    if not tokens:
+    allowed = config.allowed_hosts
+    if host is None or "*" in allowed or (config.has_tokens and not allowed):
         return
-    value = (authorization or "").strip()
-    if not value.lower().startswith(_SCHEME):
-        raise Unauthorized("this server requires a token: Authorization: Bearer TOKEN")
-    token = value[len(_SCHEME) :].strip().encode("utf-8", "surrogateescape")
-    matches = [hmac.compare_digest(token, accepted.encode()) for accepted in tokens]  # all of them
-    if not any(matches):
-        raise Unauthorized("the token is not valid for this server")
+    name = _host_name(host)
+    if name in allowed or name in (config.host.lower(), "localhost", *_own_names()) or name.endswith(".localhost"):
+        return
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(name)
+        return
+    raise Malformed(
+        421,
+        f"this server is not {name[:100]!r}; to serve requests for this name, start it with --allowed-host {name[:100]}",
+    )
 
 
-def check_origin(headers: Mapping[str, str]) -> None:
+def check_origin(headers: Mapping[str, str], allowed: Collection[str] = ()) -> None:
     """Refuse a stream opened by a web page of another site, in the browser of an internal user.
+
+    Args:
+        headers: of the request.
+        allowed: origins besides this server.
 
     Raises:
         Unauthorized: the page's origin is not this server.
     """
     origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower():
-        raise Unauthorized(f"a page of {origin[:100]} may not open a stream here; the origin must be this server")
+    if origin is None or origin.lower() in allowed:
+        return
+    if origin.partition("://")[2].lower() != headers.get("host", "").lower():
+        raise Unauthorized(
+            f"a page of {origin[:100]} may not open a stream here; its origin must be this server or an allowed one "
+            "(--allowed-origin)"
+        )
+
+
+def is_trusted_proxy(client: str, proxies: Collection[str]) -> bool:
+    """Return whether a client, an address or an IPv6 network, is one of the proxies (addresses, networks)."""
+    if not proxies:
+        return False
+    network = ipaddress.ip_network(client, strict=False)
+    others = (ipaddress.ip_network(proxy, strict=False) for proxy in proxies)
+    return any(network.version == other.version and network.network_address in other for other in others)
+
+
+def forwarded_client(client: str, forwarded: str | None, proxies: Collection[str]) -> str:
+    """Return the client in ``X-Forwarded-For``: the last address that is not a trusted proxy's.
+
+    Args:
+        client: who opened the connection.
+        forwarded: value of the header; believed only from a trusted proxy.
+        proxies: addresses and networks of trusted proxies.
+    """
+    for entry in reversed((forwarded or "").split(",")):
+        if not is_trusted_proxy(client, proxies):
+            break
+        try:
+            client = client_of(str(ipaddress.ip_address(entry.strip().strip("[]"))))
+        except ValueError:  # missing or damaged
+            break
+    return client
+
+
+def client_of(address: str) -> str:
+    """Return what counts as one client: an IPv4 address, or an IPv6 network."""
+    if ":" not in address:
+        return address
+    ip = ipaddress.IPv6Address(address.partition("%")[0])
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.IPv6Network((ip, _IPV6_PREFIX), strict=False))
+
+
+def _host_name(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().rstrip(".")
+
+
+@functools.cache
+def _own_names() -> tuple[str, ...]:
+    name = socket.gethostname().lower()
+    return name, name.partition(".")[0], f"{name.partition('.')[0]}.local"
 
 
 class RateLimit:
@@ -100,6 +157,6 @@ class RateLimit:
             self._buckets.popitem(last=False)
         if left < 1:
             raise RateLimited(
-                f"the rate limit is {self._requests_per_s:g} requests per second per client; {client} exceeds it",
+                f"the rate limit of {client} is {self._requests_per_s:g} requests per second",
                 retry_after_s=(1 - left) / self._requests_per_s,
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,16 +21,19 @@ from splitreg.errors import (
     Unavailable,
     suggest,
 )
+from splitreg.serving.answer_room import AnswerRoom, AnswerRooms
 from splitreg.serving.answer_size import estimate_bytes
 from splitreg.serving.backend import CreateBackend
 from splitreg.serving.batch_queue import Job, JobResult
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.idempotency import IdempotencyCache
+from splitreg.serving.logs import log
 from splitreg.serving.memory import MemoryBudget
 from splitreg.serving.metrics import Metrics
 from splitreg.serving.query import RequestOptions
 from splitreg.serving.routing_errors import RoutingError
 from splitreg.serving.security import RateLimit
+from splitreg.serving.tokens import TokenStore
 from splitreg.serving.video import VideoStreams
 from splitreg.wire import error_body, status_of
 from splitreg.wire.protocol import DEADLINE
@@ -50,9 +55,13 @@ class Service:
         rate_limit: per client address.
         draining: whether new requests are refused.
         answer_bytes: bytes of answers that are being sent.
+        answer_rooms: estimated bytes of answers per client, from submission until they are sent.
         active_requests: HTTP requests that have no response yet.
         request_bytes: bytes of requests that are being received or wait for an answer.
         streams: of each open stream a function that closes it once it has no packet in flight.
+        on_stop: called when the service stops.
+        on_reload: called before the bundles are loaded again; reads other files again.
+        tokens: that are accepted.
     """
 
     def __init__(self, config: ServeConfig, create_backend: CreateBackend) -> None:
@@ -61,11 +70,17 @@ class Service:
         self.backend = create_backend(config, self.metrics)
         self.idempotency = IdempotencyCache(config)
         self.rate_limit = RateLimit(config.max_requests_per_s)
+        self.tokens = TokenStore(config.tokens, config.token_file, time.time)
         self.draining = False
         self.active_requests = 0
         self.answer_bytes = MemoryBudget("answers", config.max_pending_answer_bytes, self.metrics.answers)
+        self.answer_rooms = AnswerRooms(config.max_pending_answer_bytes // 2, config.trusted_proxies)
         self.request_bytes = MemoryBudget("pending requests", config.max_pending_bytes, self.metrics.pending)
         self.streams: set[Callable[[], None]] = set()
+        self.on_stop: list[Callable[[], Awaitable[None]]] = []
+        self.on_reload: list[Callable[[], None]] = [self.tokens.reload]
+        self._reloading = asyncio.Lock()
+        self._next_reload: asyncio.Task[None] | None = None
         states = MemoryBudget("the states of video streams", config.max_stream_state_bytes, self.metrics.stream_states)
         self.videos = VideoStreams(config.bundles, states, self.metrics)
 
@@ -88,12 +103,30 @@ class Service:
         await self.backend.start()
 
     async def reload(self) -> None:
-        """Load the bundles again; requests are answered without interruption.
+        """Read the tokens, the certificate and the bundles again, without interruption of requests.
+
+        Reloads that are asked for while one runs become one more.
 
         Raises:
-            SplitregError: the bundles cannot be loaded; the previous ones remain in use.
+            SplitregError: one of them is invalid; all previous ones remain in use, except that
+                tokens stay reloaded if only the bundles fail.
         """
-        await self.backend.reload()
+        if self._next_reload is None:
+            self._next_reload = asyncio.create_task(self._reload())
+            self._next_reload.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._next_reload)
+
+    async def _reload(self) -> None:
+        async with self._reloading:
+            self._next_reload = None  # what changes from now on needs another one
+            try:
+                for read in self.on_reload:
+                    read()
+            except SplitregError as error:
+                self.metrics.reloads.labels("failed").inc()
+                log("reload failed", logging.ERROR, **error_body(error))
+                raise
+            await self.backend.reload()
 
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, answer accepted ones, close empty streams.
@@ -112,6 +145,8 @@ class Service:
 
     async def stop(self) -> None:
         """Close the backend."""
+        for stop in self.on_stop:
+            await stop()
         await self.backend.close()
 
     def check_not_draining(self) -> None:
@@ -160,6 +195,7 @@ class Service:
         *,
         arrived: float,
         deadline: float,
+        room: AnswerRoom,
         key: str | None = None,
     ) -> JobResult:
         """Return the answers to packets.
@@ -169,6 +205,7 @@ class Service:
             options: heads and answer format.
             arrived: in seconds of the event loop's clock.
             deadline: in seconds of the event loop's clock.
+            room: where the answer counts until it is sent.
             key: idempotency key.
 
         Raises:
@@ -180,11 +217,18 @@ class Service:
         job = self.idempotency.find(key, digest) if key is not None else None
         if job is None:
             job = self._create_job(packets, options, arrived, deadline)
-            self.backend.submit(job)
-            if key is not None:
-                self.idempotency.store(key, digest, job)
+            await _reserve(room, job.answer_bytes, deadline)
+            first = self.idempotency.find(key, digest) if key is not None else None  # while it waited
+            if first is None:
+                self.check_not_draining()
+                self.backend.submit(job)
+                if key is not None:
+                    self.idempotency.store(key, digest, job)
+            job = first or job
         else:
-            self.metrics.joined.inc()
+            first = job
+            await _reserve(room, job.answer_bytes, deadline)
+        self.metrics.joined.inc(first is not None)
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(job.done)
@@ -232,6 +276,14 @@ class Service:
             f"packets of model {', '.join(model_ids)}; this server has {', '.join(models)}, and all packets of a "
             "request must be of one model. Use the bundle of this server on the device, or serve the device's bundle"
         )
+
+
+async def _reserve(room: AnswerRoom, count: int, deadline: float) -> None:
+    try:
+        async with asyncio.timeout_at(deadline):
+            await room.reserve(max(1, count))
+    except TimeoutError as cause:
+        raise DeadlinePassed("the deadline passed before this client had received its other answers") from cause
 
 
 def _select_heads(available: tuple[str, ...], wanted: tuple[str, ...] | None) -> tuple[str, ...]:

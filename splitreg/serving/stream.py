@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from splitreg.errors import BadRequest, SplitregError
+from splitreg.serving.answer_room import AnswerRoom
 from splitreg.serving.query import RequestOptions
 from splitreg.serving.service import Service
+from splitreg.serving.tokens import Token
 from splitreg.serving.video import VideoStream
 from splitreg.wire import dump_json
 from splitreg.wire.answers import unpack
@@ -21,8 +23,16 @@ from splitreg.wire.protocol import ANSWERS, COMPACT, DEADLINE, read_request, wri
 _GOING_AWAY, _UNSUPPORTED, _POLICY_VIOLATION = 1001, 1003, 1008
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who has opened a stream: the address, for the rate limit, and the token."""
+
+    client: str
+    token: Token | None
+
+
 async def serve_stream(
-    service: Service, socket: WebSocket, options: RequestOptions, client: str, video: VideoStream | None = None
+    service: Service, socket: WebSocket, options: RequestOptions, caller: Caller, video: VideoStream | None = None
 ) -> None:
     """Serve a stream until either side closes it.
 
@@ -30,10 +40,10 @@ async def serve_stream(
         service: answers the packets.
         socket: not accepted yet.
         options: heads and answer format, the same for all packets.
-        client: address, for the rate limit.
+        caller: who has opened it.
         video: decodes the packets of a video stream; None: they are ordinary packets.
     """
-    stream = _Stream(service, socket, options, client)
+    stream = _Stream(service, socket, options, caller)
     stream.video = video
     await socket.accept()
     service.streams.add(stream.close_when_empty)
@@ -48,8 +58,9 @@ async def serve_stream(
 class _Stream:
     """One connection with a bounded number of packets in flight; at the limit it is not read."""
 
-    def __init__(self, service: Service, socket: WebSocket, options: RequestOptions, client: str) -> None:
-        self._service, self._socket, self._options, self._client = service, socket, options, client
+    def __init__(self, service: Service, socket: WebSocket, options: RequestOptions, caller: Caller) -> None:
+        self._service, self._socket, self._options, self._client = service, socket, options, caller.client
+        self._token = caller.token
         self.video: VideoStream | None = None
         self._compact: CompactWriter | None = None
         if options.answer_format.media == COMPACT:
@@ -108,15 +119,15 @@ class _Stream:
 
     async def _answer(self, number: int, packet: bytes | SplitregError) -> None:
         abort = self._socket.scope["state"]["abort"]
-        with self._service.answer_bytes.hold(abort) as hold:
+        with self._service.answer_bytes.hold(abort) as hold, self._service.answer_rooms.room(self._client) as room:
             try:
                 if isinstance(packet, SplitregError):
                     raise packet
-                blob = await self._infer(packet)
+                blob = await self._infer(packet, room)
+                hold.add(len(blob))
                 if self._compact is not None:
                     return await self._answer_compactly(number, blob, self._compact)
                 message = self._write(number, 200, blob)
-                hold.add(len(message))
             except SplitregError as error:
                 status, body = self._service.error_response(error)
                 message = self._write(number, status, dump_json(body))
@@ -148,13 +159,14 @@ class _Stream:
         member = b'"answers":' + blob if status == 200 else blob[1:-1]
         return f'{{"request":{number},{member.decode()}}}'
 
-    async def _infer(self, packet: bytes) -> bytes:
+    async def _infer(self, packet: bytes, room: AnswerRoom) -> bytes:
         arrived = asyncio.get_running_loop().time()
         self._service.rate_limit.take(self._client, arrived)
+        self._service.tokens.take(self._token, arrived)
         deadline = self._service.parse_deadline(self._socket.headers.get(DEADLINE), arrived)
         with self._service.request_bytes.hold() as hold:
             hold.add(len(packet))
-            result = await self._service.infer([packet], self._options, arrived=arrived, deadline=deadline)
+            result = await self._service.infer([packet], self._options, arrived=arrived, deadline=deadline, room=room)
         return result.blob
 
     async def _close(self, code: int, reason: str) -> None:

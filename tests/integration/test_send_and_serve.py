@@ -34,7 +34,7 @@ def bundle(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(bundle, tmp_path_factory):
     tokens = tmp_path_factory.mktemp("tokens") / "tokens"
-    tokens.write_text("secret\n")
+    tokens.write_text("secret-0123456789\n")
     command = [sys.executable, "-m", "splitreg", "serve", str(bundle), "--port", "0", "--threads", "1"]
     command += ["--token-file", str(tokens)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -66,23 +66,26 @@ def same(answer, expected):
 
 def test_answers_over_the_wire_are_those_in_process(bundle, server, images):
     model, encoder = ServerModel.load(bundle), EdgeEncoder.open(bundle)
-    with Client(server, encoder, token="secret", options=PATIENT) as client:
+    with Client(server, encoder, token="secret-0123456789", options=PATIENT) as client:
         for image in images:
             answer = client.send(image, rate=0.7)
             same(answer, model.infer(encoder.encode(image, rate=0.7))[0])
             assert answer.times.compute_ms > 0
             assert answer.received_bytes < len(pack([answer.predictions]))  # compressed
-    with Client(server, encoder, token="secret", heads=["depth", "cls"], options=PATIENT) as client:
+    with Client(server, encoder, token="secret-0123456789", heads=["depth", "cls"], options=PATIENT) as client:
         same(client.send(images[0]), model.infer(encoder.encode(images[0]), ["depth", "cls"])[0])
 
 
 def test_what_the_server_refuses_has_its_type(bundle, server, images):
     with Client(server, bundle, token="wrong") as client, pytest.raises(Unauthorized):
         client.send(images[0])
-    with Client(server, bundle, token="secret", heads="segg") as client, pytest.raises(RecipeError, match="seg"):
+    with (
+        Client(server, bundle, token="secret-0123456789", heads="segg") as client,
+        pytest.raises(RecipeError, match="seg"),
+    ):
         client.send(images[0])
     other = EdgeEncoder.open("zoo:camvid-small")
-    with Client(server, other, token="secret") as client, pytest.raises(ForeignPacket):
+    with Client(server, other, token="secret-0123456789") as client, pytest.raises(ForeignPacket):
         client.send(images[0])
 
 
@@ -91,7 +94,7 @@ def test_a_queue_over_a_link_that_fails(bundle, server, images, tmp_path):
     profile = Profile(up_bps=1e6, down_bps=4e6, delay_s=0.002, jitter_s=0.002, loss=0.02)
     with Link(address(server), profile, seed=2) as link:
         options = ClientOptions(attempt_s=0.5, seed=0)
-        with Client(link.url, encoder, token="secret", outbox=tmp_path / "box", options=options) as client:
+        with Client(link.url, encoder, token="secret-0123456789", outbox=tmp_path / "box", options=options) as client:
             for i, image in enumerate(images * 3):
                 client.submit(image, name=str(i))
             got = []
@@ -111,7 +114,7 @@ def test_a_queue_over_a_link_that_fails(bundle, server, images, tmp_path):
 def test_a_budget_of_time_is_spent_on_bytes(bundle, server, images):
     """On a slow link, less time is fewer bytes, and no time the fewest."""
     with Link(address(server), PRESETS["lora"], seed=1) as link:
-        with Client(link.url, bundle, heads="cls", token="secret", options=PATIENT) as client:
+        with Client(link.url, bundle, heads="cls", token="secret-0123456789", options=PATIENT) as client:
             fewest = len(client.encoder.encode(images[0], rate=0.0)[0])
             most = len(client.encoder.encode(images[0], rate=1.0)[0])
             assert client.send(images[0], budget_ms=100_000).packet_bytes == fewest  # nothing is known yet

@@ -1,5 +1,7 @@
 """The command on a local Ray cluster: exact answers, and no request is lost when replicas are killed."""
 
+import contextlib
+import glob
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +83,33 @@ def kill_at_work(word):
     raise AssertionError(f"no replica of {word} is ever at work")
 
 
+def listening(pid):
+    """Addresses (IPv4, or the end of an IPv6 address) on which a process and its descendants listen.
+
+    Ray Serve's replicas have a port of their own on all interfaces; it requires the token.
+    """
+    sockets = {}
+    for each in descendants(pid):
+        for entry in glob.glob(f"/proc/{each}/fd/*"):
+            with contextlib.suppress(OSError):
+                sockets[os.readlink(entry).removeprefix("socket:[").removesuffix("]")] = title(each)
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and words[9] in sockets:
+                word = words[1].partition(":")[0][-8:]
+                address = ".".join(str(int(word[i : i + 2], 16)) for i in (6, 4, 2, 0))
+                if not (address == "0.0.0.0" and sockets[words[9]].startswith("ray::ServeReplica")):
+                    addresses.add(address)
+    return addresses
+
+
+def descendants(pid):
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in descendants(int(child)))]
+
+
 @pytest.mark.slow
 def test_from_start_to_sigterm_on_ray(bundle, tmp_path):
     """Exact answers, a reload, replicas of a body and a head killed under load, SIGTERM."""
@@ -88,13 +118,14 @@ def test_from_start_to_sigterm_on_ray(bundle, tmp_path):
     child = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "splitreg", "serve", "--on", "ray", "--config", tmp_path / "cluster.toml"],
         stdout=subprocess.PIPE, stderr=errors, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "", "RAY_AUTH_MODE": "disabled"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""},
     )  # fmt: skip
     errors.close()
     try:
         line = child.stdout.readline()
         assert line, (tmp_path / "errors").read_text()[-2000:]
         url = json.loads(line)["url"]
+        assert listening(child.pid) == {"127.0.0.1"}
         edge, local = EdgeModel.load(bundle), ServerModel.load(bundle, ("cls", "seg"))
         random = np.random.default_rng(0)
         packets = [edge.encode(random.integers(0, 256, (50 + i, 70, 3), np.uint8))[0] for i in range(4)]
@@ -147,7 +178,7 @@ def test_a_cluster_without_resources(bundle, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "splitreg", "serve", "--on", "ray", "--config", tmp_path / "cluster.toml"],
         capture_output=True, text=True, timeout=150,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "", "RAY_AUTH_MODE": "disabled"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""},
     )  # fmt: skip
     assert done.returncode == 1 and not done.stdout
     assert "Error: " in done.stderr and "load_timeout_seconds=15" in done.stderr and "Traceback" not in done.stderr

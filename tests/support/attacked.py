@@ -14,7 +14,7 @@ from splitreg.wire import protocol
 TESTS = Path(__file__).parent.parent
 #: What a stub server does: as in ``serving_toys.running``, with ``backend`` and ``limits``.
 SERVER = """
-import json, resource, sys
+import collections, json, resource, sys
 sys.path.insert(0, {tests!r})
 from support.serving_toys import running, stub
 try:
@@ -24,6 +24,7 @@ except ImportError:
     pass
 resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
 with running(stub(**{backend!r}), **{limits!r}) as server:
+    server.backend.batches = collections.deque(maxlen=1)  # a stub would keep all
     print(server.port, flush=True)
     sys.stdin.read()
 """

@@ -208,6 +208,28 @@ def silent_readers(port, packet="", count=30, path="/v1/infer", rate=0):
         time.sleep(1)
 
 
+def slow_images(port, image="", path="/v1/encode", threads=8):
+    """Images that take long to decode, without a pause."""
+    with open(image, "rb") as file:
+        body = file.read()
+    request = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % (
+        path.encode(), len(body),
+    )  # fmt: skip
+
+    def run():
+        while True:
+            with contextlib.suppress(OSError), connect(port) as sock:
+                while True:
+                    sock.sendall(request + body)
+                    if not sock.recv(65536):
+                        break
+
+    for _ in range(threads):
+        threading.Thread(target=run, daemon=True).start()
+    while True:
+        time.sleep(1)
+
+
 def main(name, port, *options):
     given = dict(option.split("=", 1) for option in options)
     numbers = {key: int(value) if value.isdigit() and key != "packet" else value for key, value in given.items()}

@@ -50,20 +50,25 @@ def images(count, seed=0):
 class StubBackend:
     """A backend without processes: the answer of a head is the length of the packet.
 
-    A batch takes ``delay`` seconds, and waits until ``gate`` (a ``threading.Event``) is set.
+    A batch takes ``delay`` seconds, and waits until ``gate`` (a ``threading.Event``) is set. If ``dense``,
+    answers have a byte per pixel of a mask.
     """
 
     delay = 0.0
     gate = None
     broken = False
     padding = 0
+    dense = False
 
     def __init__(self, config, metrics):
         self.config, self.queue, self.batches = config, BatchQueue(config, metrics), []
         self.models, self.ready, self._tasks = {}, False, []
 
     def describe(self):
-        return {f"{MODEL:08x}": {"id": f"{MODEL:08x}", "name": "stub", "heads": {"cls": {}, "seg": {}}}}
+        return {f"{MODEL:08x}": {"id": f"{MODEL:08x}", "name": "stub", "heads": self.heads()}}
+
+    def heads(self):
+        return {"cls": {}, "seg": {"task": "segmentation"} if type(self).dense else {}}
 
     async def start(self):
         await self.reload()
@@ -102,7 +107,8 @@ class StubBackend:
         if type(self).broken:
             return WorkerLost("broken")
         images = [{head: {"bytes": len(job.packets[0])} for head in job.heads} for _ in range(job.images)]
-        return json.dumps(images).encode() + b" " * type(self).padding
+        mask = min(job.pixels, self.config.max_mask_pixels) if type(self).dense and "seg" in job.heads else 0
+        return json.dumps(images).encode() + b" " * (type(self).padding + mask)
 
 
 def stub(**attributes):
@@ -186,6 +192,7 @@ def running(create_backend=StubBackend, token=None, **limits):
         box["stop"], box["loop"] = asyncio.Event(), asyncio.get_running_loop()
         service = box["service"] = Service(config, create_backend)
         server = make_server(service, listener)
+        service.app = server.app
         server.start()
         try:
             await service.start()

@@ -68,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         client: address of the client, without the port.
         refusal: see above.
         unread: bytes that were read and not yet processed; they count as bytes of requests.
+        connecting: whether asyncio has its socket.
         opened: whether it was established, which includes a TLS handshake.
         closing: whether it is being closed.
     """
@@ -79,7 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         self.loop = server.loop
         self.unread = bytearray()
         self.transport: asyncio.Transport
-        self.opened = self.closing = False
+        self.connecting = self.opened = self.closing = False
         self._held = server.request_bytes.hold(self._drop)
         self._framing = _FramingBudget()
         self._scheduled = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import logging
 import resource
 import socket
@@ -23,6 +22,7 @@ from splitreg.serving.http.http1 import Http1
 from splitreg.serving.logs import log
 from splitreg.serving.memory import MemoryBudget
 from splitreg.serving.metrics import Metrics
+from splitreg.serving.security import client_of, is_trusted_proxy
 
 #: Connections that are accepted per turn of the event loop.
 _ACCEPTS_PER_TURN = 16
@@ -38,8 +38,6 @@ _PAUSE_SECONDS = 0.5
 _TICK_SECONDS = 0.1
 #: Seconds for a TLS connection to say goodbye.
 _TLS_SHUTDOWN_SECONDS = 2.0
-#: An IPv6 customer has at least a network of this size, so it counts as one client.
-_IPV6_PREFIX = 64
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -157,6 +155,7 @@ class HttpServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._opening, return_exceptions=True)
+        await asyncio.sleep(0)  # for callbacks of tasks
 
     # the connections' side
 
@@ -251,7 +250,7 @@ class HttpServer:
         self._opening[task] = self.loop.time(), client
         if self._tls is not None:
             self._metrics.handshakes.set(len(self._opening))
-        task.add_done_callback(lambda task: self._on_open(connection, task))
+        task.add_done_callback(lambda task: self._on_open(connection, sock, task))
         return self._count() < self.max_connections
 
     def _count(self) -> int:
@@ -260,7 +259,7 @@ class HttpServer:
     def _refusal(self, client: str) -> str:
         """Make room for one more connection of a client; return why there is none."""
         limit = self.config.max_client_connections or max(1, self.max_connections // 2)
-        if self._clients[client] >= limit and client not in self.config.trusted_proxies:
+        if self._clients[client] >= limit and not is_trusted_proxy(client, self.config.trusted_proxies):
             if not self._drop_waiting(client):
                 return f"{client} has {limit} connections, the limit per client; use one for many requests"
         if self._count() >= self.max_connections and not self._drop_waiting():
@@ -268,6 +267,7 @@ class HttpServer:
         return ""
 
     async def _connect(self, connection: Connection, sock: socket.socket) -> None:
+        connection.connecting = True
         options: dict[str, Any] = {}
         if self._tls is not None:
             options = {
@@ -279,7 +279,9 @@ class HttpServer:
         except OSError:  # ssl.SSLError and TimeoutError are among them
             self._metrics.refusals.labels("TlsHandshake").inc()
 
-    def _on_open(self, connection: Connection, task: asyncio.Task[None]) -> None:
+    def _on_open(self, connection: Connection, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        if not connection.connecting:  # cancelled before asyncio had the socket
+            sock.close()
         if self._opening.pop(task, None) is not None and not connection.opened:
             self._forget(connection.client)
         if self._tls is not None:
@@ -331,16 +333,6 @@ class HttpServer:
             now = self.loop.time()
             for connection in list(self._connections):
                 connection.tick(now)
-
-
-def client_of(address: str) -> str:
-    """Return what counts as one client: an IPv4 address, or an IPv6 network."""
-    if ":" not in address:
-        return address
-    ip = ipaddress.IPv6Address(address.partition("%")[0])
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.IPv6Network((ip, _IPV6_PREFIX), strict=False))
 
 
 def usable_descriptors(wanted: int) -> tuple[int, int]:

@@ -46,7 +46,7 @@ class LocalBackend:
     @property
     def ready(self) -> bool:
         """See ``Backend``."""
-        return self._pool.ready_workers > 0
+        return self._pool.responsive_workers > 0
 
     @property
     def pool(self) -> WorkerPool:

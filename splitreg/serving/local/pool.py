@@ -9,14 +9,15 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 from splitreg.errors import BundleError, ServiceError, SplitregError
+from splitreg.serving import frames
 from splitreg.serving.batch_queue import BatchQueue, Job
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.inference import InferenceRequest
-from splitreg.serving.local import frames
 from splitreg.serving.logs import log
 from splitreg.serving.metrics import Metrics
 from splitreg.wire import error_from
@@ -25,6 +26,9 @@ _CONNECTION_LOST = (OSError, EOFError, TimeoutError)
 #: Seconds before a worker is started again: the first pause, doubled up to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _POLL_SECONDS = 0.01
+#: A worker that misses more beats than this is not ready, and one whose batch takes this many times
+#: as long as expected and this many seconds more.
+_MISSED_BEATS, _OVERDUE_FACTOR, _OVERDUE_SECONDS = 4, 5.0, 5.0
 #: Environment of the manager process. Checking for CUDA must not initialise it before the fork;
 #: glibc should keep large blocks for the next batch instead of returning their pages to the kernel.
 _ENVIRONMENT = {
@@ -55,9 +59,16 @@ class WorkerPool:
         self.ready_workers = 0
         #: Whether the manager process runs, that is, whether workers can be started.
         self.managed = False
+        self._workers: set[_WorkerConnection] = set()
         self._failed_starts = 0
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def responsive_workers(self) -> int:
+        """Number of workers that show signs of life, and whose batch is not long overdue."""
+        now = time.monotonic()
+        return sum(worker.is_responsive(now) for worker in list(self._workers))
 
     @property
     def manager_pid(self) -> int:
@@ -156,14 +167,32 @@ class WorkerPool:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             self._failed_starts = 0
+            self._workers.add(worker)
             self._count_ready(1)
+            watching = asyncio.create_task(self._watch(worker))
             try:
                 pause = await self._run_worker(worker, pause)
             finally:
+                watching.cancel()
+                self._workers.discard(worker)
                 self._count_ready(-1)
                 worker.close()
             log("worker exited", logging.ERROR, slot=slot, pid=worker.pid, reason=worker.exit_reason)
             self._metrics.restarts.inc()
+
+    async def _watch(self, worker: _WorkerConnection) -> None:
+        """Kill a worker that stands still, though its process exists: stopped, or swapped out.
+
+        Turns of this loop are counted, not seconds: a pause of the server process itself is no
+        silence of its workers.
+        """
+        while True:
+            await asyncio.sleep(frames.BEAT_SECONDS)
+            worker.missed_beats += 1
+            self._metrics.stalled.set(len(self._workers) - self.responsive_workers)
+            if worker.missed_beats * frames.BEAT_SECONDS > self._config.worker_stall_seconds:
+                worker.kill(f"no sign of life for worker_stall_seconds={self._config.worker_stall_seconds:g}")
+                return
 
     async def _start_worker(self) -> _WorkerConnection:
         if not self.managed:
@@ -173,13 +202,30 @@ class WorkerPool:
             socket.send_fds(self._control, [b"f"], [theirs.fileno()])
         reader, writer = await asyncio.open_connection(sock=ours)
         try:
-            reply, _ = await asyncio.wait_for(frames.read(reader), self._config.load_timeout_seconds)
+            pid, reply = await self._wait_until_ready(reader)
         except BaseException:
             writer.close()
             raise
         for model, (pixels, seconds) in reply["costs"].items():
             self.queue.set_initial_cost((model, tuple(self.models[model]["heads"])), pixels, seconds)
-        return _WorkerConnection(reply["pid"], reader, writer)
+        return _WorkerConnection(pid, reader, writer)
+
+    async def _wait_until_ready(self, reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
+        """Return the process id of a new worker and its message; kill it if it stands still."""
+        pid = 0
+        try:
+            async with asyncio.timeout(self._config.load_timeout_seconds):
+                while True:
+                    async with asyncio.timeout(self._config.worker_stall_seconds):
+                        reply, _ = await frames.read(reader)
+                    if reply["op"] == "started":
+                        pid = reply["pid"]
+                    elif reply["op"] == "ready":
+                        return pid, reply
+        except TimeoutError:
+            if pid:  # its connection is open, so the pid has not been reused
+                _kill(pid)
+            raise
 
     async def _run_worker(self, worker: _WorkerConnection, pause: float) -> float:
         """Send batches to a worker until it dies; return how long to wait before replacing it."""
@@ -196,6 +242,7 @@ class WorkerPool:
                     self.queue.attach(await taking)
                 return pause
             batch = taking.result()
+            worker.expected_seconds = self.queue.expected_batch_seconds(batch)
             start = asyncio.get_running_loop().time()
             try:
                 answers, compute_seconds = await worker.run(batch, self._config.batch_timeout_seconds)
@@ -222,18 +269,34 @@ class _WorkerConnection:
         self.pid = pid
         self.exit_reason = "the process died"
         self._reader, self._writer = reader, writer
+        self.missed_beats = 0
+        self.expected_seconds = 0.0
+        self._started = float("inf")
         self.next_frame = self._read()
 
+    def is_responsive(self, now: float) -> bool:
+        """Return whether the worker shows signs of life, and its batch is not long overdue."""
+        overdue = now - self._started > _OVERDUE_SECONDS + _OVERDUE_FACTOR * self.expected_seconds
+        return self.missed_beats <= _MISSED_BEATS and not overdue
+
     def _read(self) -> asyncio.Task[frames.Frame]:
-        task = asyncio.create_task(frames.read(self._reader))
+        task = asyncio.create_task(self._next_frame())
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return task
+
+    async def _next_frame(self) -> frames.Frame:
+        while True:
+            table, blobs = await frames.read(self._reader)
+            self.missed_beats = 0
+            if table["op"] != frames.ALIVE:
+                return table, blobs
 
     async def run(self, batch: list[Job], timeout_seconds: float) -> tuple[list[bytes | SplitregError], float]:
         """Compute a batch; return per job its answers or its error, and the worker's seconds."""
         requests = [
             InferenceRequest(images=job.images, answer_format=job.answer_format, packets=job.packets) for job in batch
         ]
+        self._started = time.monotonic()
         self._writer.write(frames.write_batch(batch[0].model, batch[0].heads, requests))
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -242,6 +305,7 @@ class _WorkerConnection:
         except TimeoutError:
             self.exit_reason = f"no answer within batch_timeout_seconds={timeout_seconds:g}; it was killed"
             raise
+        self._started = float("inf")
         self.next_frame = self._read()
         answers: list[bytes | SplitregError] = [
             blob if error is None else error_from(None, error)
@@ -255,5 +319,15 @@ class _WorkerConnection:
         self.next_frame.cancel()
         self._writer.close()
         if alive:  # the socket is still open, so the pid has not been reused
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            _kill(self.pid)
+
+    def kill(self, reason: str) -> None:
+        """Kill the worker; its connection ends, and its jobs go to another one."""
+        if not self.next_frame.done():
+            self.exit_reason = f"{reason}; it was killed"
+            _kill(self.pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

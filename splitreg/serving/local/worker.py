@@ -8,11 +8,13 @@ have been replaced) and shares the memory of the weights.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -22,9 +24,9 @@ from typing import Any
 from splitreg.coding import Packet
 from splitreg.errors import BundleError, SplitregError
 from splitreg.recipe import PRECISIONS
+from splitreg.serving import frames
 from splitreg.serving.bundles import describe_model, select_bundles
 from splitreg.serving.inference import InferenceRequest, run_isolated
-from splitreg.serving.local import frames
 from splitreg.wire import error_body
 
 
@@ -133,6 +135,9 @@ def work(front: socket.socket, servers: Mapping[str, Any], options: WorkerOption
     """
     import torch
 
+    front.sendall(frames.write({"op": "started", "pid": os.getpid()}))
+    sending = threading.Lock()
+    threading.Thread(target=_beat, args=(front, sending), daemon=True).start()
     torch.set_num_threads(options.threads)
     costs = {}  # of a packet of each model: pixels of its image, seconds
     for model_id, (server, packet) in servers.items():
@@ -143,13 +148,24 @@ def work(front: socket.socket, servers: Mapping[str, Any], options: WorkerOption
         server.infer(packet)
         height, width = Packet.parse(packet).original
         costs[model_id] = height * width, time.perf_counter() - start
-    front.sendall(frames.write({"op": "ready", "pid": os.getpid(), "costs": costs}))
+    with sending:
+        front.sendall(frames.write({"op": "ready", "costs": costs}))
     while True:
         table, packets = frames.receive(front)
         start = time.perf_counter()
         errors, blobs = answer(servers[table["model"]][0], table["heads"], frames.read_batch(table, packets))
         seconds = time.perf_counter() - start
-        front.sendall(frames.write({"op": "done", "seconds": seconds, "errors": errors}, blobs))
+        with sending:
+            front.sendall(frames.write({"op": "done", "seconds": seconds, "errors": errors}, blobs))
+
+
+def _beat(front: socket.socket, sending: threading.Lock) -> None:
+    """Tell the server process that this one runs, also while it computes."""
+    with contextlib.suppress(OSError):  # the server process is gone
+        while True:
+            time.sleep(frames.BEAT_SECONDS)
+            with sending:
+                front.sendall(frames.write({"op": frames.ALIVE}))
 
 
 def answer(

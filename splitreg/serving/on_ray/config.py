@@ -6,14 +6,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from splitreg.errors import RecipeError
 from splitreg.parsing import name_list, only, typed
 from splitreg.recipe import PRECISIONS, check_precision
 from splitreg.serving.config import ServeConfig
-from splitreg.serving.security import read_tokens
 
 OptionsT = TypeVar("OptionsT")
 #: Fields of ``ServeConfig`` that are not keys of ``[ingress]``: top-level keys, tokens (which have
@@ -158,12 +157,11 @@ def read_cluster(path: str | Path) -> ClusterConfig:
 
 def _parse_ingress(table: Mapping[str, Any], body: DeploymentOptions) -> ServeConfig:
     names = [item.name for item in fields(ServeConfig) if item.name not in _NOT_IN_INGRESS]
-    ingress = only(table.get("ingress", {}), [*names, "token_file"], "ingress")
-    token_file = typed(ingress.pop("token_file", None), (str, NoneType), "ingress: token_file")
+    ingress = only(table.get("ingress", {}), names, "ingress")
     fixed = {
+        "tokens": (),
         "bundles": name_list(table.get("bundles", []), "bundles"),
         "heads": name_list(table["heads"], "heads") if "heads" in table else None,
-        "tokens": () if token_file is None else read_tokens(token_file),
         "workers": body.replica_limit * body.max_ongoing, "threads": 1, "max_batch_images": body.max_batch_images,
     }  # fmt: skip
     return _parse(ServeConfig, ingress, "ingress", fixed=fixed)
@@ -199,6 +197,8 @@ def _parse(
 
 
 def _parse_field(value: Any, annotation: Any, where: str) -> Any:
+    if get_origin(annotation) is tuple:
+        return name_list(value, where)
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     if float in kinds:
         return float(typed(value, (int, float), where))

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 from splitreg.errors import MissingExtra, ServiceError
 from splitreg.serving.on_ray.config import ClusterConfig
 from splitreg.serving.run import serve
+
+#: Ray's variable for clusters of several machines; without them its ports are on
+#: 127.0.0.1, except one per replica of Ray Serve.
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> None:
@@ -29,6 +34,7 @@ def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> Non
         SplitregError: as ``splitreg.serving.serve``.
     """
     with contextlib.redirect_stdout(sys.stderr):  # Ray writes to stdout
+        _protect(cluster)
         ray, ray_serve = _import_ray()
         started_here = _connect(ray, cluster)  # sets signal handlers, which the server replaces
         try:
@@ -40,6 +46,23 @@ def serve_on_ray(cluster: ClusterConfig, on_ready: Callable[[str], None]) -> Non
             if started_here:
                 ray_serve.shutdown()
             ray.shutdown()
+
+
+def _protect(cluster: ClusterConfig) -> None:
+    """Let Ray require a token, and listen only on this machine if this process starts it.
+
+    Whoever can connect to a port of Ray can run code, and Ray has many ports. Set
+    ``RAY_AUTH_MODE=disabled`` to turn tokens off. Must run before Ray is imported.
+    """
+    mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if _address(cluster) is None:
+        os.environ.setdefault(_CLUSTERS, "0")
+        if mode == "token":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _address(cluster: ClusterConfig) -> str | None:
+    return cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
 def _import_ray() -> tuple[Any, Any]:
@@ -56,7 +79,7 @@ def _import_ray() -> tuple[Any, Any]:
 
 def _connect(ray: Any, cluster: ClusterConfig) -> bool:
     """Connect to a cluster; return whether Ray was started on this machine for this process."""
-    address = cluster.address or os.environ.get("RAY_ADDRESS") or None
+    address = _address(cluster)
     options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
     if address is None:
         options |= {"num_cpus": cluster.local_cpus, "include_dashboard": False}

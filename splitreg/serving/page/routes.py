@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from splitreg.errors import BadRequest
-from splitreg.serving.app import App, Handler, check_content_type, read_body
+from splitreg.serving.app import App, Handler, check_content_type, client_address, read_body
 from splitreg.serving.page.device import BrowserEncoder, EncodeOptions, is_image
 from splitreg.serving.query import parse_number, parse_query
 from splitreg.serving.routing_errors import WrongType
@@ -94,7 +94,7 @@ def _encode_with(encoder: BrowserEncoder) -> Handler:
             body = await read_body(service, request, hold)
             if not is_image(body):
                 raise WrongType("the body is not a JPEG, PNG or WebP file")
-            image = await encoder.encode(body, options, deadline)
+            image = await encoder.encode(body, options, deadline, client_address(request))
         response = Response(image.packet, media_type=protocol.PACKET, headers={"X-Content-Type-Options": "nosniff"})
         response.headers[ENCODE_MS] = f"{image.milliseconds:.1f}"
         if image.files is not None:

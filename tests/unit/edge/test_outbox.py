@@ -1,6 +1,8 @@
 """The queue on disk against a list, its bounds, and files that are not one."""
 
+import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from splitreg.edge import Outbox
+from splitreg.edge import Outbox, outbox
 from splitreg.errors import OutboxError, OutboxFull, RecipeError
 
 STEPS = st.lists(
@@ -118,7 +120,7 @@ def test_two_at_once_make_one(tmp_path):
 def test_what_was_put_survives_kill_9(tmp_path):
     code = """
 import os, sys
-from splitreg.edge import Outbox
+from splitreg.edge import Outbox, outbox
 box = Outbox(sys.argv[1])
 for i in range(10_000):
     box.put(b"%d" % i)
@@ -134,3 +136,81 @@ for i in range(10_000):
     with Outbox(tmp_path / "box") as box:
         assert reported <= len(box) <= reported + 1
         assert box.first().packet == b"0"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no permission to mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder):
+    """Use all space of a file system."""
+    with contextlib.suppress(OSError), open(folder / "other", "ab", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_packets_are_sent_although_the_disk_is_full(small_disk, reopened):
+    path = small_disk / "box"
+    box = Outbox(path)
+    keys = [box.put(bytes(1000)).key for _ in range(20)]
+    if reopened:
+        box.close()
+    fill(small_disk)
+    box = Outbox(path) if reopened else box
+    with pytest.raises(OutboxError, match="disk|space"):
+        for _ in range(2000):
+            box.put(bytes(50_000))
+    with box.draining():
+        sent = []
+        while (queued := box.first()) is not None:
+            if len(queued.packet) == 1000:
+                sent.append(queued.key)
+            assert box.record(queued, {"bytes": 1}, b"answer")
+            box.forget(box.answered())
+    assert sent == keys
+    box.close()
+
+
+def test_messages_of_a_full_disk_do_not_suggest_to_lose_packets(small_disk):
+    box = Outbox(small_disk / "box")
+    fill(small_disk)
+    (small_disk / "box.reserve").unlink()
+    fill(small_disk)
+    with pytest.raises(OutboxError) as caught:
+        for _ in range(2000):
+            box.put(bytes(50_000))
+    assert "not lost" in str(caught.value) and "move it away" not in str(caught.value)
+    with box.draining(), pytest.raises(OutboxError, match="another process"), box.draining():
+        pass
+    box.close()
+
+
+def test_files_are_for_their_owner_only(tmp_path):
+    with Outbox(tmp_path / "box") as box, box.draining():
+        box.put(b"p")
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_a_clock_that_is_set_expires_no_packet(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(outbox, "_boot", lambda: (7, round(now[0] - 500)))
+    monkeypatch.setattr(outbox.time, "time", lambda: now[0])
+    with Outbox(tmp_path / "box") as box:
+        box.put(b"p", expires=now[0] + 60)
+        now[0] += 1_700_000_000
+        assert not box.first().expired and box.first().expires == now[0] + 60
+        box.put(b"q", expires=now[0] + 60)
+        now[0] += 5  # is slewed
+        assert box.first().expires == now[0] + 55
+    monkeypatch.setattr(outbox, "_boot", lambda: (8, 3))  # after a restart the time stays as it is
+    with Outbox(tmp_path / "box") as box:
+        assert box.first().expires == now[0] + 55

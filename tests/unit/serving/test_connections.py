@@ -118,7 +118,7 @@ def test_a_tls_connection_with_plain_text_or_an_old_version(certificate):
         old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
         with pytest.warns(DeprecationWarning):
             old.maximum_version = ssl.TLSVersion.TLSv1_1
-        with pytest.raises(OSError), old.wrap_socket(server.socket()):
+        with server.socket() as plain, pytest.raises(OSError), old.wrap_socket(plain):
             pass
 
 

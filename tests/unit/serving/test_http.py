@@ -91,7 +91,7 @@ def test_invalid_requests(server, status, kind, request_):
 
 def test_a_large_body_is_refused_before_it_is_sent(server):
     with server.socket() as sock:
-        sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.splitreg.packet\r\n"
+        sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/vnd.splitreg.packet\r\n"
                      b"Content-Length: 99999999999999999999\r\n\r\n")  # fmt: skip
         assert sock.recv(100).startswith(b"HTTP/1.1 413")
 
@@ -124,7 +124,7 @@ def test_models_health_and_metrics(server):
 
 def test_slow_loris(server):
     """Headers that never end, byte by byte, on a new connection and on a reused one."""
-    for prelude in (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"):
+    for prelude in (b"", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
         with server.socket() as sock:
             sock.sendall(prelude)
             received = b"" if prelude else b"alive"
@@ -141,7 +141,7 @@ def test_slow_loris(server):
 
 def test_a_body_that_does_not_arrive(server):
     with server.socket() as sock:
-        sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.splitreg.packet\r\n"
+        sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/vnd.splitreg.packet\r\n"
                      b"Content-Length: 100\r\n\r\nSR")  # fmt: skip
         response = b""
         while chunk := sock.recv(2000):  # until the server closes: headers and body may arrive separately
@@ -151,7 +151,7 @@ def test_a_body_that_does_not_arrive(server):
 
 
 def test_a_client_that_dies_while_it_sends_a_packet(server):
-    for part in (b"POST /v1/in", b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.splitreg.packet\r\n"
+    for part in (b"POST /v1/in", b"POST /v1/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/vnd.splitreg.packet\r\n"
                  b"Content-Length: 100\r\n\r\n" + b"SR" * 20):  # fmt: skip
         sock = server.socket()
         sock.sendall(part)
@@ -166,7 +166,7 @@ def test_a_client_that_dies_while_it_sends_a_packet(server):
 @given(st.one_of(
     st.binary(max_size=300),
     st.binary(max_size=80).map(lambda tail: b"POST /v1/infer HTTP/1.1\r\nContent-Length: " + tail + b"\r\n\r\n"),
-    st.binary(max_size=80).map(lambda tail: b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n" + tail + b"\r\n\r\n"),
+    st.binary(max_size=80).map(lambda tail: b"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n" + tail + b"\r\n\r\n"),
 ))  # fmt: skip
 def test_any_bytes_on_a_connection(server, data):
     with server.socket(timeout=10) as sock:
@@ -322,7 +322,7 @@ def test_declared_bytes_reserve_no_memory():
     with running(max_pending_bytes=10_000, max_body_bytes=9000) as server:
         held = [server.socket() for _ in range(5)]
         for sock in held:
-            sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.splitreg.packet\r\n"
+            sock.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/vnd.splitreg.packet\r\n"
                          b"Content-Length: 9000\r\n\r\nSR")  # fmt: skip
         until(lambda: server.service.active_requests == 5)
         assert server.ask(body=packet(b"x" * 8000))[0] == 200

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitreg.errors import BadRequest, CorruptPacket, ServiceError
+from splitreg.serving import frames
 from splitreg.serving.inference import InferenceRequest, run_isolated
-from splitreg.serving.local import frames
 from splitreg.serving.query import parse_query, parse_request_options
 from splitreg.wire import AnswerFormat, protocol
 

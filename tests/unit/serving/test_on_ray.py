@@ -35,7 +35,7 @@ def write_file(folder, text):
 
 
 def test_the_file(tmp_path):
-    (tmp_path / "tokens").write_text("abc\n")
+    (tmp_path / "tokens").write_text("abc" * 6 + "\n")
     cluster = read_cluster(write_file(tmp_path, f"""
         bundles = ["a", "b"]
         heads = ["cls", "seg"]
@@ -59,7 +59,8 @@ def test_the_file(tmp_path):
         """))  # fmt: skip
     assert (cluster.application, cluster.shared, cluster.address) == ("street", True, None)
     assert cluster.ingress.bundles == ("a", "b") and cluster.ingress.heads == ("cls", "seg")
-    assert cluster.ingress.tokens == ("abc",) and cluster.ingress.deadline_seconds == 5.0
+    assert cluster.ingress.token_file == str(tmp_path / "tokens") and cluster.ingress.has_tokens
+    assert cluster.ingress.deadline_seconds == 5.0
     assert cluster.ingress.max_batch_images == 16 and cluster.ingress.workers == cluster.max_batches == 12
     assert cluster.body == DeploymentOptions(replicas=2, max_replicas=6, max_batch_images=16, cpus=2.0)
     assert cluster.head_options("cls") == DeploymentOptions(max_batch_images=4)  # [head]
@@ -385,7 +386,7 @@ def test_a_reload_retires_models_once_their_jobs_are_done():
 def test_the_documented_configuration(tmp_path):
     page = (DOCS / "cluster.md").read_text()
     (block,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (tmp_path / "tokens").write_text("abc\n")
+    (tmp_path / "tokens").write_text("abc" * 6 + "\n")
     cluster = read_cluster(write_file(tmp_path, block.replace("/etc/splitreg/tokens", str(tmp_path / "tokens"))))
     assert cluster.ingress.bundles == ("/models/street-7", "/models/lidar-2") and cluster.shared
     assert cluster.head_options("seg").replicas == 6 and cluster.body.max_replicas == 16

@@ -1,11 +1,15 @@
 """The page without a browser: its files, its route, its limits, the comparison with files."""
 
+import asyncio
+import contextlib
+import http.client
 import io
 import json
 import re
 import subprocess
 import sys
 import threading
+import time
 import zlib
 
 import numpy as np
@@ -225,43 +229,107 @@ def test_several_models_need_a_model_id(page_bundle, tmp_path):
 
 
 def test_a_reload_opens_the_encoder_again(page_bundle, monkeypatch):
-    opened = []
-    monkeypatch.setattr(
-        device.BrowserEncoder, "_open", lambda self, model_id: opened.append(model_id) or EdgeEncoder.open(page_bundle)
-    )
+    started, start = [], device.BrowserEncoder._start
+    monkeypatch.setattr(device.BrowserEncoder, "_start", lambda self: started.append(1) or start(self))
     with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
-        assert {encode(server, image_file())[0] for _ in range(3)} == {200} and len(opened) == 1
+        assert {encode(server, image_file())[0] for _ in range(3)} == {200} and len(started) == 1
         server.run(server.service.reload())
-        assert encode(server, image_file())[0] == 200 and len(opened) == 2
+        assert encode(server, image_file())[0] == 200 and len(started) == 2
 
 
-def test_waiting_images_are_limited_and_count_until_done(page_bundle, monkeypatch):
+def slow_encoder(monkeypatch):
+    """Let encoding wait for an event; returns it and the list of images that started."""
     gate, started = threading.Event(), []
 
-    def slow(self, *arguments):
-        started.append(1)
-        assert gate.wait(30)
+    async def slow(self, model_id, data, options):
+        started.append(data)
+        while not gate.is_set():
+            await asyncio.sleep(0.01)
         return device.EncodedImage(packet=packet(), milliseconds=1.0, files=None)
 
     monkeypatch.setattr(device.BrowserEncoder, "_encode", slow)
+    return gate, started
+
+
+def ask_from(server, source, body):
+    """Send an image from another loopback address; return the status."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30, source_address=(source, 0))
+    with contextlib.closing(connection):
+        connection.request("POST", routes.ENCODE, body, {"Content-Type": "image/png"})
+        return connection.getresponse().status
+
+
+def test_waiting_images_are_limited(page_bundle, monkeypatch):
+    gate, started = slow_encoder(monkeypatch)
     with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
-        assert encode(server, image_file(), headers={protocol.DEADLINE: "100"})[0] == 504  # its thread continues
+        assert encode(server, image_file(), headers={protocol.DEADLINE: "100"})[0] == 504
         statuses = []
-        threads = [
-            threading.Thread(target=lambda: statuses.append(encode(server, image_file())[0]))
-            for _ in range(device.MAX_WAITING + 3)
-        ]
+
+        def send(source):
+            statuses.append(ask_from(server, source, image_file()))
+
+        threads = [threading.Thread(target=send, args=(f"127.0.0.{2 + i % 3}",)) for i in range(device.MAX_WAITING + 4)]
         for thread in threads:
             thread.start()
         until(lambda: len(statuses) == 4)
-        assert statuses == [503] * 4 and len(started) == 1  # one thread; the first request still counts
+        assert statuses == [503] * 4 and len(started) == 2  # one at a time; the first was given up
         error, headers = server.refused(503, "Unavailable", path=routes.ENCODE, body=image_file(), kind="image/png")
         assert error["retry_after_s"] > 0 and int(headers["Retry-After"]) >= 1
         gate.set()
         for thread in threads:
             thread.join()
-        assert sorted(statuses) == [200] * (device.MAX_WAITING - 1) + [503] * 4
+        assert sorted(statuses) == [200] * device.MAX_WAITING + [503] * 4
         assert encode(server, image_file())[0] == 200 and server.idle
+
+
+def test_a_client_has_a_part_of_the_places_and_then_its_turn(page_bundle, monkeypatch):
+    gate, started = slow_encoder(monkeypatch)
+    with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
+        greedy, modest = image_file(), image_file(seed=1)
+        threads = [
+            threading.Thread(target=ask_from, args=(server, "127.0.0.2", greedy))
+            for _ in range(device.MAX_CLIENT_WAITING + 2)
+        ]
+        for thread in threads:
+            thread.start()
+        until(lambda: sum(thread.is_alive() for thread in threads) == device.MAX_CLIENT_WAITING)
+        threads.append(threading.Thread(target=ask_from, args=(server, "127.0.0.3", modest)))
+        threads[-1].start()
+        until(lambda: server.service.active_requests == device.MAX_CLIENT_WAITING + 1)
+        time.sleep(0.1)
+        gate.set()
+        for thread in threads:
+            thread.join()
+        assert started.index(modest) == 1  # after the one that ran
+
+
+def hostile_jpeg(scans, size=(300, 300)):
+    """A progressive JPEG with so many scans: the last one repeated."""
+    image = image_file("JPEG", size, progressive=True)
+    start = image.rindex(b"\xff\xda")
+    return image[:start] + image[start:-2] * scans + image[-2:]
+
+
+def test_a_jpeg_with_too_many_scans_is_refused_before_it_is_decoded(page_bundle):
+    with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True) as server:
+        encode(server, image_file())
+        error, _ = server.refused(413, "TooLarge", path=routes.ENCODE, body=hostile_jpeg(150), kind="image/jpeg")
+        assert "scans" in error["message"] and "100" in error["message"]
+        ordinary = image_file("JPEG", (900, 900), progressive=True)
+        assert encode(server, ordinary, kind="image/jpeg")[0] == 200
+
+
+@pytest.mark.parametrize("limits", [{"encode_seconds": 0.2}, {"max_encode_bytes": 1 << 20}])
+def test_an_image_may_not_take_all_time_or_memory(page_bundle, monkeypatch, limits):
+    with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True, **limits) as server:
+        assert encode(server, image_file())[0] == 200
+        before = server.service.metrics.encoder_kills._value.get()
+        large = image_file("JPEG", (5000, 6000), progressive=True)
+        error, _ = server.refused(413, "TooLarge", path=routes.ENCODE, body=large, kind="image/jpeg")
+        assert "memory" in error["message"]
+        if "encode_seconds" in limits:
+            assert server.service.metrics.encoder_kills._value.get() == before + 1
+        assert encode(server, image_file())[0] == 200
 
 
 def test_a_draining_server_refuses_images(page_bundle):
@@ -336,3 +404,25 @@ def test_the_scripts_use_the_names_of_the_protocol():
     for name in (routes.ENCODE, protocol.INFER, protocol.MODELS, routes.ENCODE_MS, routes.FILES, protocol.QUEUE_MS,
                  protocol.COMPUTE_MS, protocol.PACKET):  # fmt: skip
         assert name.lower().lstrip("/") in text
+
+
+def contrast(one, other):
+    """The contrast ratio of two colours, #rrggbb (WCAG 2.2)."""
+
+    def luminance(colour):
+        shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        return np.dot(
+            [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares], [0.2126, 0.7152, 0.0722]
+        )
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_has_enough_contrast():
+    style = FILES["style.css"]
+    for block in re.findall(r"--back:.*?\}", style, re.DOTALL):
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+        for name in ("text", "soft", "device", "link", "server", "wrong"):
+            assert contrast(colours[name], colours["card"]) >= 4.5, name
+        assert contrast(colours["text"], colours["back"]) >= 4.5

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 from support import chromium
 from support.page_toys import HOSTILE, LABELS, image_file
-from support.serving_toys import running, stub
+from support.serving_toys import gated, running, stub
 
 from splitreg import drawing
 from splitreg.assembly import ServerModel
 from splitreg.edge import EdgeEncoder
+from splitreg.serving import security
 from splitreg.serving.local import LocalBackend
 from splitreg.serving.page import routes
 from splitreg.wire import protocol, to_json
@@ -251,3 +252,34 @@ def test_an_unreachable_server_is_reported(page, tmp_path):
     page.choose("#file", tmp_path / "image.png")
     page.until("document.getElementById('status').classList.contains('wrong')")
     assert text(page, "status")
+
+
+def test_an_image_chosen_while_the_camera_waits_for_a_retry_is_sent(page_bundle, browser, tmp_path):
+    """The server refuses camera images for a long time; a chosen image does not wait for it."""
+    (tmp_path / "image.png").write_bytes(image_file())
+    with running(LocalBackend, bundles=(str(page_bundle),), page=True) as server:
+        browser.open(f"http://127.0.0.1:{server.port}/")
+        browser.until("document.getElementById('model').options.length === 1")
+        limit = server.service.rate_limit
+        server.service.rate_limit = security.RateLimit(0.02)
+        browser.run("document.getElementById('camera').click()")
+        browser.until("document.getElementById('status').classList.contains('wrong')")
+        server.service.rate_limit = limit
+        browser.choose("#file", tmp_path / "image.png")
+        browser.until(f"Number({CANVAS}.dataset.answers) >= 1 && document.getElementById('main').ariaBusy === 'false'")
+
+
+def test_a_slow_request_can_be_canceled(page_bundle, browser, tmp_path):
+    (tmp_path / "image.png").write_bytes(image_file())
+    backend, gate = gated()
+    ids = [json.loads((page_bundle / "config.json").read_text())["model_id"]]
+    backend.describe = lambda self: {ids[0]: {"id": ids[0], "name": "page", "heads": {"cls": {}}, "rates": False}}
+    with running(backend, bundles=(str(page_bundle),), page=True) as server:
+        browser.open(f"http://127.0.0.1:{server.port}/")
+        browser.until("document.getElementById('model').options.length === 1")
+        browser.choose("#file", tmp_path / "image.png")
+        browser.until("!document.getElementById('cancel').hidden")
+        browser.run("document.getElementById('cancel').click()")
+        browser.until("document.getElementById('main').ariaBusy === 'false'")
+        assert "anceled" in text(browser, "status") and browser.run("document.getElementById('cancel').hidden")
+        gate.set()

@@ -45,7 +45,7 @@ def test_from_start_to_sigterm(bundle, certificate, tmp_path):
     """TLS with a token, SIGHUP with a damaged bundle, draining after SIGTERM; no token in the log."""
     place = tmp_path / "bundle"
     shutil.copytree(bundle, place)
-    (tmp_path / "tokens").write_text("# of the devices\ns3cret-token\n\n")
+    (tmp_path / "tokens").write_text("# of the devices\ns3cret-token-0123\n\n")
     log = tmp_path / "logs" / "serve.log"
     process = command(
         place, "--port", 0, "--heads", "cls", "--token-file", tmp_path / "tokens", "--log-file", log,
@@ -60,7 +60,7 @@ def test_from_start_to_sigterm(bundle, certificate, tmp_path):
         def ask(key):
             request = urllib.request.Request(
                 ready["url"] + protocol.INFER, packet,
-                {"Content-Type": protocol.PACKET, "Authorization": "Bearer s3cret-token", protocol.IDEMPOTENCY: key},
+                {"Content-Type": protocol.PACKET, "Authorization": "Bearer s3cret-token-0123", protocol.IDEMPOTENCY: key},
             )  # fmt: skip
             with urllib.request.urlopen(request, context=trust, timeout=20) as answer:
                 return answer.status

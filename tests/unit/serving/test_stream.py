@@ -149,7 +149,7 @@ def test_a_client_that_does_not_read_is_disconnected():
     with running(stub(padding=500_000), write_timeout_seconds=0.3, max_stream_in_flight=4) as server:
         with server.socket() as lazy:
             head = (
-                f"GET {protocol.STREAM} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                f"GET {protocol.STREAM} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
                 "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
             )
             lazy.sendall(head.encode())

@@ -49,6 +49,7 @@ def server(place):  # for all tests: importing torch takes seconds; the last tes
         bundles=(str(place),),
         workers=2,
         batch_timeout_seconds=HANG_SECONDS,
+        worker_stall_seconds=4.0,
         max_attempts=9,
         token="t",
         deadline_seconds=600.0,
@@ -174,6 +175,41 @@ def test_a_worker_that_hangs_is_replaced(server, packets):
             os.kill(pid, signal.SIGCONT)
         except ProcessLookupError:
             pass
+
+
+def test_stopped_workers_are_not_ready_and_are_replaced_although_no_request_comes(server, packets):
+    stopped = set()
+
+    def stop():
+        for pid in workers(server):
+            os.kill(pid, signal.SIGSTOP)
+            stopped.add(pid)
+
+    until(lambda: stop() or server.ask("GET", protocol.READYZ)[0] == 503)
+    until(lambda: server.backend.pool.ready_workers == 2 and server.ask("GET", protocol.READYZ)[0] == 200, 90)
+    assert server.ask(body=packets[0])[0] == 200
+    for pid in stopped & set(workers(server)):  # stopped before it was known
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(workers(server)) == 2)
+
+
+def test_a_pause_does_not_affect_admission_afterwards(server, packets):
+    """A worker that stood still for seconds is no reason to refuse requests once it runs again."""
+    headers = {protocol.DEADLINE: "2000"}
+    for _ in range(3):
+        assert server.ask(body=packets[0], headers=headers)[0] == 200
+    until(lambda: server.backend.pool.ready_workers == len(workers(server)) == 2, 90)
+    paused = workers(server)
+    threads, _ = load(server, packets[:1], 0.1)
+    for pid in paused:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.7 * HANG_SECONDS)
+    for pid in paused:
+        os.kill(pid, signal.SIGCONT)
+    for thread in threads:
+        thread.join()
+    statuses = [server.ask(body=packets[0], headers=headers)[0] for _ in range(40)]
+    assert statuses.count(200) >= 38
 
 
 def test_a_manager_process_that_dies_is_replaced(server, packets):

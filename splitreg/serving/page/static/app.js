@@ -1,12 +1,13 @@
 // The page: an image from a file or the camera is encoded, sent and drawn with its predictions.
 
 import { draw, makeLayers } from "./draw.js";
-import { Refused, encode, infer, models, setToken } from "./service.js";
+import { Canceled, Refused, encode, infer, models, setToken } from "./service.js";
 import { describe, make, showBytes, showHeads, showPredictions, showTimes } from "./show.js";
 
 const MAX_SIDE = 1600; // pixels; larger images are scaled down, far above any network's input size
 const CAMERA_SIDE = 640; // pixels of the longer side of camera images
 const MIN_INTERVAL_MS = 200; // between two camera images
+const SLOW_MS = 700; // then progress is shown, and a button to cancel
 const COMPARE_EVERY = 10; // camera images per comparison with JPEG and WebP
 const ACCEPTED_TYPES = ["image/jpeg", "image/png", "image/webp"];
 
@@ -20,6 +21,8 @@ let answer = null; // { bitmap, layers }
 let files = null;
 let camera = null; // { stream }
 let [busy, sendAgain, answers] = [false, false, 0];
+let controller = null; // ends the request that runs
+let wake = () => {}; // ends a pause before a retry
 
 const selectedModel = () => served.find((entry) => entry.id === model.value);
 
@@ -71,26 +74,47 @@ function redraw() {
 async function send() {
   if (busy) {
     sendAgain = true;
+    wake();
     return;
   }
   busy = true;
   $("main").setAttribute("aria-busy", "true");
-  try {
-    do {
-      sendAgain = false;
+  const slow = setTimeout(() => { $("cancel").hidden = false; }, SLOW_MS);
+  do {
+    sendAgain = false;
+    controller = new AbortController();
+    try {
       await sendOnce();
-    } while (sendAgain);
-  } catch (error) {
-    showError(error);
-    if (camera && error instanceof Refused && error.seconds !== null) {
-      await new Promise((resolve) => setTimeout(resolve, 1000 * error.seconds));
-    } else {
-      stopCamera();
+    } catch (error) {
+      if (error instanceof Canceled) {
+        stopCamera();
+        if (!sendAgain) showStatus("Canceled.");
+      } else {
+        showError(error);
+        if (camera && error instanceof Refused && error.seconds !== null) await pause(1000 * error.seconds);
+        else stopCamera();
+      }
     }
-  } finally {
-    busy = false;
-    $("main").setAttribute("aria-busy", "false");
-  }
+  } while (sendAgain);
+  clearTimeout(slow);
+  $("cancel").hidden = $("progress").hidden = true;
+  busy = false;
+  $("main").setAttribute("aria-busy", "false");
+}
+
+/** Wait, or until another image is to be sent. */
+function pause(milliseconds) {
+  return new Promise((resolve) => {
+    wake = resolve;
+    setTimeout(resolve, milliseconds);
+  });
+}
+
+function watch(what, share) {
+  if ($("cancel").hidden) return; // the link is fast
+  $("progress").hidden = false;
+  $("progress").value = share;
+  showStatus(`${what} ${Math.round(100 * share)} %`);
 }
 
 async function sendOnce() {
@@ -98,9 +122,9 @@ async function sendOnce() {
   if (!entry || !sent) return;
   const wanted = Object.keys(entry.heads).filter((head) => !camera || !hidden.has(head));
   const compare = !camera || answers % COMPARE_EVERY === 0 || files === null;
-  const encoded = await encode(sent.blob, { model: entry.id, rate: entry.rates ? rate.value : null, files: compare });
+  const encoded = await encode(sent.blob, { model: entry.id, rate: entry.rates ? rate.value : null, files: compare, watch, signal: controller.signal });
   if (encoded.files) files = encoded.files;
-  const { predictions, serverMs, linkMs } = await infer(encoded.packet, wanted.length ? wanted : null);
+  const { predictions, serverMs, linkMs } = await infer(encoded.packet, wanted.length ? wanted : null, { watch, signal: controller.signal });
   const layers = await makeLayers(predictions, entry);
   if (selectedModel() !== entry || sendAgain) return; // outdated
   answer = { bitmap: sent.bitmap, layers };
@@ -186,6 +210,7 @@ function stopCamera() {
   if (!$("status").classList.contains("wrong")) showStatus("The camera is off.");
 }
 
+$("cancel").addEventListener("click", () => { controller?.abort(); wake(); });
 $("file").addEventListener("change", ({ target }) => {
   if (target.files[0]) sendFile(target.files[0]);
   target.value = ""; // so that the same file can be chosen again

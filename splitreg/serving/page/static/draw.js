@@ -98,23 +98,36 @@ export function draw(canvas, bitmap, layers, { shown, score, opacity }) {
   const size = Math.max(11, Math.min(28, Math.max(width, height) / 40));
   pen.font = `${size}px system-ui, sans-serif`;
   pen.textBaseline = "top";
+  const captions = []; // rectangles that are taken
+  const names = visible.filter((one) => one.task === "classification" || one.task === "multilabel");
+  const lines = names.flatMap((layer) => namesOf(layer).slice(0, 3));
+  lines.forEach((line, i) => captions.push(place(pen, line, size * 0.4, size * (0.4 + 1.5 * i), size)));
   for (const layer of visible.filter((one) => one.task === "detection")) {
     for (const { label, score: objectScore, box: [x0, y0, x1, y1], index } of objectsOf(layer, score)) {
       pen.lineWidth = Math.max(2, Math.max(width, height) / 300);
       pen.strokeStyle = css(colourOf(index));
       pen.strokeRect(x0 * factor, y0 * factor, (x1 - x0) * factor, (y1 - y0) * factor);
-      const y = y0 * factor >= size * 1.3 ? y0 * factor - size * 1.3 : y0 * factor;
-      caption(pen, `${label} ${objectScore.toFixed(2)}`, x0 * factor, y, size, colourOf(index));
+      const text = `${label} ${objectScore.toFixed(2)}`;
+      const above = y0 * factor >= size * 1.3 ? y0 * factor - size * 1.3 : y0 * factor;
+      const free = [above, y0 * factor, y1 * factor - size * 1.3, y1 * factor]
+        .map((y) => place(pen, text, x0 * factor, y, size))
+        .find((one) => captions.every((other) => !overlap(one, other)));
+      if (!free) continue; // the box and its colour stay
+      captions.push(free);
+      caption(pen, text, free, size, colourOf(index));
     }
   }
-  let y = size * 0.4;
-  for (const layer of visible.filter((one) => one.task === "classification" || one.task === "multilabel")) {
-    for (const line of namesOf(layer).slice(0, 3)) {
-      caption(pen, line, size * 0.4, y, size, [20, 24, 30]);
-      y += size * 1.5;
-    }
-  }
+  lines.forEach((line, i) => caption(pen, line, captions[i], size, [20, 24, 30]));
 }
+
+/** The rectangle of a caption, inside of the canvas. */
+function place(pen, text, x, y, size) {
+  const [width, height] = [pen.measureText(text).width + size * 0.5, size * 1.3];
+  const inside = (value, most) => Math.max(0, Math.min(value, most));
+  return { x: inside(x, pen.canvas.width - width), y: inside(y, pen.canvas.height - height), width, height };
+}
+
+const overlap = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
 
 /** Class names with their probabilities, the most probable first. */
 export function namesOf({ task, prediction }) {
@@ -123,11 +136,9 @@ export function namesOf({ task, prediction }) {
   return prediction.labels.length ? prediction.labels.map((name) => line(name, prediction.probabilities[name])) : ["(no label)"];
 }
 
-function caption(pen, text, x, y, size, colour) {
-  const long = pen.measureText(text).width + size * 0.5;
-  const left = Math.max(0, Math.min(x, pen.canvas.width - long));
+function caption(pen, text, { x, y, width, height }, size, colour) {
   pen.fillStyle = css(colour);
-  pen.fillRect(left, y, long, size * 1.3);
+  pen.fillRect(x, y, width, height);
   pen.fillStyle = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140 ? "black" : "white";
-  pen.fillText(text, left + size * 0.25, y + size * 0.15);
+  pen.fillText(text, x + size * 0.25, y + size * 0.15);
 }

@@ -19,6 +19,8 @@ from splitreg.wire import AnswerFormat
 
 _LENGTH = struct.Struct("<I")
 _SIZES = "sizes"
+#: A worker sends a frame with this operation every so many seconds.
+ALIVE, BEAT_SECONDS = "alive", 0.5
 
 Frame = tuple[dict[str, Any], list[bytes]]
 
