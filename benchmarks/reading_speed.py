@@ -23,6 +23,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from splitreg.data.loading import Loader, LoaderOptions
 from splitreg.data.transforms import FitInput
 from splitreg.imaging import Preprocess, normalise
 from splitreg.registry import discover
@@ -115,14 +116,8 @@ def seconds(samples):
 
 
 def with_workers(dataset, workers):
-    from splitreg.data import loading
-
-    options = {"batch_size": 16, "shuffle": False, "workers": workers}
-    preprocess = Preprocess(size=SIZE, mean=MEAN, std=STD)
-    if hasattr(loading, "LoaderOptions"):
-        loader = loading.Loader(dataset, preprocess, loading.LoaderOptions(**options))
-    else:
-        loader = loading.Loader(dataset, preprocess, **options)
+    options = LoaderOptions(batch_size=16, shuffle=False, workers=workers)
+    loader = Loader(dataset, Preprocess(size=SIZE, mean=MEAN, std=STD), options)
     list(loader.epoch(0))  # starts the workers
     start = time.perf_counter()
     count = sum(len(batch) for batch in loader.epoch(1))

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from splitreg.assembly import build
+from splitreg.data.classes import match_heads
 from splitreg.evaluation.report import hardware, versions
 from splitreg.imaging import Preprocess
 from splitreg.progress import Bar, Progress
@@ -92,9 +93,10 @@ def main():
     options = parse_arguments()
     models = [build(recipe_of(options)) for _ in range(2)]
     recipe = models[0].recipe
-    targets = {head.name: head.target for head in recipe.heads}
+    source = open_split(recipe, "train")
+    targets = match_heads(models[0].plan.heads, source.targets)
     loaders = DataLoaders(
-        recipe=recipe, datasets=Datasets(train=open_split(recipe, "train")),
+        recipe=recipe, datasets=Datasets(train=source),
         preprocess=Preprocess(size=(options.size, options.size)),
     )  # fmt: skip
     loader, held = loaders.train(options.batch), []

@@ -28,9 +28,9 @@ MAX_PIXELS = 100_000_000
 #: Largest side of an image: packets have 16 bits for it.
 MAX_SIDE = 65535
 
-#: Sizes of masks and other maps in answers -> divisor of the original's sides; "network" is the
-#: size of the original in the network's input.
-RESOLUTIONS = {"full": 1, "network": 0, "1/2": 2, "1/4": 4, "1/8": 8}
+#: Sizes of masks and other maps in answers -> divisor of the original's sides. All but "full" are at
+#: most the size of the original in the network's input.
+RESOLUTIONS = {"full": 1, "network": 1, "1/2": 2, "1/4": 4, "1/8": 8}
 
 #: Grey value of a letterbox's borders.
 FILL = 114
@@ -105,18 +105,16 @@ class Geometry:
     def mask_size(self) -> tuple[int, int]:
         """(height, width) of masks and other maps: the original's, or smaller with its aspect ratio.
 
-        Never larger than the original. ``"network"`` is the size of ``content``.
+        Never larger than the original, and except for ``"full"`` never larger than ``content``.
 
         >>> Geometry(original=(400, 800), coded=(64, 64), mode="resize", max_mask_pixels=20_000).mask_size
         (100, 200)
         """
         height, width = self.original
-        if self.resolution == "network":
+        if self.resolution != "full":
             _, _, ch, cw = self.content
-            height, width = min(height, ch), min(width, cw)
-        elif self.resolution != "full":
             divisor = RESOLUTIONS[self.resolution]
-            height, width = -(-height // divisor), -(-width // divisor)
+            height, width = min(-(-height // divisor), ch), min(-(-width // divisor), cw)
         limit = self.max_mask_pixels
         if limit is None or height * width <= limit:
             return height, width
@@ -290,11 +288,13 @@ def letterbox(image: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]
     return frame
 
 
-def normalise(image: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
-    """(H, W, 3) uint8 -> (3, H, W) float32, with mean and std."""
+def normalise(
+    image: NDArray[np.uint8], preprocess: Preprocess, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 -> (3, H, W) float32, with mean and std; written to ``out`` if given."""
     scale = np.float32(1) / (np.float32(255) * np.asarray(preprocess.std, np.float32))
     shift = np.asarray(preprocess.mean, np.float32) / np.asarray(preprocess.std, np.float32)
-    planes = np.empty((3, *image.shape[:2]), np.float32)
+    planes = np.empty((3, *image.shape[:2]), np.float32) if out is None else out
     planes[...] = image.transpose(2, 0, 1)
     planes *= scale[:, None, None]
     planes -= shift[:, None, None]

@@ -202,7 +202,8 @@ class Head(nn.Module, abc.ABC):
         """Return a new torchmetrics ``Metric``: ``update(list[Prediction], list[Target])``.
 
         ``compute`` returns name -> float, with ``primary`` among the names. Predictions and targets are
-        in the same pixels.
+        in the same pixels, with the class indexes of the head. A metric that averages over classes may
+        have ``restrict(classes)``: average only over these, because the dataset has no others.
         """
 
 

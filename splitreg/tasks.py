@@ -9,14 +9,17 @@ Shape letters: N objects, K classes, H x W pixels.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splitreg.errors import DataError
 from splitreg.predictions import (
     CLASSIFICATION,
     DEPTH,
@@ -40,6 +43,24 @@ __all__ = [
 class Target:
     """Ground truth of one image for one task; tensors that are transformed with the image are tv_tensors."""
 
+    def relabel(self, indexes: Sequence[int | None], count: int) -> Target | None:
+        """Return the target with other class indexes; called where classes of dataset and head differ.
+
+        Args:
+            indexes: new index of each class; None: leave its labels out.
+            count: number of new classes.
+
+        Returns:
+            The target; None if the whole image is to be left out.
+
+        Raises:
+            DataError: this type of target cannot be relabelled.
+        """
+        raise DataError(
+            f"{type(self).__name__} has no relabel method, so the classes of dataset and model must be the same, in "
+            "the same order"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassTarget(Target):
@@ -47,12 +68,25 @@ class ClassTarget(Target):
 
     index: int
 
+    def relabel(self, indexes: Sequence[int | None], count: int) -> ClassTarget | None:
+        """Return it with another index; None if the class is left out."""
+        index = indexes[self.index]
+        return None if index is None else replace(self, index=index)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiLabelTarget(Target):
     """``present`` (K,) float: 1 present, 0 absent, NaN unknown."""
 
     present: Tensor
+
+    def relabel(self, indexes: Sequence[int | None], count: int) -> MultiLabelTarget:
+        """Return it with other classes; those that the dataset lacks are unknown."""
+        present = torch.full((count,), math.nan, dtype=torch.float32, device=self.present.device)
+        for old, new in enumerate(indexes):
+            if new is not None:
+                present[new] = self.present[old]
+        return replace(self, present=present)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +107,31 @@ class BoxTarget(Target):
     masks: tv_tensors.Mask | None = None
     identities: Tensor | None = None
 
+    def relabel(self, indexes: Sequence[int | None], count: int) -> BoxTarget:
+        """Return it with other labels, without the objects whose class is left out."""
+        if not len(self.labels):
+            return self
+        labels = _lookup(indexes, -1, self.labels.device)[self.labels]
+        known = labels >= 0
+        if bool(known.all()):
+            return replace(self, labels=labels)
+        boxes, masks = _rows(self.boxes, known), None if self.masks is None else _rows(self.masks, known)
+        return replace(self, boxes=boxes, labels=labels[known], crowd=self.crowd[known], masks=masks)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskTarget(Target):
     """``mask`` (H, W) int64 class indexes; ``IGNORE``: unknown."""
 
     mask: tv_tensors.Mask
+
+    def relabel(self, indexes: Sequence[int | None], count: int) -> MaskTarget:
+        """Return it with other classes; pixels whose class is left out are ``IGNORE``."""
+        mask = self.mask.as_subclass(Tensor).long()
+        table = _lookup(indexes, IGNORE, mask.device)
+        known = (mask >= 0) & (mask < len(indexes))
+        new = torch.where(known, table[mask.clamp(0, len(indexes) - 1)], mask)
+        return replace(self, mask=_like(self.mask, new))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,3 +184,19 @@ class Sample:
     def array(self) -> NDArray[np.uint8]:
         """Return the image as (H, W, 3) uint8."""
         return np.ascontiguousarray(self.image.permute(1, 2, 0).to(torch.uint8).numpy())
+
+
+def _lookup(indexes: Sequence[int | None], absent: int, device: torch.device) -> Tensor:
+    """Return a table from old to new class indexes."""
+    return torch.tensor([absent if index is None else index for index in indexes], dtype=torch.int64, device=device)
+
+
+def _rows(values: Tensor, keep: Tensor) -> Any:
+    """Return rows of a tv_tensor as a tv_tensor."""
+    return _like(values, values.as_subclass(Tensor)[keep])
+
+
+def _like(old: Tensor, new: Tensor) -> Any:
+    from torchvision import tv_tensors
+
+    return tv_tensors.wrap(new, like=old)

@@ -20,6 +20,7 @@ from splitreg.assembly.labels import LABELLED, default_labels
 from splitreg.assembly.planned import BackbonePlan, BottleneckPlan, CodecPlan, HeadPlan, Plan
 from splitreg.assembly.shapes import Skeleton
 from splitreg.coding import Codec
+from splitreg.data.classes import match_classes
 from splitreg.errors import PlanError, RecipeError, SplitregError, suggest
 from splitreg.imaging import Preprocess
 from splitreg.interfaces import Backbone, Head
@@ -71,7 +72,7 @@ def plan(recipe: Recipe | None = None, *, registry: Registry | None = None, **ke
     bottleneck = _bottleneck(recipe.bottleneck, backbone, registry, problems)
     codec = _codec(recipe, bottleneck, registry, problems)
     targets = _targets(recipe.data, registry, problems)
-    heads = [_head(part, backbone, targets, registry, problems) for part in recipe.heads]
+    heads = [_head(part, backbone, targets, recipe, registry, problems) for part in recipe.heads]
     _check_stages(recipe, registry, problems)
     if problems or backbone is None or bottleneck is None or codec is None:
         raise PlanError(problems)
@@ -194,6 +195,7 @@ def _head(
     part: HeadPart,
     backbone: BackbonePlan | None,
     targets: _Targets | None,
+    recipe: Recipe,
     registry: Registry,
     problems: _Problems,
 ) -> HeadPlan | None:
@@ -205,7 +207,7 @@ def _head(
         component.check_options(part.options)
         head: type[Head] = component.cls
         target = _target(part, head, targets, problems)
-        labels = _labels(part, head, target, targets, problems)
+        labels = _labels(part, head, target, targets, recipe.unknown_classes)
         if backbone is None:
             return None
         available = backbone.available
@@ -241,14 +243,17 @@ def _target(part: HeadPart, head: type[Head], targets: _Targets | None, problems
     return target
 
 
-def _labels(
-    part: HeadPart, head: type[Head], target: str, targets: _Targets | None, problems: _Problems
-) -> tuple[str, ...]:
-    """Return a head's class names: from the recipe, the dataset, or the task's default."""
+def _labels(part: HeadPart, head: type[Head], target: str, targets: _Targets | None, unknown: str) -> tuple[str, ...]:
+    """Return a head's class names: from the recipe, the dataset, or the task's default.
+
+    Raises:
+        DataError: the recipe's names and the dataset's do not match.
+        RecipeError: there are none.
+    """
     if targets is not None:
         labels = targets[target].labels if target in targets else ()
-        if part.labels is not None and labels and len(part.labels) != len(labels):
-            problems.append(f"head {part.name} has {len(part.labels)} labels, its target {target!r} has {len(labels)}")
+        if part.labels is not None:
+            match_classes(part.name, part.labels, target, labels, unknown)
         return part.labels or labels
     if part.labels is not None:
         return part.labels
@@ -256,7 +261,7 @@ def _labels(
     if default is not None:
         return default
     if head.task in LABELLED:
-        problems.append(f"head {part.name} needs class names: set labels = [...], or add a dataset")
+        raise RecipeError(f"head {part.name} needs class names: set labels = [...], or add a dataset")
     return ()
 
 

@@ -19,7 +19,7 @@ from splitreg.errors import TrainingError
 from splitreg.evaluation import EvalOptions, evaluate, evaluate_image_codec
 from splitreg.files import IMAGE_CODECS, disk_errors, write_json
 from splitreg.parsing import check_name
-from splitreg.recipe import DataPart
+from splitreg.recipe import IGNORE, REFUSE, DataPart
 from splitreg.registry import Registry
 from splitreg.training.data import open_split
 
@@ -119,7 +119,10 @@ class Points:
         self, folder: Path, setting: Setting, *, registry: Registry | None = None, progress: bool = False
     ) -> None:
         self._folder, self._setting, self._registry = folder, setting, registry
-        self._options = EvalOptions(dataset=setting.dataset, limit=setting.limit, progress=progress)
+        unknown = IGNORE if any(part.unknown_classes == IGNORE for part in setting.data) else REFUSE
+        self._options = EvalOptions(
+            dataset=setting.dataset, limit=setting.limit, progress=progress, unknown_classes=unknown
+        )  # fmt: skip
         self._open: Callable[[Path], tuple[SplitModel, Source]] = functools.lru_cache(maxsize=1)(self._load)
 
     def measure(self, sent: Sent) -> Point:

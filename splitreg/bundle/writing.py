@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -14,6 +15,9 @@ from pathlib import Path
 from splitreg.bundle.bundle import hash_folder
 from splitreg.bundle.config import CONFIG, FORMAT, BundleConfig
 from splitreg.errors import BundleError
+
+#: How often to try again where several processes replace one bundle.
+MAX_ATTEMPTS = 20
 
 
 def is_bundle(path: Path) -> bool:
@@ -69,10 +73,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)
-        if path.exists():
-            _swap(temporary, path)
-        else:
-            os.rename(temporary, path)
+        _move(temporary, path, overwrite=overwrite)
     except OSError as cause:
         raise BundleError(
             f"cannot write a bundle to {path}: {cause.strerror or cause}; no partial bundle is left"
@@ -92,6 +93,26 @@ def _make_sibling(path: Path) -> Path:
     sibling = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     os.mkdir(sibling)  # tempfile.mkdtemp would ignore the umask
     return sibling
+
+
+def _move(new: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a complete folder its final name, also if other processes write to the same path.
+
+    Raises:
+        BundleError: a bundle that may not be replaced has appeared there.
+        OSError: it cannot be renamed.
+    """
+    for attempt in range(MAX_ATTEMPTS):
+        check_free(path, overwrite=overwrite)
+        try:
+            if path.exists():
+                _swap(new, path)
+            else:
+                os.rename(new, path)
+            return
+        except OSError as cause:  # another process was faster
+            if cause.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY) or attempt == MAX_ATTEMPTS - 1:
+                raise
 
 
 def _swap(new: Path, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splitreg.cli.eval_ import read_rates
+from splitreg.cli.eval_ import read_rates, unknown_option
 from splitreg.cli.tables import print_json
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--split", default="val", show_default=True, help="Split of the dataset.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
+@unknown_option
 @click.option("--limit", type=click.IntRange(min=1), help="Number of images, spread evenly.")
 @click.option("--anchor", metavar="NAME", help="Series to compare with.  [default: the first one with several points]")
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder for results and charts.")
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 def command(
     bundles: tuple[str, ...], joined: tuple[str, ...], unsplit: str | None, images: str | None, raw: bool,
     local: str | None, data: str, root: str | None, split: str, options: tuple[str, ...], limit: int | None,
-    anchor: str | None, output: str, as_json: bool, quiet: bool, rates: str | None,
+    anchor: str | None, output: str, as_json: bool, quiet: bool, rates: str | None, unknown: str | None,
 ) -> None:  # fmt: skip
     """Compare bundles and baselines: bytes and metrics.
 
@@ -59,7 +60,7 @@ def command(
     """
     from splitreg.bench import BenchOptions, Sent, image_points, run
     from splitreg.overrides import parse_overrides
-    from splitreg.recipe import DataPart
+    from splitreg.recipe import REFUSE, DataPart
     from splitreg.zoo import find_bundle
 
     series = _bundle_series(bundles, joined, read_rates(rates))
@@ -82,7 +83,9 @@ def command(
         known = " (known)" if point.cached else ""
         click.echo(f"{name}\t{point.label}\t{point.bytes:,.0f} bytes{known}", err=True)
 
-    part = DataPart(name=data, root=root, val=split, options=parse_overrides(options))
+    part = DataPart(
+        name=data, root=root, val=split, unknown_classes=unknown or REFUSE, options=parse_overrides(options)
+    )  # fmt: skip
     wanted = BenchOptions(limit=limit, anchor=anchor, progress=not quiet, on_point=None if quiet else print_point)
     result = run(series, Path(output), data=part, options=wanted)
     if as_json:

@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     from splitreg.data.loading import Source
 
 
+#: The option of every command that measures on a dataset.
+unknown_option = click.option(
+    "--unknown-classes", "unknown", type=click.Choice(("refuse", "ignore")),
+    help="Classes of the dataset that the model lacks.  [default: refuse]",
+)  # fmt: skip
+
+
 @click.command("eval")
 @click.argument("bundle", type=click.Path())
 @click.option("--data", metavar="NAME", help="Dataset.  [default: the one that the bundle was trained on]")
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--split", default="val", show_default=True, help="Split of the dataset.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
+@unknown_option
 @click.option("--heads", metavar="NAME,...", help="Only these heads.  [default: all]")
 @click.option("--limit", type=click.IntRange(min=1), help="Number of images, spread evenly.")
 @click.option("--rate", "rates", metavar="RATE,...", help="Rates, 0 to 1, of a model with several.")
@@ -31,11 +39,12 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
     bundle: str, data: str | None, root: str | None, split: str, options: tuple[str, ...], heads: str | None,
-    limit: int | None, rates: str | None, images: str | None, unsplit: bool, as_json: bool, quiet: bool,
+    unknown: str | None, limit: int | None, rates: str | None, images: str | None, unsplit: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure bytes and metrics of BUNDLE on a dataset.
 
-    Every image is encoded to a packet, and every packet decoded to predictions.
+    Every image is encoded to a packet, and every packet decoded to predictions. Classes are matched by name: a dataset
+    with fewer classes than the model is measured on the common ones.
 
     \b
     splitreg eval my-bundle --data scenes --split val
@@ -45,12 +54,16 @@ def command(
     from splitreg.assembly import load
     from splitreg.data.image_codecs import parse_codec
     from splitreg.evaluation import EvalOptions, evaluate, evaluate_image_codec, table
+    from splitreg.recipe import REFUSE
 
     codecs = [parse_codec(item) for item in images.split(",")] if images else []
     model = load(bundle)
     source, name = open_data(model, data, root, split, options)
     names = None if heads is None else tuple(heads.split(","))
-    wanted = EvalOptions(heads=names, dataset=name, limit=limit, progress=not quiet)
+    wanted = EvalOptions(
+        heads=names, dataset=name, limit=limit, progress=not quiet,
+        unknown_classes=unknown or (model.recipe.unknown_classes if data is None else REFUSE),
+    )  # fmt: skip
     chosen: Sequence[float | None] = read_rates(rates) or [None]
     reports = [evaluate(model, source, wanted, rate=rate) for rate in chosen]
     reports += [
@@ -83,7 +96,7 @@ def open_data(
     from splitreg.errors import RecipeError
     from splitreg.overrides import parse_overrides
     from splitreg.recipe import DataPart
-    from splitreg.training.data import open_split
+    from splitreg.training.data import hold_out_validation, open_split
 
     if data is None and not model.recipe.data:
         raise RecipeError("this bundle does not name its training data; add --data NAME")
@@ -92,4 +105,5 @@ def open_data(
     parts = tuple(
         replace(part, root=root or part.root, val=split, options={**part.options, **changes}) for part in parts
     )
-    return open_split(replace(model.recipe, data=parts), "val"), f"{'+'.join(p.name for p in parts)} {split}"
+    recipe = hold_out_validation(replace(model.recipe, data=parts))
+    return open_split(recipe, "val"), f"{'+'.join(p.name for p in parts)} {split}"

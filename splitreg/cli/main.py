@@ -7,6 +7,7 @@ invalid usage. An expected error is one line.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -15,7 +16,7 @@ from typing import NoReturn
 import click
 
 COMMANDS = (
-    "list", "show", "build", "train", "sweep", "eval", "bench", "encode", "edge", "infer", "serve", "send",
+    "list", "show", "init", "build", "train", "sweep", "eval", "bench", "encode", "edge", "infer", "serve", "send",
     "inspect", "import", "publish", "verify", "check", "demo",
 )  # fmt: skip
 
@@ -65,6 +66,7 @@ def main() -> None:
     if not sys.warnoptions:  # users cannot act on warnings of libraries about each other
         warnings.filterwarnings("ignore", category=FutureWarning)
     debug = bool(os.environ.get("SPLITREG_TRACEBACK"))
+    _escape_output()
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -95,6 +97,13 @@ def main() -> None:
             raise
         hint = "unexpected; SPLITREG_TRACEBACK=1 shows the traceback, please report it"
         _fail(f"{type(error).__name__}: {error} ({hint})")
+
+
+def _escape_output() -> None:
+    """Escape characters that the terminal's encoding lacks, such as names of files on a cp1252 terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str) -> NoReturn:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from splitreg.cli.eval_ import unknown_option
+
 if TYPE_CHECKING:
     from splitreg.assembly import SplitModel
     from splitreg.imaging import ImageLike
@@ -23,6 +25,7 @@ CALIBRATION_IMAGES = 64
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--split", default="val", show_default=True, help="Split of the dataset.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
+@unknown_option
 @click.option("--limit", type=click.IntRange(min=1), help="Largest number of images, spread evenly.")
 @click.option("--examples", type=click.IntRange(min=0), default=4, show_default=True,
               help="Number of example images in the card.")  # fmt: skip
@@ -35,7 +38,7 @@ CALIBRATION_IMAGES = 64
 def command(
     bundle: str, output: str, data: str | None, root: str | None, split: str, options: tuple[str, ...],
     limit: int | None, examples: int, codec: str | None, int8: bool, calibrate: str | None, gate: float | None,
-    overwrite: bool, quiet: bool,
+    overwrite: bool, quiet: bool, unknown: str | None,
 ) -> None:  # fmt: skip
     """Write a checked copy of a bundle with results and exports.
 
@@ -54,6 +57,7 @@ def command(
     from splitreg.overrides import parse_overrides
     from splitreg.publishing import Measurement, PublishOptions, publish
     from splitreg.publishing.int8 import GATE
+    from splitreg.recipe import REFUSE
 
     check_free(Path(output), overwrite=overwrite)
     if data is None and (root is not None or limit is not None or options):
@@ -71,7 +75,7 @@ def command(
             images = _calibration_images(model, calibrate, *((root, options) if calibrate == data else (None, ())))
         measurement = Measurement(
             source=source, dataset=name, limit=limit, examples=examples, calibration=images,
-            gate=GATE if gate is None else gate, progress=not quiet,
+            gate=GATE if gate is None else gate, progress=not quiet, unknown_classes=unknown or REFUSE,
         )  # fmt: skip
     changes = PublishOptions(
         measurement=measurement,

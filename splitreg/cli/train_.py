@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from splitreg.recipe import Recipe
+    from splitreg.recipe import DataPart, Recipe
     from splitreg.training import TrainOptions
 
 
@@ -45,16 +45,22 @@ def command(
     splitreg train model_zoo/recipes/scenes-small.toml -o my-bundle
     splitreg train model_zoo/recipes/scenes-depth.toml --add-head depth --from my-bundle -o bigger-bundle
     """
+    from splitreg.data.recognition import detect
     from splitreg.errors import RecipeError
     from splitreg.overrides import text_override
     from splitreg.recipe import Recipe
     from splitreg.training import TrainOptions
 
-    if root is not None:
-        overrides = (*overrides, text_override("data.root", root))
     if added is not None and source is None:
         raise click.UsageError("--add-head needs --from BUNDLE")
     loaded = Recipe.read(recipe, overrides)
+    if root is not None:
+        if not loaded.data:
+            overrides = (*overrides, f'data=[{{name="{detect(root)[0]}"}}]')
+        loaded = Recipe.read(recipe, (*overrides, text_override("data.root", root)))
+    if not quiet:
+        for part in loaded.data:
+            _describe(part)
     folder = Path(run) if run else Path("runs") / Path(recipe).stem
     options = TrainOptions(resume=resume, device=device, workers=workers, validate_every=every, progress=not quiet)
     if not loaded.sweep:
@@ -63,6 +69,15 @@ def command(
         raise RecipeError("the points of a sweep start from initial weights; remove --from or the sweep")
     else:
         _sweep(loaded, folder, None if output is None else Path(output), options, overwrite=overwrite)
+
+
+def _describe(part: DataPart) -> None:
+    """Print what a dataset finds in its folder."""
+    from splitreg.data.recognition import describe_folder
+
+    line = None if part.root is None else describe_folder(part.name, part.root)
+    if line is not None:
+        click.echo(line, err=True)
 
 
 def _train(

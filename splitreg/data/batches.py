@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from splitreg.imaging import Geometry
+from splitreg import imaging
+from splitreg.errors import SplitregError
+from splitreg.imaging import Geometry, Preprocess
 from splitreg.tasks import Sample, Target
 
 
@@ -46,24 +49,44 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """A sample at the size of the input; ``image`` is (3, H, W), normalised."""
+    """A sample at the size of the input; ``image`` is (H, W, 3)."""
 
     sample: Sample
     geometry: Geometry
     index: int
-    image: np.ndarray[Any, np.dtype[np.float32]]
+    image: NDArray[np.uint8]
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[Item], preprocess: Preprocess) -> Batch:
     """Make a batch of samples, which may have different targets."""
+    return dataclasses.replace(_targets(items), images=_normalised([item.image for item in items], preprocess))
+
+
+def _normalised(images: Sequence[NDArray[np.uint8]], preprocess: Preprocess) -> Tensor:
+    height, width = images[0].shape[:2]
+    batch = np.empty((len(images), 3, height, width), np.float32)
+    for image, planes in zip(images, batch, strict=True):
+        imaging.normalise(image, preprocess, out=planes)
+    return torch.from_numpy(batch)
+
+
+def _targets(items: Sequence[Item]) -> Batch:
+    """Return everything but the images."""
     names = dict.fromkeys(name for item in items for name in item.sample.targets)
     return Batch(
-        images=torch.from_numpy(np.stack([item.image for item in items])),
+        images=torch.empty(0),
         targets={name: [item.sample.targets.get(name) for item in items] for name in names},
         names=tuple(item.sample.name for item in items),
         indexes=tuple(item.index for item in items),
         geometries=tuple(item.geometry for item in items),
     )
+
+
+#: What to do if loading processes die or cannot start.
+LOADER_REMEDY = (
+    "use --workers 0 or fewer workers; in a container, allow more memory, and "
+    "a larger /dev/shm: docker run --shm-size=1g"
+)
 
 
 class _Packer(pickle.Pickler):
@@ -84,18 +107,28 @@ def _tensor(kind: type[Tensor], values: np.ndarray[Any, Any], state: dict[str, A
     return tensor
 
 
-def collate_packed(items: Sequence[Item]) -> tuple[Tensor, bytes]:
-    """Collate in a loading process: images for shared memory, and the pickled rest."""
-    batch = collate(items)
+def collate_packed(items: Sequence[Item | SplitregError]) -> bytes | SplitregError:
+    """Collate in a loading process, and pickle the batch; or return the error of an item.
+
+    The images are (B, H, W, 3) uint8 and travel through the pipe with the rest: shared memory is small in
+    containers, and torch waits for ever where it is full. Errors are values, because torch would turn them into
+    the text of a traceback.
+    """
+    items_read: list[Item] = []
+    for item in items:
+        if isinstance(item, SplitregError):
+            return item
+        items_read.append(item)
     packed = io.BytesIO()
-    _Packer(packed, protocol=5).dump(dataclasses.replace(batch, images=torch.empty(0)))
-    return batch.images, packed.getvalue()
+    _Packer(packed, protocol=5).dump((_targets(items_read), [item.image for item in items_read]))
+    return packed.getvalue()
 
 
-def unpacked(images: Tensor, packed: bytes) -> Batch:
+def unpacked(packed: bytes, preprocess: Preprocess) -> Batch:
     """Return the batch that ``collate_packed`` packed."""
-    batch: Batch = pickle.loads(packed)  # from our own worker
-    return dataclasses.replace(batch, images=images)
+    rest: Batch
+    rest, images = pickle.loads(packed)  # from our own worker
+    return dataclasses.replace(rest, images=_normalised(images, preprocess))
 
 
 def _moved(target: Target | None, device: torch.device | str) -> Target | None:

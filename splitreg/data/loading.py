@@ -7,6 +7,7 @@ of workers and earlier random numbers do not change it, and the program's random
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
-from splitreg import imaging
-from splitreg.data.batches import Batch, Item, collate, collate_packed, unpacked
+from splitreg.data.batches import LOADER_REMEDY, Batch, Item, collate, collate_packed, unpacked
 from splitreg.data.transforms import Augment, FitInput
-from splitreg.errors import DataError
+from splitreg.errors import DataError, SplitregError
 from splitreg.imaging import Preprocess
 from splitreg.specs import TargetSpec
 from splitreg.tasks import RECONSTRUCTION, Sample
@@ -169,12 +170,12 @@ class Loader:
         if not len(dataset):
             raise DataError("the dataset is empty")
         self.dataset, self.options = dataset, options
-        self._plan = _Plan()
+        self._plan, self._preprocess = _Plan(), preprocess
         self._loader: DataLoader[Batch] = DataLoader(
             _Items(dataset, FitInput(preprocess), options),  # type: ignore[arg-type]
             batch_sampler=self._plan,
             num_workers=options.workers,
-            collate_fn=collate_packed if options.workers else collate,
+            collate_fn=collate_packed if options.workers else functools.partial(collate, preprocess=preprocess),
             persistent_workers=options.workers > 0,
             generator=torch.Generator(),  # otherwise it would draw from the program's own
             worker_init_fn=_one_thread,
@@ -188,10 +189,30 @@ class Loader:
         """Yield the batches of an epoch from number ``start`` on; earlier ones are not loaded.
 
         Only one epoch of a loader can run at a time.
+
+        Raises:
+            DataError: an image cannot be read, or a loading process died.
         """
         self._plan.batches = self._batches(epoch)[start:]
-        for batch in self._loader:
-            yield batch if isinstance(batch, Batch) else unpacked(*batch)
+        batches = None
+        while True:
+            try:
+                batches = iter(self._loader) if batches is None else batches
+                batch = next(batches, None)
+            except (RuntimeError, OSError) as cause:
+                if isinstance(cause, RuntimeError) and "DataLoader worker" not in str(cause):
+                    raise
+                _stop(batches)
+                reason = str(cause).splitlines()[0].rstrip(". ")
+                raise DataError(f"a loading process died: {reason}; {LOADER_REMEDY}") from cause
+            if batch is None:
+                return
+            if isinstance(batch, SplitregError):
+                raise batch
+            if isinstance(batch, Batch):
+                yield batch
+            else:
+                yield unpacked(batch, self._preprocess)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of epoch 0."""
@@ -245,7 +266,15 @@ class _Items:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Item:
+    def __getitem__(self, key: tuple[int, int, int]) -> Item | SplitregError:
+        if not self.options.workers:
+            return self._read(key)
+        try:
+            return self._read(key)
+        except SplitregError as error:
+            return error
+
+    def _read(self, key: tuple[int, int, int]) -> Item:
         epoch, position, index = key
         augment, targets = self.options.augment, self.options.targets
         with seeded(self.options.seed, epoch, position, 2):
@@ -259,10 +288,22 @@ class _Items:
             sample = self.fit(sample)
             if isinstance(augment, Augment):
                 sample = augment.recompress(sample)
-        image = imaging.normalise(sample.array(), self.fit.preprocess)
+        image = sample.array()
         if targets is None or RECONSTRUCTION in targets:
             sample = sample.with_reconstruction()
         return Item(sample=sample, geometry=geometry, index=index, image=image)
+
+
+def _stop(batches: object) -> None:
+    """End the other loading processes; torch would do it later, with the same error once more.
+
+    Its signal handler may raise that error again at any line, until the processes are forgotten.
+    """
+    for _ in range(3):
+        with contextlib.suppress(RuntimeError, ValueError, AttributeError):
+            batches._shutdown_workers()  # type: ignore[attr-defined]
+    with contextlib.suppress(RuntimeError, ValueError, AttributeError):
+        signal_handling._remove_worker_pids(id(batches))  # type: ignore[attr-defined]
 
 
 def _one_thread(worker: int) -> None:

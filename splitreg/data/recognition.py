@@ -59,6 +59,38 @@ def describe_folder(name: str, root: str | os.PathLike[str], registry: Registry 
     return line
 
 
+def detect(
+    root: str | os.PathLike[str], data: str | None = None, registry: Registry | None = None
+) -> tuple[str, str, list[str]]:
+    """Choose the dataset for a folder.
+
+    Args:
+        root: a folder or file.
+        data: name of the dataset; by default the first one that recognises the folder.
+        registry: where to look for datasets; what is installed by default.
+
+    Returns:
+        The name, its line about the folder, and the names of other datasets that recognise it.
+
+    Raises:
+        UnknownComponent: no such dataset.
+        DataError: no dataset recognises the folder, or it is damaged.
+    """
+    registry = registry or discover()
+    if not os.path.exists(root):
+        raise DataError(f"there is no folder {os.fspath(root)}")
+    if data is not None:
+        return data, describe_folder(data, root, registry) or f"{data}: {os.fspath(root)}", []
+    lines = dict(recognise(root, registry))
+    intact = [name for name, line in lines.items() if not line.startswith(f"{name}, but damaged")]
+    if not intact:
+        raise DataError(
+            "; ".join(lines.values())
+            or f"no installed dataset recognises {os.fspath(root)}; docs/datasets.md describes the layouts"
+        )
+    return intact[0], lines[intact[0]], [name for name in lines if name != intact[0]]
+
+
 def hint(root: str | os.PathLike[str], name: str = "", registry: Registry | None = None) -> str:
     """Return the end of an error message that names the datasets which recognise a folder.
 

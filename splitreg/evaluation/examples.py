@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from splitreg import drawing
+from splitreg.data.classes import ClassMapping
 from splitreg.tasks import Prediction, Sample
 
 if TYPE_CHECKING:
@@ -37,12 +38,20 @@ class Example:
     truths: Mapping[str, NDArray[np.uint8]]
 
 
-def example(model: SplitModel, sample: Sample, packet: bytes, predictions: Mapping[str, Prediction]) -> Example:
-    """Draw the predictions and the ground truth of one sample."""
+def example(
+    model: SplitModel,
+    sample: Sample,
+    packet: bytes,
+    predictions: Mapping[str, Prediction],
+    classes: Mapping[str, ClassMapping] | None = None,
+) -> Example:
+    """Draw the predictions and the ground truth of one sample; ``classes`` are those of its dataset, by head."""
     image, sample = sample.array(), sample.with_reconstruction()
     truths = {}
     for head in model.plan.heads:
         target = sample.targets.get(head.target)
+        if classes is not None:
+            target = classes[head.name].apply(target)
         if target is not None and head.name in predictions:
             truths[head.name] = model.head(head.name).truth(target).draw(image)
     return Example(
@@ -51,12 +60,17 @@ def example(model: SplitModel, sample: Sample, packet: bytes, predictions: Mappi
     )  # fmt: skip
 
 
-def examples(model: SplitModel, samples: Iterable[Sample], heads: Sequence[str] | None = None) -> list[Example]:
-    """Send samples through a model as packets, and draw the predictions."""
+def examples(
+    model: SplitModel,
+    samples: Iterable[Sample],
+    heads: Sequence[str] | None = None,
+    classes: Mapping[str, ClassMapping] | None = None,
+) -> list[Example]:
+    """Send samples through a model as packets, and draw the predictions; see ``example``."""
     drawn = []
     for sample in samples:
         packet = model.edge.encode(sample.array())[0]
-        drawn.append(example(model, sample, packet, model.server.infer(packet, heads)[0]))
+        drawn.append(example(model, sample, packet, model.server.infer(packet, heads)[0], classes))
     return drawn
 
 

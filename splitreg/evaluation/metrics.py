@@ -141,6 +141,11 @@ class MeanIoU(Metric):
         self.classes = classes
         # (truth, prediction); float64 counts exactly and is reduced on every backend
         self.add_state("confusion", torch.zeros(classes, classes, dtype=torch.float64), dist_reduce_fx="sum")
+        self._averaged: list[int] | None = None
+
+    def restrict(self, classes: Sequence[int]) -> None:
+        """Average over these classes only: those that the dataset has."""
+        self._averaged = list(classes)
 
     def update(self, predictions: Sequence[Segmentation], targets: Sequence[MaskTarget]) -> None:
         """Count one batch.
@@ -166,6 +171,10 @@ class MeanIoU(Metric):
         right = self.confusion.diagonal()
         union = self.confusion.sum(0) + self.confusion.sum(1) - right
         there = union > 0
+        if self._averaged is not None:
+            averaged = torch.zeros_like(there)
+            averaged[self._averaged] = True
+            there &= averaged
         overlap = float((right[there] / union[there]).mean()) if there.any() else math.nan
         return {"mIoU": overlap, "pixel_accuracy": _ratio(right.sum(), self.confusion.sum())}
 

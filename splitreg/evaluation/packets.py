@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.assembly import SplitModel
 from splitreg.coding import Packet
+from splitreg.data.classes import ClassMapping, match_heads
 from splitreg.data.loading import Source
 from splitreg.errors import DataError
 from splitreg.evaluation.report import ByteCounts, Report
+from splitreg.interfaces import Head
 from splitreg.parsing import check_name
 from splitreg.progress import Progress
+from splitreg.recipe import REFUSE
 from splitreg.tasks import Prediction, Sample
 
 _T = TypeVar("_T")
@@ -32,6 +35,7 @@ class EvalOptions:
         limit: number of images, spread evenly over the dataset; None: all of them.
         batch_size: images that the server half runs at once.
         progress: show a bar on stderr, if that is a terminal.
+        unknown_classes: ``"refuse"`` or ``"ignore"`` classes of the dataset that a head lacks.
     """
 
     heads: tuple[str, ...] | None = None
@@ -39,6 +43,7 @@ class EvalOptions:
     limit: int | None = None
     batch_size: int = 8
     progress: bool = False
+    unknown_classes: str = REFUSE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,7 @@ def evaluate(
 
     Raises:
         BundleError: the model has no tables yet.
-        DataError: there is no image.
+        DataError: there is no image, or the dataset has other classes than the model.
         RecipeError: no such head or rate.
     """
     encoder = model.edge if edge is None else edge
@@ -117,17 +122,18 @@ def measure(model: SplitModel, source: Source, send: Sender, sent: str, options:
         options: see ``evaluate``.
 
     Raises:
-        DataError: there is no image.
+        DataError: there is no image, or the dataset has other classes than the model.
         RecipeError: no such head.
     """
-    targets = {head.name: head.target or "" for head in model.recipe.heads}
-    names = list(targets) if options.heads is None else list(options.heads)
+    heads = {head.name: head for head in model.plan.heads}
+    names = list(heads) if options.heads is None else list(options.heads)
     for name in names:
-        check_name(name, targets, "head")
+        check_name(name, heads, "head")
+    classes = match_heads([heads[name] for name in names], source.targets, options.unknown_classes)
     indexes = spread(len(source), options.limit)
     if not indexes:
         raise DataError("no image to evaluate: the dataset is empty, or limit is 0")
-    metrics = {name: model.head(name).metric() for name in names}
+    metrics = {name: metric_of(model.head(name), classes[name]) for name in names}
     labelled = dict.fromkeys(names, 0)
     sizes, headers, pixels, start = list[int](), list[int](), 0, time.monotonic()
     batches = chunks(indexes, options.batch_size)
@@ -142,7 +148,7 @@ def measure(model: SplitModel, source: Source, send: Sender, sent: str, options:
             pairs = [
                 (predictions[name], target)
                 for predictions, sample in zip(result.predictions, samples, strict=True)
-                if (target := sample.targets.get(targets[name])) is not None
+                if (target := classes[name].apply(sample.targets.get(classes[name].target))) is not None
             ]
             if pairs:
                 metrics[name].update([p for p, _ in pairs], [t for _, t in pairs])
@@ -152,7 +158,16 @@ def measure(model: SplitModel, source: Source, send: Sender, sent: str, options:
         dataset=options.dataset, sent=sent, images=len(indexes), labelled=labelled, seed=model.recipe.seed,
         bytes=ByteCounts.of(sizes, headers, height * width, pixels), seconds=time.monotonic() - start,
         metrics={n: {k: float(v) for k, v in metrics[n].compute().items()} for n in names if labelled[n]},
+        classes={name: sentence for name in names if (sentence := str(classes[name]))},
     )  # fmt: skip
+
+
+def metric_of(head: Head, classes: ClassMapping | None) -> Any:
+    """Return a new metric of a head, restricted to the classes that the dataset has if it can be."""
+    metric = head.metric()
+    if classes is not None and classes.missing and hasattr(metric, "restrict"):
+        metric.restrict(classes.common)
+    return metric
 
 
 def spread(count: int, limit: int | None) -> list[int]:

@@ -70,6 +70,7 @@ class Report:
         metrics: head -> metric -> value, in the pixels of the original images.
         labelled: head -> number of images that have its target.
         seconds: duration of the evaluation.
+        classes: head -> which classes were measured, where dataset and model have different ones.
         seed: seed of the recipe.
         hardware: processor and accelerator of this machine.
         versions: versions of the libraries.
@@ -84,6 +85,7 @@ class Report:
     labelled: Mapping[str, int]
     seconds: float
     seed: int
+    classes: Mapping[str, str] = field(default_factory=dict)
     hardware: str = field(default_factory=lambda: hardware())
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
     date: str = field(default_factory=lambda: f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}")
@@ -106,6 +108,7 @@ class Report:
         for head, values in self.metrics.items():
             cells = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
             lines.append(f"  {head:<{width}}   {cells}  ({self.labelled[head]} images)")
+        lines += [f"  {head}: {sentence}" for head, sentence in self.classes.items()]
         return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ from splitreg.files import IMAGE_SUFFIXES, is_image
 from splitreg.imaging import ImageLike
 from splitreg.publishing.onnx_export import export_edge, run_graph
 from splitreg.publishing.onnx_graph import onnx_library
+from splitreg.recipe import REFUSE
 
 #: Largest accepted loss of a head's primary metric, as a share of its value.
 GATE = 0.01
@@ -60,12 +61,14 @@ class Int8Options:
         dataset: name of the dataset in reports.
         limit: largest number of images, spread evenly over the dataset; None: all.
         progress: show progress bars on stderr.
+        unknown_classes: see ``EvalOptions``.
     """
 
     gate: float = GATE
     dataset: str = ""
     limit: int | None = None
     progress: bool = False
+    unknown_classes: str = REFUSE
 
 
 def quantise_edge(
@@ -91,7 +94,10 @@ def quantise_edge(
     inputs = (imaging.prepare(imaging.read(image), model.coding.preprocess)[0] for image in images)
     data = quantise_graph(export_edge(model.edge).data, inputs)
     edge = run_graph(model.edge, data, "edge.int8.onnx")
-    evaluation = EvalOptions(dataset=options.dataset, limit=options.limit, progress=options.progress)
+    evaluation = EvalOptions(
+        dataset=options.dataset, limit=options.limit, progress=options.progress,
+        unknown_classes=options.unknown_classes,
+    )  # fmt: skip
     run = functools.partial(evaluate, model, source, evaluation)
     before, after = run(), run(edge=edge, sent="packet, 8-bit edge")
     heads = _losses(model, before, after)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from splitreg.assembly.model import SplitModel
+from splitreg.data.classes import match_heads
 from splitreg.data.loading import Source
 from splitreg.evaluation.examples import examples, jpeg, sheet
 from splitreg.evaluation.packets import EvalOptions, evaluate
 from splitreg.imaging import ImageLike
 from splitreg.publishing.int8 import GATE, Int8Edge, Int8Options, quantise_edge
+from splitreg.recipe import REFUSE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class Measurement:
         calibration: images to calibrate an 8-bit edge half on; None: publish none.
         gate: see ``Int8Options``.
         progress: show progress bars on stderr.
+        unknown_classes: ``"refuse"`` or ``"ignore"`` classes of the dataset that a head lacks.
     """
 
     source: Source
@@ -35,6 +38,7 @@ class Measurement:
     calibration: Iterable[ImageLike] | None = None
     gate: float = GATE
     progress: bool = False
+    unknown_classes: str = REFUSE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +58,20 @@ def measure(model: SplitModel, measurement: Measurement) -> Measured:
         DataError: the dataset or the calibration images are empty, or no head can be measured.
         MissingExtra: onnx or onnxruntime is not installed.
     """
-    source, limit, progress = measurement.source, measurement.limit, measurement.progress
+    source = measurement.source
+    common: dict[str, Any] = {
+        "dataset": measurement.dataset, "limit": measurement.limit, "progress": measurement.progress,
+        "unknown_classes": measurement.unknown_classes,
+    }  # fmt: skip
     metrics: dict[str, Any] = {}
     int8 = None
     if measurement.calibration is None:
-        report = evaluate(model, source, EvalOptions(dataset=measurement.dataset, limit=limit, progress=progress))
-        metrics["evaluations"] = [report.to_json()]
+        metrics["evaluations"] = [evaluate(model, source, EvalOptions(**common)).to_json()]
     else:  # evaluates both edge halves
-        options = Int8Options(gate=measurement.gate, dataset=measurement.dataset, limit=limit, progress=progress)
+        options = Int8Options(gate=measurement.gate, **common)
         int8 = quantise_edge(model, measurement.calibration, source, options)
     count = measurement.examples
+    classes = match_heads(model.plan.heads, source.targets, measurement.unknown_classes)
     samples = [source[index * len(source) // count] for index in range(count)]
-    images = {"examples.jpg": jpeg(sheet(examples(model, samples)))} if samples else {}
+    images = {"examples.jpg": jpeg(sheet(examples(model, samples, classes=classes)))} if samples else {}
     return Measured(metrics=metrics, images=images, int8=int8)

@@ -17,6 +17,7 @@ from splitreg.bundle import Bundle, hash_folder
 from splitreg.coding import Packet
 from splitreg.edge import EdgeEncoder, EdgeHalf
 from splitreg.errors import BundleError, SplitregError
+from splitreg.files import is_image
 from splitreg.registry import Registry
 
 #: Smallest share of a prediction's numbers within 1 % (or 0.01) of the recorded ones.
@@ -55,6 +56,7 @@ def verify(path: str | Path, *, registry: Registry | None = None) -> list[Check]
     edge_half = functools.cache(lambda: load_edge(bundle.folder, registry=registry))
     server_half = functools.cache(lambda: load_server(bundle.folder, registry=registry))
     complete = check("hashes", lambda: _hashes(bundle))
+    check("card", lambda: _card(bundle))
     edge_fits = check("edge half", lambda: f"codec {type(edge_half().coding.codec).__name__}")
     server_fits = check("server half", lambda: f"heads {', '.join(server_half().heads)}")
     if complete and edge_fits:
@@ -68,15 +70,33 @@ def verify(path: str | Path, *, registry: Registry | None = None) -> list[Check]
 
 
 def _hashes(bundle: Bundle) -> str:
-    for name in bundle.config.files:
-        bundle.read(name)
+    names = [name for name in bundle.config.files if not _is_card(name)]
+    for name in names:
+        bundle.check(name)
     for name in testvectors.NAMES:
         if name not in bundle:
             raise BundleError(f"no {name} in the bundle {bundle.folder}")
     extra = sorted(hash_folder(bundle.folder).keys() - bundle.config.files.keys())
     if extra:
         raise BundleError(f"files of {bundle.folder} are not in its config: {', '.join(extra)}")
-    return f"{len(bundle.config.files)} files"
+    return f"{len(names)} files with weights, tables, test vectors and results"
+
+
+def _card(bundle: Bundle) -> str:
+    """Compare the model card and its images. People edit them: that is stated, but no failure."""
+    hashes = hash_folder(bundle.folder)
+    names = [name for name in bundle.config.files if _is_card(name)]
+    missing = [name for name in names if name not in hashes]
+    if missing:
+        raise BundleError(f"no {', '.join(missing)} in the bundle {bundle.folder}; copy the whole folder")
+    edited = [name for name in names if hashes[name] != bundle.config.files[name]]
+    if edited:
+        return f"edited after it was written: {', '.join(edited)}; the model does not depend on it"
+    return f"{', '.join(names) or 'no file'}, as written"
+
+
+def _is_card(name: str) -> bool:
+    return name == "README.md" or ("/" not in name and is_image(name))
 
 
 def _encode(bundle: Bundle, edge: EdgeHalf) -> str:

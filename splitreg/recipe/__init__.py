@@ -9,11 +9,22 @@ Traceback (most recent call last):
 splitreg.errors.RecipeError: the recipe has no key 'bottelneck'. Did you mean 'bottleneck'?
 """
 
-from splitreg.recipe.parts import BottleneckPart, DataPart, HeadPart, Input, Options, Part, TeacherPart
+from splitreg.recipe.parts import (
+    IGNORE,
+    REFUSE,
+    UNKNOWN_CLASSES,
+    BottleneckPart,
+    DataPart,
+    HeadPart,
+    Input,
+    Options,
+    Part,
+    TeacherPart,
+)
 from splitreg.recipe.recipe import Recipe
 from splitreg.recipe.stage import PRECISIONS, Stage, check_precision
 
 __all__ = [
-    "PRECISIONS", "BottleneckPart", "DataPart", "HeadPart", "Input", "Options", "Part", "Recipe", "Stage", "TeacherPart",
-    "check_precision",
+    "IGNORE", "PRECISIONS", "REFUSE", "UNKNOWN_CLASSES", "BottleneckPart", "DataPart", "HeadPart", "Input", "Options",
+    "Part", "Recipe", "Stage", "TeacherPart", "check_precision",
 ]  # fmt: skip

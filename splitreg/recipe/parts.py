@@ -12,6 +12,10 @@ from splitreg.parsing import is_int, name_list, named, only, typed
 
 Options = Mapping[str, Any]
 
+REFUSE, IGNORE = "refuse", "ignore"
+#: What to do with classes of a dataset that a head lacks.
+UNKNOWN_CLASSES = (REFUSE, IGNORE)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -100,24 +104,38 @@ class HeadPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataPart(Part):
-    """A dataset: its folder ``root``, and the splits for training and validation."""
+    """A dataset.
+
+    Args:
+        root: its folder.
+        train: split for training.
+        val: split for validation.
+        unknown_classes: ``"refuse"`` or ``"ignore"`` its classes that a head lacks.
+    """
 
     root: str | None = None
     train: str = "train"
     val: str = "val"
+    unknown_classes: str = REFUSE
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
-        """Read a name or a table with ``root``, ``train``, ``val`` and options."""
+        """Read a name or a table with ``root``, ``train``, ``val``, ``unknown_classes`` and options."""
         table = named(value, where)
         root = typed(table.pop("root", None), (str, type(None)), f"{where}: root")
         train, val = (typed(table.pop(key, key), (str,), f"{where}: {key}") for key in ("train", "val"))
-        return cls(name=table.pop("name"), root=root, train=train, val=val, options=table)
+        unknown = table.pop("unknown_classes", REFUSE)
+        if unknown not in UNKNOWN_CLASSES:
+            raise RecipeError(f"{where}: unknown_classes must be {' or '.join(UNKNOWN_CLASSES)}, got {unknown!r}")
+        return cls(
+            name=table.pop("name"), root=root, train=train, val=val, unknown_classes=unknown, options=table
+        )  # fmt: skip
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the table that ``parse`` reads."""
         root = {} if self.root is None else {"root": self.root}
-        return {"name": self.name, **root, "train": self.train, "val": self.val, **self.options}
+        unknown = {} if self.unknown_classes == REFUSE else {"unknown_classes": self.unknown_classes}
+        return {"name": self.name, **root, "train": self.train, "val": self.val, **unknown, **self.options}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 from splitreg.errors import RecipeError
 from splitreg.overrides import apply_overrides, set_path
 from splitreg.parsing import listed, only, typed
-from splitreg.recipe.parts import BottleneckPart, DataPart, HeadPart, Input, Options, Part, TeacherPart
+from splitreg.recipe.parts import IGNORE, REFUSE, BottleneckPart, DataPart, HeadPart, Input, Options, Part, TeacherPart
 from splitreg.recipe.stage import Stage
 from splitreg.zoo import find_recipe
 
@@ -103,6 +103,11 @@ class Recipe:
         for key, values in self.sweep.items():
             if not isinstance(values, list | tuple) or not values:
                 raise RecipeError(f"sweep.{key} must be a list of values, got {values!r}")
+
+    @property
+    def unknown_classes(self) -> str:
+        """What to do with classes of the data that a head lacks: ignore them if any dataset says so."""
+        return IGNORE if any(part.unknown_classes == IGNORE for part in self.data) else REFUSE
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain tables, for JSON and TOML; the inverse of ``from_mapping``."""

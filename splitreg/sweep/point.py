@@ -17,11 +17,11 @@ from typing import Any
 from splitreg.assembly import save
 from splitreg.errors import SplitregError, TrainingError, TrainingInterrupted
 from splitreg.recipe import Recipe, Stage
-from splitreg.sweep.locking import locked
 from splitreg.sweep.outcome import COLLAPSED, DONE, FAILED, Outcome, write_table
 from splitreg.training import TrainOptions, train
 from splitreg.training.collapse import rate_collapse
 from splitreg.training.devices import rank
+from splitreg.training.locking import locked
 
 #: Consecutive validations without any rate after which a point is stopped.
 PATIENCE = 2

@@ -17,12 +17,12 @@ from splitreg.files import disk_errors
 from splitreg.parsing import check_name
 from splitreg.recipe import Recipe
 from splitreg.sweep.local import run_here, run_local
-from splitreg.sweep.locking import locked
 from splitreg.sweep.on_ray import run_on_ray
 from splitreg.sweep.outcome import COLLAPSED, DONE, Outcome, write_table
 from splitreg.sweep.point import PointJob
 from splitreg.training import TrainOptions
 from splitreg.training.devices import rank
+from splitreg.training.locking import locked
 from splitreg.training.run import check_unchanged
 from splitreg.zoo import find_bundle
 

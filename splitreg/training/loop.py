@@ -203,10 +203,10 @@ class Loop:
         loader = self.run.loaders.val(run.stage.batch_size)
         if loader is None:
             return None
-        batches = (step_batch(batch, self.run.target_names, run.device) for batch in loader.epoch(0))
+        batches = (step_batch(batch, self.run.val_classes, run.device) for batch in loader.epoch(0))
         images = len(loader) * run.stage.batch_size
         with run.average.swapped() if run.average else contextlib.nullcontext(), run.fabric.autocast():
-            return validate(self.model, batches, images=images, probe=last)
+            return validate(self.model, batches, images=images, classes=self.run.val_classes, probe=last)
 
     def _must_stop(self) -> bool:
         run = self._stage_run

@@ -11,7 +11,9 @@ The folder of a run holds ``recipe.json`` (resolved), ``log.jsonl``, ``tensorboa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from splitreg.assembly import SplitModel, Trainable, build
+from splitreg.data.classes import ClassMapping, match_heads
+from splitreg.data.loading import Source
 from splitreg.errors import RecipeError, TrainingError
 from splitreg.files import disk_errors, write_json
 from splitreg.progress import Progress
@@ -27,6 +31,7 @@ from splitreg.registry import Registry, discover
 from splitreg.training import devices
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.data import DataLoaders, open_datasets
+from splitreg.training.locking import locked
 from splitreg.training.log import RunLog
 from splitreg.training.loop import Loop, Position
 from splitreg.training.objectives import check_objectives
@@ -152,16 +157,37 @@ class Run:
     teacher: Teacher | None = None
     base: str = ""
 
-    @property
-    def target_names(self) -> dict[str, str]:
-        """Head -> name of the target that trains it."""
-        return {head.name: head.target or "" for head in self.recipe.heads}
+    @functools.cached_property
+    def train_classes(self) -> dict[str, ClassMapping]:
+        """Head -> classes of the training data, matched by name."""
+        return self._match(self.loaders.datasets.train)
+
+    @functools.cached_property
+    def val_classes(self) -> dict[str, ClassMapping]:
+        """Head -> classes of the validation data, matched by name."""
+        return self._match(self.loaders.datasets.val or self.loaders.datasets.train)
+
+    def _match(self, source: Source) -> dict[str, ClassMapping]:
+        heads = [head for head in self.model.plan.heads if head.name in self.model.heads]
+        return match_heads(heads, source.targets, self.recipe.unknown_classes)
 
     def execute(self, options: TrainOptions) -> RunRecord:
         """Run the remaining stages; see ``train``."""
         self._check()
         first = devices.rank() == 0
+        with disk_errors(self.folder, TrainingError, "choose another folder"):
+            lock = contextlib.ExitStack()
+            if first:
+                lock.enter_context(locked(self.folder))
+        with lock:
+            return self._execute(options, first)
+
+    def _execute(self, options: TrainOptions, first: bool) -> RunRecord:
         checkpoints, progress = Checkpoints(self.folder / "checkpoints"), Progress(options.progress and first)
+        for split, classes in (("training", self.train_classes), ("validation", self.val_classes)):
+            for head, mapping in classes.items():
+                if str(mapping):
+                    progress.print(f"{split} of head {head!r}: {mapping}")
         state = self._restore(checkpoints, progress, options.resume)
         if state is None and first:
             path = self.folder / "recipe.json"

@@ -33,7 +33,7 @@ class StageRun:
     """
 
     def __init__(self, run: Run, number: int, *, steps_per_epoch: int, device: str = "auto") -> None:
-        self.model, self.stage, self.target_names = run.model, run.recipe.stages[number], run.target_names
+        self.model, self.stage, self.classes = run.model, run.recipe.stages[number], run.train_classes
         self.steps_per_epoch = steps_per_epoch
         self._key = f"{run.recipe.seed}/{number}"
         self.fabric = devices.open_fabric(device, self.stage.precision)
@@ -94,7 +94,7 @@ class StageRun:
     def step(self, batch: Batch, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Take step ``index`` of ``epoch``; returns the parts of its loss, on the device."""
         done = epoch * self.steps_per_epoch + index
-        inputs = step_batch(batch, self.target_names, self.device)
+        inputs = step_batch(batch, self.classes, self.device)
         inputs.progress = done / (self.stage.epochs * self.steps_per_epoch)
         inputs.rate_lambda = ramp(self.stage.rate_lambda, self.stage.rate_warmup, done / self.steps_per_epoch)
         if self.fabric.world_size > 1:

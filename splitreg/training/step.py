@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from splitreg.assembly import Trainable
+from splitreg.data.classes import ClassMapping
 from splitreg.data.loading import Batch
 from splitreg.interfaces import Objective, StepContext
 from splitreg.tasks import Target
@@ -44,20 +45,20 @@ class StepBatch:
         self.weights: Mapping[str, Tensor] | None = None
 
 
-def step_batch(batch: Batch, target_names: Mapping[str, str], device: torch.device) -> StepBatch:
+def step_batch(batch: Batch, classes: Mapping[str, ClassMapping], device: torch.device) -> StepBatch:
     """Sort the targets of a batch by head.
 
     Args:
         batch: from a loader.
-        target_names: head -> name of the target that trains it.
+        classes: head -> its target, and the classes of the target as those of the head.
         device: device of the model.
     """
     if device.type != "cpu":
         batch = batch.to(device)
     targets: dict[str, list[Target]] = {}
     select: dict[str, Tensor | None] = {}
-    for head, name in target_names.items():
-        column = batch.targets.get(name, [])
+    for head, mapping in classes.items():
+        column = [mapping.apply(target) for target in batch.targets.get(mapping.target, [])]
         rows = [row for row, target in enumerate(column) if target is not None]
         targets[head] = [target for target in column if target is not None]
         select[head] = None if len(rows) == len(batch) else torch.tensor(rows, dtype=torch.int64, device=device)

@@ -8,7 +8,7 @@ the same ones.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,17 @@ from torch import Tensor, nn
 
 from splitreg.assembly import SplitModel, Trainable, load
 from splitreg.assembly.groups import expand_parts
+from splitreg.data.classes import match
 from splitreg.errors import PlanError, RecipeError, SplitregError
 from splitreg.imaging import Preprocess
 from splitreg.interfaces import Backbone, TeacherCapabilities
 from splitreg.recipe import TeacherPart
 from splitreg.registry import Registry
 from splitreg.specs import FeatureSpec, TargetSpec
-from splitreg.tasks import CLASSIFICATION
+from splitreg.tasks import CLASSIFICATION, SEGMENTATION
+
+#: Tasks whose outputs are logits of exclusive classes, which can be brought into another order.
+_EXCLUSIVE = (CLASSIFICATION, SEGMENTATION)
 
 #: head -> indexes of the images to run it on; None: all of them.
 Selection = Mapping[str, Tensor | None]
@@ -79,6 +83,7 @@ class Teacher:
         self.identity = info.name if module is None else weights_digest(module.state_dict())
         if module is not None:
             module.eval()
+        self._classes: dict[str, Tensor] = {}  # head -> the teacher's class for each class of the student
         self._scale: Tensor | None = None
         self._shift: Tensor | None = None
 
@@ -113,12 +118,31 @@ class Teacher:
             tasks: head of the student -> its task, for heads that ran.
             selection: selection of the student.
         """
-        outputs = {name: output.outputs[name] for name in tasks if name in output.outputs}
+        outputs = {
+            name: _select(output.outputs[name], self._classes.get(name)) for name in tasks if name in output.outputs
+        }
         for name, task in tasks.items():
             if name not in outputs and task == CLASSIFICATION and output.logits is not None:
                 rows = selection[name]
                 outputs[name] = output.logits if rows is None else output.logits.index_select(0, rows)
         return outputs
+
+    def _match(self, student: TeacherCapabilities) -> dict[str, TargetSpec]:
+        """Match the classes by name with the student's; outputs are then in the student's order."""
+        heads: dict[str, TargetSpec] = {}
+        for name, spec in self.info.heads.items():
+            own = student.heads.get(name)
+            if own is None:
+                continue
+            heads[name] = spec
+            if own.task != spec.task or own.task not in _EXCLUSIVE or own.labels == spec.labels:
+                continue
+            indexes, _ = match(spec.labels, own.labels)
+            known = [index for index in indexes if index is not None]
+            if len(known) == len(indexes):
+                self._classes[name] = torch.tensor(known)
+                heads[name] = own
+        return heads
 
     def capabilities(self, student: TeacherCapabilities, size: tuple[int, int]) -> TeacherCapabilities:
         """Return what it offers to this student; runs it on one grey image of (H, W).
@@ -136,7 +160,7 @@ class Teacher:
             raise PlanError(
                 [f"teacher {self.info.name} does not run on the student's {size[1]}x{size[0]} pixels: {reason}"]
             ) from cause
-        heads = {name: spec for name, spec in self.info.heads.items() if name in student.heads}
+        heads = self._match(student)
         if output.logits is not None:
             unnamed = tuple(f"class {i}" for i in range(output.logits.shape[1]))
             for name, spec in student.heads.items():
@@ -145,6 +169,15 @@ class Teacher:
                     heads[name] = TargetSpec(task=CLASSIFICATION, labels=labels)
         features = {s: FeatureSpec(channels=f.shape[1], stride=s) for s, f in output.features.items()}
         return TeacherCapabilities(features=features, heads=heads)
+
+
+def _same_order(labels: Sequence[str], theirs: Sequence[str]) -> bool:
+    return match(labels, theirs)[0] == tuple(range(len(labels)))
+
+
+def _select(logits: Any, classes: Tensor | None) -> Any:
+    """Return the logits of some classes, axis 1."""
+    return logits if classes is None else logits.index_select(1, classes.to(logits.device))
 
 
 def as_teacher(value: Any) -> Teacher:
@@ -209,6 +242,8 @@ def copy_parts(teacher: Teacher, model: SplitModel, names: Iterable[str]) -> Non
         RecipeError: the student has no such part.
     """
     problems, theirs = [], teacher.info.parts
+    labels = {f"heads.{head.name}": head.labels for head in model.plan.heads}
+    their_labels = {f"heads.{name}": spec.labels for name, spec in teacher.info.heads.items()}
     for name, part in model.parts().items():
         if name not in expand_parts(list(model.parts()), names):
             continue
@@ -221,6 +256,11 @@ def copy_parts(teacher: Teacher, model: SplitModel, names: Iterable[str]) -> Non
             problems.append(
                 f"the student's {name} cannot start from the teacher's: {len(differing)} tensors differ, such as "
                 f"{differing[0]}; use the same backbone, cut and heads"
+            )
+        elif name in labels and not _same_order(labels[name], their_labels.get(name, ())):
+            problems.append(
+                f"the student's {name} cannot start from the teacher's: its classes are {', '.join(labels[name][:8])}, "
+                f"the teacher's {', '.join(their_labels[name][:8])}; use the same classes in the same order"
             )
         else:
             part.load_state_dict(other)

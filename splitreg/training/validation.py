@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from splitreg.assembly import Trainable
+from splitreg.data.classes import ClassMapping
+from splitreg.evaluation.packets import metric_of
 from splitreg.tasks import Prediction, Target
 from splitreg.training.step import StepBatch
 
@@ -38,18 +40,26 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(model: Trainable, batches: Iterable[StepBatch], *, images: int, probe: bool = False) -> Validation:
+def validate(
+    model: Trainable,
+    batches: Iterable[StepBatch],
+    *,
+    images: int,
+    classes: Mapping[str, ClassMapping] | None = None,
+    probe: bool = False,
+) -> Validation:
     """Run the model on a validation set; metrics are measured in the pixels of the network's input.
 
     Args:
         model: left in evaluation mode.
         batches: the set.
         images: number of images in it.
+        classes: head -> classes of the set; None: the heads' own.
         probe: keep some predictions.
     """
     model.eval()
     result, bits = Validation(), 0.0
-    metrics = {name: unsynced(model.head(name).metric()) for name in model.heads}
+    metrics = {name: unsynced(metric_of(model.head(name), (classes or {}).get(name))) for name in model.heads}
     stride = max(1, -(-images // MAX_PROBES))
     for batch in batches:
         output = model(batch.images, batch.select)

@@ -12,7 +12,18 @@ from PIL import Image
 
 from splitreg import imaging
 from splitreg.errors import ImageError, MissingExtra
-from splitreg.imaging import FILL, Geometry, Preprocess, letterbox, normalise, prepare, read
+from splitreg.imaging import (
+    FILL,
+    RESOLUTIONS,
+    Geometry,
+    Preprocess,
+    letterbox,
+    nearest,
+    normalise,
+    prepare,
+    read,
+    resize_labels,
+)
 
 SIDES = st.integers(1, 300)
 SIZES = st.tuples(SIDES, SIDES)
@@ -370,3 +381,30 @@ def test_maps_are_bounded_but_boxes_are_in_original_pixels():
     large = whole.labels(mask)[rows[:, None] * 3000 // 866, columns * 4000 // 1154]
     assert (bounded.labels(mask)[rows[:, None], columns] == large).mean() > 0.8
     assert Geometry(original=(10, 10), coded=(48, 64), mode="resize", max_mask_pixels=100).mask_size == (10, 10)
+
+
+def test_masks_at_a_resolution():
+    sizes = {
+        resolution: Geometry(original=(432, 768), coded=(192, 256), mode="letterbox", resolution=resolution).mask_size
+        for resolution in RESOLUTIONS
+    }
+    assert sizes == {"full": (432, 768), "network": (144, 256), "1/2": (144, 256), "1/4": (108, 192), "1/8": (54, 96)}
+    small = Geometry(original=(20, 40), coded=(64, 64), mode="resize", resolution="network")
+    assert small.mask_size == (20, 40)
+
+
+def test_the_mask_of_the_network_gives_that_of_the_original():
+    mask = np.random.default_rng(0).integers(0, 5, (64, 64)).astype(np.uint8)
+    for original in ((100, 37), (400, 600), (64, 64)):
+        full = Geometry(original=original, coded=(64, 64), mode="letterbox")
+        network = Geometry(original=original, coded=(64, 64), mode="letterbox", resolution="network")
+        np.testing.assert_array_equal(nearest(network.labels(mask), original), full.labels(mask))
+
+
+def test_reduced_masks_keep_the_majority_and_enlarged_ones_their_edges():
+    mask = np.zeros((40, 60), np.uint8)
+    mask[:, 30:] = 7
+    geometry = Geometry(original=(40, 60), coded=(40, 60), mode="resize", resolution="1/4")
+    small = geometry.labels(mask)
+    assert small.shape == (10, 15) and (small[:, :7] == 0).all() and (small[:, 8:] == 7).all()
+    assert np.mean(resize_labels(small, (40, 60)) != mask) < 0.04

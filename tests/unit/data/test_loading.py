@@ -1,3 +1,5 @@
+import os
+import signal
 from typing import ClassVar
 
 import numpy as np
@@ -262,3 +264,57 @@ def test_a_receiver_of_compressed_pictures_learns_from_what_the_codec_gives_at_t
         pixels = np.rint(unit * 255).astype(np.uint8)
         expected = imaging.normalise(compress(pixels, "webp", 5)[0], PREPROCESS)
         np.testing.assert_array_equal(other, expected)
+
+
+class Failing(Toy):
+    """One sample cannot be read; one kills its process."""
+
+    def __init__(self, failure):
+        super().__init__()
+        self.failure = failure
+
+    def __getitem__(self, index):
+        if index == 5:
+            self.failure()
+        return super().__getitem__(index)
+
+
+def test_an_error_of_a_loading_process_stays_one_line():
+    def fail():
+        raise DataError("5.png is damaged")
+
+    for workers in (0, 1):
+        with pytest.raises(DataError) as caught:
+            list(Loader(Failing(fail), PREPROCESS, LoaderOptions(batch_size=2, workers=workers)).epoch(0))
+        assert str(caught.value) == "5.png is damaged"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
+def test_a_loading_process_that_dies_is_an_error_with_the_remedy(number):
+    def die():
+        os.kill(os.getpid(), number)
+
+    loader = Loader(Failing(die), PREPROCESS, LoaderOptions(batch_size=2, workers=2))
+    with pytest.raises(DataError, match="--workers 0.*/dev/shm") as caught:
+        list(loader.epoch(0))
+    assert "\n" not in str(caught.value)
+
+
+def test_loading_processes_need_no_shared_memory(monkeypatch):
+    def full(*args):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)  # loading processes are forks of this one
+    monkeypatch.setattr(torch.UntypedStorage, "_share_filename_cpu_", full)
+    both = [list(Loader(Toy(), PREPROCESS, LoaderOptions(batch_size=2, workers=n)).epoch(0)) for n in (0, 2)]
+    assert all(same(a, b) for a, b in zip(*both, strict=True))
+
+
+def test_processes_that_cannot_start_are_an_error(monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    loader = Loader(Toy(), PREPROCESS, LoaderOptions(batch_size=2, workers=2))
+    monkeypatch.setattr(type(loader._loader), "__iter__", full)
+    with pytest.raises(DataError, match="No space left.*--workers 0"):
+        list(loader.epoch(0))

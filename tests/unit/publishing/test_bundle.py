@@ -1,3 +1,4 @@
+import concurrent.futures
 import errno
 import json
 import os
@@ -14,6 +15,8 @@ import splitreg
 from splitreg.assembly import load, load_edge, load_server, save
 from splitreg.assembly.weights import parse_tensors, write_tensors
 from splitreg.bundle import hash_folder
+from splitreg.bundle.config import FORMAT
+from splitreg.bundle.writing import new_folder
 from splitreg.errors import BundleError, PlanError
 from splitreg.publishing import PublishOptions, publish, verify
 
@@ -249,3 +252,39 @@ def test_publishing_with_another_codec_keeps_the_weights(model, tmp_path):
     assert json.loads((second / "metrics.json").read_text()) == {"training": []}
     with pytest.raises(PlanError, match="nonsense"):
         publish(first, tmp_path / "third", PublishOptions(codec="nonsense"), registry=registry())
+
+
+def test_an_edited_card_is_no_altered_model(bundle):
+    with (bundle / "README.md").open("a") as file:
+        file.write("\nLicence: MIT\n")
+    checks = {check.name: check for check in verify(bundle, registry=registry())}
+    assert all(check.passed for check in checks.values()) and "README.md" in checks["card"].detail
+    assert load(bundle, registry=registry()).heads
+    corrupt_altered(bundle, None)
+    checks = {check.name: check for check in verify(bundle, registry=registry())}
+    assert not checks["hashes"].passed and "edge.safetensors" in checks["hashes"].detail and checks["card"].passed
+    (bundle / "README.md").unlink()
+    checks = {check.name: check for check in verify(bundle, registry=registry())}
+    assert not checks["card"].passed and "README.md" in checks["card"].detail
+
+
+def test_the_second_of_two_processes_is_refused_at_the_end(tmp_path, model, bundle):
+    """Both found the path free when they started."""
+    place = tmp_path / "shared"
+    with pytest.raises(BundleError, match="shared.*overwrite"), new_folder(place, overwrite=False) as late:
+        (late / "config.json").write_text("{}")
+        first = save(model, place)
+    assert load(first, registry=registry()).heads
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_processes_may_replace_one_bundle_at_the_same_time(tmp_path, bundle):
+    def replace(number):
+        for _ in range(5):
+            with new_folder(bundle, overwrite=True) as folder:
+                (folder / "config.json").write_text(json.dumps({"format": FORMAT, "by": number}))
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(replace, range(4)))
+    assert json.loads((bundle / "config.json").read_text())["by"] in range(4)

@@ -135,6 +135,7 @@ def test_a_changed_recipe_is_refused_and_every_difference_named(whole):
 
 
 def test_no_file_of_a_run_is_a_pickle(whole):
-    kinds = {path.suffix for path in whole.output.rglob("*") if path.is_file()}
-    assert kinds == {".json", ".jsonl", ".safetensors"}
+    kinds = {path.suffix or path.name for path in whole.output.rglob("*") if path.is_file()}
+    assert kinds == {".json", ".jsonl", ".safetensors", ".lock"}
+    assert (whole.output / ".lock").read_text().isdigit(), "the number of a process"
     assert lines(whole.output)[0]["event"] == "start"

@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -195,3 +197,21 @@ def test_a_log_that_cannot_be_written_is_a_typed_error(tmp_path):
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
     with pytest.raises(TrainingError, match="No space left"):
         train(toy_recipe(), output=tmp_path, registry=REGISTRY, tensorboard=False, progress=False, device="cpu")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_runs_in_one_folder_are_refused(tmp_path, resume):
+    code = (
+        "import sys, time; from pathlib import Path; from splitreg.training.locking import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(TrainingError, match=f"{other.pid}.*{tmp_path}"):
+            run(toy_recipe({"epochs": 1, "batch_size": 4}), tmp_path, resume=resume)
+        assert not (tmp_path / "checkpoints").exists()
+    finally:
+        other.kill()
+        other.communicate()
+    assert run(toy_recipe({"epochs": 1, "batch_size": 4}), tmp_path, resume=resume).steps

@@ -16,7 +16,9 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a folder; the system releases it when the process ends, in any way.
+    """Hold the lock of a folder, which is created; the system releases it when the process ends, in any way.
+
+    A file system without locks, such as some network file systems, is not locked.
 
     Raises:
         TrainingError: another process still holds it after ``wait_s`` seconds.
@@ -27,17 +29,21 @@ def locked(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         yield
         return
     end = time.monotonic() + wait_s
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a+") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError as cause:
+            except BlockingIOError as cause:
                 if time.monotonic() >= end:
                     file.seek(0)
                     raise TrainingError(
                         f"process {file.read()} is using {folder}; wait until it ends, or stop it"
                     ) from cause
+            except OSError:  # no locks here
+                yield
+                return
             time.sleep(0.1)
         file.truncate(0)
         file.write(str(os.getpid()))
