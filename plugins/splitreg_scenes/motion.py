@@ -58,7 +58,7 @@ STILL = Motion(x=Swing(), z=Swing(), turn=Swing())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
+class MovingScene:
     """A moving scene.
 
     Args:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.errors import DataError, suggest
-from splitreg_scenes.motion import FRAMES, RATE, STILL, Clip, Motion, Swing, turned
+from splitreg_scenes.motion import FRAMES, RATE, STILL, Motion, MovingScene, Swing, turned
 from splitreg_scenes.raycast import Camera, Rendering, Scene, render
 from splitreg_scenes.solids import KINDS, Floats, Solid
 
@@ -200,13 +200,13 @@ def multi_scene(rng: np.random.Generator) -> Scene:
     )
 
 
-def video_clip(rng: np.random.Generator) -> Clip:
+def video_clip(rng: np.random.Generator) -> MovingScene:
     """Sample a clip: the room of ``multi_scene`` with moving solids and, in half of the clips, a moving camera."""
     scene = multi_scene(rng)
     while len(scene.solids) < 2:
         scene = multi_scene(rng)
     moves = rng.uniform() < 0.5
-    clip = Clip(
+    clip = MovingScene(
         start=scene,
         motions=(STILL,) * len(scene.solids),
         orbit=_swing(rng, rng.uniform(0.05, 0.4)) if moves else Swing(),
@@ -234,7 +234,7 @@ def video_clip(rng: np.random.Generator) -> Clip:
             if min([*gaps, before_camera]) > 0:
                 motions[number] = motion
                 break
-    return Clip(start=scene, motions=tuple(motions), orbit=clip.orbit, lift=clip.lift)
+    return MovingScene(start=scene, motions=tuple(motions), orbit=clip.orbit, lift=clip.lift)
 
 
 def _swing(rng: np.random.Generator, amplitude: float) -> Swing:
@@ -242,7 +242,7 @@ def _swing(rng: np.random.Generator, amplitude: float) -> Swing:
 
 
 @functools.lru_cache(maxsize=4)
-def _clip(seed: int, split: int, clip: int) -> Clip:
+def _clip(seed: int, split: int, clip: int) -> MovingScene:
     return video_clip(np.random.default_rng([seed, split, clip, FRAMES]))
 
 

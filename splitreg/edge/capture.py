@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Input:
+class CaptureInput:
     """What FFmpeg opens.
 
     Args:
@@ -56,7 +56,7 @@ class Decoder:
         MissingExtra: ``av`` is not installed.
     """
 
-    def __init__(self, place: Input, options: SourceOptions) -> None:
+    def __init__(self, place: CaptureInput, options: SourceOptions) -> None:
         try:
             import av
         except ModuleNotFoundError as cause:
@@ -138,7 +138,7 @@ class Decoder:
             raise SourceError(f"cannot read {self._place.shown}: {reason}") from cause
 
 
-def is_live(options: SourceOptions, place: Input, container: Any) -> bool:
+def is_live(options: SourceOptions, place: CaptureInput, container: Any) -> bool:
     """Whether frames arrive in real time: a camera, or an address without a duration."""
     if options.live is not None:
         return options.live

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.edge.capture import Decoder, Input, LiveReader
+from splitreg.edge.capture import CaptureInput, Decoder, LiveReader
 from splitreg.errors import ImageError, RecipeError, SourceError
 from splitreg.files import VIDEO_SUFFIXES, is_image
 from splitreg.imaging import ImageLike, read
@@ -171,7 +171,7 @@ class _VideoFile(FrameSource):
 class _LiveSource(FrameSource):
     live = True
 
-    def __init__(self, place: Input, decoder: Decoder, name: str, options: SourceOptions) -> None:
+    def __init__(self, place: CaptureInput, decoder: Decoder, name: str, options: SourceOptions) -> None:
         self.rate = decoder.rate
         self._reader = LiveReader(decoder, lambda: Decoder(place, options), options, place.shown)
         super().__init__(self._take(name))
@@ -307,31 +307,31 @@ def _images(source: str | Path) -> list[Path]:
     raise ImageError(f"no image at {source}; name {_EXPECTED}")
 
 
-def _input(source: str, options: SourceOptions) -> tuple[Input, str]:
+def _input(source: str, options: SourceOptions) -> tuple[CaptureInput, str]:
     """Return what FFmpeg opens, and the name of the frames."""
     further = dict(options.input_options)
     if source == "-":
-        return Input(shown="standard input", url=_StandardInput(), options=further), "stdin"
+        return CaptureInput(shown="standard input", url=_StandardInput(), options=further), "stdin"
     if source.startswith(_CAMERA):
         return _camera(source, further), source.replace(":", "-")
     if "://" in source:
         return _address(source, options, further)
     if not Path(source).is_file():
         raise SourceError(f"no video at {source}")
-    return Input(shown=source, url=source, options=further), Path(source).name
+    return CaptureInput(shown=source, url=source, options=further), Path(source).name
 
 
-def _camera(source: str, further: dict[str, str]) -> Input:
+def _camera(source: str, further: dict[str, str]) -> CaptureInput:
     number = source.removeprefix(_CAMERA)
     if not (number.isascii() and number.isdigit()):
         raise RecipeError(f"a camera is named by its number, such as camera:0; got {source!r}")
     if sys.platform not in _CAMERAS:
         raise SourceError(f"cameras are not supported on {sys.platform}; send images or a video")
     kind, device = _CAMERAS[sys.platform]
-    return Input(shown=source, url=device.format(number), format=kind, options=further, camera=True)
+    return CaptureInput(shown=source, url=device.format(number), format=kind, options=further, camera=True)
 
 
-def _address(source: str, options: SourceOptions, further: dict[str, str]) -> tuple[Input, str]:
+def _address(source: str, options: SourceOptions, further: dict[str, str]) -> tuple[CaptureInput, str]:
     shown = without_password(source)
     scheme = source.partition("://")[0].lower()
     if scheme not in _SCHEMES:
@@ -340,7 +340,7 @@ def _address(source: str, options: SourceOptions, further: dict[str, str]) -> tu
     if scheme.startswith("rtsp"):
         known = {"rtsp_transport": options.rtsp_transport, "fflags": "nobuffer"}
     name = re.sub(r"[^A-Za-z0-9]+", "-", shown.partition("://")[2]).strip("-")
-    return Input(shown=shown, url=source, options={**known, **further}, network=True), name or scheme
+    return CaptureInput(shown=shown, url=source, options={**known, **further}, network=True), name or scheme
 
 
 class _StandardInput:
