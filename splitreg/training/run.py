@@ -30,6 +30,7 @@ from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
 from splitreg.training import devices
 from splitreg.training.checkpoint import Checkpoints
+from splitreg.training.checks import training_problems
 from splitreg.training.data import DataLoaders, open_datasets
 from splitreg.training.locking import locked
 from splitreg.training.log import RunLog
@@ -218,6 +219,9 @@ class Run:
         """Check the stages and their objectives before the first step."""
         if not self.recipe.stages:
             raise RecipeError("the recipe has no stage to train; add for instance stages = [{ epochs = 10 }]")
+        problems = training_problems(self.recipe)
+        if problems:
+            raise RecipeError("; ".join(problems))
         student = student_capabilities(self.model)
         size = self.model.plan.preprocess.size
         teacher = None if self.teacher is None else self.teacher.capabilities(student, size)
