@@ -16,8 +16,8 @@ from typing import NoReturn
 import click
 
 COMMANDS = (
-    "list", "show", "init", "build", "train", "sweep", "eval", "bench", "encode", "edge", "infer", "serve", "send",
-    "inspect", "import", "publish", "verify", "check", "demo",
+    "list", "show", "init", "build", "train", "sweep", "eval", "bench", "predict", "encode", "edge", "infer", "serve",
+    "send", "inspect", "import", "publish", "verify", "check", "demo",
 )  # fmt: skip
 
 
