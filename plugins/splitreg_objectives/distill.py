@@ -20,7 +20,8 @@ class Distill(Objective):
         heads: names of the heads.
         weight: weight of the features; 0: do not compare features.
         strides: strides of the compared features; by default all that both have.
-        reduction: of the squared errors per image and stride: ``"sum"`` as published, or ``"mean"``.
+        reduction: of the squared errors per image and stride: ``"sum"`` as published, ``"mean"``, or ``"relative"``:
+            divided by the squares of the teacher's feature, so that one weight fits any backbone.
         logits: head -> weight of the Kullback-Leibler divergence from the teacher's classes, times
             the square of the temperature.
         temperature: divisor of the logits of both.
@@ -42,8 +43,8 @@ class Distill(Objective):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        if reduction not in ("sum", "mean"):
-            raise RecipeError(f"objective distill: reduction must be 'sum' or 'mean', got {reduction!r}")
+        if reduction not in ("sum", "mean", "relative"):
+            raise RecipeError(f"objective distill: reduction must be 'sum', 'mean' or 'relative', got {reduction!r}")
         if not 0 < temperature < math.inf:
             raise RecipeError(f"objective distill: temperature must be above 0, got {temperature!r}")
         self.logits = dict(logits or {})
@@ -75,6 +76,8 @@ class Distill(Objective):
                 _same(f"features at stride {stride}", own, theirs)
                 errors = (own - theirs).square().flatten(1)  # (B, C * h * w)
                 per_image = errors.sum(1) if self.reduction == "sum" else errors.mean(1)
+                if self.reduction == "relative":
+                    per_image = per_image / theirs.square().flatten(1).mean(1).clamp(min=1e-12)
                 terms[f"stride-{stride}"] = self.weight * per_image.mean()
         for head, weight in self.logits.items():
             if head in context.outputs and head in context.teacher_outputs:

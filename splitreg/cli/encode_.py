@@ -44,7 +44,8 @@ def command(
 ) -> None:  # fmt: skip
     """Encode images as packets.
 
-    IMAGE is an image or a folder. Loads only the edge half of BUNDLE, in torch; see splitreg edge encode for devices without torch.
+    IMAGE is an image or a folder. Loads only the edge half of BUNDLE, in torch; see splitreg edge encode for devices
+    without torch.
 
     \b
     splitreg encode my-bundle photo.jpg -o packets
