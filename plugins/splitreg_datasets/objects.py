@@ -88,8 +88,12 @@ def object_specs(labels: tuple[str, ...], *, semantic: bool = False) -> dict[str
         DataError: a class has the name of the background.
     """
     if semantic and BACKGROUND in labels:
-        raise DataError(f'a class is named {BACKGROUND!r}, as semantic = "{INSTANCES}" names the other pixels; rename it')
-    classes = {tasks.SEGMENTATION: TargetSpec(task=tasks.SEGMENTATION, labels=(BACKGROUND, *labels))} if semantic else {}
+        raise DataError(
+            f'a class is named {BACKGROUND!r}, as semantic = "{INSTANCES}" names the other pixels; rename it'
+        )
+    classes = (
+        {tasks.SEGMENTATION: TargetSpec(task=tasks.SEGMENTATION, labels=(BACKGROUND, *labels))} if semantic else {}
+    )
     return {
         tasks.DETECTION: TargetSpec(task=tasks.DETECTION, labels=labels),
         tasks.MULTILABEL: TargetSpec(task=tasks.MULTILABEL, labels=labels),

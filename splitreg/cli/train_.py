@@ -153,6 +153,7 @@ def _train(
     from splitreg.assembly import load, save
     from splitreg.bundle import check_free
     from splitreg.training import TrainResult, train, train_late_head
+    from splitreg.training.checks import check_same_model
     from splitreg.training.devices import rank
 
     check_free(bundle, overwrite=overwrite)
@@ -161,6 +162,8 @@ def _train(
     model = load(source) if source else None
     result: TrainResult
     if added is None or model is None:
+        if model is not None:
+            check_same_model(recipe, model)
         result = train(recipe, folder, model=model, options=options)
     else:
         result = train_late_head(model, recipe, added, folder, options=options)

@@ -76,7 +76,9 @@ def score_of(metric: str, model: Trainable, validation: Validation) -> float:
     head, _, name = metric.partition(".")
     names = [f"{head}.{key}" for head, values in validation.metrics.items() for key in values]
     if metric not in names:
-        raise RecipeError(f"best = {metric!r} is no metric of the validation.{suggest(metric, names)} There are: {', '.join(names)}")
+        raise RecipeError(
+            f"best = {metric!r} is no metric of the validation.{suggest(metric, names)} There are: {', '.join(names)}"
+        )
     value = validation.metrics[head][name]
     return -value if name == model.head(head).primary and model.head(head).lower_is_better else value
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from splitreg.assembly import SplitModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.planning import plan
-from splitreg.errors import PlanError, SplitregError
+from splitreg.errors import PlanError, RecipeError, SplitregError
 from splitreg.parsing import check_options
 from splitreg.recipe import Recipe, Stage
 from splitreg.registry import Registry, discover
@@ -54,6 +55,70 @@ def training_problems(recipe: Recipe) -> list[str]:
     for number, stage in enumerate(recipe.stages):
         checks += [(f"stages[{number}]: ", check) for check in _stage_checks(stage)]
     return [problem for prefix, check in checks for problem in _problems(check, prefix)]
+
+
+def start_advice(recipe: Recipe, registry: Registry) -> Iterator[str]:
+    """Yield what a user should know before a training: what is thrown away, and what measures nothing.
+
+    Args:
+        recipe: resolved.
+        registry: the installed plugins.
+    """
+    weights = recipe.backbone.options.get("pretrained")
+    if weights and recipe.bottleneck.source == "image":
+        yield (
+            f"bottleneck {recipe.bottleneck.name} reads the image and replaces the pretrained stages up to {recipe.cut}; "
+            'from = "feature" keeps them: bottleneck = { name = "fp", from = "feature", encoder = "light" }'
+        )
+    for part in recipe.data:
+        if part.train == part.val:
+            yield f"dataset {part.name!r} is validated on its images for training ({part.val!r}): the metrics are too good"
+
+
+def check_same_model(recipe: Recipe, model: SplitModel, registry: Registry | None = None) -> None:
+    """Check that a recipe describes the model that a training continues.
+
+    Args:
+        recipe: the recipe; its weights of the backbone are not used.
+        model: of a bundle.
+        registry: the installed plugins, by default.
+
+    Raises:
+        RecipeError: lists every difference: backbone, cut, bottleneck, codec, input, heads and their options.
+    """
+    registry = registry or discover()
+    wanted, there = _described(plan(recipe, registry=registry).recipe, registry), _described(model.recipe, registry)
+    for head in recipe.heads:
+        if head.labels is None:  # classes are matched by name
+            wanted.pop(f"heads.{head.name}.labels", None)
+            there.pop(f"heads.{head.name}.labels", None)
+    differences = [
+        f"{key} is {there.get(key, 'absent')!r} in the bundle and {wanted.get(key, 'absent')!r} in the recipe"
+        for key in sorted({*wanted, *there})
+        if wanted.get(key) != there.get(key)
+    ]
+    if differences:
+        raise RecipeError(
+            f"the recipe describes another model than the bundle: {'; '.join(differences)}. Change the recipe (--set), "
+            "or train without --from"
+        )
+
+
+def _described(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+    """Return what makes a model, as one table; options that are not set have their defaults."""
+    values: dict[str, Any] = {"cut": recipe.cut, "input.size": recipe.input.size, "input.mode": recipe.input.mode}
+    parts = [("backbone", recipe.backbone.name, "backbone", recipe.backbone.options)]
+    parts += [("bottleneck", recipe.bottleneck.name, "bottleneck", recipe.bottleneck.options)]
+    parts += [("codec", recipe.codec.name, "codec", recipe.codec.options)] if recipe.codec else []
+    parts += [("head", head.plugin, f"heads.{head.name}", head.options) for head in recipe.heads]
+    for kind, name, place, options in parts:
+        values[f"{place}.name"] = name
+        defaults = registry.component(kind, name).options
+        for key, value in {**defaults, **options}.items():
+            values[f"{place}.{key}"] = tuple(value) if isinstance(value, list) else value
+    values["bottleneck.from"] = recipe.bottleneck.source
+    values.update({f"heads.{head.name}.labels": head.labels for head in recipe.heads})
+    return {key: value for key, value in values.items() if key != "backbone.pretrained"}
 
 
 def _stage_checks(stage: Stage) -> list[Any]:

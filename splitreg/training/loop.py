@@ -81,6 +81,8 @@ class Loop:
         with Interrupts() as self.interrupts:
             if state is None:
                 self.log.write("start", stages=[stage.name for stage in stages], seed=self.recipe.seed)
+                for sentence in self.run.advice:
+                    self._warn(sentence)
             else:
                 self.model.load_state_dict(state["model"])
                 self.history, self.warnings = list(state["history"]), list(state["warnings"])
@@ -215,9 +217,12 @@ class Loop:
         constant = [constant_output(name, *pairs) for name, pairs in validation.probes.items()]
         for warning in (rate_collapse(validation.bits, stage.rate_lambda), *constant, *heads):
             if warning:
-                self.warnings.append(f"stage {stage.name}: {warning}")
-                self.log.write("warning", step=self.position.step, message=self.warnings[-1])
-                self.progress.print(f"warning: {self.warnings[-1]}")
+                self._warn(f"stage {stage.name}: {warning}")
+
+    def _warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
+        self.log.write("warning", step=self.position.step, message=sentence)
+        self.progress.print(f"warning: {sentence}")
 
     def _validate(self, last: bool) -> Validation | None:
         """Validate with the average of the weights, if it is due and there is a validation set."""

@@ -80,9 +80,7 @@ def scaled_groups(
     return [{"params": members, "lr": lr * factor} for factor, members in groups.items() if members]
 
 
-def backbone_factors(
-    parts: Iterable[nn.Module], factor: float, layer_decay: float
-) -> dict[int, float]:
+def backbone_factors(parts: Iterable[nn.Module], factor: float, layer_decay: float) -> dict[int, float]:
     """Return ``id`` of each weight of a backbone -> factor on its learning rate.
 
     Args:

@@ -30,8 +30,8 @@ from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
 from splitreg.training import devices
 from splitreg.training.checkpoint import Checkpoints
-from splitreg.training.checks import training_problems
-from splitreg.training.data import DataLoaders, open_datasets
+from splitreg.training.checks import start_advice, training_problems
+from splitreg.training.data import DataLoaders, hold_out_validation, open_datasets
 from splitreg.training.locking import locked
 from splitreg.training.log import RunLog
 from splitreg.training.loop import Loop, Position
@@ -109,13 +109,16 @@ def train(
         model.recipe, data=recipe.data, augment=recipe.augment, stages=recipe.stages, seed=recipe.seed,
         teacher=recipe.teacher,
     )  # fmt: skip
+    if not options.datasets and resolved.data:
+        resolved = hold_out_validation(resolved, registry)
+    model.plan = dataclasses.replace(model.plan, recipe=resolved)
     loaders = DataLoaders(
         recipe=resolved, datasets=options.datasets or open_datasets(resolved, registry),
         preprocess=model.plan.preprocess, workers=options.workers,
     )  # fmt: skip
     run = Run(
         model=model, recipe=resolved, folder=Path(output), loaders=loaders, registry=registry,
-        teacher=_teacher(teacher, resolved, model, registry),
+        teacher=_teacher(teacher, resolved, model, registry), advice=tuple(start_advice(resolved, registry)),
     )  # fmt: skip
     record = run.execute(options)
     model.trained = True
@@ -147,6 +150,7 @@ class Run:
         loaders: training and validation data.
         registry: for the objectives.
         teacher: for objectives that compare with one.
+        advice: what to know before the first step, one sentence each.
         base: digest of weights that the model needs but does not contain; a run is resumed only with the same.
     """
 
@@ -156,6 +160,7 @@ class Run:
     loaders: DataLoaders
     registry: Registry
     teacher: Teacher | None = None
+    advice: tuple[str, ...] = ()
     base: str = ""
 
     @functools.cached_property

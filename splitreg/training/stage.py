@@ -69,7 +69,9 @@ class StageRun:
         main: list[Parameter] = [p for p in step.parameters() if p.requires_grad and id(p) not in ids]
         parts = self.model.parts()
         factors = optimizers.backbone_factors(
-            [parts[name] for name in ("prefix", "body") if name in parts], self.stage.backbone_lr, self.stage.layer_decay
+            [parts[name] for name in ("prefix", "body") if name in parts],
+            self.stage.backbone_lr,
+            self.stage.layer_decay,
         )
         name, options = self.stage.optimizer.name, self.stage.optimizer.options
         lr = options.get("lr", optimizers.optimizer_options(name)["lr"])

@@ -1,10 +1,13 @@
 import pytest
 from support.training_toys import REGISTRY, toy_recipe
 
+from splitreg.assembly import build
+from splitreg.cli.eval_ import data_parts
 from splitreg.cli.train_ import model_overrides, stage_overrides
 from splitreg.errors import PlanError, RecipeError
 from splitreg.recipe import Recipe
-from splitreg.training.checks import check_recipe
+from splitreg.training import TrainOptions, train
+from splitreg.training.checks import check_recipe, check_same_model, start_advice
 
 
 def checked(*overrides, stages=({"epochs": 1},)):
@@ -96,3 +99,41 @@ def test_a_missing_split_is_found(tmp_path):
     assert check_recipe(Recipe.from_mapping(recipe)).heads[0].labels == ("a", "b")
     with pytest.raises(PlanError, match="nope"):
         check_recipe(Recipe.from_mapping(recipe, ["data.val=nope"]))
+
+
+def test_a_bundle_is_continued_only_with_its_own_architecture():
+    recipe = Recipe.from_mapping(toy_recipe({"epochs": 1}).to_mapping())
+    model = build(recipe, registry=REGISTRY)
+    check_same_model(recipe, model, REGISTRY)
+    other = Recipe.from_mapping(recipe.to_mapping(), ["input.size=[64,96]", "heads.colour.as=tint"])
+    with pytest.raises(RecipeError, match=r"heads\.colour.*heads\.tint.*input\.size"):
+        check_same_model(other, model, REGISTRY)
+
+
+def test_the_start_says_what_is_thrown_away_and_what_measures_nothing():
+    recipe = Recipe.from_mapping({
+        "backbone": {"name": "resnet50", "pretrained": True}, "bottleneck": {"name": "fp", "from": "image"}, "heads": ["det"],
+        "cut": "layer1", "data": [{"name": "yolo", "val": "train"}],
+    })  # fmt: skip
+    thrown, same = start_advice(recipe, REGISTRY)
+    assert "layer1" in thrown and "feature" in thrown and "'train'" in same
+
+
+def test_a_trained_model_records_the_data_that_was_used(tmp_path):
+    model = build(toy_recipe({"epochs": 1}), registry=REGISTRY)
+    used = Recipe.from_mapping(toy_recipe({"epochs": 1, "batch_size": 4}).to_mapping(), ["data.train=val"])
+    result = train(
+        used, tmp_path, model=model, registry=REGISTRY, options=TrainOptions(progress=False, tensorboard=False)
+    )
+    assert result.model.recipe.data[0].train == "val"
+
+
+def test_a_dataset_of_a_bundle_keeps_its_options():
+    recipe = Recipe.from_mapping({
+        "backbone": "resnet50", "heads": ["seg"], "data": [{"name": "yolo", "val": "test", "semantic": "instances"}],
+    })  # fmt: skip
+    for name in (None, "yolo"):
+        (part,) = data_parts(recipe, name, "photos", None, ("hold_out=0.3",))
+        assert (part.root, part.val) == ("photos", "test")
+        assert part.options == {"semantic": "instances", "hold_out": 0.3}
+    assert data_parts(recipe, "coco", None, "train", ())[0].val == "train"

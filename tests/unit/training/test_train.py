@@ -259,7 +259,11 @@ def test_the_backbone_learns_with_its_own_rate():
 
     from splitreg.training.optimizers import backbone_factors, scaled_groups
 
-    prefix, body, head = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])}), nn.Linear(1, 1), nn.Linear(1, 1)
+    prefix, body, head = (
+        nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])}),
+        nn.Linear(1, 1),
+        nn.Linear(1, 1),
+    )
     factors = backbone_factors([prefix, body], 0.5, 0.1)
     parameters = [p for module in (prefix, body, head) for p in module.parameters()]
     groups = scaled_groups(parameters, factors, 2.0)
