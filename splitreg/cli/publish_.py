@@ -45,8 +45,8 @@ def command(
     """Write a checked copy of a bundle with results and exports.
 
     BUNDLE is loaded and checked, measured on --data, and written with its edge half as ONNX, a new card and new test
-    vectors. Without --data and --root, the results of BUNDLE are kept. With --int8, every head is measured with both edge halves,
-    and nothing is written if one loses more than the gate.
+    vectors. Without --data and --root, the results of BUNDLE are kept. With --int8, every head is measured with both
+    edge halves, and nothing is written if one loses more than the gate.
 
     \b
     splitreg publish my-bundle -o published --data scenes

@@ -141,7 +141,7 @@ def _model(backbone: str, weights: str | None, size: tuple[int, int], registry: 
     reserved = {"image_size": size} if "image_size" in component.parameters else {}
     with torch.device("meta"):
         stages = component.create(options={}, reserved=reserved).stages
-    cut = next((name for name, spec in stages.items() if spec.stride >= PRETRAINED_STRIDE), list(stages)[0])
+    cut = next((name for name, spec in stages.items() if spec.stride >= PRETRAINED_STRIDE), next(iter(stages)))
     return (
         f"backbone = {_toml_table({'name': backbone, **options})}\n"
         f'cut = "{cut}"  # the pretrained stages up to here run on the device\n'
