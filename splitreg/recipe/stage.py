@@ -12,10 +12,8 @@ from splitreg.recipe.parts import Part
 
 #: Precisions of training and serving, as in Lightning Fabric; the first is single precision.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-#: How images are drawn; the first is each image once per epoch.
-BALANCES = ("none", "classes")
 #: Keys that are written only where they are set, so that recipes and bundles of before stay as they were.
-_LATER = ("backbone_lr", "layer_decay", "accumulate", "best", "patience", "balance")
+_LATER = ("backbone_lr", "layer_decay", "accumulate", "best", "patience")
 
 
 def check_precision(value: str, where: str = "") -> None:
@@ -54,7 +52,6 @@ class Stage:
         best: metric of the validation whose best weights replace the last ones at the end:
             ``"HEAD.METRIC"``, or ``"auto"`` for the mean of the heads' primary metrics; empty: keep the last.
         patience: epochs without a better metric after which the stage ends; 0: never.
-        balance: ``"none"``, or ``"classes"``: draw images with rare classes more often.
     """
 
     name: str = "joint"
@@ -75,7 +72,6 @@ class Stage:
     accumulate: int = 1
     best: str = ""
     patience: int = 0
-    balance: str = "none"
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
@@ -96,7 +92,7 @@ class Stage:
                 least = 0 if key == "patience" else 1
                 if values[key] < least:
                     raise RecipeError(f"{place} must be at least {least}, got {item}")
-            elif key in ("name", "precision", "best", "balance"):
+            elif key in ("name", "precision", "best"):
                 values[key] = typed(item, (str,), place)
             else:
                 values[key] = float(typed(item, (int, float), place))
@@ -108,8 +104,6 @@ class Stage:
             raise RecipeError(f"{where}: average must be below 1, got {stage.average}")
         if stage.layer_decay > 1:
             raise RecipeError(f"{where}: layer_decay must be at most 1, got {stage.layer_decay}")
-        if stage.balance not in BALANCES:
-            raise RecipeError(f"{where}: balance must be {' or '.join(BALANCES)}, got {stage.balance!r}")
         if stage.patience and not stage.best:
             raise RecipeError(f'{where}: patience needs a metric to watch, for instance best = "auto"')
         return stage
