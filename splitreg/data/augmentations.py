@@ -98,7 +98,7 @@ def _applied(transform: v2.Transform, sample: Sample) -> Sample:
     places = [
         (name, field.name, value)
         for name, target in sample.targets.items()
-        if dataclasses.is_dataclass(target)
+        if dataclasses.is_dataclass(target) and not isinstance(target, type)
         for field in dataclasses.fields(target)
         if isinstance(value := getattr(target, field.name), tv_tensors.TVTensor)
     ]

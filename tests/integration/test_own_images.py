@@ -197,7 +197,11 @@ def test_init_chooses_heads_by_the_targets(layout, tmp_path):
     expected = {"classes": ("folder", "cls", [160, 224]), "masks": ("masks", "seg", [256, 320])}
     expected["flat"] = ("folder", "recon", [192, 256])
     name, head, size = expected[layout]
-    assert table["data"] == [name] and [item if isinstance(item, str) else item["name"] for item in table["heads"]] == [head] and table["input"]["size"] in (size, [240, 320])
+    assert (
+        table["data"] == [name]
+        and [item if isinstance(item, str) else item["name"] for item in table["heads"]] == [head]
+        and table["input"]["size"] in (size, [240, 320])
+    )
     assert len(out.splitlines()) <= 25
 
 
