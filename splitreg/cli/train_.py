@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @click.option("--run", type=click.Path(file_okay=False), help="Folder of checkpoints and logs.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Continue the run in this folder.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. stages.0.epochs=3.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data, in a recipe with one stage.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data, in the last stage.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per step, in every stage.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate, in a recipe with one stage.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate, in the last stage.")
 @click.option("--backbone", metavar="NAME", help="Another backbone.")
 @click.option("--weights", metavar="FILE", help="Weights of the backbone; true: download the published ones.")
 @click.option("--heads", metavar="NAME,...", help="Other heads.")
@@ -114,27 +114,17 @@ def model_overrides(recipe: str, backbone: str | None, weights: str | None, head
 
 
 def stage_overrides(recipe: str, flags: Mapping[str, float | None]) -> tuple[str, ...]:
-    """Return the overrides for flags that set a key of a stage.
-
-    Raises:
-        RecipeError: the recipe has several stages, and the flag is for one.
-    """
-    from splitreg.errors import RecipeError
+    """Return the overrides for flags that set a key of the last stage; the batch size is for all stages."""
     from splitreg.recipe import Recipe
 
     values = {key: value for key, value in flags.items() if value is not None}
     if not values:
         return ()
-    stages = [stage.name for stage in Recipe.read(recipe).stages]
-    several = [key for key in values if key != "batch_size"]
-    if len(stages) > 1 and several:
-        raise RecipeError(
-            f"--{several[0].rpartition('.')[2]} is for recipes with one stage; this one has {len(stages)} "
-            f"({', '.join(stages)}); set --set stages.{stages[0]}.{several[0]}=... for each"
-        )
-    first = () if stages else ("stages=[{}]",)
-    places = range(max(1, len(stages)))
-    return (*first, *(f"stages.{place}.{key}={value}" for key, value in values.items() for place in places))
+    count = len(Recipe.read(recipe).stages)
+    last = max(0, count - 1)
+    places = {key: range(last + 1) if key == "batch_size" else [last] for key in values}
+    first = () if count else ("stages=[{}]",)
+    return (*first, *(f"stages.{place}.{key}={value}" for key, value in values.items() for place in places[key]))
 
 
 def _describe(part: DataPart) -> None:

@@ -98,8 +98,8 @@ def _applied(transform: v2.Transform, sample: Sample) -> Sample:
     places = [
         (name, field.name, value)
         for name, target in sample.targets.items()
-        if dataclasses.is_dataclass(target) and not isinstance(target, type)
-        for field in dataclasses.fields(target)
+        if dataclasses.is_dataclass(target)
+        for field in dataclasses.fields(target)  # type: ignore[arg-type]
         if isinstance(value := getattr(target, field.name), tv_tensors.TVTensor)
     ]
     image, *changed = transform(sample.image, *(_plain(value) for _, _, value in places))

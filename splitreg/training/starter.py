@@ -32,6 +32,8 @@ MIN_EPOCHS, MAX_EPOCHS = 10, 100
 BACKBONE = "mobilenetv3_small_100"
 #: Stride of the stage after which a pretrained backbone is cut: the stages before it stay frozen.
 PRETRAINED_STRIDE = 8
+#: Steps of the stage in which only a bottleneck learns, to restore the feature of a pretrained backbone.
+BOTTLENECK_STEPS = 110
 #: Epochs without a better validation after which training stops, as a share of all.
 PATIENCE = 0.4
 #: Largest side of the input in pixels, by task; objects that become small get the larger one.
@@ -75,7 +77,7 @@ def starter_recipe(
         registry: the installed plugins, by default.
 
     Returns:
-        TOML of at most 25 lines.
+        TOML of at most 25 lines, or 33 with pretrained weights.
 
     Raises:
         DataError: no dataset recognises the folder, or it is damaged.
@@ -112,7 +114,7 @@ heads = [{", ".join(text for text, _ in heads)}]
 input = {{ size = [{size[0]}, {size[1]}] }}
 data = [{_toml_table({"name": name, **options}) if options else f'"{name}"'}]
 augment = {{ preset = "{_preset(targets, heads)}" }}
-
+{_bottleneck_stage(batch, count) if pretrained else ""}
 [[stages]]
 # {epochs} epochs of {count:,} images are {epochs * max(1, count // batch):,} steps; about {steps:,} are useful.
 epochs = {epochs}
@@ -120,7 +122,7 @@ batch_size = {batch}  # at most {PIXELS_PER_BATCH / 1e6:g} million pixels, and s
 rate_lambda = 0.5  # larger: fewer bytes per image
 rate_warmup = {max(1, epochs // 5)}
 {_learning(pretrained)}
-clip = 5.0
+clip = {20.0 if pretrained else 5.0}
 best = "auto"  # keep the weights of the best epoch
 patience = {max(5, round(epochs * PATIENCE))}
 """
@@ -149,6 +151,23 @@ def _model(backbone: str, weights: str | None, size: tuple[int, int], registry: 
     )
 
 
+#: Objective that compares what a bottleneck reads with what it restores.
+_RESTORE = '{ name = "distill", compare = "cut", reduction = "relative", weight = 10.0 }'
+
+
+def _bottleneck_stage(batch: int, count: int) -> str:
+    """Return the stage in which only the bottleneck learns."""
+    return f"""
+[[stages]]  # the bottleneck learns to restore the pretrained feature; this needs no labels
+name = "bottleneck"
+epochs = {max(1, math.ceil(BOTTLENECK_STEPS * batch / count))}
+batch_size = {batch}
+train = ["encoder", "decoder", "prior"]
+objectives = [{_RESTORE}]
+optimizer = {{ name = "adamw", lr = 4e-3, weight_decay = 0.0 }}
+"""
+
+
 def _learning(pretrained: bool) -> str:
     """Return the lines of what learns, and how fast."""
     optimizer = 'optimizer = { name = "adamw", lr = 2e-3, weight_decay = 0.02 }'
@@ -156,7 +175,7 @@ def _learning(pretrained: bool) -> str:
         return optimizer
     return (
         'freeze = ["prefix"]  # the stages before the cut; backbone_lr is for those after it\n'
-        'objectives = ["sum", { name = "distill", compare = "cut", reduction = "relative" }]\n'
+        f'objectives = ["sum", {_RESTORE}]\n'
         f"{optimizer}\nbackbone_lr = 0.1"
     )
 

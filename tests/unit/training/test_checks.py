@@ -8,6 +8,7 @@ from splitreg.errors import PlanError, RecipeError
 from splitreg.recipe import Recipe
 from splitreg.training import TrainOptions, train
 from splitreg.training.checks import check_recipe, check_same_model, start_advice
+from splitreg.training.starter import starter_recipe
 
 
 def checked(*overrides, stages=({"epochs": 1},)):
@@ -68,11 +69,10 @@ def test_flags_create_the_stage_of_a_recipe_without_one(recipe):
     assert Recipe.read(path, stage_overrides(path, {"epochs": 7})).stages[0].epochs == 7
 
 
-def test_epochs_are_ambiguous_with_several_stages_but_the_batch_size_is_not(recipe):
-    path = recipe('[[stages]]\nname = "a"\n[[stages]]\nname = "b"\n')
-    assert [s.batch_size for s in Recipe.read(path, stage_overrides(path, {"batch_size": 4})).stages] == [4, 4]
-    with pytest.raises(RecipeError, match=r"2 \(a, b\)"):
-        stage_overrides(path, {"epochs": 3})
+def test_epochs_are_for_the_last_stage_and_the_batch_size_for_all(recipe):
+    path = recipe('[[stages]]\nname = "a"\nepochs = 2\n[[stages]]\nname = "b"\n')
+    stages = Recipe.read(path, stage_overrides(path, {"epochs": 3, "batch_size": 4})).stages
+    assert [(stage.epochs, stage.batch_size) for stage in stages] == [(2, 4), (3, 4)]
 
 
 def test_another_backbone_does_not_get_the_weights_of_the_first(recipe):
@@ -137,3 +137,25 @@ def test_a_dataset_of_a_bundle_keeps_its_options():
         assert (part.root, part.val) == ("photos", "test")
         assert part.options == {"semantic": "instances", "hold_out": 0.3}
     assert data_parts(recipe, "coco", None, "train", ())[0].val == "train"
+
+
+def test_init_with_weights_keeps_the_pretrained_stages(tmp_path):
+    import torch
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for label in "ab":
+            folder = tmp_path / "set" / split / label
+            folder.mkdir(parents=True)
+            for number in range(8):
+                Image.new("RGB", (96, 96)).save(folder / f"{number}.png")
+    with pytest.raises(RecipeError, match=r"nothing\.pth"):
+        starter_recipe(str(tmp_path / "set"), backbone="test_resnet", weights="nothing.pth")
+    torch.save({}, tmp_path / "w.pth")
+    text = starter_recipe(str(tmp_path / "set"), backbone="test_resnet", weights=str(tmp_path / "w.pth"))
+    (tmp_path / "own.toml").write_text(text)
+    loaded = Recipe.read(tmp_path / "own.toml", [f"data.root={tmp_path / 'set'}"])
+    planned = check_recipe(loaded)
+    assert planned.bottleneck.reads == "feature" and planned.backbone.target.stride == 8
+    assert loaded.stages[-1].best == "auto" and loaded.stages[0].train == ("encoder", "decoder", "prior")
+    assert not list(start_advice(planned.recipe, planned.registry)) and len(text.splitlines()) <= 33
