@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 COMMANDS = (
-    "list", "show", "init", "build", "train", "sweep", "eval", "bench", "predict", "encode", "edge", "infer", "serve",
+    "list", "show", "data", "init", "build", "train", "sweep", "eval", "bench", "predict", "encode", "edge", "infer", "serve",
     "send", "inspect", "import", "publish", "verify", "check", "demo",
 )  # fmt: skip
 

@@ -1,0 +1,56 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from splitreg.cli.data_ import command
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A YOLO export with outlines; one image is in both splits, and "dog" has no label."""
+    root = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("valid", 2)):
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(rng.integers(0, 255, (40, 60, 3), np.uint8)).save(
+                root / split / "images" / f"{split}{number}.png"
+            )
+            (root / split / "labels" / f"{split}{number}.txt").write_text("0 .2 .2 .6 .2 .6 .7\n" if number else "")
+    shutil.copy(root / "train/images/train1.png", root / "valid/images/valid1.png")
+    (root / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [cat, dog]\n")
+    return root
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_the_check_counts_and_finds_images_in_two_splits(photos, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    arguments = ["check", "yolo", "--root", str(photos), "--set", "semantic=instances", "--sheet", str(sheet), "--json"]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout.partition("\n" + str(sheet))[0])
+    assert report["splits"]["train"]["images"] == 4 and report["splits"]["train"]["counts"]["detection"] == {"cat": 3}
+    assert report["splits"]["train"]["unlabelled"]["detection"] == 1
+    assert [len(row) for row in report["duplicates"]] == [4] and any("dog" in line for line in report["warnings"])
+    assert size_of(sheet)[0] == 4 * 320
+    text = CliRunner().invoke(command, ["check", "yolo", "--root", str(photos)])
+    assert text.exit_code == 0 and "60x40" in text.output and "two splits" in text.output
+
+
+def test_augmentations_are_drawn(photos, tmp_path):
+    output = tmp_path / "augmented.png"
+    done = CliRunner().invoke(
+        command,
+        ["augment", "yolo", "--root", str(photos), "-o", str(output), "--index", "1", "--set", "preset=detection"],
+    )
+    assert done.exit_code == 0, done.output
+    assert size_of(output)[0] == 4 * 320
