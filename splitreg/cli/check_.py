@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 
 import click
 
@@ -39,12 +41,17 @@ def command(what: str, options: tuple[str, ...], as_json: bool) -> None:
             raise UnknownComponent(
                 f"no package {what!r} has plugins.{suggest(what, packages)} There are: {', '.join(sorted(packages))}"
             )
-    rows = []
+    rows, debug = [], bool(os.environ.get("SPLITREG_TRACEBACK"))
     for kind, name in keys:
         try:
             results = run(kind, name, registry=registry, options=parse_overrides(options))
             rows += [(f"{kind}:{name}", r.name, r.passed, r.reason) for r in results]
+            for result in results:
+                if debug and result.traceback:
+                    click.echo(f"{kind}:{name}, {result.name}:\n{result.traceback}", err=True)
         except SplitregError as error:
+            if debug:
+                traceback.print_exception(error)
             rows.append((f"{kind}:{name}", "load", False, str(error)))
     if as_json:
         print_json([dict(zip(("plugin", "check", "passed", "reason"), row, strict=True)) for row in rows])
