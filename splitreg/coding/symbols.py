@@ -204,17 +204,25 @@ class SymbolModel:
         if self.indexes is not None and shape != self.indexes.shape:
             raise ShapeMismatch(f"the indexes are for symbols {self.indexes.shape}, got {shape}")
 
-    def check_symbols(self, symbols: NDArray[np.int32]) -> NDArray[np.int32]:
+    def check_symbols(self, symbols: NDArray[np.int32], max_bits: int = 0) -> NDArray[np.int32]:
         """Return symbols to encode as a contiguous int32 array.
 
+        Args:
+            symbols: (C, h, w) int32.
+            max_bits: ``Codec.max_bits`` of the codec; 0: no limit.
+
         Raises:
-            ShapeMismatch: another shape than (C, h, w), or another type than int32.
+            ShapeMismatch: another shape than (C, h, w), another type than int32, or a model of wider
+                symbols than the codec's.
             InvalidLatent: a symbol has more than ``bits`` bits.
         """
         symbols = np.asarray(symbols)
         self.check_shape(symbols.shape)
         if symbols.dtype != np.int32:
             raise ShapeMismatch(f"symbols must be int32, got {symbols.dtype}")
+        if max_bits and not 0 < self.bits <= max_bits:
+            width = f"{self.bits} bits" if self.bits else "any 32-bit integer"
+            raise ShapeMismatch(f"the codec is limited to {max_bits} bits per symbol, the model's are {width}")
         if not self._within(symbols):
             raise InvalidLatent(
                 f"symbols must fit the model's {self.bits} bits, got {symbols.min()} to {symbols.max()}"

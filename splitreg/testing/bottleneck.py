@@ -8,9 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from splitreg.assembly.planning import PREFERRED_CODECS, codec_problems
 from splitreg.coding import load_model
 from splitreg.interfaces import Bottleneck, FeatureSpec
-from splitreg.testing.suite import Suite, expect
+from splitreg.registry import discover
+from splitreg.testing.suite import Suite, expect, expect_report, skip
+from splitreg.testing.without_torch import DeviceCase, check_on_device
 
 _SIZES = ((64, 64), (7, 7), (14, 14), (33, 47), (1, 1), (2, 90))
 
@@ -159,6 +162,26 @@ class BottleneckSuite(Suite):
             "symbol_spec promises tables, and freeze returns none",
         )
         expect(self.make().freeze() is not None, "an untrained bottleneck must freeze, too")
+
+    def test_tables_without_torch(self) -> None:
+        """A process without torch encodes a latent to the same bytes with these tables, and decodes it."""
+        bottleneck = self.trained()
+        tables, registry = bottleneck.freeze(), self.registry or discover()
+        with torch.no_grad():
+            latents = [bottleneck.analyse(self.input(size))[0].numpy() for size in ((64, 64), (33, 47))]
+        registry = registry if registry["codec"] else discover()
+        names = [n for n in PREFERRED_CODECS if n in registry["codec"]]
+        for name in names:
+            spec, _ = registry.resolve("codec", name)
+            if codec_problems(name, registry.load(spec), "", bottleneck.symbol_spec):
+                continue
+            codec = registry.create("codec", name, options={})
+            cases = [DeviceCase.of(f"latent {latent.shape}", tables, latent, codec) for latent in latents]
+            report = check_on_device(spec.target, {}, cases)
+            if not report.skipped:
+                expect_report(report, f"without torch, the tables cannot be used with codec {name}")
+                return
+        skip(f"none of the codecs {', '.join(names)} can code its symbols")
 
     def test_state_dict(self) -> None:
         """A new bottleneck with the same state dict has the same latents, features and tables."""

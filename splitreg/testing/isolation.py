@@ -11,20 +11,22 @@ import warnings
 from collections.abc import Callable
 
 
-def isolated(check: Callable[[], None], seconds: int = 60) -> None:
+def isolated(check: Callable[[], str | None], seconds: int = 60) -> str:
     """Run ``check`` in a forked child process; in this process if the system cannot fork.
 
     Args:
-        check: function that may raise, crash or hang.
+        check: function that may raise, crash or hang; it may return a remark.
         seconds: time limit; the system then kills the child, even in native code.
+
+    Returns:
+        The remark, otherwise an empty string.
 
     Raises:
         AssertionError: the check failed, crashed or timed out; the message says which, a note has
             the child's traceback.
     """
     if not hasattr(os, "fork"):
-        check()
-        return
+        return check() or ""
     sys.stdout.flush()
     sys.stderr.flush()
     readable, writable = os.pipe()
@@ -46,14 +48,15 @@ def isolated(check: Callable[[], None], seconds: int = 60) -> None:
         failure = AssertionError(message or f"exited with status {os.WEXITSTATUS(status)}")
         failure.add_note(trace)
         raise failure
+    return message
 
 
-def _child(check: Callable[[], None], pipe: int, seconds: int) -> int:
+def _child(check: Callable[[], str | None], pipe: int, seconds: int) -> int:
     try:
         faulthandler.disable()  # the parent reports the signal
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(seconds)
-        check()
+        os.write(pipe, (check() or "")[:2048].encode())
     except BaseException as error:
         kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
         text = f"{kind}{error}"[:2048] + "\0" + traceback.format_exc()[-16384:]

@@ -31,7 +31,8 @@ class CheckResult:
     Args:
         name: name of the check.
         passed: whether it passed or was skipped.
-        reason: why it failed or was skipped, and where in the plugin's code; else empty.
+        reason: why it failed or was skipped, and where in the plugin's code; for one that passed, a
+            remark; else empty.
         seconds: duration.
         traceback: of the failure; else empty.
     """
@@ -49,6 +50,7 @@ def run(
     *,
     registry: Registry | None = None,
     options: Mapping[str, Any] | None = None,
+    root: str | None = None,
 ) -> list[CheckResult]:
     """Run the conformance suite of a plugin.
 
@@ -57,6 +59,7 @@ def run(
         name: name of the plugin, or of a family's member.
         registry: the installed plugins, by default.
         options: options of the constructor; for a dataset also ``root`` and ``split``.
+        root: folder of the dataset; for a head with a new task, of a dataset that has its targets.
 
     Raises:
         RegistryError: there is no such kind or plugin, or it cannot be loaded.
@@ -66,6 +69,8 @@ def run(
     registry = registry or discover()
     suite = SUITES[kind]
     attributes = {"component": name, "options": dict(options or {}), "registry": registry}
+    if root is not None and hasattr(suite, "root"):
+        attributes["root"] = root
     concrete: type[Suite] = type(suite.__name__, (suite,), attributes)
     concrete().load()
     checks = [key for base in reversed(concrete.__mro__) for key in vars(base) if key.startswith("test_")]
@@ -76,6 +81,7 @@ def _run_check(suite: Suite, check: str, registry: Registry) -> CheckResult:
     start, passed, reason, trace = time.perf_counter(), True, "", ""
     try:
         getattr(suite, check)()
+        reason = "; ".join(suite.remarks)
     except SkipTest as skipped:
         reason = f"skipped: {skipped}".splitlines()[0]
     except AssertionError as failure:
