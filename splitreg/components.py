@@ -93,6 +93,28 @@ class Component:
             if parameter.name not in _RESERVED.get(self.kind, ())
         }
 
+    @property
+    def meanings(self) -> dict[str, str]:
+        """Option -> its line in the docstring of the class or of the base class that documents it."""
+        documented: dict[str, str] = {}
+        for base in self.cls.__mro__:
+            for text in (base.__dict__.get("__doc__"), getattr(base.__dict__.get("__init__"), "__doc__", None)):
+                documented = {**_arguments(text or ""), **documented}
+        meanings = {name: documented.get(name, "") for name in self.options}
+        for name, default in self.options.items():
+            if default is None and name not in self.required and "None" not in meanings[name]:
+                none = "None: this default" if "default" in meanings[name] else "None: not set"
+                meanings[name] = "; ".join(filter(None, [meanings[name].rstrip("."), none]))
+        return meanings
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Options without a default."""
+        import inspect
+
+        parameters = inspect.signature(self.cls).parameters
+        return tuple(name for name in self.options if parameters[name].default is inspect.Parameter.empty)
+
     def check_options(self, names: Iterable[str], *, reserved: Iterable[str] = ()) -> None:
         """Check the names of options.
 
@@ -130,6 +152,23 @@ class Component:
                 f"cannot create {self.kind} {self.name!r} of package {self.package}: "
                 f"{_last_line(cause, self.cls.__module__)}"
             ) from cause
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """Return the arguments of a Google-style docstring: name -> description in one line."""
+    import inspect
+
+    arguments: dict[str, str] = {}
+    inside, name = False, ""
+    for line in inspect.cleandoc(docstring).splitlines():
+        if not line.startswith(" "):
+            inside, name = line.strip() == "Args:", ""
+        elif inside and (match := re.match(r" {4}(\*{0,2}\w+)(?: \([^)]*\))?: *(.*)", line)):
+            name = match[1]
+            arguments[name] = match[2]
+        elif inside and name and line.strip():
+            arguments[name] += f" {line.strip()}"
+    return arguments
 
 
 def import_object(dotted: str, key: str) -> Any:

@@ -140,6 +140,14 @@ class Bottleneck(nn.Module, abc.ABC):
     def freeze(self) -> LatentModel:
         """Return the integer tables of the current weights; with a hyperprior, also its integer networks."""
 
+    def losses(self) -> dict[str, Tensor]:
+        """Return further losses of the last ``forward`` in training: name -> scalar, averaged over the images.
+
+        They are added to the loss of the step, for example a commitment loss of a codebook, and logged
+        as ``bottleneck.NAME``. ``forward`` stores what they need. By default there are none.
+        """
+        return {}
+
     def auxiliary_loss(self) -> Tensor | None:
         """Return a loss for ``auxiliary_parameters`` only (the quantiles of the prior), or None."""
         return None

@@ -32,7 +32,11 @@ from splitreg.errors import (
 )
 from splitreg.specs import KINDS, ComponentSpec
 
-__all__ = ["Component", "Entry", "PluginOrigin", "Registry", "discover"]
+__all__ = ["Component", "Entry", "PluginOrigin", "Registry", "discover", "extensions", "load_extension"]
+
+
+#: Groups of entry points that name an object, not a spec.
+EXTENSIONS = ("prediction", "optimizer", "schedule", "augmentation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +220,7 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
     def _packages(self) -> dict[str, str]:
         """Top-level module of plugins -> package."""
         entries = [entry for names in self.values() for entry in names.values()]
+        entries += _installed(EXTENSIONS)
         roots = {entry.module.partition(".")[0]: entry.package for entry in entries}
         roots.pop("splitreg", None)
         return roots
@@ -325,7 +330,11 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
             "package": self[kind][spec.name].package,
             "target": spec.target,
             "api": spec.api,
-            "options": {option: repr(default) for option, default in component.options.items()},
+            "options": {
+                option: "required" if option in component.required else repr(default)
+                for option, default in component.options.items()
+            },
+            "meanings": component.meanings,
             "doc": inspect.cleandoc(cls.__doc__ or ""),
         }
 
@@ -363,10 +372,40 @@ def discover() -> Registry:
     return Registry(tuple(_installed()))
 
 
-def _installed() -> Iterator[Entry]:
+@functools.cache
+def extensions(group: str) -> Mapping[str, Entry]:
+    """Return the entry points ``splitreg.GROUP`` of installed packages by name; cached for the process.
+
+    Such an entry point names an object, not a spec. ``SPLITREG_PLUGINS`` limits them, too.
+
+    Raises:
+        DuplicateComponent: two packages declare one name.
+    """
+    entries: dict[str, Entry] = {}
+    for entry in _installed((group,)):
+        if entry.name in entries:
+            raise DuplicateComponent(
+                f"{group}:{entry.name} is declared by the packages {entries[entry.name].package} and {entry.package}; "
+                "uninstall one of them"
+            )
+        entries[entry.name] = entry
+    return MappingProxyType(entries)
+
+
+def load_extension(entry: Entry) -> Any:
+    """Import the object of an entry point from ``extensions``.
+
+    Raises:
+        MissingExtra: a package that it needs is not installed.
+        BrokenComponent: the import fails for another reason.
+    """
+    return import_object(f"{entry.module}:{entry.attribute}", f"{entry.kind}:{entry.name} from package {entry.package}")
+
+
+def _installed(kinds: tuple[str, ...] = KINDS) -> Iterator[Entry]:
     names = os.environ.get("SPLITREG_PLUGINS")
     only = None if names is None else {_normalise(name) for name in names.split(",") if name.strip()}
-    groups = {f"splitreg.{kind}": kind for kind in KINDS}
+    groups = {f"splitreg.{kind}": kind for kind in kinds}
     claims = set()
     for distribution, kind, name, value in installed_entry_points(groups):
         package = _normalise(distribution)

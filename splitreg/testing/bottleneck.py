@@ -217,6 +217,21 @@ class BottleneckSuite(Suite):
             torch.allclose(together[1:2], alone, rtol=1e-3, atol=1e-4), "the latent depends on the rest of the batch"
         )
 
+    def test_losses(self) -> None:
+        """Losses of its own are finite scalars after each step, with finite gradients."""
+        bottleneck = self.make().train()
+        for seed in range(2):  # a graph of the first step must not be kept
+            restored, _ = bottleneck(self.input((32, 32), seed))
+            losses = bottleneck.losses()
+            expect(isinstance(losses, dict), "losses must return a dict")
+            for name, loss in losses.items():
+                valid = isinstance(loss, Tensor) and loss.ndim == 0 and bool(torch.isfinite(loss))
+                expect(valid, f"loss {name!r} must be a finite scalar, got {loss}")
+            (restored.square().mean() + sum(losses.values())).backward()
+        for name, parameter in bottleneck.named_parameters():
+            finite = parameter.grad is None or bool(torch.isfinite(parameter.grad).all())
+            expect(finite, f"the gradient of {name} is not finite")
+
     def test_auxiliary_loss(self) -> None:
         """Its parameters belong to the bottleneck, and its gradient reaches no others."""
         bottleneck = self.make()

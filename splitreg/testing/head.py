@@ -15,10 +15,13 @@ from torch import Tensor
 from splitreg.assembly.labels import LABELLED
 from splitreg.imaging import Geometry
 from splitreg.interfaces import FeatureSpec, Head
+from splitreg.predictions import GenericPrediction
 from splitreg.registry import discover
 from splitreg.tasks import Prediction, Target
-from splitreg.testing.suite import Suite, expect, skip
+from splitreg.testing.suite import Suite, expect, expect_report, skip
 from splitreg.testing.targets import BorrowedTargets, borrow_targets, empty_target, some_target
+from splitreg.testing.without_torch import import_on_device
+from splitreg.wire import pack, unpack
 
 _STRIDES = (4, 8, 16, 32)
 
@@ -203,6 +206,22 @@ class HeadSuite(Suite):
                 expect(
                     arrays and all(isinstance(a, np.ndarray) for a in arrays.values()), "arrays must be numpy arrays"
                 )
+
+    def test_predictions_travel(self) -> None:
+        """A client without torch rebuilds a prediction of the plugin's own type from an answer."""
+        prediction = self.predictions()[0]
+        received = unpack(pack([{"head": prediction}]))[0]["head"]
+        if isinstance(received, GenericPrediction):
+            expect(not prediction.type_name, f"a client cannot rebuild the prediction: {received.note}")
+            self.remark("clients receive its predictions as plain data: set type_name and add an entry point")
+            return
+        expect(type(received) is type(prediction), f"a client receives {type(received).__name__}")
+        expect(received.to_json() == prediction.to_json(), "to_json differs on the client: see Prediction.fields")
+        for name, array in prediction.arrays().items():
+            expect(np.array_equal(array, received.arrays()[name], equal_nan=True), f"{name} differs on the client")
+        expect_report(
+            import_on_device(type(prediction).__module__), "a client without torch cannot read the prediction"
+        )
 
     def test_metric(self) -> None:
         """The metric returns floats by name, with ``primary``; the truth scores best."""

@@ -82,17 +82,26 @@ def check_on_device(target: str, options: Mapping[str, Any], cases: Sequence[Dev
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cases.pickle"
         path.write_bytes(pickle.dumps((target, dict(options), list(cases))))
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; sys.modules.update(dict.fromkeys({ABSENT!r})); "
-            f"from splitreg.testing.without_torch import report; report({str(path)!r})"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+        done = _run(f"from splitreg.testing.without_torch import report; report({str(path)!r})")
         lines = done.stdout.splitlines()
         if done.returncode or not lines:
             return DeviceReport(
                 problem=f"the process without torch ended with status {done.returncode}", trace=done.stderr
             )
         return DeviceReport(**json.loads(lines[-1]))
+
+
+def import_on_device(module: str) -> DeviceReport:
+    """Import a module in a process without torch."""
+    done = _run(f"import importlib; importlib.import_module({module!r})")
+    lines = done.stderr.strip().splitlines()
+    return DeviceReport(problem=lines[-1] if done.returncode and lines else "", trace=done.stderr)
+
+
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    start = f"import sys; sys.path[:] = {sys.path!r}; sys.modules.update(dict.fromkeys({ABSENT!r})); "
+    command = [sys.executable, "-c", start + code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def report(path: str) -> None:
