@@ -144,7 +144,8 @@ class Bottleneck(nn.Module, abc.ABC):
         """Return further losses of the last ``forward`` in training: name -> scalar, averaged over the images.
 
         They are added to the loss of the step, for example a commitment loss of a codebook, and logged
-        as ``bottleneck.NAME``. ``forward`` stores what they need. By default there are none.
+        as ``bottleneck.NAME``. ``forward`` stores them, and this method returns and forgets them: a
+        module that holds a tensor with a graph cannot be copied. By default there are none.
         """
         return {}
 

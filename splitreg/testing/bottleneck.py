@@ -52,6 +52,7 @@ class BottleneckSuite(Suite):
         optimizer = torch.optim.SGD(weights, 1e-3) if weights else None
         for seed in range(3):
             restored, rate = bottleneck(self.input((32, 32), seed))
+            bottleneck.losses()  # as a step of training does
             if optimizer and restored.requires_grad:
                 optimizer.zero_grad()
                 (restored.square().mean() + 1e-6 * rate.mean()).backward()
@@ -228,6 +229,12 @@ class BottleneckSuite(Suite):
                 valid = isinstance(loss, Tensor) and loss.ndim == 0 and bool(torch.isfinite(loss))
                 expect(valid, f"loss {name!r} must be a finite scalar, got {loss}")
             (restored.square().mean() + sum(losses.values())).backward()
+        try:
+            copy.deepcopy(bottleneck)
+        except RuntimeError as cause:
+            raise AssertionError(
+                "the bottleneck cannot be copied after a step: return the losses and keep no tensor with a graph"
+            ) from cause
         for name, parameter in bottleneck.named_parameters():
             finite = parameter.grad is None or bool(torch.isfinite(parameter.grad).all())
             expect(finite, f"the gradient of {name} is not finite")
