@@ -178,7 +178,7 @@ class ServerModel:
         Raises:
             ForeignPacket: the stream is of another model.
         """
-        return ServerStream(self, stream)
+        return ServerStream(self.coding, stream, self.infer)
 
     def feature_batches(self, packets: Iterable[bytes], resolutions: Sequence[str] = ()) -> Iterator[FeatureBatch]:
         """Yield the input of the heads: features of images of one coded size.

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
-from splitreg.coding import FrameDecoder, Packet, StreamFormat
+from splitreg.coding import FrameDecoder, LatentCoding, Packet, StreamFormat
 from splitreg.errors import ForeignPacket
 from splitreg.predictions import Prediction
 
-if TYPE_CHECKING:
-    from splitreg.assembly.server import ServerModel
+#: ``ServerModel.infer`` for one packet.
+Infer = Callable[[bytes, Iterable[str] | None], list[dict[str, Prediction]]]
 
 
 class ServerStream:
-    """Decodes the frames of an ``EdgeStream``; from ``ServerModel.stream``."""
+    """Decodes the frames of an ``EdgeStream``; from ``ServerModel.stream``.
 
-    def __init__(self, server: ServerModel, stream: StreamFormat) -> None:
-        if stream.model_id != server.coding.model_id:
-            raise ForeignPacket(f"the stream is of model {stream.model_id:08x}, this is {server.coding.model_id:08x}")
-        self._server, self._format = server, stream
-        self._decoder = FrameDecoder(server.coding, stream.latent, stream=stream.number)
+    Args:
+        coding: of the model.
+        stream: ``EdgeStream.format``.
+        infer: runs heads on an ordinary packet.
+
+    Raises:
+        ForeignPacket: the stream is of another model.
+    """
+
+    def __init__(self, coding: LatentCoding, stream: StreamFormat, infer: Infer) -> None:
+        if stream.model_id != coding.model_id:
+            raise ForeignPacket(f"the stream is of model {stream.model_id:08x}, this is {coding.model_id:08x}")
+        self._format, self._infer = stream, infer
+        self._decoder = FrameDecoder(coding, stream.latent, stream=stream.number)
 
     def infer(self, packet: bytes, heads: Iterable[str] | None = None) -> dict[str, Prediction]:
         """Run heads on the next packet.
@@ -38,4 +46,4 @@ class ServerStream:
             model_id=self._format.model_id, original=self._format.original, coded=self._format.coded,
             streams=self._decoder.streams(),
         )  # fmt: skip
-        return self._server.infer(single.to_bytes(), heads)[0]
+        return self._infer(single.to_bytes(), heads)[0]

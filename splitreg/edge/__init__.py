@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from splitreg.edge.options import ClientOptions
     from splitreg.edge.outbox import Outbox
     from splitreg.edge.runtimes import RUNTIMES, Network, load_network, onnx_session
-    from splitreg.edge.sources import Frame, FrameSource, SourceOptions, TimedImage, frames, open_source, timed_images
+    from splitreg.edge.source_options import SourceOptions
+    from splitreg.edge.sources import Frame, FrameSource, TimedImage, frames, open_source, timed_images
     from splitreg.edge.stream import EdgeStream, StreamOptions
     from splitreg.edge.uploading import UploadReport, upload
 
@@ -34,7 +35,7 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "LinkEstimate": "splitreg.edge.link", "Network": "splitreg.edge.runtimes", "Outbox": "splitreg.edge.outbox",
     "Times": "splitreg.edge.answer", "UploadReport": "splitreg.edge.uploading", "describe": "splitreg.edge.info",
     "Frame": "splitreg.edge.sources", "FrameSource": "splitreg.edge.sources",
-    "SourceOptions": "splitreg.edge.sources", "TimedImage": "splitreg.edge.sources",
+    "SourceOptions": "splitreg.edge.source_options", "TimedImage": "splitreg.edge.sources",
     "timed_images": "splitreg.edge.sources", "open_source": "splitreg.edge.sources",
     "frames": "splitreg.edge.sources", "load_network": "splitreg.edge.runtimes",
     "onnx_session": "splitreg.edge.runtimes", "upload": "splitreg.edge.uploading",

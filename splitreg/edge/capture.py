@@ -18,7 +18,7 @@ from splitreg.errors import MissingExtra, SourceError
 from splitreg.imaging import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from splitreg.edge.sources import SourceOptions
+    from splitreg.edge.source_options import SourceOptions
 
 _log = logging.getLogger(__name__)
 

@@ -71,7 +71,7 @@ class EdgeHalf(abc.ABC):
             options: how it is coded.
             number: of the stream, in its key frames.
         """
-        return EdgeStream(self, options or StreamOptions(), number)
+        return EdgeStream(self.coding, self.latent_of, options or StreamOptions(), number)
 
     def latent_of(self, image: ImageLike) -> tuple[NDArray[np.float32], imaging.Geometry]:
         """Return the (C, h, w) latent of one image, before quantisation, and its geometry."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from splitreg.coding.frame_coding import FrameEncoder
+from splitreg.coding.latent_coding import LatentCoding
 from splitreg.coding.stream_packet import StreamFormat
 from splitreg.errors import RecipeError, ShapeMismatch
-from splitreg.imaging import ImageLike
+from splitreg.imaging import Geometry, ImageLike
 
-if TYPE_CHECKING:
-    from splitreg.edge.half import EdgeHalf
+#: ``EdgeHalf.latent_of``.
+LatentOf = Callable[[ImageLike], tuple[NDArray[np.float32], Geometry]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +47,21 @@ class StreamOptions:
 class EdgeStream:
     """Encodes images of one size, one after the other; from ``EdgeHalf.stream``.
 
+    Args:
+        coding: of the model.
+        latent_of: returns the latent of an image, and its geometry.
+        options: how the stream is coded.
+        number: of the stream, in its key frames.
+
     Attributes:
         format: what the server must know; None before the first image.
         encoder: the state; None before the first image.
     """
 
-    def __init__(self, half: EdgeHalf, options: StreamOptions, number: int) -> None:
+    def __init__(self, coding: LatentCoding, latent_of: LatentOf, options: StreamOptions, number: int) -> None:
         self.format: StreamFormat | None = None
         self.encoder: FrameEncoder | None = None
-        self._half, self._options, self._number = half, options, number
+        self._coding, self._latent_of, self._options, self._number = coding, latent_of, options, number
         self._last_key = 0.0
 
     def encode(self, image: ImageLike, *, rate: float | None = None, key: bool = False) -> bytes:
@@ -71,15 +81,15 @@ class EdgeStream:
             InvalidLatent: the encoder returned NaN, infinite or huge values.
             RecipeError: the rate is not within 0 to 1, or the model has one rate.
         """
-        latent, geometry = self._half.latent_of(image)
+        latent, geometry = self._latent_of(image)
         if self.format is None or self.encoder is None:
             channels, height, width = latent.shape
             self.format = StreamFormat(
-                model_id=self._half.coding.model_id, original=geometry.original, coded=geometry.coded,
+                model_id=self._coding.model_id, original=geometry.original, coded=geometry.coded,
                 latent=(channels, height, width), number=self._number,
             )  # fmt: skip
             self.encoder = FrameEncoder(
-                self._half.coding, self.format.latent, stream=self._number, tolerance=self._options.tolerance
+                self._coding, self.format.latent, stream=self._number, tolerance=self._options.tolerance
             )
         if geometry.original != self.format.original:
             was, now = ("x".join(map(str, size)) for size in (self.format.original, geometry.original))

@@ -12,8 +12,8 @@ from splitreg.serving.logs import log
 from splitreg.wire import error_body
 
 if TYPE_CHECKING:
-    from splitreg.serving.batch_queue import Job
     from splitreg.serving.config import ServeConfig
+    from splitreg.serving.jobs import Job
     from splitreg.serving.metrics import Metrics
 
 

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from splitreg.errors import KeyReused
-from splitreg.serving.batch_queue import Job, JobResult
 from splitreg.serving.config import ServeConfig
+from splitreg.serving.jobs import Job, JobResult
 
 #: Entries that one request checks for expiry, so that no request pays for all of them.
 _CHECKED_PER_REQUEST = 32

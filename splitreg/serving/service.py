@@ -24,9 +24,9 @@ from splitreg.errors import (
 from splitreg.serving.answer_room import AnswerRoom, AnswerRooms
 from splitreg.serving.answer_size import estimate_bytes
 from splitreg.serving.backend import CreateBackend
-from splitreg.serving.batch_queue import Job, JobResult
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.idempotency import IdempotencyCache
+from splitreg.serving.jobs import Job, JobResult
 from splitreg.serving.logs import log
 from splitreg.serving.memory import MemoryBudget
 from splitreg.serving.metrics import Metrics

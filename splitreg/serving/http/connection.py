@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 from splitreg.errors import SplitregError, Unavailable
 
 if TYPE_CHECKING:
-    from splitreg.serving.http.server import HttpServer
+    from starlette.types import Message, Scope
+
+    from splitreg.serving.config import ServeConfig
+    from splitreg.serving.memory import MemoryBudget
 
 #: Bytes that are read from a connection per turn of the event loop.
 READ_BYTES = 32 * 1024
@@ -55,6 +58,54 @@ class Handler(Protocol):
         """The connection is closed."""
 
 
+class Exchange(Protocol):
+    """A request or a WebSocket."""
+
+    @property
+    def scope(self) -> Scope:
+        """See ASGI."""
+
+    async def receive(self) -> Message:
+        """See ASGI."""
+
+    async def send(self, message: Message) -> None:
+        """See ASGI."""
+
+    def returned(self) -> None:
+        """The application has returned, whether it has answered or not."""
+
+
+class ConnectionOwner(Protocol):
+    """The side of ``HttpServer`` that its connections use."""
+
+    config: ServeConfig
+    loop: asyncio.AbstractEventLoop
+    read_buffer: memoryview
+    request_bytes: MemoryBudget
+    scheme: str
+
+    def create_handler(self, connection: Connection) -> Handler:
+        """Return what understands the bytes of a new connection."""
+
+    def run(self, connection: Connection, exchange: Exchange) -> None:
+        """Run the application for a request or a WebSocket."""
+
+    def wait(self, connection: Connection) -> None:
+        """Note that a connection waits for its next request."""
+
+    def finish(self, connection: Connection) -> None:
+        """Note that a connection has sent its last response."""
+
+    def refused(self, connection: Connection, error: SplitregError) -> bytes:
+        """Count and log what is refused before the application; return the response."""
+
+    def opened(self, connection: Connection) -> None:
+        """Note a new connection."""
+
+    def closed(self, connection: Connection) -> None:
+        """Note that a connection was closed."""
+
+
 class Connection(asyncio.BufferedProtocol):
     """Reads, throttles and writes one connection; a ``Handler`` understands its bytes.
 
@@ -73,7 +124,7 @@ class Connection(asyncio.BufferedProtocol):
         closing: whether it is being closed.
     """
 
-    def __init__(self, server: HttpServer, address: str, refusal: str) -> None:
+    def __init__(self, server: ConnectionOwner, address: str, refusal: str) -> None:
         self.server = server
         self.client = address
         self.refusal = refusal

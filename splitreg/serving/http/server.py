@@ -13,11 +13,11 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from splitreg.errors import SplitregError
 from splitreg.serving.config import ServeConfig
-from splitreg.serving.http.connection import READ_BYTES, Connection, Handler
+from splitreg.serving.http.connection import READ_BYTES, Connection, Exchange, Handler
 from splitreg.serving.http.http1 import Http1
 from splitreg.serving.logs import log
 from splitreg.serving.memory import MemoryBudget
@@ -49,23 +49,6 @@ class Application(Protocol):
 
     def refuse(self, client: str, error: SplitregError) -> bytes:
         """Count and log a refused request or stream; return the response, empty for none."""
-
-
-class _Exchange(Protocol):
-    """A request or a WebSocket."""
-
-    @property
-    def scope(self) -> Scope:
-        """See ASGI."""
-
-    async def receive(self) -> Message:
-        """See ASGI."""
-
-    async def send(self, message: Message) -> None:
-        """See ASGI."""
-
-    def returned(self) -> None:
-        """The application has returned, whether it has answered or not."""
 
 
 class HttpServer:
@@ -163,7 +146,7 @@ class HttpServer:
         """Return what understands the bytes of a new connection."""
         return Http1(connection)
 
-    def run(self, connection: Connection, exchange: _Exchange) -> None:
+    def run(self, connection: Connection, exchange: Exchange) -> None:
         """Run the application for a request or a WebSocket."""
         self._waiting.pop(connection, None)
         task = self.loop.create_task(self._run(exchange))
@@ -198,7 +181,7 @@ class HttpServer:
             self._forget(connection.client)
             self._metrics.connections.set(len(self._connections))
 
-    async def _run(self, exchange: _Exchange) -> None:
+    async def _run(self, exchange: Exchange) -> None:
         try:
             await self.app(exchange.scope, exchange.receive, exchange.send)
         except Exception as error:

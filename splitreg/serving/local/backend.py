@@ -9,8 +9,8 @@ from typing import Any
 
 from splitreg.errors import SplitregError, Unavailable
 from splitreg.serving.backend import record_reload
-from splitreg.serving.batch_queue import Job
 from splitreg.serving.config import ServeConfig
+from splitreg.serving.jobs import Job
 from splitreg.serving.local.pool import WorkerPool
 from splitreg.serving.metrics import Metrics
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from splitreg.errors import BundleError, ServiceError, SplitregError
 from splitreg.serving import frames
-from splitreg.serving.batch_queue import BatchQueue, Job
+from splitreg.serving.batch_queue import BatchQueue
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.inference import InferenceRequest
+from splitreg.serving.jobs import Job
 from splitreg.serving.logs import log
 from splitreg.serving.metrics import Metrics
 from splitreg.wire import error_from

@@ -15,10 +15,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from splitreg.coding import Packet
 from splitreg.errors import BundleError, DeadlinePassed, ServiceError, SplitregError
 from splitreg.serving.backend import record_reload
-from splitreg.serving.batch_queue import BatchQueue, Job
+from splitreg.serving.batch_queue import BatchQueue
 from splitreg.serving.bundles import select_bundles
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.inference import InferenceRequest
+from splitreg.serving.jobs import Job
 from splitreg.serving.logs import log
 from splitreg.serving.metrics import Metrics
 from splitreg.serving.on_ray import applications

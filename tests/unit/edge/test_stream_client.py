@@ -70,7 +70,7 @@ def test_a_lost_connection_is_opened_again_with_a_key_frame(server, edge):
                 link.up()
 
         report = client(server, edge, url=link.url).run(clip(12), on_answer)
-    assert report.connections == 2 and report.keys == 2
+    assert report.connections >= 2 and report.keys >= 2
     assert report.answered + report.lost == 12 and report.answered >= 8 and report.lost <= 4
 
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitreg.errors import DeadlinePassed, ServiceError, Unavailable, WorkerLost
-from splitreg.serving.batch_queue import BatchQueue, Job
+from splitreg.serving.batch_queue import BatchQueue
 from splitreg.serving.config import ServeConfig
+from splitreg.serving.jobs import Job
 from splitreg.serving.metrics import Metrics
 from splitreg.wire import AnswerFormat
 
