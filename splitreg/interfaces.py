@@ -98,7 +98,7 @@ class Bottleneck(nn.Module, abc.ABC):
     (``decoder``, the prior) on the server.
 
     Attributes:
-        source_default: ``"image"`` or ``"feature"``: the input if the recipe does not set it.
+        source_default: ``"image"`` or ``"feature"``: the input if the recipe does not set it with ``from``.
         encoder: the modules that ``analyse`` uses.
         decoder: the modules that ``synthesise`` uses.
         latent: channels and stride (relative to the image) of the latent.
