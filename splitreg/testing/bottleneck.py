@@ -222,7 +222,7 @@ class BottleneckSuite(Suite):
         """Losses of its own are finite scalars after each step, with finite gradients."""
         bottleneck = self.make().train()
         for seed in range(2):  # a graph of the first step must not be kept
-            restored, _ = bottleneck(self.input((32, 32), seed))
+            restored, _ = bottleneck(self.input((32, 32), seed).requires_grad_())
             losses = bottleneck.losses()
             expect(isinstance(losses, dict), "losses must return a dict")
             for name, loss in losses.items():
