@@ -180,6 +180,7 @@ class _Printer:
         self.images: dict[str, Any] = {}  # to draw on
         self.keep_frames = True
         self.count = self.refused = 0
+        self.notes: set[str] = set()  # each is printed once
 
     def __call__(self, answer: Answer) -> None:
         self.refused += answer.error is not None
@@ -212,6 +213,7 @@ class _Printer:
 
     def _draw(self, answer: Answer, folder: Path) -> None:
         from splitreg import imaging
+        from splitreg.predictions import GenericPrediction
         from splitreg.wire import write_png
 
         if not answer.predictions:
@@ -222,6 +224,10 @@ class _Printer:
             return
         canvas = imaging.read(image)
         for head, prediction in answer.predictions.items():
+            note = prediction.note if isinstance(prediction, GenericPrediction) else ""
+            if note and note not in self.notes:
+                self.notes.add(note)
+                click.echo(f"head {head}: {note}", err=True)
             write_output(folder / f"{_stem(answer.name)}-{head}.png", write_png(prediction.draw(canvas)))
 
 

@@ -31,6 +31,7 @@ from splitreg.registry import Registry, discover
 from splitreg.training import devices
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.data import DataLoaders, open_datasets
+from splitreg.training.hooks import Hooks
 from splitreg.training.locking import locked
 from splitreg.training.log import RunLog
 from splitreg.training.loop import Loop, Position
@@ -110,11 +111,11 @@ def train(
     )  # fmt: skip
     loaders = DataLoaders(
         recipe=resolved, datasets=options.datasets or open_datasets(resolved, registry),
-        preprocess=model.plan.preprocess, workers=options.workers,
+        preprocess=model.plan.preprocess, workers=options.workers, augment=options.hooks.find_augment(),
     )  # fmt: skip
     run = Run(
         model=model, recipe=resolved, folder=Path(output), loaders=loaders, registry=registry,
-        teacher=_teacher(teacher, resolved, model, registry),
+        teacher=_teacher(teacher, resolved, model, registry), hooks=options.hooks,
     )  # fmt: skip
     record = run.execute(options)
     model.trained = True
@@ -147,6 +148,7 @@ class Run:
         registry: for the objectives.
         teacher: for objectives that compare with one.
         base: digest of weights that the model needs but does not contain; a run is resumed only with the same.
+        hooks: callbacks, and an own optimiser or schedule.
     """
 
     model: Trainable
@@ -156,6 +158,7 @@ class Run:
     registry: Registry
     teacher: Teacher | None = None
     base: str = ""
+    hooks: Hooks = field(default_factory=Hooks)
 
     @functools.cached_property
     def train_classes(self) -> dict[str, ClassMapping]:
@@ -237,6 +240,7 @@ class Run:
         for name, before, now in (
             ("teacher", state.get("teacher", ""), self.teacher.identity if self.teacher else ""),
             ("model", state["base"], self.base),
+            ("optimizer, schedule or augment in its hooks", state.get("hooks", {}), self.hooks.identity()),
         ):
             if before != now:
                 raise TrainingError(
