@@ -284,6 +284,8 @@ class StepContext:
         latent: (B, C, h, w), output of ``Bottleneck.encoder`` before quantisation; None if the
             encoder was not run.
         shared: trained weights that several heads may depend on.
+        cut: the (B, C, h, w) feature at the cut, and what the bottleneck restores of it; None if the
+            bottleneck reads the image, or was not run.
     """
 
     losses: Mapping[str, Mapping[str, Tensor]]
@@ -296,6 +298,7 @@ class StepContext:
     teacher_outputs: Mapping[str, Any] = field(default_factory=dict)
     latent: Tensor | None = None
     shared: Sequence[Tensor] = ()
+    cut: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

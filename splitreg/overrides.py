@@ -48,7 +48,8 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str
 def set_path(table: dict[str, Any], path: str, value: Any) -> None:
     """Set the value at a path such as ``"stages.0.epochs"`` or ``"heads.det.width"``.
 
-    Missing tables are created. The index of a list with one item may be omitted: ``"data.root"``.
+    Missing tables are created. The index of a list with one item may be omitted: ``"data.root"``,
+    ``"stages.optimizer.lr"``.
 
     Raises:
         RecipeError: a list has no such item, or a value on the path has no keys.
@@ -56,15 +57,23 @@ def set_path(table: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     here: Any = table
     for depth, key in enumerate(parents):
+        if parents[:depth] == ["stages"]:  # items of other lists have no tables, and a wrong name must not be one
+            here = _only_item(here, key)
         step = _index(here, key, path) if isinstance(here, list) else key
         if isinstance(here, dict):
             here.setdefault(step, {})
         here = _resolve(here, step)
         if not isinstance(here, dict | list):
             raise RecipeError(f"{path}: {'.'.join(parents[: depth + 1])} is {here!r} and has no keys")
-    if isinstance(here, list) and len(here) == 1 and not last.isdecimal() and last not in _names(here):
-        here = _resolve(here, 0)
+    here = _only_item(here, last)
     here[_index(here, last, path) if isinstance(here, list) else last] = value
+
+
+def _only_item(here: Any, key: str) -> Any:
+    """Return the item of a list with one item, unless the key addresses an item; otherwise the value itself."""
+    if isinstance(here, list) and len(here) == 1 and not key.isdecimal() and key not in _names(here):
+        return _resolve(here, 0)
+    return here
 
 
 def _resolve(here: Any, step: Any) -> Any:

@@ -253,10 +253,12 @@ class Detections(Prediction):
         """Draw boxes with at least the threshold's score, with name and score.
 
         Tracked objects have their identity in the caption and a colour per identity, others a colour
-        per class.
+        per class. Without any such box, a line below the image says so, with the best score.
         """
         canvas, factor = drawing.enlarge(image)
         order = [i for i in np.argsort(self.scores, kind="stable") if self.scores[i] >= self.threshold]
+        if not order:
+            return drawing.legend(canvas, [f"no object with a score of {self.threshold:.2g} or more", *self._best()])
         captions = [f"{self.names[self.labels[i]]} {self.scores[i]:.2f}" for i in order]
         colours = drawing.palette(len(self.names))[self.labels[order]]
         if self.identities is not None:
@@ -266,6 +268,13 @@ class Detections(Prediction):
             ]
             colours = drawing.palette(_IDENTITY_COLOURS)[numbers % _IDENTITY_COLOURS]
         return drawing.boxes(canvas, self.boxes[order] * factor, captions, colours)
+
+    def _best(self) -> list[str]:
+        """Return the object with the best score, in a list; an empty list without objects."""
+        if not len(self.scores):
+            return []
+        best = int(self.scores.argmax())
+        return [f"best: {self.names[self.labels[best]]} {self.scores[best]:.2f}"]
 
     def to_json(self) -> dict[str, Any]:
         """Return label, score and box of every object, and ``id`` if they are tracked."""

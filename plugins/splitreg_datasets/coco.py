@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from splitreg_datasets.instances import (
     unused_parents,
 )
 from splitreg_datasets.layout import Splits
-from splitreg_datasets.objects import object_specs, object_targets
+from splitreg_datasets.objects import INSTANCES, object_specs, object_targets, semantic_mask
 
 EXPECTED = (
     "annotations/instances_<split>.json (or <split>2017) beside <split>/ (or <split>2017/, images/<split>/), "
@@ -57,7 +58,7 @@ class Coco(Dataset):
             holds no split is of none.
         images: another folder of images, relative to the root; ``{split}`` stands for the split here too.
         semantic: where semantic labels come from: ``"png"``, ``"panoptic"``, ``"auto"`` (whichever is there, label
-            images first) or ``"none"``.
+            images first), ``"instances"`` (the objects' masks, with the class ``background``) or ``"none"``.
         masks: give masks with the boxes.
         min_objects: leave out images with fewer objects (crowds do not count).
         hold_out: fraction of ``train`` to hold out as ``val``; 0: 20 % where the dataset has no splits.
@@ -81,8 +82,9 @@ class Coco(Dataset):
         self.targets = self.describe(root, annotations=annotations, semantic=semantic)
         folder, sources = _sources(root, annotations)
         chosen = _chosen(folder, sources, split, hold_out)
-        self._parts = [_open(folder, source, images, semantic, self.targets) for source in chosen]
-        self._masks = masks
+        found = "none" if semantic == INSTANCES else semantic
+        self._parts = [_open(folder, source, images, found, self.targets) for source in chosen]
+        self._masks, self._instances = masks, semantic == INSTANCES
         self._images = _splits(self._parts, min_objects, hold_out).select(split, "coco", folder)
 
     @classmethod
@@ -97,9 +99,12 @@ class Coco(Dataset):
         folder, sources = _sources(root, annotations)
         smallest = min((source.path for source in sources), key=lambda path: (path.stat().st_size, path.name))
         names = _categories(smallest, sources)
-        targets = object_specs(tuple(names.values())) if names else {}
+        instances = semantic == INSTANCES
+        if instances and any(source.panoptic for source in sources):
+            raise DataError(f"{smallest} has panoptic segments, which give a class per pixel: set semantic=panoptic")
+        targets = object_specs(tuple(names.values()), semantic=instances) if names else {}
         notes = _notes(folder)
-        if labels.resolve(notes, semantic) != "none":
+        if not instances and labels.resolve(notes, semantic) != "none":
             classes = tuple(labels.categories(notes, smallest).values())
             targets[tasks.SEGMENTATION] = TargetSpec(task=tasks.SEGMENTATION, labels=classes)
         return targets
@@ -138,8 +143,11 @@ class Coco(Dataset):
         if part.source.panoptic and isinstance(part.semantic, labels.Panoptic):
             targets.update(self._segments(part, identity))
         elif tasks.DETECTION in self.targets:
-            targets[tasks.DETECTION] = part.instances.boxes(record, masks=self._masks)
+            boxes = part.instances.boxes(record, masks=self._masks or self._instances)
+            targets[tasks.DETECTION] = boxes if self._masks else dataclasses.replace(boxes, masks=None)
             targets[tasks.MULTILABEL] = part.instances.present(record)
+            if self._instances:
+                targets[tasks.SEGMENTATION] = semantic_mask(boxes, record.size)
         if part.semantic is not None and tasks.SEGMENTATION in self.targets:
             targets[tasks.SEGMENTATION] = part.semantic.mask(identity, record)
         return Sample(image=as_image(image), targets=targets, name=record.file_name)

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from splitreg import tasks
 from splitreg.errors import DataError
 from splitreg.specs import TargetSpec
-from splitreg.tasks import BoxTarget, MultiLabelTarget, Target
+from splitreg.tasks import BoxTarget, MaskTarget, MultiLabelTarget, Target
 from splitreg_datasets import rle
 
 #: [x0, y0, x1, y1, ...], in pixels.
@@ -75,11 +75,29 @@ def mask_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | Non
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def object_specs(labels: tuple[str, ...]) -> dict[str, TargetSpec]:
-    """Return the targets of a dataset of objects."""
+#: Class of the pixels that belong to no object.
+BACKGROUND = "background"
+#: Value of the option ``semantic`` that makes classes of pixels from outlines.
+INSTANCES = "instances"
+
+
+def object_specs(labels: tuple[str, ...], *, semantic: bool = False) -> dict[str, TargetSpec]:
+    """Return the targets of a dataset of objects; ``semantic``: with a class per pixel, see ``semantic_mask``.
+
+    Raises:
+        DataError: a class has the name of the background.
+    """
+    if semantic and BACKGROUND in labels:
+        raise DataError(
+            f'a class is named {BACKGROUND!r}, as semantic = "{INSTANCES}" names the other pixels; rename it'
+        )
+    classes = (
+        {tasks.SEGMENTATION: TargetSpec(task=tasks.SEGMENTATION, labels=(BACKGROUND, *labels))} if semantic else {}
+    )
     return {
         tasks.DETECTION: TargetSpec(task=tasks.DETECTION, labels=labels),
         tasks.MULTILABEL: TargetSpec(task=tasks.MULTILABEL, labels=labels),
+        **classes,
     }
 
 
@@ -132,3 +150,23 @@ def object_targets(
     for crowd, value in ((True, float("nan")), (False, 1.0)):  # seen in a crowd only: unknown
         present[[shape.label for shape in shapes if shape.crowd is crowd]] = value
     return {tasks.DETECTION: boxes, tasks.MULTILABEL: MultiLabelTarget(present=present)}
+
+
+def semantic_mask(objects: BoxTarget, size: tuple[int, int]) -> MaskTarget:
+    """Return the class of each pixel: 0 is background, class k of the objects is k + 1.
+
+    Small objects lie on top of large ones. Without masks, the pixels in the boxes are unknown (``IGNORE``).
+
+    Args:
+        objects: of an image, with masks.
+        size: (H, W).
+    """
+    mask = np.zeros(size, np.int64)
+    if objects.masks is None:
+        for x0, y0, x1, y1 in objects.boxes.tolist():
+            mask[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = tasks.IGNORE
+    else:
+        drawn = objects.masks.as_subclass(torch.Tensor).numpy()
+        for row in np.argsort(-drawn.sum((1, 2)), kind="stable"):
+            mask[drawn[row]] = int(objects.labels[row]) + 1
+    return MaskTarget(mask=tv_tensors.Mask(torch.from_numpy(mask)))

@@ -20,7 +20,7 @@ from splitreg_datasets.instances import Record, read_categories
 from splitreg_datasets.layout import inside
 from splitreg_datasets.objects import Shape
 
-KINDS = ("auto", "png", "panoptic", "none")
+KINDS = ("auto", "png", "panoptic", "instances", "none")
 
 
 class Semantic(Protocol):

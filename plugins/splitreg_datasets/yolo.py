@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from splitreg import tasks
 from splitreg.errors import DataError
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
-from splitreg.tasks import Sample
+from splitreg.tasks import BoxTarget, Sample
 from splitreg_datasets import layout, yolotext
 from splitreg_datasets.files import as_image, find_root, read_picture
 from splitreg_datasets.layout import Splits
-from splitreg_datasets.objects import object_specs, object_targets
+from splitreg_datasets.objects import INSTANCES, object_specs, object_targets, semantic_mask
 
 EXPECTED = "data.yaml or classes.txt, images in images/ (also per split), and text labels in labels/ or beside them"
 #: Label files that are checked before training starts; the others when they are read.
@@ -43,6 +45,8 @@ class Yolo(Dataset):
         split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``.
         names: class names separated by commas, where no file names them.
         masks: give masks with the boxes, where objects have outlines.
+        semantic: ``"instances"``: also give a class per pixel, from the outlines; what lies outside of them is the
+            class ``background``.
         four_corners: what objects are of which each has 4 corners: ``"refuse"`` (they may be rotated boxes) or
             ``"polygon"``.
         hold_out: fraction of ``train`` to hold out as ``val``; 0: 20 % where the dataset has no splits.
@@ -58,27 +62,34 @@ class Yolo(Dataset):
         *,
         names: str = "",
         masks: bool = True,
+        semantic: str = "none",
         four_corners: str = "refuse",
         hold_out: float = 0.0,
     ) -> None:
         content = _open(find_root(root, "yolo"), names, hold_out)
-        self.targets = object_specs(content.names)
+        self._semantic = _is_semantic(semantic)
+        self.targets = object_specs(content.names, semantic=self._semantic)
         self._pairs = content.splits.select(split, "yolo", content.root)
         self._keypoints = content.keypoints
         self._root = content.root
         if four_corners not in ("refuse", "polygon"):
             raise DataError(f"four_corners must be 'refuse' or 'polygon', got {four_corners!r}")
         labelled = [label for _, label in self._pairs if label]
-        self._masks = masks and self._check(labelled[:: len(labelled) // CHECKED + 1], four_corners)
+        outlined = self._check(labelled[:: len(labelled) // CHECKED + 1], four_corners)
+        if self._semantic and labelled and not outlined:
+            raise DataError(f"the labels of {self._root} are boxes; semantic={semantic} needs outlines")
+        self._masks = masks and outlined
 
     @classmethod
-    def describe(cls, root: str | None = None, *, names: str = "", **options: Any) -> Mapping[str, TargetSpec]:
+    def describe(
+        cls, root: str | None = None, *, names: str = "", semantic: str = "none", **options: Any
+    ) -> Mapping[str, TargetSpec]:
         """Return the targets; reads the file that names the classes.
 
         Raises:
             DataError: not this layout.
         """
-        return object_specs(_config(find_root(root, "yolo"), names).names)
+        return object_specs(_config(find_root(root, "yolo"), names).names, semantic=_is_semantic(semantic))
 
     @classmethod
     def recognise(cls, root: str) -> str | None:
@@ -97,14 +108,18 @@ class Yolo(Dataset):
         pixels = read_picture(Path(image))
         size = (pixels.shape[0], pixels.shape[1])
         shapes = [line.shape(size) for line in self._lines(label)]
-        targets = object_targets(shapes, self._classes, size, Path(label), masks=self._masks)
+        targets = object_targets(shapes, self._classes, size, Path(label), masks=self._masks or self._semantic)
+        boxes = targets[tasks.DETECTION]
+        if self._semantic and isinstance(boxes, BoxTarget):
+            targets[tasks.SEGMENTATION] = semantic_mask(boxes, size)
+            targets[tasks.DETECTION] = boxes if self._masks else dataclasses.replace(boxes, masks=None)
         return Sample(
             image=as_image(pixels), targets=targets, name=os.path.relpath(image, self._root).replace("\\", "/")
         )
 
     @property
     def _classes(self) -> int:
-        return len(next(iter(self.targets.values())).labels)
+        return len(self.targets[tasks.DETECTION].labels)
 
     def _lines(self, label: str) -> list[yolotext.Line]:
         if not label:
@@ -122,6 +137,12 @@ class Yolo(Dataset):
                 "boxes around them, set four_corners=polygon"
             )
         return any(line.is_polygon for line in lines)
+
+
+def _is_semantic(semantic: str) -> bool:
+    if semantic not in ("none", INSTANCES):
+        raise DataError(f"semantic must be 'none' or {INSTANCES!r}, got {semantic!r}")
+    return semantic == INSTANCES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,13 @@ class Distill(Objective):
         heads: names of the heads.
         weight: weight of the features; 0: do not compare features.
         strides: strides of the compared features; by default all that both have.
-        reduction: of the squared errors per image and stride: ``"sum"`` as published, or ``"mean"``.
+        reduction: of the squared errors per image and stride: ``"sum"`` as published, ``"mean"``, or ``"relative"``:
+            divided by the squares of the teacher's feature, so that one weight fits any backbone.
         logits: head -> weight of the Kullback-Leibler divergence from the teacher's classes, times
             the square of the temperature.
         temperature: divisor of the logits of both.
+        compare: ``"teacher"``; or ``"cut"``: the feature that the bottleneck restores with the one that it reads. This
+            needs no teacher and no labels, and a bottleneck that reads the feature at the cut.
 
     Raises:
         RecipeError: an option is out of range.
@@ -40,10 +43,17 @@ class Distill(Objective):
         reduction: str = "sum",
         logits: Mapping[str, float] | None = None,
         temperature: float = 1.0,
+        compare: str = "teacher",
     ) -> None:
         super().__init__()
-        if reduction not in ("sum", "mean"):
-            raise RecipeError(f"objective distill: reduction must be 'sum' or 'mean', got {reduction!r}")
+        if reduction not in ("sum", "mean", "relative"):
+            raise RecipeError(f"objective distill: reduction must be 'sum', 'mean' or 'relative', got {reduction!r}")
+        if compare not in ("teacher", "cut") or (compare == "cut" and (strides is not None or logits)):
+            raise RecipeError(
+                "objective distill: compare must be 'teacher', or 'cut' without strides and logits; got "
+                f"{compare!r}, {strides!r} and {logits!r}"
+            )
+        self.compare = compare
         if not 0 < temperature < math.inf:
             raise RecipeError(f"objective distill: temperature must be above 0, got {temperature!r}")
         self.logits = dict(logits or {})
@@ -66,23 +76,37 @@ class Distill(Objective):
             TrainingError: there is no teacher.
             ShapeMismatch: features or logits of student and teacher differ in shape.
         """
+        if self.compare == "cut":
+            if context.cut is None:
+                raise TrainingError("objective distill: compare = 'cut' needs a bottleneck with from = 'feature'")
+            source, restored = context.cut
+            return {"cut": self.weight * self._error(restored, source.detach())}
         if context.teacher is None:
             raise TrainingError(f"objective distill needs a teacher; {_HINT}")
         terms = {}
         if self.weight:
             for stride in self._compared(context.features, context.teacher):
-                own, theirs = context.features[stride].float(), context.teacher[stride].float()
+                own, theirs = context.features[stride], context.teacher[stride]
                 _same(f"features at stride {stride}", own, theirs)
-                errors = (own - theirs).square().flatten(1)  # (B, C * h * w)
-                per_image = errors.sum(1) if self.reduction == "sum" else errors.mean(1)
-                terms[f"stride-{stride}"] = self.weight * per_image.mean()
+                terms[f"stride-{stride}"] = self.weight * self._error(own, theirs)
         for head, weight in self.logits.items():
             if head in context.outputs and head in context.teacher_outputs:
                 terms[head] = weight * self._divergence(head, context.outputs[head], context.teacher_outputs[head])
         return terms
 
+    def _error(self, own: Tensor, theirs: Tensor) -> Tensor:
+        """Return the squared error of (B, C, h, w) features, averaged over images."""
+        own, theirs = own.float(), theirs.float()
+        errors = (own - theirs).square().flatten(1)  # (B, C * h * w)
+        per_image = errors.sum(1) if self.reduction == "sum" else errors.mean(1)
+        if self.reduction == "relative":
+            per_image = per_image / theirs.square().flatten(1).mean(1).clamp(min=1e-12)
+        return per_image.mean()
+
     def problems(self, student: TeacherCapabilities, teacher: TeacherCapabilities | None) -> list[str]:
         """Check that the teacher has the compared features and heads, with equal channels and classes."""
+        if self.compare == "cut":
+            return []
         if teacher is None:
             return [f"it needs a teacher; {_HINT}"]
         problems = []

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 @click.option(
     "--local", metavar="BUNDLE", type=click.Path(), help="A bundle that runs as a whole on the device, as a series."
 )
-@click.option("--data", required=True, metavar="NAME", help="Dataset.")
+@click.option("--data", metavar="NAME", help="Dataset.  [default: that of the first bundle's training]")
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
-@click.option("--split", default="val", show_default=True, help="Split of the dataset.")
+@click.option("--split", help="Split of the dataset.  [default: the one that the bundle was validated on, or val]")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
 @unknown_option
 @click.option("--limit", type=click.IntRange(min=1), help="Number of images, spread evenly.")
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
     bundles: tuple[str, ...], joined: tuple[str, ...], unsplit: str | None, images: str | None, raw: bool,
-    local: str | None, data: str, root: str | None, split: str, options: tuple[str, ...], limit: int | None,
+    local: str | None, data: str | None, root: str | None, split: str | None, options: tuple[str, ...], limit: int | None,
     anchor: str | None, output: str, as_json: bool, quiet: bool, rates: str | None, unknown: str | None,
 ) -> None:  # fmt: skip
     """Compare bundles and baselines: bytes and metrics.
@@ -58,9 +58,12 @@ def command(
     splitreg bench zoo:camvid-small --data camvid --root camvid --images webp:80,webp:20,webp:5 -o bench
     splitreg bench --series fp=runs/sweep --unsplit camvid-unsplit --raw --images png --data camvid --root camvid -o bench
     """
+    from dataclasses import replace
+
     from splitreg.bench import BenchOptions, Sent, image_points, run
-    from splitreg.overrides import parse_overrides
-    from splitreg.recipe import REFUSE, DataPart
+    from splitreg.bundle import Bundle
+    from splitreg.cli.eval_ import data_parts
+    from splitreg.recipe import REFUSE, Recipe
     from splitreg.zoo import find_bundle
 
     series = _bundle_series(bundles, joined, read_rates(rates))
@@ -83,9 +86,11 @@ def command(
         known = " (known)" if point.cached else ""
         click.echo(f"{name}\t{point.label}\t{point.bytes:,.0f} bytes{known}", err=True)
 
-    part = DataPart(
-        name=data, root=root, val=split, unknown_classes=unknown or REFUSE, options=parse_overrides(options)
-    )  # fmt: skip
+    first = next(points[0].bundle for points in series.values())
+    part, *more = data_parts(Recipe.from_mapping(Bundle.open(first).config.recipe), data, root, split, options)
+    if more:
+        raise click.UsageError("the first bundle was trained on several datasets; choose one with --data NAME")
+    part = replace(part, unknown_classes=unknown or (part.unknown_classes if data is None else REFUSE))
     wanted = BenchOptions(limit=limit, anchor=anchor, progress=not quiet, on_point=None if quiet else print_point)
     result = run(series, Path(output), data=part, options=wanted)
     if as_json:

@@ -32,8 +32,9 @@ def command(
     splitreg build --backbone resnet50 --heads det,seg --dry-run
     splitreg build --backbone resnet18 --heads cls --set bottleneck.channels=12 -o my-bundle
     """
-    from splitreg.assembly import build, plan, save
+    from splitreg.assembly import build, save
     from splitreg.recipe import Recipe
+    from splitreg.training.checks import check_recipe
 
     if recipe is None and (backbone is None or heads is None):
         raise click.UsageError(
@@ -46,7 +47,7 @@ def command(
         keys["heads"] = heads.split(",")
     if size is not None:
         keys["input"] = {**keys.get("input", {}), "size": read_size(size)}
-    planned = plan(Recipe.from_mapping(keys, overrides))
+    planned = check_recipe(Recipe.from_mapping(keys, overrides))
     if as_json:
         print_json(planned.to_json())
     else:

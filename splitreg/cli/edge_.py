@@ -25,7 +25,7 @@ def command() -> None:
 
 @command.command("encode")
 @click.argument("bundle", type=click.Path())
-@click.argument("images", nargs=-1, required=True, type=click.Path())
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder for the packets.")
 @click.option("--runtime", type=click.Choice(_RUNTIMES), default="onnxruntime", show_default=True, help="ONNX runtime.")
 @click.option("--precision", type=click.Choice(_PRECISIONS), default="fp32", show_default=True, help="Graph to run.")

@@ -36,7 +36,7 @@ def packet_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command("encode")
 @click.argument("bundle", type=click.Path())
-@click.argument("images", nargs=-1, required=True, type=click.Path())
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder for the packets.")
 @packet_options
 def command(
@@ -44,7 +44,8 @@ def command(
 ) -> None:  # fmt: skip
     """Encode images as packets.
 
-    Loads only the edge half of BUNDLE, in torch; see splitreg edge encode for devices without torch.
+    IMAGE is an image or a folder. Loads only the edge half of BUNDLE, in torch; see splitreg edge encode for devices
+    without torch.
 
     \b
     splitreg encode my-bundle photo.jpg -o packets
@@ -62,7 +63,7 @@ def write_packets(encode: Encode, images: Sequence[str], output: str, *, batch: 
 
     Args:
         encode: ``EdgeHalf.encode`` with its options.
-        images: paths.
+        images: paths of images, and of folders of images.
         output: the folder.
         batch: whether ``encode`` writes all images into one packet.
         as_json: print JSON.
@@ -73,7 +74,7 @@ def write_packets(encode: Encode, images: Sequence[str], output: str, *, batch: 
     """
     from splitreg.coding import Packet
 
-    rows = []
+    rows, images = [], _expanded(images)
     for name, row, packet in _batches(encode, images) if batch else _singles(encode, images):
         path = Path(output) / name
         write_output(path, packet)
@@ -82,6 +83,14 @@ def write_packets(encode: Encode, images: Sequence[str], output: str, *, batch: 
             click.echo(f"{path}\t{len(packet)} bytes")
     if as_json:
         print_json(rows)
+
+
+def _expanded(images: Sequence[str]) -> list[str]:
+    """Return the images, with those of a folder in its place, in the order of their names."""
+    from splitreg.edge import frames
+
+    folders = {image: [str(path) for _, path in frames(image)] for image in images if Path(image).is_dir()}
+    return [path for image in images for path in folders.get(image, [image])]
 
 
 def _singles(encode: Encode, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:

@@ -12,6 +12,7 @@ from splitreg.cli.tables import print_json
 if TYPE_CHECKING:
     from splitreg.assembly import SplitModel
     from splitreg.data.loading import Source
+    from splitreg.recipe import DataPart, Recipe
 
 
 #: The option of every command that measures on a dataset.
@@ -25,7 +26,7 @@ unknown_option = click.option(
 @click.argument("bundle", type=click.Path())
 @click.option("--data", metavar="NAME", help="Dataset.  [default: the one that the bundle was trained on]")
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
-@click.option("--split", default="val", show_default=True, help="Split of the dataset.")
+@click.option("--split", help="Split of the dataset.  [default: the one that the bundle was validated on, or val]")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
 @unknown_option
 @click.option("--heads", metavar="NAME,...", help="Only these heads.  [default: all]")
@@ -38,15 +39,17 @@ unknown_option = click.option(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
-    bundle: str, data: str | None, root: str | None, split: str, options: tuple[str, ...], heads: str | None,
+    bundle: str, data: str | None, root: str | None, split: str | None, options: tuple[str, ...], heads: str | None,
     unknown: str | None, limit: int | None, rates: str | None, images: str | None, unsplit: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure bytes and metrics of BUNDLE on a dataset.
 
     Every image is encoded to a packet, and every packet decoded to predictions. Classes are matched by name: a dataset
-    with fewer classes than the model is measured on the common ones.
+    with fewer classes than the model is measured on the common ones. Without --data, the dataset of the training is
+    used, with its options; its folder is not stored in bundles: --root.
 
     \b
+    splitreg eval my-bundle --root my-images
     splitreg eval my-bundle --data scenes --split val
     splitreg eval my-bundle --data scenes --rate 0,0.25,0.5,0.75,1
     splitreg eval my-bundle --data camvid --root camvid --images jpeg:50,webp:20 --json
@@ -88,22 +91,45 @@ def read_rates(text: str | None) -> list[float]:
 
 
 def open_data(
-    model: SplitModel, data: str | None, root: str | None, split: str, options: tuple[str, ...]
+    model: SplitModel, data: str | None, root: str | None, split: str | None, options: tuple[str, ...]
 ) -> tuple[Source, str]:
     """Open a dataset by name, or the one that the model was trained on; returns it and its name."""
+    from dataclasses import replace
+
+    from splitreg.training.data import hold_out_validation, open_split
+
+    parts = data_parts(model.recipe, data, root, split, options)
+    recipe = hold_out_validation(replace(model.recipe, data=parts))
+    splits = "+".join(dict.fromkeys(part.val for part in parts))
+    return open_split(recipe, "val"), f"{'+'.join(part.name for part in parts)} {splits}"
+
+
+def data_parts(
+    recipe: Recipe, data: str | None, root: str | None, split: str | None, options: tuple[str, ...]
+) -> tuple[DataPart, ...]:
+    """Return the datasets of a recipe, or one by name; a dataset of the recipe keeps its options.
+
+    Args:
+        recipe: of a bundle.
+        data: name of a dataset; None: those of the recipe.
+        root: folder; None: the recipe's, which bundles do not store.
+        split: split to measure on; None: the recipe's for validation, or ``val``.
+        options: ``KEY=VALUE`` of the dataset.
+
+    Raises:
+        RecipeError: no name is given, and the recipe has no dataset.
+    """
     from dataclasses import replace
 
     from splitreg.errors import RecipeError
     from splitreg.overrides import parse_overrides
     from splitreg.recipe import DataPart
-    from splitreg.training.data import hold_out_validation, open_split
 
-    if data is None and not model.recipe.data:
+    if data is None and not recipe.data:
         raise RecipeError("this bundle does not name its training data; add --data NAME")
-    parts = model.recipe.data if data is None else (DataPart(name=data),)
+    known = tuple(part for part in recipe.data if data in (None, part.name))
     changes = parse_overrides(options)
-    parts = tuple(
-        replace(part, root=root or part.root, val=split, options={**part.options, **changes}) for part in parts
+    return tuple(
+        replace(part, root=root or part.root, val=split or part.val, options={**part.options, **changes})
+        for part in known or (DataPart(name=str(data)),)
     )
-    recipe = hold_out_validation(replace(model.recipe, data=parts))
-    return open_split(recipe, "val"), f"{'+'.join(p.name for p in parts)} {split}"

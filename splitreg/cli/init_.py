@@ -14,15 +14,21 @@ import click
     "-o", "--output", default="recipe.toml", show_default=True, type=click.Path(dir_okay=False, allow_dash=True),
     help="File to write; - prints it.",
 )  # fmt: skip
+@click.option("--backbone", metavar="NAME", help="Backbone.  [default: mobilenetv3_small_100]")
+@click.option(
+    "--weights", metavar="FILE", help="Pretrained weights of the backbone; true: download the published ones."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-def command(root: str, data: str | None, output: str, overwrite: bool) -> None:
+def command(
+    root: str, data: str | None, output: str, backbone: str | None, weights: str | None, overwrite: bool
+) -> None:  # fmt: skip
     """Write a recipe for a folder of images.
 
     Detects the layout of the folder, reads some images, and chooses heads, input size, batch size and epochs. Comments
     in the recipe state why.
 
     \b
-    splitreg init --root my-images
+    splitreg init --root my-images --backbone resnet18 --weights true
     splitreg train recipe.toml --root my-images
     """
     from splitreg.errors import RecipeError
@@ -32,7 +38,7 @@ def command(root: str, data: str | None, output: str, overwrite: bool) -> None:
     path = Path(output)
     if output != "-" and path.exists() and not overwrite:
         raise RecipeError(f"{path} exists already; replace it with --overwrite, or choose another file with -o")
-    text = starter_recipe(root, data)
+    text = starter_recipe(root, data, backbone=backbone, weights=weights)
     if output == "-":
         click.echo(text, nl=False)
         return

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from splitreg.registry import PluginOrigin
 
 COMMANDS = (
-    "list", "show", "init", "build", "train", "sweep", "eval", "bench", "encode", "edge", "infer", "serve", "send",
-    "inspect", "import", "publish", "verify", "check", "demo",
+    "list", "show", "init", "build", "train", "sweep", "eval", "bench", "predict", "encode", "edge", "infer", "serve",
+    "send", "inspect", "import", "publish", "verify", "check", "demo",
 )  # fmt: skip
 
 

@@ -21,9 +21,11 @@ CALIBRATION_IMAGES = 64
 @click.command("publish")
 @click.argument("bundle", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to create.")
-@click.option("--data", metavar="NAME", help="Dataset to measure on.")
+@click.option(
+    "--data", metavar="NAME", help="Dataset to measure on.  [default: that of the training, if --root is given]"
+)
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
-@click.option("--split", default="val", show_default=True, help="Split of the dataset.")
+@click.option("--split", help="Split of the dataset.  [default: the one that the bundle was validated on, or val]")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
 @unknown_option
 @click.option("--limit", type=click.IntRange(min=1), help="Largest number of images, spread evenly.")
@@ -36,15 +38,15 @@ CALIBRATION_IMAGES = 64
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
-    bundle: str, output: str, data: str | None, root: str | None, split: str, options: tuple[str, ...],
+    bundle: str, output: str, data: str | None, root: str | None, split: str | None, options: tuple[str, ...],
     limit: int | None, examples: int, codec: str | None, int8: bool, calibrate: str | None, gate: float | None,
     overwrite: bool, quiet: bool, unknown: str | None,
 ) -> None:  # fmt: skip
     """Write a checked copy of a bundle with results and exports.
 
     BUNDLE is loaded and checked, measured on --data, and written with its edge half as ONNX, a new card and new test
-    vectors. Without --data, the results of BUNDLE are kept. With --int8, every head is measured with both edge halves,
-    and nothing is written if one loses more than the gate.
+    vectors. Without --data and --root, the results of BUNDLE are kept. With --int8, every head is measured with both
+    edge halves, and nothing is written if one loses more than the gate.
 
     \b
     splitreg publish my-bundle -o published --data scenes
@@ -60,14 +62,17 @@ def command(
     from splitreg.recipe import REFUSE
 
     check_free(Path(output), overwrite=overwrite)
-    if data is None and (root is not None or limit is not None or options):
-        raise click.UsageError("--root, --set and --limit require --data NAME")
+    measured = data is not None or root is not None
+    if not measured and (limit is not None or options):
+        raise click.UsageError("--set and --limit require --data NAME or --root DIR")
     if not int8 and (calibrate is not None or gate is not None):
         raise click.UsageError("--calibrate and --gate require --int8")
-    if int8 and (calibrate is None or data is None):
-        raise click.UsageError("--int8 requires calibration images, --calibrate DIR|NAME, and a dataset, --data NAME")
+    if int8 and (calibrate is None or not measured):
+        raise click.UsageError(
+            "--int8 requires calibration images, --calibrate DIR|NAME, and a dataset, --data NAME or --root DIR"
+        )
     measurement = None
-    if data is not None:
+    if measured:
         model = load(bundle)
         source, name = open_data(model, data, root, split, options)
         images = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,21 +21,32 @@ if TYPE_CHECKING:
 @click.option("--run", type=click.Path(file_okay=False), help="Folder of checkpoints and logs.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Continue the run in this folder.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. stages.0.epochs=3.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data, in a recipe with one stage.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step, in every stage.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate, in a recipe with one stage.")
+@click.option("--backbone", metavar="NAME", help="Another backbone.")
+@click.option("--weights", metavar="FILE", help="Weights of the backbone; true: download the published ones.")
+@click.option("--heads", metavar="NAME,...", help="Other heads.")
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--add-head", "added", metavar="NAME", help="Train only this head of the recipe, for the bundle --from.")
 @click.option("--from", "source", metavar="BUNDLE", type=click.Path(), help="Bundle to start from.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads on the CPU.  [default: the CPUs that are available]"
+)
 @click.option("--workers", default=0, show_default=True, help="Data loading processes.")
 @click.option(
     "--validate-every", "every", type=click.IntRange(min=0), default=1, show_default=True,
     help="Epochs between validations; 0: never.",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+@click.option("--dry-run", is_flag=True, help="Check the recipe, its data and the model, and print the plan only.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
-    recipe: str, output: str | None, run: str | None, resume: bool, overrides: tuple[str, ...], root: str | None,
-    added: str | None, source: str | None, device: str, workers: int, every: int,
-    overwrite: bool, quiet: bool,
+    recipe: str, output: str | None, run: str | None, resume: bool, overrides: tuple[str, ...], epochs: int | None,
+    batch_size: int | None, lr: float | None, backbone: str | None, weights: str | None, heads: str | None,
+    root: str | None, added: str | None, source: str | None, device: str, threads: int | None, workers: int, every: int,
+    overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train the model of a recipe and write a bundle.
 
@@ -43,16 +55,20 @@ def command(
 
     \b
     splitreg train model_zoo/recipes/scenes-small.toml -o my-bundle
+    splitreg train recipe.toml --root my-images --epochs 20 --batch-size 8 --lr 5e-4
     splitreg train model_zoo/recipes/scenes-depth.toml --add-head depth --from my-bundle -o bigger-bundle
     """
     from splitreg.data.recognition import detect
     from splitreg.errors import RecipeError
     from splitreg.overrides import text_override
     from splitreg.recipe import Recipe
+    from splitreg.threads import set_threads
     from splitreg.training import TrainOptions
 
     if added is not None and source is None:
         raise click.UsageError("--add-head needs --from BUNDLE")
+    flags = {"epochs": epochs, "batch_size": batch_size, "optimizer.lr": lr}
+    overrides = (*model_overrides(recipe, backbone, weights, heads), *stage_overrides(recipe, flags), *overrides)
     loaded = Recipe.read(recipe, overrides)
     if root is not None:
         if not loaded.data:
@@ -61,6 +77,13 @@ def command(
     if not quiet:
         for part in loaded.data:
             _describe(part)
+    if dry_run:
+        from splitreg.cli.build_ import describe
+        from splitreg.training.checks import check_recipe
+
+        click.echo(describe(check_recipe(loaded).to_json()))
+        return
+    set_threads(threads)
     folder = Path(run) if run else Path("runs") / Path(recipe).stem
     options = TrainOptions(resume=resume, device=device, workers=workers, validate_every=every, progress=not quiet)
     if not loaded.sweep:
@@ -69,6 +92,49 @@ def command(
         raise RecipeError("the points of a sweep start from initial weights; remove --from or the sweep")
     else:
         _sweep(loaded, folder, None if output is None else Path(output), options, overwrite=overwrite)
+
+
+def model_overrides(recipe: str, backbone: str | None, weights: str | None, heads: str | None) -> tuple[str, ...]:
+    """Return the overrides for ``--backbone``, ``--weights`` and ``--heads``.
+
+    Another backbone keeps ``pretrained = true``, but no option of the one before it.
+    """
+    from splitreg.overrides import text_override
+    from splitreg.recipe import Recipe
+
+    overrides: list[str] = []
+    if backbone is not None:
+        published = Recipe.read(recipe).backbone.options.get("pretrained") is True
+        overrides.append(text_override("backbone", backbone))
+        overrides += ["backbone.pretrained=true"] if published else []
+    if weights is not None:
+        on = weights.lower() == "true"
+        overrides.append("backbone.pretrained=true" if on else text_override("backbone.pretrained", weights))
+    return (*overrides, *([] if heads is None else [text_override("heads", heads)]))
+
+
+def stage_overrides(recipe: str, flags: Mapping[str, float | None]) -> tuple[str, ...]:
+    """Return the overrides for flags that set a key of a stage.
+
+    Raises:
+        RecipeError: the recipe has several stages, and the flag is for one.
+    """
+    from splitreg.errors import RecipeError
+    from splitreg.recipe import Recipe
+
+    values = {key: value for key, value in flags.items() if value is not None}
+    if not values:
+        return ()
+    stages = [stage.name for stage in Recipe.read(recipe).stages]
+    several = [key for key in values if key != "batch_size"]
+    if len(stages) > 1 and several:
+        raise RecipeError(
+            f"--{several[0].rpartition('.')[2]} is for recipes with one stage; this one has {len(stages)} "
+            f"({', '.join(stages)}); set --set stages.{stages[0]}.{several[0]}=... for each"
+        )
+    first = () if stages else ("stages=[{}]",)
+    places = range(max(1, len(stages)))
+    return (*first, *(f"stages.{place}.{key}={value}" for key, value in values.items() for place in places))
 
 
 def _describe(part: DataPart) -> None:
@@ -87,6 +153,7 @@ def _train(
     from splitreg.assembly import load, save
     from splitreg.bundle import check_free
     from splitreg.training import TrainResult, train, train_late_head
+    from splitreg.training.checks import check_same_model
     from splitreg.training.devices import rank
 
     check_free(bundle, overwrite=overwrite)
@@ -95,6 +162,8 @@ def _train(
     model = load(source) if source else None
     result: TrainResult
     if added is None or model is None:
+        if model is not None:
+            check_same_model(recipe, model)
         result = train(recipe, folder, model=model, options=options)
     else:
         result = train_late_head(model, recipe, added, folder, options=options)

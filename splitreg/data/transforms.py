@@ -24,6 +24,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from splitreg import imaging
+from splitreg.data.augmentations import NamedTransforms
 from splitreg.data.image_codecs import compress
 from splitreg.imaging import FILL, Geometry, Preprocess
 from splitreg.tasks import IGNORE, BoxTarget, MaskTarget, Sample, Target
@@ -81,6 +82,7 @@ class Augment:
         hue: largest shift of the hue, as a share of the colour circle.
         webp: lowest and highest quality (1 to 100) of lossy WebP at the size of the input, to train a
             receiver of compressed images; () turns it off.
+        transforms: further transforms of torchvision, see ``splitreg.data.augmentations.NAMES``; they come first.
 
     Raises:
         ValueError: an option out of range.
@@ -88,7 +90,7 @@ class Augment:
 
     def __init__(
         self, *, flip: float = 0.5, scale: tuple[float, float] = (0.8, 1.4), colour: float = 0.2, hue: float = 0.0,
-        webp: Sequence[int] = (),
+        webp: Sequence[int] = (), transforms: Sequence[Any] = (),
     ) -> None:  # fmt: skip
         low, high = scale
         if not 0 <= flip <= 1:
@@ -101,11 +103,14 @@ class Augment:
         if not whole or (webp and not (len(webp) == 2 and 1 <= webp[0] <= webp[1] <= 100)):
             raise ValueError(f"webp is (lowest, highest) quality, whole numbers within 1 to 100; got {webp!r}")
         self.flip, self.scale, self.webp = flip, (low, high), tuple(webp)
+        self.named = NamedTransforms(transforms)
         jitter = v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=hue)
         self.jitter = jitter if colour or hue else None
 
     def __call__(self, sample: Sample) -> Sample:
         """Return a changed sample; the size of its image may change."""
+        if self.named.transforms:
+            sample = _changed(self.named(sample), lambda tensor, fill: tensor, min_side=1.0)
         if torch.rand(()) < self.flip:
             sample = _changed(sample, lambda tensor, fill: F.horizontal_flip(tensor), min_side=0.0)
         if self.scale != (1, 1):

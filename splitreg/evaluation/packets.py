@@ -99,6 +99,9 @@ def evaluate(
     """
     encoder = model.edge if edge is None else edge
 
+    if rate is not None:
+        encoder.coding.variable.position(rate)  # before the dataset is read
+
     def send(samples: Sequence[Sample], heads: Sequence[str]) -> Transmission:
         images = [sample.array() for sample in samples]
         packets = encoder.encode(images) if rate is None else encoder.encode(images, rate=rate)

@@ -12,6 +12,8 @@ from splitreg.recipe.parts import Part
 
 #: Precisions of training and serving, as in Lightning Fabric; the first is single precision.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+#: Keys that are written only where they are set, so that recipes and bundles of before stay as they were.
+_LATER = ("backbone_lr", "layer_decay", "accumulate", "best", "patience")
 
 
 def check_precision(value: str, where: str = "") -> None:
@@ -44,6 +46,12 @@ class Stage:
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         average: decay of an exponential moving average of the weights, which replaces them at the
             end; 0: none.
+        backbone_lr: learning rate of the backbone (prefix and body), as a factor on the optimiser's.
+        layer_decay: further factor on it per block of the backbone, from the last to the first.
+        accumulate: batches per step of the optimiser.
+        best: metric of the validation whose best weights replace the last ones at the end:
+            ``"HEAD.METRIC"``, or ``"auto"`` for the mean of the heads' primary metrics; empty: keep the last.
+        patience: epochs without a better metric after which the stage ends; 0: never.
     """
 
     name: str = "joint"
@@ -59,6 +67,11 @@ class Stage:
     clip: float = 0.0
     precision: str = "32-true"
     average: float = 0.0
+    backbone_lr: float = 1.0
+    layer_decay: float = 1.0
+    accumulate: int = 1
+    best: str = ""
+    patience: int = 0
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
@@ -74,11 +87,12 @@ class Stage:
             elif key in ("optimizer", "schedule"):  # a table alone changes options of the default
                 default = cls.__dataclass_fields__[key].default.name
                 values[key] = Part.parse({"name": default, **item} if isinstance(item, Mapping) else item, place)
-            elif key in ("epochs", "batch_size"):
+            elif key in ("epochs", "batch_size", "accumulate", "patience"):
                 values[key] = typed(item, (int,), place)
-                if values[key] < 1:
-                    raise RecipeError(f"{place} must be at least 1, got {item}")
-            elif key in ("name", "precision"):
+                least = 0 if key == "patience" else 1
+                if values[key] < least:
+                    raise RecipeError(f"{place} must be at least {least}, got {item}")
+            elif key in ("name", "precision", "best"):
                 values[key] = typed(item, (str,), place)
             else:
                 values[key] = float(typed(item, (int, float), place))
@@ -88,11 +102,20 @@ class Stage:
         check_precision(stage.precision, f"{where}: ")
         if stage.average >= 1:
             raise RecipeError(f"{where}: average must be below 1, got {stage.average}")
+        if stage.layer_decay > 1:
+            raise RecipeError(f"{where}: layer_decay must be at most 1, got {stage.layer_decay}")
+        if stage.patience and not stage.best:
+            raise RecipeError(f'{where}: patience needs a metric to watch, for instance best = "auto"')
         return stage
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the table that ``parse`` reads."""
-        table: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields = self.__dataclass_fields__
+        table: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in fields
+            if name not in _LATER or getattr(self, name) != fields[name].default
+        }
         table.update(
             train=list(self.train), freeze=list(self.freeze), objectives=[o.to_mapping() for o in self.objectives],
             optimizer=self.optimizer.to_mapping(), schedule=self.schedule.to_mapping(),

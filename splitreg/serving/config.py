@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass, field, fields
 
 from splitreg.errors import RecipeError
 from splitreg.recipe import PRECISIONS, check_precision
+from splitreg.threads import available_cpus
 
 MEBIBYTE = 1 << 20
 _MAY_BE_ZERO = ("port", "threads", "max_requests_per_s", "max_client_connections", "log_backups")
@@ -184,7 +184,7 @@ class ServeConfig:
     @property
     def threads_per_worker(self) -> int:
         """CPU threads per worker, with the default resolved."""
-        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+        return self.threads or max(1, available_cpus() // self.workers)
 
 
 def is_loopback(host: str) -> bool:

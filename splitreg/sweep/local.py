@@ -15,6 +15,7 @@ from typing import IO
 from splitreg.errors import TrainingInterrupted
 from splitreg.sweep.outcome import FAILED, Outcome
 from splitreg.sweep.point import PointJob, train_point
+from splitreg.threads import available_cpus
 from splitreg.training.interrupts import Interrupts
 
 #: Seconds between two polls of the processes.
@@ -67,7 +68,7 @@ def run_local(points: Mapping[Path, PointJob], *, jobs: int, retries: int, on_wo
         try:
             while (waiting or running) and not interrupts.received:
                 while waiting and len(running) < jobs:
-                    worker = _start_worker(*waiting.pop(0), threads=max(1, (os.cpu_count() or 1) // jobs))
+                    worker = _start_worker(*waiting.pop(0), threads=max(1, available_cpus() // jobs))
                     running.append(worker)
                     if worker.attempts == 1:
                         on_worker("start", worker.folder)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 
 from splitreg.interfaces import Head
-from splitreg.tasks import Prediction, Target
+from splitreg.predictions import IGNORE, Detections, Segmentation
+from splitreg.tasks import MaskTarget, Prediction, Target
 from splitreg.training.validation import score
 
 #: An image in fewer bits than this carries no information.
 MIN_BITS = 16.0
 #: With fewer images than this, chance cannot be told from skill.
-MIN_IMAGES = 16
+MIN_IMAGES = 8
 
 
 def rate_collapse(bits: float, rate_lambda: float) -> str | None:
@@ -58,3 +59,33 @@ def head_collapse(name: str, head: Head, predictions: Sequence[Prediction], targ
         f"head {name!r} is at chance: {head.primary} is {own:.3g} on {count} validation images, and {chance:.3g} with "
         "predictions swapped between images; train longer, raise its weight in the objective, or lower rate_lambda"
     )
+
+
+def constant_output(name: str, predictions: Sequence[Prediction], targets: Sequence[Target]) -> str | None:
+    """Return a warning if a head gives one class to all pixels, or finds no object in any image.
+
+    Args:
+        name: name of the head.
+        predictions: predictions for some images, spread over the validation set.
+        targets: their targets.
+    """
+    masks = [p for p in predictions if isinstance(p, Segmentation)]
+    objects = [p for p in predictions if isinstance(p, Detections)]
+    if masks and len(masks) == len(predictions):
+        classes = {index for mask in masks for index in mask.shares()}
+        known = {int(i) for t in targets if isinstance(t, MaskTarget) for i in t.mask.unique()} - {IGNORE}
+        if len(classes) == 1 and len(known) > 1:
+            label = masks[0].names[classes.pop()]
+            return (
+                f"head {name!r} predicts {label!r} for every pixel of {len(masks)} validation images, which show "
+                f"{len(known)} classes; train longer, keep pretrained weights, or set dice = 1.0 in the head"
+            )
+    if objects and len(objects) == len(predictions):
+        threshold = objects[0].threshold
+        if not any((p.scores >= threshold).any() for p in objects):
+            best = max((float(p.scores.max()) for p in objects if len(p.scores)), default=0.0)
+            return (
+                f"head {name!r} finds no object with a score of {threshold:g} or more in {len(objects)} validation images; "
+                f"the best score is {best:.2f}; train longer, or keep pretrained weights"
+            )
+    return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from splitreg.data.augmentations import with_preset
 from splitreg.data.loading import Batch, Loader, LoaderOptions, Mixture, Source
 from splitreg.data.transforms import Augment
 from splitreg.errors import DataError, RecipeError, TrainingError
@@ -179,8 +180,8 @@ def augmentation(options: Mapping[str, Any]) -> Augment:
     Raises:
         RecipeError: an unknown option, or a value out of range.
     """
-    check_options(options, keyword_options(Augment), "augment")
+    check_options(options, ["preset", *keyword_options(Augment)], "augment")
     try:
-        return Augment(**options)
+        return Augment(**with_preset(options))
     except (TypeError, ValueError) as cause:
         raise RecipeError(f"augment: {cause}") from cause

@@ -18,8 +18,9 @@ from splitreg.data.loading import Batch
 from splitreg.errors import TrainingError, TrainingInterrupted
 from splitreg.progress import Bar, Progress
 from splitreg.training import devices
+from splitreg.training.best import Best
 from splitreg.training.checkpoint import Checkpoints
-from splitreg.training.collapse import head_collapse, rate_collapse
+from splitreg.training.collapse import constant_output, head_collapse, rate_collapse
 from splitreg.training.data import Batches
 from splitreg.training.hooks import TrainState
 from splitreg.training.interrupts import Interrupts
@@ -81,6 +82,8 @@ class Loop:
         with Interrupts() as self.interrupts, self._callbacks():
             if state is None:
                 self.log.write("start", stages=[stage.name for stage in stages], seed=self.recipe.seed)
+                for sentence in self.run.advice:
+                    self._warn(sentence)
             else:
                 self.model.load_state_dict(state["model"])
                 self.history, self.warnings = list(state["history"]), list(state["warnings"])
@@ -122,21 +125,26 @@ class Loop:
         self._stage_run = run = StageRun(
             self.run, at.stage, steps_per_epoch=len(loader), device=self.options.device
         )  # fmt: skip
+        self._best = Best(metric=stage.best) if stage.best else None
         if state is not None:
             run.load_state_dict(state)
+            if self._best is not None:
+                self._best.load_state_dict(state["best"])
         before = sum(earlier.epochs for earlier in self.recipe.stages[: at.stage])
         for epoch in range(at.epoch, stage.epochs):
             title = f"{stage.name} {epoch + 1}/{stage.epochs}"
             with self.progress.bar(title, run.steps_per_epoch, done=at.batch) as bar:
                 self._run_epoch(loader, before + epoch, bar)
-                last = epoch + 1 == stage.epochs
-                line = self._close_epoch(last)
+                last, stopped, line = self._close_epoch()
             self.progress.print(f"{title}  {_figures(line['images_per_s'], _summary(line))}")
             if last:
                 run.finish()
+                self._restore_best(epoch, stopped=stopped)
             at.stage, at.epoch = (at.stage + 1, 0) if last else (at.stage, epoch + 1)
             at.batch, at.seconds, at.sums = 0, 0.0, {}
             self._save(run=None if last else run)
+            if last:
+                return
 
     def _run_epoch(self, loader: Batches, number: int, bar: Bar) -> None:
         at, run = self.position, self._stage_run
@@ -159,6 +167,8 @@ class Loop:
                     "step", step=at.step, stage=run.stage.name, epoch=at.epoch, lr=run.lr, train=losses,
                     images_per_s=self._speed,
                 )  # fmt: skip
+            if not run.closes_window(at.batch - 1):
+                continue
             if self._must_stop():
                 self._stop()
             if at.batch < run.steps_per_epoch and self._checkpoint_due():
@@ -198,10 +208,13 @@ class Loop:
         self._pending.clear()
         return newest
 
-    def _close_epoch(self, last: bool) -> dict[str, Any]:
-        """Validate if it is due, and log the epoch; returns its line."""
+    def _close_epoch(self) -> tuple[bool, bool, dict[str, Any]]:
+        """Validate if it is due, and log the epoch; returns whether it is the last, whether it stopped early, its line."""
         at, run = self.position, self._stage_run
+        last = at.epoch + 1 == run.stage.epochs
         validation = self._validate(last)
+        stopped = not last and self._best is not None and self._best.exhausted(at.epoch, run.stage.patience)
+        last = last or stopped
         line = {
             "step": at.step, "stage": run.stage.name, "epoch": at.epoch, "lr": run.lr, "seconds": round(at.seconds, 3),
             "images_per_s": self._speed, "train": {name: total / count for name, (total, count) in at.sums.items()},
@@ -213,16 +226,32 @@ class Loop:
             self._warn_of_collapse(validation)
         for callback in self.run.hooks.callbacks:
             callback.on_epoch(self._state(), line)
-        return line
+        return last, stopped, line
+
+    def _restore_best(self, epoch: int, *, stopped: bool) -> None:
+        """Replace the last weights by the best ones."""
+        best = self._best
+        if best is None or best.weights is None:
+            return
+        self.model.load_state_dict(best.weights)
+        words = f"best {best.metric} {best.score:.4g} in epoch {best.epoch + 1}, its weights are kept"
+        if stopped:
+            words += f"; stopped after epoch {epoch + 1}, {epoch - best.epoch} without a better one"
+        self.log.write("best", step=self.position.step, metric=best.metric, score=best.score, best_epoch=best.epoch)
+        self.progress.print(f"{self._stage_run.stage.name}: {words}")
 
     def _warn_of_collapse(self, validation: Validation) -> None:
         stage = self._stage_run.stage
         heads = [head_collapse(name, self.model.head(name), *pairs) for name, pairs in validation.probes.items()]
-        for warning in (rate_collapse(validation.bits, stage.rate_lambda), *heads):
+        constant = [constant_output(name, *pairs) for name, pairs in validation.probes.items()]
+        for warning in (rate_collapse(validation.bits, stage.rate_lambda), *constant, *heads):
             if warning:
-                self.warnings.append(f"stage {stage.name}: {warning}")
-                self.log.write("warning", step=self.position.step, message=self.warnings[-1])
-                self.progress.print(f"warning: {self.warnings[-1]}")
+                self._warn(f"stage {stage.name}: {warning}")
+
+    def _warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
+        self.log.write("warning", step=self.position.step, message=sentence)
+        self.progress.print(f"warning: {sentence}")
 
     def _validate(self, last: bool) -> Validation | None:
         """Validate with the average of the weights, if it is due and there is a validation set."""
@@ -233,9 +262,12 @@ class Loop:
         if loader is None:
             return None
         batches = (step_batch(batch, self.run.val_classes, run.device) for batch in loader.epoch(0))
-        images = len(loader) * run.stage.batch_size
+        images, probe = len(loader) * run.stage.batch_size, last or run.stage.patience > 0
         with run.average.swapped() if run.average else contextlib.nullcontext(), run.fabric.autocast():
-            return validate(self.model, batches, images=images, classes=self.run.val_classes, probe=last)
+            validation = validate(self.model, batches, images=images, classes=self.run.val_classes, probe=probe)
+            if self._best is not None and self.position.epoch + 1 >= min(run.stage.rate_warmup, run.stage.epochs):
+                self._best.update(self.model, validation, self.position.epoch)
+            return validation
 
     def _must_stop(self) -> bool:
         run = self._stage_run
@@ -269,10 +301,13 @@ class Loop:
             "recipe": self.recipe.to_mapping(), "base": self.run.base,
             "teacher": self.run.teacher.identity if self.run.teacher else "",
             "position": dataclasses.asdict(self.position), "model": dict(self.model.state_dict()),
-            "stage": None if run is None else run.state_dict(),
+            "stage": None if run is None else {**run.state_dict(), **self._best_state()},
             "hooks": self.run.hooks.identity(), "history": self.history, "warnings": self.warnings, "log": self.log.position(),
         }  # fmt: skip
         self.checkpoints.save(self.position.step, state)
+
+    def _best_state(self) -> dict[str, Any]:
+        return {} if self._best is None else {"best": self._best.state_dict()}
 
     def _fail(self, problem: str) -> None:
         at, paths = self.position, self.checkpoints.paths()

@@ -36,13 +36,13 @@ def optimizer_options(name: str) -> dict[str, Any]:
     return {p.name: defaults.get(p.name, p.default) for p in parameters}
 
 
-def optimizer(name: str, options: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
+def optimizer(name: str, options: Mapping[str, Any], parameters: Iterable[Any]) -> Optimizer:
     """Build an optimiser.
 
     Args:
         name: one of ``OPTIMIZERS``.
         options: keyword arguments of torch's class, e.g. ``{"lr": 2e-3, "fused": True}``.
-        parameters: the weights to train.
+        parameters: the weights to train, or groups of them as torch's optimisers take them.
 
     Raises:
         RecipeError: no optimiser of that name, an unknown option, or a value that torch refuses.
@@ -59,3 +59,48 @@ def set_lr(target: Optimizer, base: Sequence[float], factor: float) -> None:
     """Set the learning rate of every group to its base times ``factor``."""
     for group, lr in zip(target.param_groups, base, strict=True):
         group["lr"] = lr * factor
+
+
+def scaled_groups(
+    parameters: Iterable[nn.Parameter], factors: Mapping[int, float], lr: Any
+) -> list[nn.Parameter] | list[dict[str, Any]]:
+    """Group weights by their learning rate; without factors, return them as they are.
+
+    Args:
+        parameters: the weights.
+        factors: ``id`` of a weight -> factor on the learning rate; 1 for others.
+        lr: the learning rate.
+    """
+    listed = list(parameters)
+    if not factors:
+        return listed
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for parameter in listed:
+        groups.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+    return [{"params": members, "lr": lr * factor} for factor, members in groups.items() if members]
+
+
+def backbone_factors(parts: Iterable[nn.Module], factor: float, layer_decay: float) -> dict[int, float]:
+    """Return ``id`` of each weight of a backbone -> factor on its learning rate.
+
+    Args:
+        parts: the backbone's parts, from the image on.
+        factor: of the last block.
+        layer_decay: factor from each block to the one before it, as in BEiT (Bao et al. 2021, arXiv:2106.08254).
+            A block is what has the same first numbered name, such as ``blocks.3``.
+    """
+    if factor == 1 and layer_decay == 1:
+        return {}
+    depths: dict[str, int] = {}
+    blocks: dict[int, int] = {}
+    for number, part in enumerate(parts):
+        for name, parameter in part.named_parameters():
+            blocks[id(parameter)] = depths.setdefault(f"{number}/{_block(name)}", len(depths))
+    return {key: factor * layer_decay ** (len(depths) - 1 - depth) for key, depth in blocks.items()}
+
+
+def _block(name: str) -> str:
+    """Return the name up to the first number: ``net.blocks.3.0.conv.weight`` -> ``net.blocks.3``."""
+    words = name.split(".")
+    number = next((place for place, word in enumerate(words) if word.isdecimal()), None)
+    return ".".join(words[: len(words) - 1 if number is None else number + 1])

@@ -30,7 +30,8 @@ from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
 from splitreg.training import devices
 from splitreg.training.checkpoint import Checkpoints
-from splitreg.training.data import DataLoaders, open_datasets
+from splitreg.training.checks import start_advice, training_problems
+from splitreg.training.data import DataLoaders, hold_out_validation, open_datasets
 from splitreg.training.hooks import Hooks
 from splitreg.training.locking import locked
 from splitreg.training.log import RunLog
@@ -109,6 +110,9 @@ def train(
         model.recipe, data=recipe.data, augment=recipe.augment, stages=recipe.stages, seed=recipe.seed,
         teacher=recipe.teacher,
     )  # fmt: skip
+    if not options.datasets and resolved.data:
+        resolved = hold_out_validation(resolved, registry)
+    model.plan = dataclasses.replace(model.plan, recipe=resolved)
     loaders = DataLoaders(
         recipe=resolved, datasets=options.datasets or open_datasets(resolved, registry),
         preprocess=model.plan.preprocess, workers=options.workers, augment=options.hooks.find_augment(),
@@ -116,6 +120,7 @@ def train(
     run = Run(
         model=model, recipe=resolved, folder=Path(output), loaders=loaders, registry=registry,
         teacher=_teacher(teacher, resolved, model, registry), hooks=options.hooks,
+        advice=tuple(start_advice(resolved, registry)),
     )  # fmt: skip
     record = run.execute(options)
     model.trained = True
@@ -147,6 +152,7 @@ class Run:
         loaders: training and validation data.
         registry: for the objectives.
         teacher: for objectives that compare with one.
+        advice: what to know before the first step, one sentence each.
         base: digest of weights that the model needs but does not contain; a run is resumed only with the same.
         hooks: callbacks, and an own optimiser or schedule.
     """
@@ -157,6 +163,7 @@ class Run:
     loaders: DataLoaders
     registry: Registry
     teacher: Teacher | None = None
+    advice: tuple[str, ...] = ()
     base: str = ""
     hooks: Hooks = field(default_factory=Hooks)
 
@@ -221,6 +228,9 @@ class Run:
         """Check the stages and their objectives before the first step."""
         if not self.recipe.stages:
             raise RecipeError("the recipe has no stage to train; add for instance stages = [{ epochs = 10 }]")
+        problems = training_problems(self.recipe)
+        if problems:
+            raise RecipeError("; ".join(problems))
         student = student_capabilities(self.model)
         size = self.model.plan.preprocess.size
         teacher = None if self.teacher is None else self.teacher.capabilities(student, size)

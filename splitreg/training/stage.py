@@ -69,8 +69,16 @@ class StageRun:
         auxiliary = [p for p in self.model.bottleneck.auxiliary_parameters() if p.requires_grad]
         ids = {id(parameter) for parameter in auxiliary}
         main: list[Parameter] = [p for p in step.parameters() if p.requires_grad and id(p) not in ids]
+        parts = self.model.parts()
+        factors = optimizers.backbone_factors(
+            [parts[name] for name in ("prefix", "body") if name in parts],
+            self.stage.backbone_lr,
+            self.stage.layer_decay,
+        )
         name, options = self.stage.optimizer.name, self.stage.optimizer.options
-        self._optimizer = optimizers.optimizer(name, options, main) if own is None else own(main)
+        lr = options.get("lr", optimizers.optimizer_options(name)["lr"])
+        groups = optimizers.scaled_groups(main, factors, lr)
+        self._optimizer = optimizers.optimizer(name, options, groups) if own is None else own(main)
         self._auxiliary = torch.optim.Adam(auxiliary, lr=optimizers.AUXILIARY_LR) if auxiliary else None
         if self.fabric.world_size > 1:  # trained by a loss of their own, the same on every process
             names = [name for name, parameter in step.named_parameters() if id(parameter) in ids]
@@ -105,9 +113,12 @@ class StageRun:
         devices.seed_step(self.device, seed_of(self._key, epoch, index, self.fabric.global_rank))
         optimizers.set_lr(self._optimizer, self._base_lrs, self._schedule(done))
         loss, loss_parts = self._module(inputs)
-        # Only now: gradients freed before the forward pass return their memory to the system.
-        self._fabric_optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        first, size = index % self.stage.accumulate == 0, self._window(index)
+        if first:  # Only now: gradients freed before the forward pass return their memory to the system.
+            self._fabric_optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss if size == 1 else loss / size)
+        if not self.closes_window(index):
+            return dict(loss_parts)
         if self.stage.clip:
             self.fabric.clip_gradients(
                 self._module, self._fabric_optimizer, max_norm=self.stage.clip, error_if_nonfinite=False
@@ -118,6 +129,15 @@ class StageRun:
         if self.average is not None:
             self.average.update()
         return dict(loss_parts)
+
+    def closes_window(self, index: int) -> bool:
+        """Whether the optimiser steps after batch ``index`` of an epoch: only there can a run be interrupted."""
+        return (index + 1) % self.stage.accumulate == 0 or index + 1 == self.steps_per_epoch
+
+    def _window(self, index: int) -> int:
+        """Return the number of batches whose gradients are added for the step that batch ``index`` is part of."""
+        start = index - index % self.stage.accumulate
+        return min(self.stage.accumulate, self.steps_per_epoch - start)
 
     def finish(self) -> None:
         """End the stage: the average replaces the weights, and nothing is frozen."""

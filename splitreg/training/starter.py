@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from splitreg.data.loading import Source
 from splitreg.data.recognition import detect
@@ -20,9 +25,15 @@ from splitreg.training.data import open_datasets
 
 #: Number of images that are read to choose the size of the input.
 MAX_READ = 32
-#: Steps of training from random weights; the epochs follow from it.
-STEPS = 3000
+#: Steps of training from random and from pretrained weights; the epochs follow from it.
+STEPS, PRETRAINED_STEPS = 3000, 600
 MIN_EPOCHS, MAX_EPOCHS = 10, 100
+#: Backbone of a recipe without another: light enough for a device.
+BACKBONE = "mobilenetv3_small_100"
+#: Stride of the stage after which a pretrained backbone is cut: the stages before it stay frozen.
+PRETRAINED_STRIDE = 8
+#: Epochs without a better validation after which training stops, as a share of all.
+PATIENCE = 0.4
 #: Largest side of the input in pixels, by task; objects that become small get the larger one.
 MAX_SIDE = {CLASSIFICATION: 224, MULTILABEL: 224, RECONSTRUCTION: 256, SEGMENTATION: 320, DEPTH: 320, DETECTION: 416}
 MAX_SIDE_SMALL_OBJECTS = 640
@@ -46,12 +57,21 @@ class _Facts:
     object_side: float | None
 
 
-def starter_recipe(root: str, data: str | None = None, registry: Registry | None = None) -> str:
+def starter_recipe(
+    root: str,
+    data: str | None = None,
+    *,
+    backbone: str | None = None,
+    weights: str | None = None,
+    registry: Registry | None = None,
+) -> str:
     """Write a recipe for a folder of one's own images.
 
     Args:
         root: the folder.
         data: name of the dataset; by default the one that recognises the folder.
+        backbone: name of the backbone.
+        weights: file of pretrained weights of the backbone; ``"true"``: the published ones.
         registry: the installed plugins, by default.
 
     Returns:
@@ -59,45 +79,115 @@ def starter_recipe(root: str, data: str | None = None, registry: Registry | None
 
     Raises:
         DataError: no dataset recognises the folder, or it is damaged.
-        RecipeError: no head for its targets is installed.
+        RecipeError: no head for its targets is installed, or no such weights.
     """
     registry = registry or discover()
     name, line, others = detect(root, data, registry)
-    targets = registry.component("dataset", name).cls.describe(root)
+    options = _outline_options(name, root, registry)
+    targets = registry.component("dataset", name).cls.describe(root, **options)
     heads = _heads(targets, registry)
-    draft = Recipe.from_mapping({"backbone": "test_resnet", "heads": ["cls"], "data": [{"name": name, "root": root}]})
+    part = {"name": name, "root": root, **options}
+    draft = Recipe.from_mapping({"backbone": "test_resnet", "heads": ["cls"], "data": [part]})
     with warnings.catch_warnings(record=True) as held_out:  # the recipe states it
         warnings.simplefilter("always")
         datasets = open_datasets(draft, registry)
     facts = _facts(datasets.train)
     size, why_size = _input(facts, [targets[target].task for _, target in heads if target in targets])
     count = len(datasets.train)
-    batch = _power_of_two(min(PIXELS_PER_BATCH // (size[0] * size[1]), max(1, count // 4), 32))
-    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, math.ceil(STEPS * batch / count)))
+    pretrained = weights is not None
+    pixels = PIXELS_PER_BATCH // (size[0] * size[1])
+    batch = _power_of_two(min(pixels, max(1, count // (10 if pretrained else 4)), 32))
+    steps = PRETRAINED_STEPS if pretrained else STEPS
+    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, math.ceil(steps * batch / count)))
     seen = f"# Also recognised as {', '.join(others)}: splitreg init --data NAME.\n" if others else ""
     validation = f"{len(datasets.val or ())} images" + (", held out of train, validate" if held_out else " validate")
+    model = _model(backbone or BACKBONE, weights, size, registry)
     return f"""\
 # {line}
 {seen}# Train: splitreg train THIS_FILE --root DIR. {count:,} images train, {validation}.
-backbone = "mobilenetv3_small_100"  # light enough for a device; pretrained = true needs fewer images
-bottleneck = {{ name = "fp", channels = 24 }}
+{model}
 # One head per target of the dataset: {"; ".join(_reason(target, targets) for _, target in heads)}.
 heads = [{", ".join(text for text, _ in heads)}]
 # {why_size}
 input = {{ size = [{size[0]}, {size[1]}] }}
-data = ["{name}"]
-augment = {{ scale = [0.7, 1.4], colour = 0.2 }}
+data = [{_toml_table({"name": name, **options}) if options else f'"{name}"'}]
+augment = {{ preset = "{_preset(targets, heads)}" }}
 
 [[stages]]
-# {epochs} epochs of {count:,} images are {epochs * max(1, count // batch):,} steps; about {STEPS:,} are useful.
+# {epochs} epochs of {count:,} images are {epochs * max(1, count // batch):,} steps; about {steps:,} are useful.
 epochs = {epochs}
-# {batch} images of {size[0]}x{size[1]}: about {PIXELS_PER_BATCH / 1e6:g} million pixels, at least 4 batches per epoch.
-batch_size = {batch}
+batch_size = {batch}  # at most {PIXELS_PER_BATCH / 1e6:g} million pixels, and several batches per epoch
 rate_lambda = 0.5  # larger: fewer bytes per image
 rate_warmup = {max(1, epochs // 5)}
-optimizer = {{ name = "adamw", lr = 2e-3, weight_decay = 0.02 }}
+{_learning(pretrained)}
 clip = 5.0
+best = "auto"  # keep the weights of the best epoch
+patience = {max(5, round(epochs * PATIENCE))}
 """
+
+
+def _model(backbone: str, weights: str | None, size: tuple[int, int], registry: Registry) -> str:
+    """Return the lines of backbone, cut and bottleneck."""
+    if weights is None:
+        return (
+            f'backbone = "{backbone}"  # splitreg init --weights FILE or true: pretrained ones need far fewer images\n'
+            'bottleneck = { name = "fp", channels = 24 }'
+        )
+    published = weights.lower() == "true"
+    if not published and not Path(weights).is_file():
+        raise RecipeError(f"there is no file of weights {weights}")
+    options = {"pretrained": True if published else str(Path(weights).resolve())}
+    component = registry.component("backbone", backbone)
+    reserved = {"image_size": size} if "image_size" in component.parameters else {}
+    with torch.device("meta"):
+        stages = component.create(options={}, reserved=reserved).stages
+    cut = next((name for name, spec in stages.items() if spec.stride >= PRETRAINED_STRIDE), next(iter(stages)))
+    return (
+        f"backbone = {_toml_table({'name': backbone, **options})}\n"
+        f'cut = "{cut}"  # the pretrained stages up to here run on the device\n'
+        'bottleneck = { name = "fp", channels = 24, from = "feature", encoder = "light" }'
+    )
+
+
+def _learning(pretrained: bool) -> str:
+    """Return the lines of what learns, and how fast."""
+    optimizer = 'optimizer = { name = "adamw", lr = 2e-3, weight_decay = 0.02 }'
+    if not pretrained:
+        return optimizer
+    return (
+        'freeze = ["prefix"]  # the stages before the cut; backbone_lr is for those after it\n'
+        'objectives = ["sum", { name = "distill", compare = "cut", reduction = "relative" }]\n'
+        f"{optimizer}\nbackbone_lr = 0.1"
+    )
+
+
+def _outline_options(name: str, root: str, registry: Registry) -> dict[str, Any]:
+    """Return the options that make classes of pixels from outlines, where a dataset has outlines and no such target."""
+    component = registry.component("dataset", name)
+    if not {"semantic", "masks"} <= set(component.parameters) or SEGMENTATION in component.cls.describe(root):
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source = component.create(root, "all", options={})
+    rows = [source[index].targets.get(DETECTION) for index in spread(len(source), MAX_READ // 4)]
+    boxes = [target for target in rows if isinstance(target, BoxTarget) and len(target.boxes)]
+    outlined = bool(boxes) and all(target.masks is not None for target in boxes)
+    return {"semantic": "instances", "masks": False} if outlined else {}
+
+
+def _preset(targets: Mapping[str, TargetSpec], heads: Sequence[tuple[str, str]]) -> str:
+    """Return the augmentation for the tasks of the heads."""
+    tasks = {targets[target].task for _, target in heads if target in targets}
+    return "detection" if DETECTION in tasks else "segmentation" if SEGMENTATION in tasks else "light"
+
+
+def _toml_table(values: Mapping[str, Any]) -> str:
+    """Return plain values as an inline table of TOML, in which JSON's values are valid.
+
+    >>> _toml_table({"name": "yolo", "masks": False})
+    '{ name = "yolo", masks = false }'
+    """
+    return "{ " + ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()) + " }"
 
 
 def _heads(targets: Mapping[str, TargetSpec], registry: Registry) -> list[tuple[str, str]]:
@@ -110,8 +200,9 @@ def _heads(targets: Mapping[str, TargetSpec], registry: Registry) -> list[tuple[
         if plugin is None or (spec.task == MULTILABEL and located) or spec.task == RECONSTRUCTION:
             continue
         same = [name for name, other in targets.items() if other.task == spec.task]
-        short = f'"{plugin}"'
-        long = f'{{ name = "{plugin}", as = "{target}", target = "{target}" }}'
+        options = ", dice = 1.0" if plugin == "seg" else ""  # few pixels of a class count as much as many
+        short = f'{{ name = "{plugin}"{options} }}' if options else f'"{plugin}"'
+        long = f'{{ name = "{plugin}", as = "{target}", target = "{target}"{options} }}'
         heads.append((short if same == [target] else long, target))
     if not heads:
         if _plugin(RECONSTRUCTION, registry) is None or tasks - {RECONSTRUCTION}:

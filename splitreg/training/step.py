@@ -88,6 +88,7 @@ class Step(nn.Module):
         self.active_heads = tuple(active_heads)
         self._teacher = teacher  # not a module: a teacher's weights are no part of this one
         self._shared = tuple(_shared_parameters(model))  # a tuple, so that they are not registered twice
+        self._reads_feature = model.plan.bottleneck.reads == "feature"
         self._tasks = {name: model.head(name).task for name in self.active_heads}
 
     def forward(self, batch: StepBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -97,7 +98,7 @@ class Step(nn.Module):
         own), and ``OBJECTIVE.TERM`` if there are several objectives.
         """
         select = {name: batch.select[name] for name in self.active_heads}
-        with _captured(self.model.bottleneck.encoder) as latents:
+        with _captured(self.model.bottleneck.encoder) as latents, _passed(self.model.bottleneck) as passed:
             output = self.model(batch.images, select)
         losses = self.model.loss(output.outputs, {name: batch.targets[name] for name in output.outputs})
         parts = {f"{head}.{part}": value for head, values in losses.items() for part, value in values.items()}
@@ -110,6 +111,7 @@ class Step(nn.Module):
             progress=batch.progress, teacher_outputs=teacher_outputs,
             outputs={name: self.model.head(name).distillation_output(raw) for name, raw in output.outputs.items()},
             latent=latents[-1] if latents else None, shared=self._shared,
+            cut=passed[-1] if passed and self._reads_feature else None,
         )  # fmt: skip
         terms = [
             (f"{name}.{term}", value)
@@ -158,5 +160,21 @@ def _captured(module: nn.Module) -> Iterator[list[Tensor]]:
     hook = module.register_forward_hook(keep)
     try:
         yield outputs
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _passed(bottleneck: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collect what a bottleneck reads and restores, cropped to one size, while the context is open."""
+    pairs: list[tuple[Tensor, Tensor]] = []
+
+    def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        source, restored = inputs[0], output[0]
+        pairs.append((source, restored[..., : source.shape[-2], : source.shape[-1]]))
+
+    hook = bottleneck.register_forward_hook(keep)
+    try:
+        yield pairs
     finally:
         hook.remove()

@@ -158,9 +158,11 @@ def test_init_writes_a_recipe_that_trains(blobs, tmp_path):
     with pytest.warns(UserWarning, match="20%"):
         code, out, err = run("train", recipe, "--root", blobs, "-o", bundle, "--run", tmp_path / "run", *small)
     assert code == 0 and "yolo: 2 classes" in err, err
-    with pytest.warns(UserWarning, match="20%"):
-        code, out, err = run("eval", bundle, "--data", "yolo", "--root", blobs, "--json", "--quiet")
-    assert code == 0 and json.loads(out)["images"] == 8, "the images that training held out"
+    # the bundle remembers the dataset and what was held out of it: the folder is enough, and there is no new warning
+    assert json.loads((bundle / "config.json").read_text())["recipe"]["data"][0]["hold_out"] == 0.2
+    for data in ((), ("--data", "yolo")):
+        code, out, err = run("eval", bundle, *data, "--root", blobs, "--json", "--quiet")
+        assert code == 0 and json.loads(out)["images"] == 8, "the images that training held out"
 
 
 def test_a_recipe_without_a_dataset_gets_it_from_the_folder(own, tmp_path):
@@ -195,7 +197,11 @@ def test_init_chooses_heads_by_the_targets(layout, tmp_path):
     expected = {"classes": ("folder", "cls", [160, 224]), "masks": ("masks", "seg", [256, 320])}
     expected["flat"] = ("folder", "recon", [192, 256])
     name, head, size = expected[layout]
-    assert table["data"] == [name] and table["heads"] == [head] and table["input"]["size"] in (size, [240, 320])
+    assert (
+        table["data"] == [name]
+        and [item if isinstance(item, str) else item["name"] for item in table["heads"]] == [head]
+        and table["input"]["size"] in (size, [240, 320])
+    )
     assert len(out.splitlines()) <= 25
 
 

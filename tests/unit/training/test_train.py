@@ -215,3 +215,59 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, resume):
         other.kill()
         other.communicate()
     assert run(toy_recipe({"epochs": 1, "batch_size": 4}), tmp_path, resume=resume).steps
+
+
+def test_the_best_weights_are_kept_and_training_stops_without_progress(tmp_path):
+    stage = {
+        "epochs": 20, "batch_size": 4, "optimizer": {"name": "sgd", "lr": 1e-9, "momentum": 0.0}, "schedule": "constant",
+        "best": "auto", "patience": 2,
+    }  # fmt: skip
+    lines = []
+    result = run(toy_recipe(stage), tmp_path, on_event=lines.append)
+    (best,) = [line for line in lines if line["event"] == "best"]
+    assert len(result.history) == best["best_epoch"] + 1 + 2 < 20, "only statistics move: there is soon no progress"
+    assert best["metric"] == "auto" and math.isfinite(best["score"])
+
+
+def test_best_weights_are_those_of_the_best_epoch(tmp_path):
+    stage = {"epochs": 5, "batch_size": 4, "optimizer": {"name": "adamw", "lr": 2e-2}, "best": "colour.top1"}
+    lines = []
+    result = run(toy_recipe(stage), tmp_path, on_event=lines.append)
+    (best,) = [line for line in lines if line["event"] == "best"]
+    scores = [line["val"]["colour"]["top1"] for line in result.history]
+    assert best["score"] == max(scores) and scores.index(max(scores)) == best["best_epoch"]
+
+
+def test_an_unknown_metric_names_those_that_exist(tmp_path):
+    with pytest.raises(RecipeError, match="colour.top1"):
+        run(toy_recipe({"epochs": 1, "batch_size": 4, "best": "colour.top11"}), tmp_path)
+
+
+def test_accumulated_batches_give_the_steps_of_a_larger_batch(tmp_path):
+    base = {"epochs": 1, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0}, "schedule": "constant"}
+    models = {}
+    for name, stage in (("one", {"batch_size": 8}), ("two", {"batch_size": 4, "accumulate": 2})):
+        model = build(toy_recipe({**base, **stage}), registry=REGISTRY)
+        before = copied(model)
+        run(toy_recipe({**base, **stage}), tmp_path / name, model=model)
+        models[name] = changed(model, before)
+    assert models["one"] == models["two"]
+
+
+def test_the_backbone_learns_with_its_own_rate():
+    from torch import nn
+
+    from splitreg.training.optimizers import backbone_factors, scaled_groups
+
+    prefix, body, head = (
+        nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])}),
+        nn.Linear(1, 1),
+        nn.Linear(1, 1),
+    )
+    factors = backbone_factors([prefix, body], 0.5, 0.1)
+    parameters = [p for module in (prefix, body, head) for p in module.parameters()]
+    groups = scaled_groups(parameters, factors, 2.0)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert rates[id(head.weight)] == 2.0 and rates[id(body.weight)] == 1.0
+    assert [rates[id(block.weight)] for block in prefix["blocks"]] == pytest.approx([0.01, 0.1])
+    assert scaled_groups(parameters, {}, 2.0) == parameters

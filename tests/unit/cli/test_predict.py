@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from splitreg.assembly import build, save
+from splitreg.cli.encode_ import command as encode
+from splitreg.cli.predict_ import command as predict
+from splitreg.predictions import Detections
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    model = build(backbone="test_resnet", heads=[{"name": "det", "labels": ["cat"]}, {"name": "cls", "labels": ["a", "b"]}],
+                  input={"size": [64, 64]})  # fmt: skip
+    return str(save(model, tmp_path_factory.mktemp("predict") / "bundle"))
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (40, 30)).save(folder / name)
+    return folder
+
+
+def test_a_folder_is_predicted_through_packets_and_drawn(bundle, images, tmp_path):
+    done = CliRunner().invoke(predict, [bundle, str(images), "--json", "--draw", str(tmp_path / "drawings")])
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
+    assert [row["image"] for row in rows] == ["a", "b"] and all(row["bytes"] > 20 for row in rows)
+    assert set(rows[0]["predictions"]) == {"det", "cls"}
+    names = {path.name for path in (tmp_path / "drawings").iterdir()}
+    assert names == {"a-det.png", "a-cls.png", "b-det.png", "b-cls.png"}
+
+
+def test_draw_needs_no_folder(bundle, images, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(predict, [bundle, str(images / "a.png"), "--heads", "cls", "--draw"])
+    assert done.exit_code == 0 and (tmp_path / "drawn" / "a-cls.png").is_file()
+
+
+def test_images_of_one_name_keep_their_drawings(bundle, images, tmp_path):
+    arguments = [bundle, str(images / "a.png"), str(images / "a.png"), "--heads", "cls", "--draw", str(tmp_path / "d")]
+    assert CliRunner().invoke(predict, arguments).exit_code == 0
+    assert len(list((tmp_path / "d").iterdir())) == 2
+
+
+def test_encode_takes_a_folder(bundle, images, tmp_path):
+    done = CliRunner().invoke(encode, [bundle, str(images), "-o", str(tmp_path / "packets")])
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "packets").iterdir()} == {"a.splitreg", "b.splitreg"}
+
+
+def test_a_drawing_without_objects_has_a_line_that_says_so():
+    image = np.zeros((300, 300, 3), np.uint8)
+    nothing = Detections(
+        boxes=np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32), labels=np.zeros(0, np.int64), names=("cat",)
+    )
+    weak = Detections(
+        boxes=np.array([[0, 0, 9, 9]], np.float32), scores=np.array([0.2], np.float32), labels=np.zeros(1, np.int64),
+        names=("cat",),
+    )  # fmt: skip
+    for prediction in (nothing, weak):
+        assert prediction.draw(image).shape[0] > 300
+    assert (weak.draw(image)[300:] != 0).any()

@@ -1,0 +1,139 @@
+import pytest
+from support.training_toys import REGISTRY, toy_recipe
+
+from splitreg.assembly import build
+from splitreg.cli.eval_ import data_parts
+from splitreg.cli.train_ import model_overrides, stage_overrides
+from splitreg.errors import PlanError, RecipeError
+from splitreg.recipe import Recipe
+from splitreg.training import TrainOptions, train
+from splitreg.training.checks import check_recipe, check_same_model, start_advice
+
+
+def checked(*overrides, stages=({"epochs": 1},)):
+    return check_recipe(Recipe.from_mapping(toy_recipe(*stages).to_mapping(), overrides), REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("override", "fact"),
+    [
+        ("augment.mosaic=1", "mosaic"),
+        ("stages.schedule=cosin", "cosine"),
+        ("stages.optimizer.lrr=1", "lr"),
+        ("stages.optimizer=adamv", "adamw"),
+        ("stages.schedule.warmupp=1", "warmup"),
+        ("sweep.foo=[1]", "foo"),
+        ("sweep.rate_lambdas=[1]", "rate_lambda"),
+        ('sweep.schedule=["cosin"]', "cosine"),
+        ("backbone.pretrained=missing.pth", "missing.pth"),
+    ],
+)
+def test_every_wrong_key_and_missing_file_is_found_before_anything_is_built(override, fact):
+    with pytest.raises((PlanError, RecipeError), match=fact):
+        checked(override)
+
+
+def test_all_problems_are_reported_together():
+    with pytest.raises(PlanError) as error:
+        checked("augment.mosaic=1", "stages.schedule=cosin", "sweep.foo=[1]")
+    assert len(error.value.problems) == 3
+
+
+def test_a_stage_alone_needs_no_number():
+    assert checked("stages.optimizer.lr=0.5").recipe.stages[0].optimizer.options["lr"] == 0.5
+    with pytest.raises(RecipeError, match="optimizer"):
+        checked("stages.optimizer.lr=0.5", stages=({"name": "one"}, {"name": "two"}))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(stages):
+        path = tmp_path / "recipe.toml"
+        path.write_text('backbone = { name = "resnet50", pretrained = true }\nheads = ["det"]\n' + stages)
+        return str(path)
+
+    return write
+
+
+def test_flags_set_keys_of_the_stage(recipe):
+    path = recipe("[[stages]]\nepochs = 3\n")
+    overrides = stage_overrides(path, {"epochs": 7, "batch_size": 4, "optimizer.lr": 0.25})
+    (stage,) = Recipe.read(path, overrides).stages
+    assert (stage.epochs, stage.batch_size, stage.optimizer.options["lr"]) == (7, 4, 0.25)
+    assert stage_overrides(path, {"epochs": None}) == ()
+
+
+def test_flags_create_the_stage_of_a_recipe_without_one(recipe):
+    path = recipe("")
+    assert Recipe.read(path, stage_overrides(path, {"epochs": 7})).stages[0].epochs == 7
+
+
+def test_epochs_are_ambiguous_with_several_stages_but_the_batch_size_is_not(recipe):
+    path = recipe('[[stages]]\nname = "a"\n[[stages]]\nname = "b"\n')
+    assert [s.batch_size for s in Recipe.read(path, stage_overrides(path, {"batch_size": 4})).stages] == [4, 4]
+    with pytest.raises(RecipeError, match=r"2 \(a, b\)"):
+        stage_overrides(path, {"epochs": 3})
+
+
+def test_another_backbone_does_not_get_the_weights_of_the_first(recipe):
+    path = recipe("")
+    loaded = Recipe.read(path, model_overrides(path, "resnet18", None, "det,seg"))
+    assert loaded.backbone.options == {"pretrained": True} and [h.name for h in loaded.heads] == ["det", "seg"]
+    assert Recipe.read(path, model_overrides(path, "resnet18", "my.pth", None)).backbone.options == {
+        "pretrained": "my.pth"
+    }
+
+
+def test_a_missing_split_is_found(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for label in "ab":
+            folder = tmp_path / split / label
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(folder / "1.png")
+    recipe = {
+        "backbone": "test_resnet", "heads": ["cls"], "input": {"size": [64, 64]}, "stages": [{}],
+        "data": [{"name": "folder", "root": str(tmp_path)}],
+    }  # fmt: skip
+    assert check_recipe(Recipe.from_mapping(recipe)).heads[0].labels == ("a", "b")
+    with pytest.raises(PlanError, match="nope"):
+        check_recipe(Recipe.from_mapping(recipe, ["data.val=nope"]))
+
+
+def test_a_bundle_is_continued_only_with_its_own_architecture():
+    recipe = Recipe.from_mapping(toy_recipe({"epochs": 1}).to_mapping())
+    model = build(recipe, registry=REGISTRY)
+    check_same_model(recipe, model, REGISTRY)
+    other = Recipe.from_mapping(recipe.to_mapping(), ["input.size=[64,96]", "heads.colour.as=tint"])
+    with pytest.raises(RecipeError, match=r"heads\.colour.*heads\.tint.*input\.size"):
+        check_same_model(other, model, REGISTRY)
+
+
+def test_the_start_says_what_is_thrown_away_and_what_measures_nothing():
+    recipe = Recipe.from_mapping({
+        "backbone": {"name": "resnet50", "pretrained": True}, "bottleneck": {"name": "fp", "from": "image"}, "heads": ["det"],
+        "cut": "layer1", "data": [{"name": "yolo", "val": "train"}],
+    })  # fmt: skip
+    thrown, same = start_advice(recipe, REGISTRY)
+    assert "layer1" in thrown and "feature" in thrown and "'train'" in same
+
+
+def test_a_trained_model_records_the_data_that_was_used(tmp_path):
+    model = build(toy_recipe({"epochs": 1}), registry=REGISTRY)
+    used = Recipe.from_mapping(toy_recipe({"epochs": 1, "batch_size": 4}).to_mapping(), ["data.train=val"])
+    result = train(
+        used, tmp_path, model=model, registry=REGISTRY, options=TrainOptions(progress=False, tensorboard=False)
+    )
+    assert result.model.recipe.data[0].train == "val"
+
+
+def test_a_dataset_of_a_bundle_keeps_its_options():
+    recipe = Recipe.from_mapping({
+        "backbone": "resnet50", "heads": ["seg"], "data": [{"name": "yolo", "val": "test", "semantic": "instances"}],
+    })  # fmt: skip
+    for name in (None, "yolo"):
+        (part,) = data_parts(recipe, name, "photos", None, ("hold_out=0.3",))
+        assert (part.root, part.val) == ("photos", "test")
+        assert part.options == {"semantic": "instances", "hold_out": 0.3}
+    assert data_parts(recipe, "coco", None, "train", ())[0].val == "train"
