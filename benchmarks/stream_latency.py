@@ -86,8 +86,8 @@ def stream_of(url: str, encoder: EdgeEncoder, heads: list[str], images, options:
     return answers
 
 
-def main() -> None:
-    """Measure and print."""
+def parse_arguments() -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="zoo:splitreg-camvid")
     parser.add_argument("--root", type=Path, required=True)
@@ -98,7 +98,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--every", type=int, default=6)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse_arguments()
     torch.set_num_threads(1)
     heads = options.heads.split(",")
     files = sorted((options.root / "camvid" / "val").glob("*.*"))

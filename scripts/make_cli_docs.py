@@ -22,7 +22,7 @@ This page is generated from the help of the commands by `scripts/make_cli_docs.p
 
 - Results go to stdout, progress and messages to stderr.
 - Exit status: 0 for success, 1 for failure, 2 for invalid usage, 128 + n if stopped by signal n.
-- An expected error is one line. `SPLITREG_TRACEBACK=1` shows the traceback of an unexpected one.
+- An expected error is one line. `SPLITREG_TRACEBACK=1` shows its traceback, too.
 
 ## Environment variables
 
@@ -33,7 +33,7 @@ This page is generated from the help of the commands by `scripts/make_cli_docs.p
 | `SPLITREG_PLUGINS` | comma-separated packages; only their plugins are loaded |
 | `SPLITREG_MQTT_PASSWORD` | password of the MQTT broker for `splitreg send --mqtt` |
 | `SPLITREG_TOKEN` | token for `splitreg send` and `splitreg.edge.Client` |
-| `SPLITREG_TRACEBACK` | if set, unexpected errors are shown with their traceback |
+| `SPLITREG_TRACEBACK` | if set, errors are shown with their traceback, also those that a plan or `check` collects |
 | `SPLITREG_ZOO` | folder to use in place of the built-in model zoo |
 """
 

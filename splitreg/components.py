@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from splitreg.errors import ApiMismatch, BrokenComponent, MissingExtra, RecipeEr
 from splitreg.parsing import check_options
 from splitreg.specs import API, ComponentSpec
 
-__all__ = ["Component", "Entry", "error_context", "import_object"]
+__all__ = ["Component", "Entry", "error_context", "import_object", "place_of"]
 
 #: Kind -> number of leading constructor parameters that the core passes.
 _POSITIONAL = {"backbone": 0, "bottleneck": 2, "codec": 0, "head": 2, "dataset": 2, "objective": 1}
@@ -43,7 +42,7 @@ class Entry:
         try:
             spec = getattr(importlib.import_module(self.module), self.attribute)
         except Exception as cause:
-            raise BrokenComponent(f"{plugin} is broken: {_last_line(cause)}") from cause
+            raise BrokenComponent(f"{plugin} is broken: {_last_line(cause, self.module)}") from cause
         if not isinstance(spec, ComponentSpec):
             raise BrokenComponent(f"{plugin} is broken: {self.module}:{self.attribute} is not a ComponentSpec")
         if (spec.kind, spec.name) != (self.kind, self.name):
@@ -65,12 +64,14 @@ class Component:
         name: requested name, e.g. ``"resnet50"``.
         cls: the class.
         member: name of the member if the class is a family's; its constructor's first argument.
+        package: package that declares the plugin, for errors.
     """
 
     kind: str
     name: str
     cls: type[Any]
     member: str | None = None
+    package: str = "(unpackaged)"
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -91,6 +92,28 @@ class Component:
             for parameter in parameters[first:]
             if parameter.name not in _RESERVED.get(self.kind, ())
         }
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """Option -> its line in the docstring of the class or of the base class that documents it."""
+        documented: dict[str, str] = {}
+        for base in self.cls.__mro__:
+            for text in (base.__dict__.get("__doc__"), getattr(base.__dict__.get("__init__"), "__doc__", None)):
+                documented = {**_arguments(text or ""), **documented}
+        meanings = {name: documented.get(name, "") for name in self.options}
+        for name, default in self.options.items():
+            if default is None and name not in self.required and "None" not in meanings[name]:
+                none = "None: this default" if "default" in meanings[name] else "None: not set"
+                meanings[name] = "; ".join(filter(None, [meanings[name].rstrip("."), none]))
+        return meanings
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Options without a default."""
+        import inspect
+
+        parameters = inspect.signature(self.cls).parameters
+        return tuple(name for name in self.options if parameters[name].default is inspect.Parameter.empty)
 
     def check_options(self, names: Iterable[str], *, reserved: Iterable[str] = ()) -> None:
         """Check the names of options.
@@ -125,7 +148,27 @@ class Component:
         except SplitregError:
             raise
         except Exception as cause:  # a plugin may raise anything
-            raise RecipeError(f"cannot create {self.kind} {self.name!r}: {type(cause).__name__}: {cause}") from cause
+            raise RecipeError(
+                f"cannot create {self.kind} {self.name!r} of package {self.package}: "
+                f"{_last_line(cause, self.cls.__module__)}"
+            ) from cause
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """Return the arguments of a Google-style docstring: name -> description in one line."""
+    import inspect
+
+    arguments: dict[str, str] = {}
+    inside, name = False, ""
+    for line in inspect.cleandoc(docstring).splitlines():
+        if not line.startswith(" "):
+            inside, name = line.strip() == "Args:", ""
+        elif inside and (match := re.match(r" {4}(\*{0,2}\w+)(?: \([^)]*\))?: *(.*)", line)):
+            name = match[1]
+            arguments[name] = match[2]
+        elif inside and name and line.strip():
+            arguments[name] += f" {line.strip()}"
+    return arguments
 
 
 def import_object(dotted: str, key: str) -> Any:
@@ -133,7 +176,7 @@ def import_object(dotted: str, key: str) -> Any:
 
     Args:
         dotted: what to import.
-        key: ``kind:name`` of the plugin, for errors.
+        key: the plugin, for errors: ``"kind:name from package NAME"``.
 
     Raises:
         MissingExtra: another package that it needs is not installed.
@@ -146,23 +189,75 @@ def import_object(dotted: str, key: str) -> Any:
 
 @contextmanager
 def error_context(key: str, dotted: str) -> Iterator[None]:
-    """Convert what a plugin's code raises into an error that names the plugin."""
+    """Convert what a plugin's code raises into an error that names the plugin, its file and line."""
     try:
         yield
     except ModuleNotFoundError as cause:
         missing = cause.name or "a module"
-        if missing.split(".")[0] == dotted.partition(":")[0].split(".")[0]:
-            raise BrokenComponent(f"{key} is broken: {_last_line(cause)}") from cause
+        if missing.split(".")[0] == _root(dotted):
+            raise BrokenComponent(f"{key} is broken: {_last_line(cause, dotted)}") from cause
         raise MissingExtra(
             f"{key} needs {missing}, which is not installed; pip install 'splitreg[full]' installs what the built-in "
-            "plugins need"
+            f"plugins need ({place_of(cause, _root(dotted))})"
         ) from cause
     except Exception as cause:
-        raise BrokenComponent(f"{key} is broken: {_last_line(cause)}") from cause
+        raise BrokenComponent(f"{key} is broken: {_last_line(cause, dotted)}") from cause
 
 
-def _last_line(error: BaseException) -> str:
-    import traceback
+#: A frame in the text of a traceback, as another process reports it.
+_FRAME = re.compile(r'File "([^"\n]+)", line (\d+)')
 
-    frame = traceback.extract_tb(sys.exc_info()[2])[-1]
-    return f"{type(error).__name__}: {error} ({os.path.basename(frame.filename)}:{frame.lineno})"
+
+def place_of(error: BaseException, root: str = "") -> str:
+    """Return the innermost file and line of a package from which an error came.
+
+    Args:
+        error: the error. Its notes and message may hold the text of a traceback from another process.
+        root: top-level module of the package; without one, or without a frame of it, every frame counts.
+
+    Returns:
+        For example ``"my_package/codec.py:12"``; empty if the error was never raised.
+    """
+    places = list(_places(error))
+    own = [(file, line) for file, line, module in places if root and (_root(module) == root or module == file)]
+    if root and not own:
+        text = "\n".join([*getattr(error, "__notes__", ()), str(error)])
+        own = [(file, int(line)) for file, line in _FRAME.findall(text) if _is_in(file, root)]
+    chosen = own or [(file, line) for file, line, _ in places]
+    if not chosen:
+        return ""
+    file, line = chosen[-1]
+    return f"{_short_path(file, root)}:{line}"
+
+
+def _places(error: BaseException) -> Iterator[tuple[str, int, str]]:
+    """Yield file, line and module of every frame of the traceback, outermost first."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        yield frame.f_code.co_filename, traceback.tb_lineno, str(frame.f_globals.get("__name__", ""))
+        traceback = traceback.tb_next
+    if isinstance(error, SyntaxError) and error.filename:  # the module that has the error never ran
+        yield error.filename, error.lineno or 0, error.filename
+
+
+def _root(dotted: str) -> str:
+    """Return the top-level module of ``"package.module:name"``."""
+    return dotted.partition(":")[0].partition(".")[0]
+
+
+def _is_in(file: str, root: str) -> bool:
+    parts = file.replace("\\", "/").split("/")
+    return root in parts[:-1] or parts[-1] == f"{root}.py"
+
+
+def _short_path(file: str, root: str) -> str:
+    """Return the path from the package's folder on, otherwise the name of the file."""
+    parts = file.replace("\\", "/").split("/")
+    start = len(parts) - 1 - parts[::-1].index(root) if root in parts[:-1] else len(parts) - 1
+    return "/".join(parts[start:])
+
+
+def _last_line(error: BaseException, dotted: str) -> str:
+    text = " ".join(str(error).split("\n", 1)[0].split())
+    return f"{type(error).__name__}: {text} ({place_of(error, _root(dotted))})"

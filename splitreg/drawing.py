@@ -6,7 +6,7 @@ Images are (H, W, 3) uint8 and are never changed in place.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,10 @@ Colour = tuple[int, int, int]
 
 #: Images with a shorter long side are enlarged by a whole factor, so that lines and text are legible.
 MIN_SIDE = 256
+
+#: Shapes of a prediction, and points of a shape, that are drawn.
+MAX_SHAPES = 10_000
+_SHAPE_COLOURS = 60
 
 # Light (near) to dark (far), so that it can be read in greyscale.
 _NEAR_TO_FAR = np.array([[253, 231, 60], [122, 205, 90], [36, 150, 138], [60, 84, 140], [52, 10, 70]], np.float64)
@@ -93,6 +97,44 @@ def overlay(
     tint = colours[mask[known]].astype(np.float64)
     result[known] = np.rint(image[known] * (1 - opacity) + tint * opacity).astype(np.uint8)
     return result
+
+
+def shapes(image: NDArray[np.uint8], items: Sequence[Mapping[str, Any]], factor: float = 1.0) -> NDArray[np.uint8]:
+    """Draw dots, lines and polygons with captions, see ``Prediction.shapes``.
+
+    Args:
+        image: (H, W, 3) uint8.
+        items: the shapes, possibly from the network; one that is not valid is left out.
+        factor: pixels of ``image`` per pixel of the shapes.
+    """
+    from PIL import Image, ImageDraw  # imported here: predictions are read without pillow
+
+    canvas = Image.fromarray(image)
+    pen = ImageDraw.Draw(canvas)
+    size, width = _text_size(image), max(1, round(max(image.shape[:2]) / 300))
+    for item in items[:MAX_SHAPES]:
+        shape = _points(item)
+        if shape is None:
+            continue
+        points = [(x * factor, y * factor) for x, y in shape]
+        colour = item.get("colour", 0)
+        paint = _colour(palette(_SHAPE_COLOURS)[colour % _SHAPE_COLOURS if isinstance(colour, int) else 0])
+        if len(points) == 1:
+            (x, y), radius = points[0], max(3, max(image.shape[:2]) // 64)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=paint, outline=(255, 255, 255))
+        else:
+            pen.line([*points, points[0]] if item.get("closed") else points, fill=paint, width=width)
+        _label(pen, points[0], str(item.get("label") or "")[:100], paint, size, image.shape[1])
+    return np.array(canvas)
+
+
+def _points(item: Any) -> list[tuple[float, float]] | None:
+    """Return the points of a shape; None if they are not valid."""
+    try:
+        points = [(float(x), float(y)) for x, y in item["points"][:MAX_SHAPES]]
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError):
+        return None
+    return points if points and np.isfinite(points).all() and np.abs(points).max() < 1e6 else None
 
 
 def depth_colours(depth: NDArray[np.floating[Any]], near: float, far: float) -> NDArray[np.uint8]:

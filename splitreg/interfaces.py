@@ -98,7 +98,7 @@ class Bottleneck(nn.Module, abc.ABC):
     (``decoder``, the prior) on the server.
 
     Attributes:
-        source_default: ``"image"`` or ``"feature"``: the input if the recipe does not set it.
+        source_default: ``"image"`` or ``"feature"``: the input if the recipe does not set it with ``from``.
         encoder: the modules that ``analyse`` uses.
         decoder: the modules that ``synthesise`` uses.
         latent: channels and stride (relative to the image) of the latent.
@@ -139,6 +139,15 @@ class Bottleneck(nn.Module, abc.ABC):
     @abc.abstractmethod
     def freeze(self) -> LatentModel:
         """Return the integer tables of the current weights; with a hyperprior, also its integer networks."""
+
+    def losses(self) -> dict[str, Tensor]:
+        """Return further losses of the last ``forward`` in training: name -> scalar, averaged over the images.
+
+        They are added to the loss of the step, for example a commitment loss of a codebook, and logged
+        as ``bottleneck.NAME``. ``forward`` stores them, and this method returns and forgets them: a
+        module that holds a tensor with a graph cannot be copied. By default there are none.
+        """
+        return {}
 
     def auxiliary_loss(self) -> Tensor | None:
         """Return a loss for ``auxiliary_parameters`` only (the quantiles of the prior), or None."""

@@ -10,8 +10,11 @@ Shape letters: N objects, K classes, H x W pixels.
 from __future__ import annotations
 
 import abc
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from splitreg import drawing
 from splitreg.imaging import Geometry
 from splitreg.masks import decode_mask, encode_mask
+from splitreg.registry import extensions
 
 __all__ = [
     "CLASSIFICATION", "DEPTH", "DETECTION", "GENERIC", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION",
@@ -42,15 +46,36 @@ _IDENTITY_COLOURS = 60
 
 
 class Prediction(abc.ABC):
-    """Prediction of a head for one image."""
+    """Prediction of a head for one image.
+
+    Attributes:
+        type_name: of a plugin's own type: the name of its entry point ``splitreg.prediction``, by which
+            a client finds the class; empty: a client receives a ``GenericPrediction``.
+    """
+
+    type_name: ClassVar[str] = ""
 
     @abc.abstractmethod
     def restore(self, geometry: Geometry) -> Self:
         """Return the prediction in pixels of the original image."""
 
-    @abc.abstractmethod
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a drawing on the (H, W, 3) uint8 original; its size may differ from the original's."""
+        """Return a drawing on the (H, W, 3) uint8 original; its size may differ from the original's.
+
+        By default ``shapes`` are drawn.
+        """
+        canvas, factor = drawing.enlarge(image)
+        return drawing.shapes(canvas, self.shapes(), factor)
+
+    def shapes(self) -> Sequence[Mapping[str, Any]]:
+        """Return what to draw as plain data, so that the page and a client without this class can, too.
+
+        Each shape is a mapping: ``points``, a list of ``[x, y]`` in pixels of the original image (one: a
+        dot; several: a line), and optionally ``closed`` (True: back to the first point), ``label`` (a
+        caption at the first point) and ``colour`` (an index into ``drawing.palette``). Types that draw
+        themselves return none.
+        """
+        return ()
 
     @abc.abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -67,9 +92,35 @@ class Prediction(abc.ABC):
     def meta(self) -> dict[str, Any]:
         """Return everything but the arrays as plain data: ``kind``, class names.
 
-        Types of plugins may use this default; a client receives them as ``GenericPrediction``.
+        Types of plugins use this default: JSON with the shapes and, if the type has a ``type_name``, also
+        the name, ``fields`` and the package, from which a client rebuilds it.
         """
-        return {"kind": GENERIC, "json": self.to_json()}
+        shapes = list(self.shapes())
+        meta: dict[str, Any] = {"kind": GENERIC, "json": {**self.to_json(), **({"shapes": shapes} if shapes else {})}}
+        if self.type_name:
+            entry = extensions("prediction").get(self.type_name)
+            meta |= {"type": self.type_name, "fields": self.fields(), "package": entry.package if entry else ""}
+        return meta
+
+    def fields(self) -> dict[str, Any]:
+        """Return what ``from_fields`` needs beside the arrays, as plain data; by default a dataclass's fields."""
+        if not dataclasses.is_dataclass(self):
+            return {}
+        arrays = self.arrays()
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in arrays}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a prediction on a client; by default the dataclass of both, with lists as tuples.
+
+        Both come from the network. A class that relies on shapes or types checks them here or in
+        ``__post_init__``; whatever is raised becomes a ``CorruptAnswer``.
+
+        Args:
+            fields: from ``fields``.
+            arrays: from ``arrays``.
+        """
+        return cls(**arrays, **{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,22 +422,48 @@ class GenericPrediction(Prediction):
     Args:
         json_data: result of its ``to_json``.
         array_data: result of its ``arrays``.
+        origin: ``type``, ``fields`` and ``package`` of the type; empty if it has no name.
+        reason: why the type's class is not used; empty if it is not installed.
     """
 
     json_data: dict[str, Any]
     array_data: dict[str, NDArray[Any]]
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def note(self) -> str:
+        """What is missing to read the prediction fully; empty if it has no type of its own."""
+        if not self.origin:
+            return ""
+        name, package = str(self.origin.get("type"))[:60], str(self.origin.get("package") or "")
+        if self.reason:
+            return f"the prediction type {name!r} cannot be used: {self.reason}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", package):
+            return f"the prediction type {name!r} is not installed"
+        return f"the prediction type {name!r} is not installed: pip install {package}"
 
     def restore(self, geometry: Geometry) -> Self:
         """Return itself: the server has restored it."""
         return self
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the image: only the plugin can draw the prediction."""
-        return drawing.enlarge(image)[0]
+        """Draw the shapes, and write below the image what is missing."""
+        drawn = super(GenericPrediction, self).draw(image)
+        return drawing.legend(drawn, [self.note]) if self.note else drawn
+
+    def shapes(self) -> Sequence[Mapping[str, Any]]:
+        """Return the shapes that came with the prediction."""
+        shapes = self.json_data.get("shapes")
+        return shapes if isinstance(shapes, list) else ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return ``json_data``."""
-        return self.json_data
+        """Return ``json_data``, with a ``note`` if the type's class is not installed here."""
+        return {"note": self.note, **self.json_data} if self.note else self.json_data
+
+    def meta(self) -> dict[str, Any]:
+        """Return what was received."""
+        return {"kind": GENERIC, "json": self.json_data, **self.origin}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``array_data``."""

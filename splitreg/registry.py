@@ -15,22 +15,47 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from dataclasses import dataclass
+from types import FrameType, MappingProxyType
 from typing import Any
 
-from splitreg.components import Component, Entry, error_context, import_object
+from splitreg.components import Component, Entry, error_context, import_object, place_of
 from splitreg.entry_files import installed_entry_points
 from splitreg.errors import (
     BrokenComponent,
     DuplicateComponent,
     MissingExtra,
     RegistryError,
+    SplitregError,
     UnknownComponent,
     suggest,
 )
 from splitreg.specs import KINDS, ComponentSpec
 
-__all__ = ["Component", "Entry", "Registry", "discover"]
+__all__ = ["Component", "Entry", "PluginOrigin", "Registry", "discover", "extensions", "load_extension"]
+
+
+#: Groups of entry points that name an object, not a spec.
+EXTENSIONS = ("prediction", "optimizer", "schedule", "augmentation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginOrigin:
+    """Where in a plugin's code an error came from.
+
+    Args:
+        package: package of the plugin.
+        plugin: ``kind:name``; empty if the code belongs to several plugins of the package.
+        place: innermost file of the package, and line.
+    """
+
+    package: str
+    plugin: str
+    place: str
+
+    def __str__(self) -> str:
+        plugin = f"{self.plugin} of " if self.plugin else ""
+        return f"{plugin}package {self.package}, {self.place}"
 
 
 class Registry(Mapping[str, Mapping[str, Entry]]):
@@ -129,13 +154,13 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
         if name in self[kind]:
             spec = self.spec(kind, name)
             if spec.family:
-                raise UnknownComponent(f"{kind}:{name} is a family; name a member, as in {name}:{_example(spec)}")
+                raise UnknownComponent(f"{kind}:{name} is a family; name a member, as in {name}:{self._example(spec)}")
             return spec, None
         families: list[ComponentSpec] = []
         known, failure = list(self[kind]), None
         for spec in self._families(kind):
             try:
-                members = _members(spec)
+                members = _members(spec, self._named(spec))
             except (MissingExtra, BrokenComponent) as error:
                 failure = failure or error  # another family may have the member
                 continue
@@ -155,7 +180,8 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
 
     def members(self, kind: str, family: str) -> tuple[str, ...]:
         """Return the names of all members of a family; imports its library."""
-        return _members(self.spec(kind, family))
+        spec = self.spec(kind, family)
+        return _members(spec, self._named(spec))
 
     def load(self, spec: ComponentSpec) -> type[Any]:
         """Import the class of a spec.
@@ -164,8 +190,64 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
             MissingExtra: a package that it needs is not installed.
             BrokenComponent: the import fails for another reason.
         """
-        loaded: type[Any] = import_object(spec.target, spec.key)
+        loaded: type[Any] = import_object(spec.target, self._named(spec))
         return loaded
+
+    def origin(self, error: BaseException) -> PluginOrigin | None:
+        """Return the plugin in whose code an error was raised; None if it was not in a plugin's.
+
+        A ``SplitregError`` counts only if the plugin's code raised it, any other error also if the
+        plugin called what raised it. The text of a traceback from another process, in the error's
+        notes or message, counts too.
+        """
+        while True:
+            frames = _frames(error)
+            deliberate = isinstance(error, SplitregError)
+            for frame in reversed(frames[-1:] if deliberate else frames):
+                root = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+                if root in self._packages:
+                    plugin = self._plugin_of(frames, root)
+                    return PluginOrigin(package=self._packages[root], plugin=plugin, place=place_of(error, root))
+            text = "" if deliberate else "\n".join([*getattr(error, "__notes__", ()), str(error)])
+            for root, package in self._packages.items():
+                if root in text and (place := place_of(error, root)).startswith((f"{root}/", f"{root}.py:")):
+                    return PluginOrigin(package=package, plugin="", place=place)
+            if error.__cause__ is None or deliberate:
+                return None
+            error = error.__cause__
+
+    @functools.cached_property
+    def _packages(self) -> dict[str, str]:
+        """Top-level module of plugins -> package."""
+        entries = [entry for names in self.values() for entry in names.values()]
+        entries += _installed(EXTENSIONS)
+        roots = {entry.module.partition(".")[0]: entry.package for entry in entries}
+        roots.pop("splitreg", None)
+        return roots
+
+    def _plugin_of(self, frames: list[FrameType], root: str) -> str:
+        """Return the plugin of a package that is at work in these frames, innermost first; empty if unclear."""
+        targets: dict[str, str] = {}
+        for kind, names in self.items():
+            for entry in names.values():
+                if entry.module.partition(".")[0] == root:
+                    try:
+                        spec = self.spec(kind, entry.name)
+                    except RegistryError:
+                        continue
+                    targets[spec.target] = spec.key
+        for frame in reversed(frames):
+            owner = frame.f_locals.get("self", frame.f_locals.get("cls"))
+            kind_of_owner = owner if isinstance(owner, type) else type(owner)
+            for base in kind_of_owner.__mro__:
+                if f"{base.__module__}:{base.__qualname__}" in targets:
+                    return targets[f"{base.__module__}:{base.__qualname__}"]
+        return next(iter(targets.values())) if len(targets) == 1 else ""
+
+    def _named(self, spec: ComponentSpec) -> str:
+        """Return ``"kind:name from package NAME"``."""
+        entry = self[spec.kind].get(spec.name)
+        return spec.key if entry is None else f"{spec.key} from package {entry.package}"
 
     def component(self, kind: str, name: str) -> Component:
         """Import the class of a plugin by name.
@@ -176,7 +258,8 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
             BrokenComponent: the import fails for another reason.
         """
         spec, member = self.resolve(kind, name)
-        return Component(kind=kind, name=name, cls=self.load(spec), member=member)
+        package = self[kind][spec.name].package
+        return Component(kind=kind, name=name, cls=self.load(spec), member=member, package=package)
 
     def create(self, kind: str, name: str, *args: Any, options: Mapping[str, Any]) -> Any:
         """Find a plugin, check its options and instantiate it.
@@ -247,9 +330,17 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
             "package": self[kind][spec.name].package,
             "target": spec.target,
             "api": spec.api,
-            "options": {option: repr(default) for option, default in component.options.items()},
+            "options": {
+                option: "required" if option in component.required else repr(default)
+                for option, default in component.options.items()
+            },
+            "meanings": component.meanings,
             "doc": inspect.cleandoc(cls.__doc__ or ""),
         }
+
+    def _example(self, spec: ComponentSpec) -> str:
+        members = _members(spec, self._named(spec))
+        return members[0] if members else "NAME"
 
     def _families(self, kind: str) -> list[ComponentSpec]:
         families = []
@@ -263,7 +354,7 @@ class Registry(Mapping[str, Mapping[str, Entry]]):
         return families
 
     def _check_member(self, kind: str, spec: ComponentSpec, member: str) -> None:
-        members = _members(spec)
+        members = _members(spec, self._named(spec))
         if member.partition(".")[0] not in members:
             raise UnknownComponent(
                 f"no {kind} {member!r} in {spec.name}.{suggest(member, members)} "
@@ -281,10 +372,40 @@ def discover() -> Registry:
     return Registry(tuple(_installed()))
 
 
-def _installed() -> Iterator[Entry]:
+@functools.cache
+def extensions(group: str) -> Mapping[str, Entry]:
+    """Return the entry points ``splitreg.GROUP`` of installed packages by name; cached for the process.
+
+    Such an entry point names an object, not a spec. ``SPLITREG_PLUGINS`` limits them, too.
+
+    Raises:
+        DuplicateComponent: two packages declare one name.
+    """
+    entries: dict[str, Entry] = {}
+    for entry in _installed((group,)):
+        if entry.name in entries:
+            raise DuplicateComponent(
+                f"{group}:{entry.name} is declared by the packages {entries[entry.name].package} and {entry.package}; "
+                "uninstall one of them"
+            )
+        entries[entry.name] = entry
+    return MappingProxyType(entries)
+
+
+def load_extension(entry: Entry) -> Any:
+    """Import the object of an entry point from ``extensions``.
+
+    Raises:
+        MissingExtra: a package that it needs is not installed.
+        BrokenComponent: the import fails for another reason.
+    """
+    return import_object(f"{entry.module}:{entry.attribute}", f"{entry.kind}:{entry.name} from package {entry.package}")
+
+
+def _installed(kinds: tuple[str, ...] = KINDS) -> Iterator[Entry]:
     names = os.environ.get("SPLITREG_PLUGINS")
     only = None if names is None else {_normalise(name) for name in names.split(",") if name.strip()}
-    groups = {f"splitreg.{kind}": kind for kind in KINDS}
+    groups = {f"splitreg.{kind}": kind for kind in kinds}
     claims = set()
     for distribution, kind, name, value in installed_entry_points(groups):
         package = _normalise(distribution)
@@ -301,12 +422,15 @@ def _normalise(package: str) -> str:
 
 
 @functools.cache
-def _members(spec: ComponentSpec) -> tuple[str, ...]:
-    listing = import_object(spec.members, spec.key)
-    with error_context(spec.key, spec.members):
+def _members(spec: ComponentSpec, named: str) -> tuple[str, ...]:
+    listing = import_object(spec.members, named)
+    with error_context(named, spec.members):
         return tuple(listing())
 
 
-def _example(spec: ComponentSpec) -> str:
-    members = _members(spec)
-    return members[0] if members else "NAME"
+def _frames(error: BaseException) -> list[FrameType]:
+    frames, traceback = [], error.__traceback__
+    while traceback is not None:
+        frames.append(traceback.tb_frame)
+        traceback = traceback.tb_next
+    return frames

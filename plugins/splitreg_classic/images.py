@@ -92,6 +92,10 @@ class _ImageCodec(Codec):
         return image
 
 
+#: The last chunk of a PNG: length 0, type, CRC.
+_PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
+
+
 class Png(_ImageCodec):
     """Grey PNG of 8 bits, or of 16 if the symbols need them.
 
@@ -114,6 +118,8 @@ class Png(_ImageCodec):
         return _saved(image, self.name, compress_level=self.level)
 
     def _read(self, payload: bytes, size: tuple[int, int], bits: int) -> NDArray[np.int32]:
+        if payload.find(_PNG_END) != len(payload) - len(_PNG_END):  # Pillow accepts both
+            raise CorruptPacket("the payload is truncated, or has bytes after the end of the PNG")
         return np.asarray(self._open(payload, size, "L" if bits <= 8 else "I;16")).astype(np.int32)
 
 

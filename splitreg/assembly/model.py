@@ -102,6 +102,8 @@ class SplitModel(Trainable):
     def parts(self) -> dict[str, nn.Module]:
         """Return name -> trainable part; together they have every weight once."""
         others = [child for name, child in self.bottleneck.named_children() if name not in ("encoder", "decoder")]
+        loose = list(self.bottleneck.parameters(recurse=False))  # of the bottleneck itself
+        others += [nn.ParameterList(loose)] if loose else []
         prefix: dict[str, nn.Module] = {} if self.prefix is None else {"prefix": self.prefix}
         return {
             **prefix, "encoder": self.bottleneck.encoder, "decoder": self.bottleneck.decoder,

@@ -37,7 +37,16 @@ _Targets = Mapping[str, TargetSpec]
 
 
 class _Problems(list[str]):
-    """A list of mismatches."""
+    """A list of mismatches.
+
+    Args:
+        registry: of the plugins, for errors that come out of their code.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__()
+        self._registry = registry
+        self._causes: list[Exception] = []
 
     @contextmanager
     def error_context(self, part: str) -> Iterator[None]:
@@ -47,9 +56,23 @@ class _Problems(list[str]):
         except PlanError as error:
             self += error.problems
         except SplitregError as error:
-            self.append(str(error))
+            self._causes.append(error)
+            self.append(f"{error}{self._origin(error)}")
         except Exception as error:
-            self.append(f"cannot build {part}: {type(error).__name__}: {error}")
+            self._causes.append(error)
+            self.append(f"cannot build {part}: {type(error).__name__}: {error}{self._origin(error)}")
+
+    def error(self) -> PlanError:
+        """Return the error that lists the mismatches; its cause are the errors that were collected."""
+        error = PlanError(self)
+        error.__cause__ = ExceptionGroup("errors while planning", self._causes) if self._causes else None
+        return error
+
+    def _origin(self, error: Exception) -> str:
+        origin = self._registry.origin(error)
+        if origin is None or (isinstance(error, SplitregError) and origin.package == "splitreg"):
+            return ""
+        return f" ({origin})"
 
 
 def plan(recipe: Recipe | None = None, *, registry: Registry | None = None, **keys: Any) -> Plan:
@@ -67,7 +90,8 @@ def plan(recipe: Recipe | None = None, *, registry: Registry | None = None, **ke
     """
     if recipe is not None and keys:
         raise RecipeError(f"pass a recipe or its keys, not both; got a recipe and {', '.join(keys)}")
-    recipe, registry, problems = recipe or Recipe.from_mapping(keys), registry or discover(), _Problems()
+    recipe, registry = recipe or Recipe.from_mapping(keys), registry or discover()
+    problems = _Problems(registry)
     backbone = _backbone(recipe, registry, problems)
     bottleneck = _bottleneck(recipe.bottleneck, backbone, registry, problems)
     codec = _codec(recipe, bottleneck, registry, problems)
@@ -75,7 +99,7 @@ def plan(recipe: Recipe | None = None, *, registry: Registry | None = None, **ke
     heads = [_head(part, backbone, targets, recipe, registry, problems) for part in recipe.heads]
     _check_stages(recipe, registry, problems)
     if problems or backbone is None or bottleneck is None or codec is None:
-        raise PlanError(problems)
+        raise problems.error()
     heads_that_fit = tuple(head for head in heads if head is not None)
     skeleton = _skeleton(recipe, backbone, bottleneck, heads_that_fit, problems)
     meta = backbone.meta
@@ -299,7 +323,7 @@ def _skeleton(
         )  # fmt: skip
         _run(recipe, skeleton, backbone.target)
         return skeleton
-    raise PlanError(problems)
+    raise problems.error()
 
 
 def _run(recipe: Recipe, skeleton: Skeleton, target: FeatureSpec) -> None:

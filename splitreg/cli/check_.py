@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 
 import click
 
@@ -12,15 +14,20 @@ from splitreg.cli.tables import print_json, table
 @click.command("check")
 @click.argument("what", metavar="KIND:NAME | PACKAGE")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the plugin, e.g. channels=4.")
+@click.option(
+    "--root", type=click.Path(exists=True), help="Folder of the dataset, or of one with targets of a head's new task."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def command(what: str, options: tuple[str, ...], as_json: bool) -> None:
+def command(what: str, options: tuple[str, ...], root: str | None, as_json: bool) -> None:
     """Run the conformance suite of a plugin.
 
     Builds each plugin, small and with random weights, and prints one line per check of its interface.
-    A check that does not apply is skipped. The exit status is 1 if a check fails.
+    A check that does not apply is skipped. The exit status is 1 if a check fails. Options of a
+    dataset may include split; it is train otherwise.
 
     \b
     splitreg check codec:zstd
+    splitreg check dataset:yolo --root my-images --set split=val
     splitreg check splitreg-plugin-keypoints
     """
     from splitreg.errors import SplitregError, UnknownComponent, suggest
@@ -39,12 +46,17 @@ def command(what: str, options: tuple[str, ...], as_json: bool) -> None:
             raise UnknownComponent(
                 f"no package {what!r} has plugins.{suggest(what, packages)} There are: {', '.join(sorted(packages))}"
             )
-    rows = []
+    rows, debug = [], bool(os.environ.get("SPLITREG_TRACEBACK"))
     for kind, name in keys:
         try:
-            results = run(kind, name, registry=registry, options=parse_overrides(options))
+            results = run(kind, name, registry=registry, options=parse_overrides(options), root=root)
             rows += [(f"{kind}:{name}", r.name, r.passed, r.reason) for r in results]
+            for result in results:
+                if debug and result.traceback:
+                    click.echo(f"{kind}:{name}, {result.name}:\n{result.traceback}", err=True)
         except SplitregError as error:
+            if debug:
+                traceback.print_exception(error)
             rows.append((f"{kind}:{name}", "load", False, str(error)))
     if as_json:
         print_json([dict(zip(("plugin", "check", "passed", "reason"), row, strict=True)) for row in rows])

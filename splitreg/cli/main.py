@@ -10,10 +10,14 @@ import importlib
 import io
 import os
 import sys
+import traceback
 import warnings
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
+
+if TYPE_CHECKING:
+    from splitreg.registry import PluginOrigin
 
 COMMANDS = (
     "list", "show", "data", "init", "build", "train", "sweep", "eval", "bench", "predict", "encode", "edge", "infer", "serve",
@@ -79,14 +83,16 @@ def main() -> None:
         click.echo(str(error), err=True)
         sys.exit(128 + error.signal)
     except SplitregError as error:
-        _fail(str(error))
+        if debug:
+            traceback.print_exception(error)
+        _fail(f"{error}{_third_party(error)}")
     except BrokenPipeError:  # splitreg list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ModuleNotFoundError as error:
         if debug or (error.name or "").split(".")[0] in ("splitreg", ""):
             raise
-        _fail(f"{error.name} is not installed; pip install 'splitreg[full]'")
+        _fail(f"{error.name} is not installed; pip install 'splitreg[full]'{_third_party(error)}")
     except OSError as error:  # a full disk, a folder without permission
         if debug:
             raise
@@ -95,8 +101,26 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        hint = "unexpected; SPLITREG_TRACEBACK=1 shows the traceback, please report it"
+        origin = _origin(error)
+        place, owner = ("unexpected", "") if origin is None else (f"in {origin}", f" to {origin.package}")
+        hint = f"{place}; SPLITREG_TRACEBACK=1 shows the traceback, please report it{owner}"
         _fail(f"{type(error).__name__}: {error} ({hint})")
+
+
+def _origin(error: BaseException) -> PluginOrigin | None:
+    """Return the plugin whose code an error came from; a failing look-up must not hide the error."""
+    from splitreg.registry import discover
+
+    try:
+        return discover().origin(error)
+    except Exception:
+        return None
+
+
+def _third_party(error: BaseException) -> str:
+    """Return where an expected error of a third-party plugin came from."""
+    origin = _origin(error)
+    return "" if origin is None or origin.package == "splitreg" else f" ({origin})"
 
 
 def _escape_output() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from splitreg.cli.writing import write_output
 
 if TYPE_CHECKING:
     from splitreg.edge import Answer, Client
+    from splitreg.edge.stream_client import StreamClientOptions
     from splitreg.errors import SplitregError
     from splitreg.imaging import ImageLike
 
@@ -82,27 +83,16 @@ def command(
     splitreg send my-bundle rtsp://cam/1 --to http://localhost:8080 --events --zone door=0,0,80,200
     """
     from splitreg.cli.send_stream import StreamTarget, send_stream
-    from splitreg.edge import Client, ClientOptions, EdgeEncoder, Outbox, StreamOptions, upload
-    from splitreg.edge.stream_client import StreamClientOptions
-    from splitreg.edge.stream_control import Budget
+    from splitreg.edge import Client, ClientOptions, EdgeEncoder, Outbox, upload
     from splitreg.edge.transport import read_token
 
+    names = None if heads is None else tuple(heads.split(","))
+    token = None if token_file is None else read_token(token_file)
+    following = Follower(tracking) if tracking else contextlib.nullcontext()
     if stream:
-        if outbox is not None or draw is not None or answers is not None or budget_bytes is not None or not images:
-            raise click.UsageError(
-                "--stream needs a source, and excludes --outbox, --draw, --answers and --budget-bytes"
-            )
-        options = StreamClientOptions(
-            stream=StreamOptions(key_interval_s=key_interval_s, tolerance=tolerance, rate=rate),
-            budget=Budget(fps=fps, kbps=budget_kbps, ms=budget_ms), motion=motion,
-            min_score=(0.1 if tracking else 0.3) if min_score is None else min_score, resolution=resolution or "network",
-            deadline_s=deadline_s, ca=ca, insecure=insecure,
-        )  # fmt: skip
-        target = StreamTarget(
-            bundle=bundle, url=url, heads=None if heads is None else tuple(heads.split(",")),
-            token=None if token_file is None else read_token(token_file),
-        )  # fmt: skip
-        with Follower(tracking) if tracking else contextlib.nullcontext() as follower:
+        options = _stream_options(click.get_current_context().params, tracked=bool(tracking))
+        target = StreamTarget(bundle=bundle, url=url, heads=names, token=token)
+        with following as follower:
             send_stream(target, _frames(images, every, follower), options, as_json=as_json, follower=follower)
         return
     if fps is not None or budget_kbps is not None or motion is not None or tolerance:
@@ -112,8 +102,8 @@ def command(
     client = Client(
         url,
         EdgeEncoder.open(bundle) if images else None,
-        heads=None if heads is None else heads.split(","),
-        token=None if token_file is None else read_token(token_file),
+        heads=names,
+        token=token,
         options=ClientOptions(
             min_score=min_score or 0.0,
             compact=compact,
@@ -123,19 +113,35 @@ def command(
             insecure=insecure,
         ),
     )
-    with client, Follower(tracking) if tracking else contextlib.nullcontext() as follower:
+    with client, following as follower:
         printer = _Printer(as_json, draw, answers, follower)
         if outbox is not None:
             printer.keep_frames = False  # many may be queued
             client.outbox = Outbox(outbox, when_full=when_full)
-        report = upload(
-            client,
-            _named_images(images, every, printer),
-            printer,
-            on_error=_print_error,
-            rate={"rate": rate, "budget_bytes": budget_bytes, "budget_ms": budget_ms},
-        )
+        budget = {"rate": rate, "budget_bytes": budget_bytes, "budget_ms": budget_ms}
+        report = upload(client, _named_images(images, every, printer), printer, on_error=_print_error, rate=budget)
         _check(client, report.failed, report.left, printer, f"splitreg send {bundle} --to {url} --outbox {outbox}")
+
+
+def _stream_options(given: Mapping[str, Any], *, tracked: bool) -> StreamClientOptions:
+    """Return the options of a stream for the parameters of the command."""
+    from splitreg.edge import StreamOptions
+    from splitreg.edge.stream_client import StreamClientOptions
+    from splitreg.edge.stream_control import Budget
+
+    if not given["images"] or any(given[name] is not None for name in ("outbox", "draw", "answers", "budget_bytes")):
+        raise click.UsageError("--stream needs a source, and excludes --outbox, --draw, --answers and --budget-bytes")
+    min_score = given["min_score"]
+    return StreamClientOptions(
+        stream=StreamOptions(key_interval_s=given["key_interval_s"], tolerance=given["tolerance"], rate=given["rate"]),
+        budget=Budget(fps=given["fps"], kbps=given["budget_kbps"], ms=given["budget_ms"]),
+        motion=given["motion"],
+        min_score=(0.1 if tracked else 0.3) if min_score is None else min_score,
+        resolution=given["resolution"] or "network",
+        deadline_s=given["deadline_s"],
+        ca=given["ca"],
+        insecure=given["insecure"],
+    )
 
 
 def _check(client: Client, failed: int, left: int, printer: _Printer, again: str) -> None:
@@ -174,6 +180,7 @@ class _Printer:
         self.images: dict[str, Any] = {}  # to draw on
         self.keep_frames = True
         self.count = self.refused = 0
+        self.notes: set[str] = set()  # each is printed once
 
     def __call__(self, answer: Answer) -> None:
         self.refused += answer.error is not None
@@ -206,6 +213,7 @@ class _Printer:
 
     def _draw(self, answer: Answer, folder: Path) -> None:
         from splitreg import imaging
+        from splitreg.predictions import GenericPrediction
         from splitreg.wire import write_png
 
         if not answer.predictions:
@@ -216,6 +224,10 @@ class _Printer:
             return
         canvas = imaging.read(image)
         for head, prediction in answer.predictions.items():
+            note = prediction.note if isinstance(prediction, GenericPrediction) else ""
+            if note and note not in self.notes:
+                self.notes.add(note)
+                click.echo(f"head {head}: {note}", err=True)
             write_output(folder / f"{_stem(answer.name)}-{head}.png", write_png(prediction.draw(canvas)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import click
 
 from splitreg.cli.tables import print_json, table
@@ -35,8 +37,23 @@ def command(key: str, root: str | None, as_json: bool) -> None:
     if plugin["source"]:
         click.echo(f"source: {plugin['source']}")
     if plugin["options"]:
-        click.echo("\n" + table(("option", "default"), list(plugin["options"].items())))
-    click.echo("\n" + plugin["doc"])
+        click.echo("\n" + table(("option", "default", "meaning"), _rows(plugin["options"], plugin["meanings"])))
+    click.echo("\n" + _without_arguments(plugin["doc"]))
+
+
+def _rows(options: dict[str, str], meanings: dict[str, str]) -> list[tuple[str, str, str]]:
+    """Return the rows of the table; a long meaning takes several."""
+    rows = []
+    for name, default in options.items():
+        first, *more = textwrap.wrap(meanings[name], 72) or [""]
+        rows += [(name, default, first), *(("", "", line) for line in more)]
+    return rows
+
+
+def _without_arguments(doc: str) -> str:
+    """Return a docstring without the section whose lines are in the table."""
+    paragraphs = doc.split("\n\n")
+    return "\n\n".join(paragraph for paragraph in paragraphs if not paragraph.startswith("Args:"))
 
 
 def _show_folder(kind: str, name: str, root: str, as_json: bool) -> None:

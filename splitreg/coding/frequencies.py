@@ -50,6 +50,35 @@ def check_rows(cdf: NDArray[np.int32], lengths: NDArray[np.int32], offsets: NDAr
             raise InvalidTables(f"row {row} must rise by at least 1 per symbol")
 
 
+def rows_from_probabilities(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Return the cumulative frequencies of distributions; what is left of a row's probability is its escape's.
+
+    Args:
+        probabilities: (R, L), of L neighbouring values per row; a row sums to at most 1.
+
+    Returns:
+        (R, L + 2), the escape included; every symbol and the escape have a frequency of at least 1.
+
+    Raises:
+        InvalidTables: another shape, too many values, negative or infinite probabilities, or a sum
+            above 1.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    if probabilities.ndim != 2 or not 1 <= probabilities.shape[1] <= 2 ** (PRECISION - 1) or not len(probabilities):
+        raise InvalidTables(
+            f"probabilities must be (R, L) with L from 1 to {2 ** (PRECISION - 1)}, got {probabilities.shape}"
+        )
+    sums = probabilities.sum(1)
+    if not np.isfinite(probabilities).all() or (probabilities < 0).any() or (sums > 1 + 1e-4).any():
+        raise InvalidTables("probabilities must be finite, not negative, and sum to at most 1 per row")
+    rows, values = probabilities.shape
+    whole = np.concatenate([probabilities, np.maximum(0.0, 1 - sums)[:, None]], axis=1)
+    spare = 2**PRECISION - values - 1  # one for each symbol and the escape
+    frequencies = 1 + np.floor(whole / whole.sum(1, keepdims=True) * spare).astype(np.int64)
+    frequencies[np.arange(rows), whole.argmax(1)] += 2**PRECISION - frequencies.sum(1)
+    return np.concatenate([np.zeros((rows, 1), np.int64), frequencies.cumsum(1)], axis=1)
+
+
 def rows_from_counts(counts: NDArray[np.floating[Any]], rows: int, bits: int) -> NDArray[np.int64]:
     """Return the cumulative frequencies of a histogram; every symbol has a frequency of at least 1.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.coding.arrays import as_int32, digest_of, frozen_copy
-from splitreg.coding.frequencies import PRECISION, check_rows, rows_from_counts
+from splitreg.coding.frequencies import PRECISION, check_rows, rows_from_counts, rows_from_probabilities
 from splitreg.errors import CorruptPacket, InvalidLatent, InvalidTables, ShapeMismatch
 
 #: Largest absolute value of a latent: float32 holds all integers up to here.
@@ -149,6 +149,35 @@ class SymbolModel:
             cdf=as_int32(cdf), lengths=np.full(len(cdf), cdf.shape[1], np.int32), offsets=np.zeros(len(cdf), np.int32),
         )  # fmt: skip
 
+    @classmethod
+    def from_probabilities(
+        cls,
+        probabilities: NDArray[np.floating[Any]],
+        offsets: NDArray[np.integer[Any]] | int,
+        medians: NDArray[np.floating[Any]] | None = None,
+    ) -> SymbolModel:
+        """Build a model of rounded values from the probability of each value, for ``Bottleneck.freeze``.
+
+        The integer frequencies are computed here, once; only they reach the two sides.
+
+        Args:
+            probabilities: (C, L), of the values ``offset`` to ``offset + L - 1`` per channel, after the
+                median is subtracted. What a row lacks to 1 is the probability of other values, which are
+                carried as escapes.
+            offsets: (C,) value of the first symbol per channel, or one number for all.
+            medians: (C,), subtracted before rounding; zeros by default.
+
+        Raises:
+            InvalidTables: the probabilities are not valid.
+
+        >>> model = SymbolModel.from_probabilities(np.array([[0.25, 0.5, 0.2]]), -1)
+        >>> round(model.ideal_bits(np.array([[[0, -1]]], np.int32)), 2)  # log2 of 1/0.5 and 1/0.25
+        3.0
+        """
+        cdf = rows_from_probabilities(probabilities)
+        lengths = np.full(len(cdf), cdf.shape[1], np.int32)
+        return cls.from_cdf(cdf, lengths, np.broadcast_to(np.asarray(offsets), (len(cdf),)), medians)
+
     @property
     def channels(self) -> int:
         """Number of channels C."""
@@ -204,17 +233,25 @@ class SymbolModel:
         if self.indexes is not None and shape != self.indexes.shape:
             raise ShapeMismatch(f"the indexes are for symbols {self.indexes.shape}, got {shape}")
 
-    def check_symbols(self, symbols: NDArray[np.int32]) -> NDArray[np.int32]:
+    def check_symbols(self, symbols: NDArray[np.int32], max_bits: int = 0) -> NDArray[np.int32]:
         """Return symbols to encode as a contiguous int32 array.
 
+        Args:
+            symbols: (C, h, w) int32.
+            max_bits: ``Codec.max_bits`` of the codec; 0: no limit.
+
         Raises:
-            ShapeMismatch: another shape than (C, h, w), or another type than int32.
+            ShapeMismatch: another shape than (C, h, w), another type than int32, or a model of wider
+                symbols than the codec's.
             InvalidLatent: a symbol has more than ``bits`` bits.
         """
         symbols = np.asarray(symbols)
         self.check_shape(symbols.shape)
         if symbols.dtype != np.int32:
             raise ShapeMismatch(f"symbols must be int32, got {symbols.dtype}")
+        if max_bits and not 0 < self.bits <= max_bits:
+            width = f"{self.bits} bits" if self.bits else "any 32-bit integer"
+            raise ShapeMismatch(f"the codec is limited to {max_bits} bits per symbol, the model's are {width}")
         if not self._within(symbols):
             raise InvalidLatent(
                 f"symbols must fit the model's {self.bits} bits, got {symbols.min()} to {symbols.max()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -98,8 +98,8 @@ def _applied(transform: v2.Transform, sample: Sample) -> Sample:
     places = [
         (name, field.name, value)
         for name, target in sample.targets.items()
-        if dataclasses.is_dataclass(target)
-        for field in dataclasses.fields(target)  # type: ignore[arg-type]
+        if target is not None and dataclasses.is_dataclass(target)
+        for field in dataclasses.fields(cast("Any", target))
         if isinstance(value := getattr(target, field.name), tv_tensors.TVTensor)
     ]
     image, *changed = transform(sample.image, *(_plain(value) for _, _, value in places))

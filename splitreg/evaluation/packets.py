@@ -98,6 +98,8 @@ def evaluate(
         RecipeError: no such head or rate.
     """
     encoder = model.edge if edge is None else edge
+    if rate is not None:
+        model.coding.variable.position(rate)  # before the dataset is read
 
     def send(samples: Sequence[Sample], heads: Sequence[str]) -> Transmission:
         images = [sample.array() for sample in samples]

@@ -59,6 +59,9 @@ class Metrics:
         self.reloads = Counter(
             "splitreg_reloads", "Reloads of the bundles, by outcome.", ("outcome",), registry=registry
         )
+        self._add_connections(registry)
+
+    def _add_connections(self, registry: CollectorRegistry) -> None:
         self.connections = Gauge("splitreg_connections", "Open connections.", registry=registry)
         self.handshakes = Gauge("splitreg_tls_handshakes", "TLS handshakes in progress.", registry=registry)
         self.dropped_connections = Counter(

@@ -26,7 +26,7 @@ _TORCH_BYTES = 600 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class PreflightCheck:
     """The outcome of one check.
 
     Args:
@@ -42,7 +42,7 @@ class Check:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def check_deployment(config: ServeConfig) -> list[Check]:
+def check_deployment(config: ServeConfig) -> list[PreflightCheck]:
     """Check address, tokens, certificate, open files, memory and bundles; load no model."""
     checks: list[tuple[str, Callable[[ServeConfig], dict[str, Any]]]] = [
         ("address", _address), ("tokens", _tokens), ("certificate", _certificate), ("open files", _open_files),
@@ -53,9 +53,9 @@ def check_deployment(config: ServeConfig) -> list[Check]:
         try:
             facts = check(config)
             message = facts.pop("message", "")
-            outcomes.append(Check(name=name, ok=not message, message=message, facts=facts))
+            outcomes.append(PreflightCheck(name=name, ok=not message, message=message, facts=facts))
         except (SplitregError, OSError) as error:
-            outcomes.append(Check(name=name, ok=False, message=str(error)))
+            outcomes.append(PreflightCheck(name=name, ok=False, message=str(error)))
     return outcomes
 
 

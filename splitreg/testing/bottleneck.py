@@ -8,9 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from splitreg.assembly.planning import PREFERRED_CODECS, codec_problems
 from splitreg.coding import load_model
 from splitreg.interfaces import Bottleneck, FeatureSpec
-from splitreg.testing.suite import Suite, expect
+from splitreg.registry import discover
+from splitreg.testing.suite import Suite, expect, expect_report, skip
+from splitreg.testing.without_torch import DeviceCase, check_on_device
 
 _SIZES = ((64, 64), (7, 7), (14, 14), (33, 47), (1, 1), (2, 90))
 
@@ -49,6 +52,7 @@ class BottleneckSuite(Suite):
         optimizer = torch.optim.SGD(weights, 1e-3) if weights else None
         for seed in range(3):
             restored, rate = bottleneck(self.input((32, 32), seed))
+            bottleneck.losses()  # as a step of training does
             if optimizer and restored.requires_grad:
                 optimizer.zero_grad()
                 (restored.square().mean() + 1e-6 * rate.mean()).backward()
@@ -160,6 +164,26 @@ class BottleneckSuite(Suite):
         )
         expect(self.make().freeze() is not None, "an untrained bottleneck must freeze, too")
 
+    def test_tables_without_torch(self) -> None:
+        """A process without torch encodes a latent to the same bytes with these tables, and decodes it."""
+        bottleneck = self.trained()
+        tables, registry = bottleneck.freeze(), self.registry or discover()
+        with torch.no_grad():
+            latents = [bottleneck.analyse(self.input(size))[0].numpy() for size in ((64, 64), (33, 47))]
+        registry = registry if registry["codec"] else discover()
+        names = [n for n in PREFERRED_CODECS if n in registry["codec"]]
+        for name in names:
+            spec, _ = registry.resolve("codec", name)
+            if codec_problems(name, registry.load(spec), "", bottleneck.symbol_spec):
+                continue
+            codec = registry.create("codec", name, options={})
+            cases = [DeviceCase.of(f"latent {latent.shape}", tables, latent, codec) for latent in latents]
+            report = check_on_device(spec.target, {}, cases)
+            if not report.skipped:
+                expect_report(report, f"without torch, the tables cannot be used with codec {name}")
+                return
+        skip(f"none of the codecs {', '.join(names)} can code its symbols")
+
     def test_state_dict(self) -> None:
         """A new bottleneck with the same state dict has the same latents, features and tables."""
         trained, fresh = self.trained(), self.make()
@@ -193,6 +217,27 @@ class BottleneckSuite(Suite):
         expect(
             torch.allclose(together[1:2], alone, rtol=1e-3, atol=1e-4), "the latent depends on the rest of the batch"
         )
+
+    def test_losses(self) -> None:
+        """Losses of its own are finite scalars after each step, with finite gradients."""
+        bottleneck = self.make().train()
+        for seed in range(2):  # a graph of the first step must not be kept
+            restored, _ = bottleneck(self.input((32, 32), seed).requires_grad_())
+            losses = bottleneck.losses()
+            expect(isinstance(losses, dict), "losses must return a dict")
+            for name, loss in losses.items():
+                valid = isinstance(loss, Tensor) and loss.ndim == 0 and bool(torch.isfinite(loss))
+                expect(valid, f"loss {name!r} must be a finite scalar, got {loss}")
+            (restored.square().mean() + sum(losses.values())).backward()
+        try:
+            copy.deepcopy(bottleneck)
+        except RuntimeError as cause:
+            raise AssertionError(
+                "the bottleneck cannot be copied after a step: return the losses and keep no tensor with a graph"
+            ) from cause
+        for name, parameter in bottleneck.named_parameters():
+            finite = parameter.grad is None or bool(torch.isfinite(parameter.grad).all())
+            expect(finite, f"the gradient of {name} is not finite")
 
     def test_auxiliary_loss(self) -> None:
         """Its parameters belong to the bottleneck, and its gradient reaches no others."""

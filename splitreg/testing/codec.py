@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from splitreg.coding import Codec, SymbolModel
 from splitreg.errors import CodingError, CorruptPacket, InvalidLatent, ShapeMismatch
 from splitreg.testing.isolation import isolated
-from splitreg.testing.suite import Suite, expect, raises
+from splitreg.testing.suite import Suite, expect, expect_report, raises, skip
+from splitreg.testing.without_torch import DeviceCase, check_on_device
 
 Symbols = NDArray[np.int32]
 
@@ -160,6 +161,46 @@ class CodecSuite(Suite):
                     self._check_decode(f"{name}: a damaged payload", damaged, _shape(symbols), model)
 
         isolated(check, seconds=120)
+
+    def test_payloads_that_it_never_writes(self) -> None:
+        """A lossless codec accepts only what it writes: truncated and extended payloads are refused.
+
+        A changed payload that it accepts, but would not write for the symbols in it, is a remark.
+        """
+
+        def check() -> str:
+            codec, generator = self.make(), np.random.default_rng(2)
+            changed = accepted = 0
+            for name, model, symbols in self.cases() if codec.lossless else ():
+                payload = codec.encode(symbols, model)
+                for damaged in _damaged(payload, generator):
+                    try:
+                        written = codec.encode(codec.decode(damaged, _shape(symbols), model), model)
+                    except CodingError:
+                        written = damaged  # refused
+                    changed += len(damaged) == len(payload)
+                    accepted += len(damaged) == len(payload) and written != damaged
+                    extra = len(damaged) - len(payload)
+                    what = f"{extra} bytes after the end" if extra > 0 else f"without the last {-extra} bytes"
+                    expect(
+                        not extra or written == damaged,
+                        f"{name}: decode accepts a payload {what}, which encode never writes; raise CorruptPacket",
+                    )
+            return f"accepts {accepted} of {changed} changed payloads that it never writes" if accepted else ""
+
+        if remark := isolated(check, seconds=120):
+            self.remark(remark)
+
+    def test_runs_without_torch(self) -> None:
+        """In a process without torch it writes the same bytes, and decodes them: a device has no torch."""
+        codec, cases = self.make(), []
+        for name, model in self.models().items():
+            symbols = _symbols(model, (5, 6), 0)
+            cases.append(DeviceCase.of(name, model, model.dequantise(symbols), codec))
+        report = check_on_device(self.resolve()[0].target, self.options, cases)
+        if report.skipped:
+            skip(report.skipped)
+        expect_report(report, "without torch, as on a device, the codec fails; import Codec from splitreg.coding")
 
     def test_random_payloads(self) -> None:
         """Random bytes raise ``CorruptPacket`` or give valid symbols: no crash, no hang."""

@@ -6,23 +6,27 @@ import faulthandler
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 
 
-def isolated(check: Callable[[], None], seconds: int = 60) -> None:
+def isolated(check: Callable[[], str | None], seconds: int = 60) -> str:
     """Run ``check`` in a forked child process; in this process if the system cannot fork.
 
     Args:
-        check: function that may raise, crash or hang.
+        check: function that may raise, crash or hang; it may return a remark.
         seconds: time limit; the system then kills the child, even in native code.
 
+    Returns:
+        The remark, otherwise an empty string.
+
     Raises:
-        AssertionError: the check failed, crashed or timed out; the message says which.
+        AssertionError: the check failed, crashed or timed out; the message says which, a note has
+            the child's traceback.
     """
     if not hasattr(os, "fork"):
-        check()
-        return
+        return check() or ""
     sys.stdout.flush()
     sys.stderr.flush()
     readable, writable = os.pipe()
@@ -34,24 +38,28 @@ def isolated(check: Callable[[], None], seconds: int = 60) -> None:
         os._exit(_child(check, writable, seconds))
     os.close(writable)
     with os.fdopen(readable, "rb") as pipe:
-        message = pipe.read().decode("utf-8", "replace")
+        message, _, trace = pipe.read().decode("utf-8", "replace").partition("\0")
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         hung = number == signal.SIGALRM
         raise AssertionError(f"timed out after {seconds} s" if hung else f"crashed: {signal.strsignal(number)}")
     if os.WEXITSTATUS(status):
-        raise AssertionError(message or f"exited with status {os.WEXITSTATUS(status)}")
+        failure = AssertionError(message or f"exited with status {os.WEXITSTATUS(status)}")
+        failure.add_note(trace)
+        raise failure
+    return message
 
 
-def _child(check: Callable[[], None], pipe: int, seconds: int) -> int:
+def _child(check: Callable[[], str | None], pipe: int, seconds: int) -> int:
     try:
         faulthandler.disable()  # the parent reports the signal
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(seconds)
-        check()
+        os.write(pipe, (check() or "")[:2048].encode())
     except BaseException as error:
         kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-        os.write(pipe, f"{kind}{error}".encode()[:4096])
+        text = f"{kind}{error}"[:2048] + "\0" + traceback.format_exc()[-16384:]
+        os.write(pipe, text.encode())
         return 1
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from unittest import SkipTest
 
 from splitreg.registry import Registry, discover
 from splitreg.specs import ComponentSpec
+from splitreg.testing.without_torch import DeviceReport
 
 
 def expect(condition: Any, message: str) -> None:
@@ -23,6 +25,14 @@ def expect(condition: Any, message: str) -> None:
 def skip(reason: str) -> None:
     """Skip the check; pytest and ``run`` both report it as skipped."""
     raise SkipTest(reason)
+
+
+def expect_report(report: DeviceReport, message: str) -> None:
+    """Fail the check if a process without torch found a problem."""
+    if report.problem:
+        failure = AssertionError(f"{message}: {report.problem}")
+        failure.add_note(report.trace)
+        raise failure
 
 
 @contextmanager
@@ -54,6 +64,15 @@ class Suite:
     component: ClassVar[str] = ""
     options: ClassVar[Mapping[str, Any]] = {}
     registry: ClassVar[Registry | None] = None
+
+    @functools.cached_property  # pytest collects no class with a constructor
+    def remarks(self) -> list[str]:
+        """Remarks on the check that ran."""
+        return []
+
+    def remark(self, text: str) -> None:
+        """Add a remark to the result of a check that passes; ``splitreg check`` shows it."""
+        self.remarks.append(text)
 
     def resolve(self) -> tuple[ComponentSpec, str | None]:
         """Return the spec, and the member's name if it is a family."""

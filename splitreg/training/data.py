@@ -15,6 +15,7 @@ from splitreg.imaging import Preprocess
 from splitreg.parsing import check_options, keyword_options
 from splitreg.recipe import DataPart, Recipe
 from splitreg.registry import Registry, discover
+from splitreg.tasks import Sample
 from splitreg.training import devices
 
 #: Fraction of the training images that is held out where a dataset has no validation split.
@@ -111,6 +112,7 @@ class DataLoaders:
         preprocess: the network's input.
         workers: data loading processes.
         augmented: augment training images as the recipe says.
+        augment: replaces the augmentation of the recipe.
         change: applied to each batch, e.g. to replace images by cached latents; gets the batch, and whether
             it is for training.
     """
@@ -121,6 +123,7 @@ class DataLoaders:
     workers: int = 0
     augmented: bool = True
     change: Callable[[Batch, bool], Batch] | None = None
+    augment: Callable[[Sample], Sample] | None = None
 
     def train(self, batch_size: int) -> Batches:
         """Return shuffled batches; ``batch_size`` is the number of images over all processes.
@@ -135,7 +138,7 @@ class DataLoaders:
             )
         options = LoaderOptions(
             batch_size=batch_size // world, seed=self.recipe.seed, workers=self.workers, drop_last=True,
-            augment=augmentation(self.recipe.augment) if self.augmented else None, targets=self._targets,
+            augment=(self.augment or augmentation(self.recipe.augment)) if self.augmented else None, targets=self._targets,
             rank=devices.rank(), world_size=world,
         )  # fmt: skip
         return self._loader(self.datasets.train, options, True)

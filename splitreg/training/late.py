@@ -96,6 +96,8 @@ def train_late_head(
         packets = training if is_training or validation is None else validation
         return dataclasses.replace(batch, images=packets.latents(batch.indexes))
 
+    if options.hooks.augment is not None:
+        raise RecipeError("a late head is trained on stored packets: Hooks.augment has no effect, leave it out")
     loaders = DataLoaders(
         recipe=resolved, datasets=datasets, preprocess=extended.plan.preprocess, workers=options.workers,
         augmented=False, change=to_latents,
@@ -104,7 +106,7 @@ def train_late_head(
     with _frozen(model):
         run = Run(
             model=LateModel(extended, head), recipe=resolved, folder=Path(output), loaders=loaders, registry=registry,
-            base=weights_digest(model.state_dict()),
+            base=weights_digest(model.state_dict()), hooks=options.hooks,
         )  # fmt: skip
         record = run.execute(options)
     extended.to(home).eval()

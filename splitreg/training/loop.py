@@ -22,6 +22,7 @@ from splitreg.training.best import Best
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.collapse import constant_output, head_collapse, rate_collapse
 from splitreg.training.data import Batches
+from splitreg.training.hooks import TrainState
 from splitreg.training.interrupts import Interrupts
 from splitreg.training.log import RunLog
 from splitreg.training.options import TrainOptions
@@ -78,7 +79,7 @@ class Loop:
             TrainingError: a loss or a weight is not finite, or a file cannot be written.
         """
         at, stages = self.position, self.recipe.stages
-        with Interrupts() as self.interrupts:
+        with Interrupts() as self.interrupts, self._callbacks():
             if state is None:
                 self.log.write("start", stages=[stage.name for stage in stages], seed=self.recipe.seed)
                 for sentence in self.run.advice:
@@ -93,6 +94,30 @@ class Loop:
                 self._run_stage(None if state is None else state["stage"])
                 state = None
             self.log.write("end", steps=at.step, warnings=self.warnings)
+
+    @contextlib.contextmanager
+    def _callbacks(self) -> Iterator[None]:
+        """Call ``on_start`` and ``on_end`` around the stages."""
+        callbacks = self.run.hooks.callbacks
+        error: BaseException | None = None
+        try:
+            for callback in callbacks:
+                callback.on_start(self._state())
+            yield
+        except BaseException as cause:
+            error = cause
+            raise
+        finally:
+            for callback in callbacks:
+                callback.on_end(self._state(), error)
+
+    def _state(self) -> TrainState:
+        at, stages = self.position, self.recipe.stages
+        run = getattr(self, "_stage_run", None)
+        return TrainState(
+            model=self.model, folder=self.run.folder, stage=stages[at.stage].name if at.stage < len(stages) else "",
+            epoch=at.epoch, step=at.step, lr=0.0 if run is None else run.lr, rank=devices.rank(),
+        )  # fmt: skip
 
     def _run_stage(self, state: Mapping[str, Any] | None) -> None:
         at, stage = self.position, self.recipe.stages[self.position.stage]
@@ -131,6 +156,8 @@ class Loop:
             at.batch, at.step = at.batch + 1, at.step + 1
             at.seconds = time.monotonic() - start
             self._pending.append((at.step, parts))
+            for callback in self.run.hooks.callbacks:
+                callback.on_step(self._state(), parts)
             if at.step % check_every and at.batch < run.steps_per_epoch:
                 continue
             losses = self._check_losses()
@@ -197,6 +224,8 @@ class Loop:
         self.log.write("epoch", **line)
         if last and validation:
             self._warn_of_collapse(validation)
+        for callback in self.run.hooks.callbacks:
+            callback.on_epoch(self._state(), line)
         return last, stopped, line
 
     def _restore_best(self, epoch: int, *, stopped: bool) -> None:
@@ -273,7 +302,7 @@ class Loop:
             "teacher": self.run.teacher.identity if self.run.teacher else "",
             "position": dataclasses.asdict(self.position), "model": dict(self.model.state_dict()),
             "stage": None if run is None else {**run.state_dict(), **self._best_state()},
-            "history": self.history, "warnings": self.warnings, "log": self.log.position(),
+            "hooks": self.run.hooks.identity(), "history": self.history, "warnings": self.warnings, "log": self.log.position(),
         }  # fmt: skip
         self.checkpoints.save(self.position.step, state)
 

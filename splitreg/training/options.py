@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from splitreg.training.hooks import Hooks
 
 if TYPE_CHECKING:
     from splitreg.training.data import Datasets
@@ -14,7 +16,7 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """Options of ``train`` and ``train_late_head``. Only ``datasets`` has an influence on the weights.
+    """Options of ``train`` and ``train_late_head``. Only ``datasets`` and ``hooks`` have an influence on the weights.
 
     Args:
         resume: continue the run in the output folder from its newest checkpoint; without one, start.
@@ -28,6 +30,7 @@ class TrainOptions:
         tensorboard: write TensorBoard event files too, if the package is installed.
         progress: show progress on stderr.
         on_event: called with each line of the log.
+        hooks: callbacks, and an own optimiser, schedule or augmentation.
     """
 
     resume: bool = False
@@ -41,3 +44,4 @@ class TrainOptions:
     tensorboard: bool = True
     progress: bool = True
     on_event: OnEvent | None = None
+    hooks: Hooks = field(default_factory=Hooks)

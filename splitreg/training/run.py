@@ -32,6 +32,7 @@ from splitreg.training import devices
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.checks import start_advice, training_problems
 from splitreg.training.data import DataLoaders, hold_out_validation, open_datasets
+from splitreg.training.hooks import Hooks
 from splitreg.training.locking import locked
 from splitreg.training.log import RunLog
 from splitreg.training.loop import Loop, Position
@@ -114,11 +115,12 @@ def train(
     model.plan = dataclasses.replace(model.plan, recipe=resolved)
     loaders = DataLoaders(
         recipe=resolved, datasets=options.datasets or open_datasets(resolved, registry),
-        preprocess=model.plan.preprocess, workers=options.workers,
+        preprocess=model.plan.preprocess, workers=options.workers, augment=options.hooks.find_augment(),
     )  # fmt: skip
     run = Run(
         model=model, recipe=resolved, folder=Path(output), loaders=loaders, registry=registry,
-        teacher=_teacher(teacher, resolved, model, registry), advice=tuple(start_advice(resolved, registry)),
+        teacher=_teacher(teacher, resolved, model, registry), hooks=options.hooks,
+        advice=tuple(start_advice(resolved, registry)),
     )  # fmt: skip
     record = run.execute(options)
     model.trained = True
@@ -152,6 +154,7 @@ class Run:
         teacher: for objectives that compare with one.
         advice: what to know before the first step, one sentence each.
         base: digest of weights that the model needs but does not contain; a run is resumed only with the same.
+        hooks: callbacks, and an own optimiser or schedule.
     """
 
     model: Trainable
@@ -162,6 +165,7 @@ class Run:
     teacher: Teacher | None = None
     advice: tuple[str, ...] = ()
     base: str = ""
+    hooks: Hooks = field(default_factory=Hooks)
 
     @functools.cached_property
     def train_classes(self) -> dict[str, ClassMapping]:
@@ -246,6 +250,7 @@ class Run:
         for name, before, now in (
             ("teacher", state.get("teacher", ""), self.teacher.identity if self.teacher else ""),
             ("model", state["base"], self.base),
+            ("optimizer, schedule or augment in its hooks", state.get("hooks", {}), self.hooks.identity()),
         ):
             if before != now:
                 raise TrainingError(

@@ -14,6 +14,7 @@ from splitreg.data.loading import Batch
 from splitreg.interfaces import Objective
 from splitreg.training import devices, optimizers, parts
 from splitreg.training.averaging import WeightAverage
+from splitreg.training.hooks import OptimizerFactory
 from splitreg.training.objectives import create_objectives
 from splitreg.training.schedules import ramp, schedule
 from splitreg.training.step import Step, step_batch
@@ -47,9 +48,10 @@ class StageRun:
         step = Step(self.model, objectives, self.active_heads, run.teacher)
         if run.teacher is not None:
             run.teacher.to(self.fabric.device)
-        self._set_up_optimizers(step)
-        self._schedule = schedule(
-            self.stage.schedule.name, self.stage.schedule.options, steps=self.stage.epochs * steps_per_epoch,
+        self._set_up_optimizers(step, run.hooks.find_optimizer())
+        steps, own = self.stage.epochs * steps_per_epoch, run.hooks.find_schedule()
+        self._schedule = (lambda step: own(step, steps, steps_per_epoch)) if own is not None else schedule(
+            self.stage.schedule.name, self.stage.schedule.options, steps=steps,
             per_epoch=steps_per_epoch,
         )  # fmt: skip
         modules = [self.model.parts()[name] for name in learning]
@@ -63,7 +65,7 @@ class StageRun:
         shared = any(not name.startswith("heads.") for name in learning)
         return tuple(name for name in self.model.heads if shared or f"heads.{name}" in learning)
 
-    def _set_up_optimizers(self, step: Step) -> None:
+    def _set_up_optimizers(self, step: Step, own: OptimizerFactory | None) -> None:
         auxiliary = [p for p in self.model.bottleneck.auxiliary_parameters() if p.requires_grad]
         ids = {id(parameter) for parameter in auxiliary}
         main: list[Parameter] = [p for p in step.parameters() if p.requires_grad and id(p) not in ids]
@@ -75,7 +77,8 @@ class StageRun:
         )
         name, options = self.stage.optimizer.name, self.stage.optimizer.options
         lr = options.get("lr", optimizers.optimizer_options(name)["lr"])
-        self._optimizer = optimizers.optimizer(name, options, optimizers.scaled_groups(main, factors, lr))
+        groups = optimizers.scaled_groups(main, factors, lr)
+        self._optimizer = optimizers.optimizer(name, options, groups) if own is None else own(main)
         self._auxiliary = torch.optim.Adam(auxiliary, lr=optimizers.AUXILIARY_LR) if auxiliary else None
         if self.fabric.world_size > 1:  # trained by a loss of their own, the same on every process
             names = [name for name, parameter in step.named_parameters() if id(parameter) in ids]

@@ -94,8 +94,8 @@ class Step(nn.Module):
     def forward(self, batch: StepBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its parts without gradient.
 
-        The parts are ``loss``, ``bits`` (mean per image), ``HEAD.PART``, and ``OBJECTIVE.TERM`` if there are
-        several objectives.
+        The parts are ``loss``, ``bits`` (mean per image), ``HEAD.PART``, ``bottleneck.NAME`` (losses of its
+        own), and ``OBJECTIVE.TERM`` if there are several objectives.
         """
         select = {name: batch.select[name] for name in self.active_heads}
         with _captured(self.model.bottleneck.encoder) as latents, _passed(self.model.bottleneck) as passed:
@@ -119,12 +119,13 @@ class Step(nn.Module):
             for term, value in objective(context).items()
         ]
         bits = output.rate.mean()
-        total = sum((value for _, value in terms), bits.new_zeros(()))
+        own = self.model.bottleneck.losses() if latents else {}
+        total = sum((value for _, value in (*terms, *own.items())), bits.new_zeros(()))
         if batch.rate_lambda:
             total = total + bits * (batch.rate_lambda / (batch.images.shape[-2] * batch.images.shape[-1]))
         if not total.requires_grad:  # no image has a target: the step has no effect, but must run
             total = total + 0.0 * next(p for p in self.parameters() if p.requires_grad).sum()
-        parts.update({"loss": total, "bits": bits})
+        parts.update({"loss": total, "bits": bits, **{f"bottleneck.{name}": value for name, value in own.items()}})
         if len(self.objectives) > 1:
             parts.update(terms)
         return total, {name: value.detach() for name, value in parts.items()}

@@ -133,7 +133,8 @@ def _meta(metas: list[Any], index: Any) -> dict[str, Any]:
 
 def _prediction_json(prediction: Prediction, masks: str) -> dict[str, Any]:
     if masks == "rle" or not isinstance(prediction, Segmentation | Depth | Reconstruction):
-        return prediction.to_json()
+        shapes = list(prediction.shapes())
+        return {**prediction.to_json(), "shapes": shapes} if shapes else prediction.to_json()
     if isinstance(prediction, Segmentation):
         shares = prediction.shares().items()
         classes = [{"label": prediction.names[i], "index": i, "share": round(share, 4)} for i, share in shares]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from splitreg.coding import leb128
 from splitreg.coding.labels import LabelCoder
 from splitreg.errors import CorruptAnswer, CorruptPacket
-from splitreg.predictions import CLASSIFICATION, DEPTH, DETECTION, MULTILABEL, SEGMENTATION, Prediction
+from splitreg.predictions import CLASSIFICATION, DEPTH, DETECTION, MULTILABEL, SEGMENTATION, Detections, Prediction
 from splitreg.wire.answers import MAX_HEADS, pack, unpack
 from splitreg.wire.boxes import QuantisedBoxes, read_boxes, write_boxes
 from splitreg.wire.parts import from_parts
@@ -176,7 +176,8 @@ _EXACT = "exact"
 def _meta(prediction: Prediction) -> Mapping[str, Any]:
     """Return what is constant in a head's predictions."""
     meta = prediction.meta()
-    return meta if meta["kind"] in _WRITERS else {"kind": _EXACT}
+    tracked = isinstance(prediction, Detections) and prediction.identities is not None
+    return meta if meta["kind"] in _WRITERS and not tracked else {"kind": _EXACT}
 
 
 def _write(prediction: Prediction, state: _HeadState) -> bytes:

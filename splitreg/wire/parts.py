@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
-from splitreg.errors import CorruptAnswer
+from splitreg.components import place_of
+from splitreg.errors import CorruptAnswer, SplitregError
 from splitreg.predictions import (
     CLASSIFICATION,
     DEPTH,
@@ -26,14 +28,18 @@ from splitreg.predictions import (
     Reconstruction,
     Segmentation,
 )
+from splitreg.registry import extensions, load_extension
 
 #: kind -> type, and array name -> the accepted ``dtype.kind`` letters and the shape. In a shape, K
 #: is the number of class names, N, H and W are free but equal wherever they appear, a digit is that
-#: size.
+#: size. An array with ``?`` after its name may be absent.
 _ARRAYS: Mapping[str, tuple[type[Prediction], Mapping[str, tuple[str, str]]]] = {
     CLASSIFICATION: (Classification, {"probabilities": ("f", "K")}),
     MULTILABEL: (MultiLabel, {"probabilities": ("f", "K")}),
-    DETECTION: (Detections, {"boxes": ("f", "N4"), "scores": ("f", "N"), "labels": ("iu", "N")}),
+    DETECTION: (
+        Detections,
+        {"boxes": ("f", "N4"), "scores": ("f", "N"), "labels": ("iu", "N"), "identities?": ("iu", "N")},
+    ),
     SEGMENTATION: (Segmentation, {"mask": ("u", "HW")}),
     DEPTH: (Depth, {"depth": ("f", "HW")}),
     RECONSTRUCTION: (Reconstruction, {"image": ("u", "HW3")}),
@@ -50,7 +56,7 @@ def from_parts(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> P
     if kind == GENERIC:
         if not isinstance(meta.get("json"), dict):
             raise CorruptAnswer("a prediction of a plugin's own type has no 'json' object in its metadata")
-        return GenericPrediction(json_data=meta["json"], array_data=dict(arrays))
+        return _third_party(meta, arrays)
     if not isinstance(kind, str) or kind not in _ARRAYS:
         raise CorruptAnswer(f"unknown kind of prediction: {str(kind)[:40]!r}; upgrade splitreg")
     prediction_type, expected = _ARRAYS[kind]
@@ -59,6 +65,9 @@ def from_parts(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> P
         raise CorruptAnswer(f"the names of a {kind} prediction are not a list of strings")
     if isinstance(threshold, bool) or not isinstance(threshold, int | float):
         raise CorruptAnswer(f"the threshold of a {kind} prediction is not a number")
+    expected = {
+        name.removesuffix("?"): rule for name, rule in expected.items() if not name.endswith("?") or name[:-1] in arrays
+    }
     if set(arrays) != set(expected):
         raise CorruptAnswer(f"a {kind} prediction has arrays {sorted(expected)}, got {sorted(arrays)}")
     _check_shapes(kind, expected, arrays, len(names))
@@ -69,6 +78,34 @@ def from_parts(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> P
         return prediction_type(**arrays, **fields)
     except TypeError as cause:
         raise CorruptAnswer(f"a {kind} prediction does not have the fields {sorted(meta)}") from cause
+
+
+def _third_party(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Prediction:
+    """Return a prediction of a plugin's own type: of its class where that is installed."""
+    origin = {key: meta[key] for key in ("type", "fields", "package") if key in meta}
+    name, fields = origin.get("type"), origin.get("fields")
+    generic = GenericPrediction(json_data=meta["json"], array_data=dict(arrays), origin=origin)
+    if not origin:
+        return generic
+    if not isinstance(name, str) or not isinstance(fields, dict):
+        raise CorruptAnswer("a prediction of a plugin's own type has a 'type' that is no name, or 'fields' no object")
+    entry = extensions("prediction").get(name)
+    if entry is None:
+        return generic
+    try:
+        prediction_type = load_extension(entry)
+    except SplitregError as cause:
+        return replace(generic, reason=str(cause))
+    try:
+        prediction = prediction_type.from_fields(fields, dict(arrays))
+    except Exception as cause:  # a plugin may raise anything
+        raise CorruptAnswer(
+            f"{entry.package} cannot read a prediction of type {name!r}: {type(cause).__name__}: {cause} "
+            f"({place_of(cause, entry.module.partition('.')[0])})"
+        ) from cause
+    if not isinstance(prediction, Prediction):
+        return replace(generic, reason=f"{entry.module}:{entry.attribute} is no class of predictions")
+    return prediction
 
 
 def _check_shapes(

@@ -89,6 +89,7 @@ def test_shapes_that_no_latent_of_the_model_has(shape):
                 encode_streams(model, np.zeros(shape, np.float32), MADE[codec])
 
 
+@pytest.mark.filterwarnings("ignore:Casting complex values")  # by this test itself
 @pytest.mark.parametrize("name", CASES)
 @settings(max_examples=60, deadline=None)
 @given(st.data())

@@ -158,6 +158,21 @@ def test_labels_are_shown_as_text(page):
     assert page.run(counted) == [[i % 2, i / 10] for i in range(4, 11)]
 
 
+def test_shapes_of_a_plugins_prediction_are_drawn(page):
+    """The server sends them with predictions of types that the page does not know."""
+    shapes = [{"points": [[100, 100]], "colour": 2}, {"points": [[300, 50], [300, 350]], "closed": True, "label": "a"}]
+    layer = json.dumps({"head": "own", "task": "own", "labels": [], "layer": None, "prediction": {"shapes": shapes}})
+    drawn = page.run(
+        "import('/page/draw.js').then((m) => { const bitmap = new OffscreenCanvas(640, 400); bitmap.getContext('2d');"
+        "const canvas = document.createElement('canvas');"
+        f"m.draw(canvas, bitmap, [{layer}], {{shown: new Set(['own']), score: 0, opacity: 1}});"
+        "const pen = canvas.getContext('2d');"
+        "return [[100, 100], [300, 200], [500, 300]].map((p) => [...pen.getImageData(...p, 1, 1).data].slice(0, 3)) })"
+    )
+    colours = drawing.palette(3).astype(int)
+    assert np.abs(np.array(drawn) - [colours[2], colours[0], [255, 255, 255]]).max() <= 2
+
+
 def test_changing_the_rate_sends_the_image_again(page, local, page_bundle):
     assert not page.run("document.getElementById('rate-field').hidden")
     before = int(page.run(f"{CANVAS}.dataset.answers"))

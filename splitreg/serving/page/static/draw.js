@@ -102,6 +102,7 @@ export function draw(canvas, bitmap, layers, { shown, score, opacity }) {
   const names = visible.filter((one) => one.task === "classification" || one.task === "multilabel");
   const lines = names.flatMap((layer) => namesOf(layer).slice(0, 3));
   lines.forEach((line, i) => captions.push(place(pen, line, size * 0.4, size * (0.4 + 1.5 * i), size)));
+  for (const shape of visible.flatMap((one) => one.prediction.shapes ?? [])) drawShape(pen, shape, factor, size);
   for (const layer of visible.filter((one) => one.task === "detection")) {
     for (const { label, score: objectScore, box: [x0, y0, x1, y1], index } of objectsOf(layer, score)) {
       pen.lineWidth = Math.max(2, Math.max(width, height) / 300);
@@ -118,6 +119,24 @@ export function draw(canvas, bitmap, layers, { shown, score, opacity }) {
     }
   }
   lines.forEach((line, i) => caption(pen, line, captions[i], size, [20, 24, 30]));
+}
+
+/** Draw a dot, line or polygon of a plugin's prediction, as splitreg.drawing.shapes. */
+function drawShape(pen, { points, closed, label, colour = 0 }, factor, size) {
+  const scaled = points.map(([x, y]) => [x * factor, y * factor]);
+  const paint = colourOf(colour % 60);
+  pen.strokeStyle = pen.fillStyle = css(paint);
+  pen.lineWidth = Math.max(2, Math.max(pen.canvas.width, pen.canvas.height) / 300);
+  pen.beginPath();
+  if (scaled.length === 1) {
+    pen.arc(...scaled[0], Math.max(3, Math.max(pen.canvas.width, pen.canvas.height) / 64), 0, 2 * Math.PI);
+    pen.fill();
+  } else {
+    for (const [x, y] of scaled) pen.lineTo(x, y);
+    if (closed) pen.closePath();
+    pen.stroke();
+  }
+  if (label) caption(pen, label, place(pen, label, scaled[0][0], scaled[0][1] - size * 1.3, size), size, paint);
 }
 
 /** The rectangle of a caption, inside of the canvas. */

@@ -88,6 +88,8 @@ function listed(layer, score) {
     return items([[`${prediction.near_m.toFixed(2)} m`, scale, `${prediction.far_m.toFixed(2)} m; median ${prediction.median_m.toFixed(2)} m`]]);
   }
   if (task === "reconstruction") return items([["the image as reconstructed from the packet"]]);
+  const shapes = (prediction.shapes ?? []).filter(({ label }) => label);
+  if (shapes.length) return items(shapes.slice(0, 100).map(({ label, colour = 0 }) => [swatch(colour % 60), label]));
   return make("pre", { text: JSON.stringify(prediction, null, 1).slice(0, 2000) });
 }
 

@@ -1,0 +1,50 @@
+"""``splitreg show``: options, where they are documented, and what None means."""
+
+from splitreg.components import Component
+from splitreg.registry import discover
+
+
+class Base:
+    """A base.
+
+    Args:
+        width: channels per image,
+            in two lines.
+        depth: layers.
+    """
+
+    def __init__(self, *, width=3, depth=None):
+        pass
+
+
+class Derived(Base):
+    """A derived class that documents one option.
+
+    Args:
+        depth: layers; None for all.
+        seed: of the weights.
+    """
+
+    def __init__(self, *, width=None, depth=None, seed, unknown=None):
+        pass
+
+
+def test_inherited_options_and_none():
+    component = Component(kind="codec", name="toy", cls=Derived)
+    assert component.meanings == {
+        "width": "channels per image, in two lines; None: not set",
+        "depth": "layers; None for all.",
+        "seed": "of the weights.",
+        "unknown": "None: not set",
+    }
+    assert component.required == ("seed",)
+
+
+def test_every_option_of_a_first_party_plugin_has_a_meaning():
+    registry = discover()
+    for key in ("bottleneck:mshp", "bottleneck:fp", "head:det", "codec:webp", "codec:rans"):
+        plugin = registry.describe(key)
+        assert plugin["options"].keys() == plugin["meanings"].keys()
+        for name, default in plugin["options"].items():
+            assert plugin["meanings"][name], f"{key}: {name}"
+            assert default != "None" or "None" in plugin["meanings"][name]
