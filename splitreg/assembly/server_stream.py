@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from splitreg.coding import FrameDecoder, LatentCoding, Packet, StreamFormat
+from splitreg.coding import FrameDecoder, LatentCoding, StreamFormat
 from splitreg.errors import ForeignPacket
 from splitreg.predictions import Prediction
 
@@ -42,8 +42,4 @@ class ServerStream:
             RecipeError: no such head.
         """
         self._decoder.decode(packet)
-        single = Packet(
-            model_id=self._format.model_id, original=self._format.original, coded=self._format.coded,
-            streams=self._decoder.streams(),
-        )  # fmt: skip
-        return self._infer(single.to_bytes(), heads)[0]
+        return self._infer(self._decoder.packet(self._format), heads)[0]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from splitreg.coding.codec import TemporalCoder
 from splitreg.coding.hyper import HyperModel
 from splitreg.coding.latent_coding import LatentCoding
-from splitreg.coding.stream_packet import StreamPacket, crc_fits, crc_of
+from splitreg.coding.packet import Packet
+from splitreg.coding.stream_packet import StreamFormat, StreamPacket, crc_fits, crc_of
 from splitreg.coding.symbols import MAX_LATENT, SymbolModel
 from splitreg.coding.variable import VariableModel
 from splitreg.errors import CorruptPacket, InvalidLatent, KeyFrameNeeded, RecipeError, ShapeMismatch
@@ -63,11 +64,6 @@ class _FrameState:
         self._rules: _Rules | None = None
         self._chain = 0
         self.frame = 255  # of the last packet
-
-    @property
-    def ready(self) -> bool:
-        """Whether an inter frame can follow."""
-        return self._rules is not None
 
     @property
     def nbytes(self) -> int:
@@ -270,6 +266,17 @@ class FrameDecoder(_FrameState):
         self._key_streams = packet.streams if packet.key else ()
         self.frame, self._chain = packet.frame, crc_of(data)
         return self._unscaled(now.restore(symbols), position)
+
+    def packet(self, stream: StreamFormat) -> bytes:
+        """Return the last frame as an ordinary packet, the one that its image has alone.
+
+        Raises:
+            KeyFrameNeeded: no frame was decoded since the last error.
+        """
+        packet = Packet(
+            model_id=stream.model_id, original=stream.original, coded=stream.coded, streams=self.streams()
+        )  # fmt: skip
+        return packet.to_bytes()
 
     def streams(self) -> tuple[bytes, ...]:
         """Return the last frame as the streams of an ordinary packet, those that its image has alone.

@@ -29,11 +29,7 @@ class AnswerReader:
         self, heads: tuple[str, ...] | None, *, min_score: float = 0.0, compact: bool = False, resolution: str = "full"
     ) -> None:
         self.compact, self.resolution = compact, resolution
-        self._fields = {} if heads is None else {"heads": ",".join(heads)}
-        if min_score:
-            self._fields["min_score"] = str(min_score)
-        if resolution != "full":
-            self._fields["resolution"] = resolution
+        self._fields = answer_fields(heads, min_score, resolution)
         self._tables = b""
 
     @property
@@ -47,10 +43,7 @@ class AnswerReader:
         Args:
             later: another reader may read the answer, so it must be complete.
         """
-        fields = dict(self._fields)
-        if self._tables and not later:
-            fields["tables"] = f"{zlib.crc32(self._tables):08x}"
-        return urlencode(fields, safe=",/", quote_via=quote)
+        return write_query(self._fields, b"" if later else self._tables)
 
     def read(self, body: bytes, original: tuple[int, int]) -> Mapping[str, Prediction]:
         """Return head -> prediction of the reply for one image.
@@ -71,6 +64,27 @@ class AnswerReader:
         if len(answers) != 1:
             raise CorruptAnswer(f"the server answered for {len(answers)} images, 1 was sent")
         return {head: enlarge(prediction, original, self.resolution) for head, prediction in answers[0].items()}
+
+
+def answer_fields(heads: tuple[str, ...] | None, min_score: float, resolution: str) -> dict[str, str]:
+    """Return the query parameters that choose the content of an answer; defaults are left out."""
+    fields = {} if heads is None else {"heads": ",".join(heads)}
+    if min_score:
+        fields["min_score"] = str(min_score)
+    if resolution != "full":
+        fields["resolution"] = resolution
+    return fields
+
+
+def write_query(fields: Mapping[str, str], tables: bytes) -> str:
+    """Return a query string.
+
+    Args:
+        fields: its parameters.
+        tables: ``CompactReader.tables`` that the server need not send again; may be empty.
+    """
+    known = {"tables": f"{zlib.crc32(tables):08x}"} if tables else {}
+    return urlencode({**fields, **known}, safe=",/", quote_via=quote)
 
 
 def enlarge(prediction: Prediction, size: tuple[int, int], resolution: str) -> Prediction:

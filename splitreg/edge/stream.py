@@ -95,7 +95,7 @@ class EdgeStream:
             was, now = ("x".join(map(str, size)) for size in (self.format.original, geometry.original))
             raise ShapeMismatch(f"the images of this stream have {was} pixels, this one has {now}; open another stream")
         interval, now_s = self._options.key_interval_s, time.monotonic()
-        key = key or not self.encoder.ready or 0 < interval <= now_s - self._last_key
+        key = key or 0 < interval <= now_s - self._last_key
         packet = self.encoder.encode(latent, self._options.rate if rate is None else rate, key=key)
         if self.encoder.last is not None and self.encoder.last.key:
             self._last_key = now_s

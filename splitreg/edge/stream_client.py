@@ -6,18 +6,16 @@ import contextlib
 import json
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitreg import imaging
-from splitreg.edge.answer_reading import enlarge
+from splitreg.edge.answer_reading import answer_fields, enlarge, write_query
 from splitreg.edge.stream import EdgeStream, StreamOptions
 from splitreg.edge.stream_control import Budget, MotionGate, StreamController
 from splitreg.edge.transport import Transport
@@ -329,7 +327,9 @@ class StreamClient:
                 pause = min(_MAX_PAUSE_S, 2 * pause)
         self.report.connections += 1
         self._reader = CompactReader(self._reader.tables)
-        threading.Thread(target=self._receive, args=(self._socket, self._reader), daemon=True).start()
+        assert self._stream is not None and self._stream.format is not None
+        arguments = self._socket, self._reader, self._stream.format.original
+        threading.Thread(target=self._receive, args=arguments, daemon=True).start()
 
     def _open(self) -> ClientConnection:
         from websockets.exceptions import InvalidHandshake, InvalidStatus
@@ -359,16 +359,9 @@ class StreamClient:
 
     def _query(self) -> str:
         assert self._stream is not None
-        fields = {
-            "answers": "compact", "resolution": self.options.resolution, "video": str(self._stream.format),
-        }  # fmt: skip
-        if self._heads is not None:
-            fields["heads"] = ",".join(self._heads)
-        if self.options.min_score:
-            fields["min_score"] = str(self.options.min_score)
-        if self._reader.tables:
-            fields["tables"] = f"{zlib.crc32(self._reader.tables):08x}"
-        return urlencode(fields, safe=",/", quote_via=quote)
+        fields = answer_fields(self._heads, self.options.min_score, self.options.resolution)
+        fields |= {"answers": "compact", "video": str(self._stream.format)}
+        return write_query(fields, self._reader.tables)
 
     def _drop_connection(self) -> None:
         self.close()
@@ -377,15 +370,17 @@ class StreamClient:
             self._in_flight.clear()
             self._need_key = True
 
-    def _receive(self, socket: ClientConnection, reader: CompactReader) -> None:
-        """Read answers until the connection ends; runs in its own thread."""
+    def _receive(self, socket: ClientConnection, reader: CompactReader, original: tuple[int, int]) -> None:
+        """Read answers to images of one size until the connection ends; runs in its own thread."""
         from websockets.exceptions import ConnectionClosed
 
         try:
             while True:
                 message = socket.recv()
                 if isinstance(message, bytes):
-                    self._on_message(reader, *read_answer(message))
+                    number, status, blob = read_answer(message)
+                    predictions = self._restore(reader.read(blob), original) if status == 200 else {}
+                    self._on_answer(number, status, blob, predictions)
         except (ConnectionClosed, OSError):
             pass
         except CorruptAnswer as error:
@@ -399,25 +394,21 @@ class StreamClient:
                 self._need_key = True
             self._changed.notify_all()
 
-    def _on_message(self, reader: CompactReader, number: int, status: int, blob: bytes) -> None:
+    def _restore(self, received: Mapping[str, Prediction], original: tuple[int, int]) -> dict[str, Prediction]:
+        """Return predictions in pixels of the original image."""
+        return {head: enlarge(each, original, self.options.resolution) for head, each in received.items()}
+
+    def _on_answer(self, number: int, status: int, blob: bytes, predictions: Mapping[str, Prediction]) -> None:
         now = time.monotonic()
-        if status == 200:
-            predictions = reader.read(blob)
         with self._changed:
             sent = self._in_flight.pop(number, None)
             if status != 200:
                 self._on_error(status, blob)
             elif sent is not None:
-                assert self._stream is not None and self._stream.format is not None
-                size = self._stream.format.original
                 self._last = FrameAnswer(
-                    name=sent.name,
-                    predictions={head: enlarge(p, size, self.options.resolution) for head, p in predictions.items()},
-                    packet_bytes=sent.size,
-                    answer_bytes=len(blob),
-                    key=sent.key,
+                    name=sent.name, predictions=predictions, packet_bytes=sent.size, answer_bytes=len(blob), key=sent.key,
                     total_ms=1000 * (now - sent.began),
-                )
+                )  # fmt: skip
                 self._answers.append(self._last)
                 self.report.answered += 1
                 self.report.received_bytes += len(blob)

@@ -43,8 +43,7 @@ async def serve_stream(
         caller: who has opened it.
         video: decodes the packets of a video stream; None: they are ordinary packets.
     """
-    stream = _Stream(service, socket, options, caller)
-    stream.video = video
+    stream = _Stream(service, socket, options, caller, video)
     await socket.accept()
     service.streams.add(stream.close_when_empty)
     service.metrics.streams.inc()
@@ -58,10 +57,11 @@ async def serve_stream(
 class _Stream:
     """One connection with a bounded number of packets in flight; at the limit it is not read."""
 
-    def __init__(self, service: Service, socket: WebSocket, options: RequestOptions, caller: Caller) -> None:
+    def __init__(
+        self, service: Service, socket: WebSocket, options: RequestOptions, caller: Caller, video: VideoStream | None
+    ) -> None:
         self._service, self._socket, self._options, self._client = service, socket, options, caller.client
-        self._token = caller.token
-        self.video: VideoStream | None = None
+        self._token, self._video = caller.token, video
         self._compact: CompactWriter | None = None
         if options.answer_format.media == COMPACT:
             self._compact = CompactWriter(options.answer_format.known_tables)
@@ -110,10 +110,10 @@ class _Stream:
 
     def _to_packet(self, data: bytes) -> bytes | SplitregError:
         """Return the packet of a message; frames of a video are decoded in the order of their arrival."""
-        if self.video is None:
+        if self._video is None:
             return data
         try:
-            return self.video.to_packet(data)
+            return self._video.to_packet(data)
         except SplitregError as error:
             return error
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from splitreg.bundle import Bundle
-from splitreg.coding import FrameDecoder, LatentCoding, Packet, StreamFormat
+from splitreg.coding import FrameDecoder, LatentCoding, StreamFormat
 from splitreg.edge import read_coding
 from splitreg.errors import ForeignPacket, KeyFrameNeeded
 from splitreg.serving.memory import MemoryBudget
@@ -88,8 +88,4 @@ class VideoStream:
         except KeyFrameNeeded:
             self._metrics.key_frames.inc()
             raise
-        stream = self._format
-        packet = Packet(
-            model_id=stream.model_id, original=stream.original, coded=stream.coded, streams=self._decoder.streams()
-        )
-        return packet.to_bytes()
+        return self._decoder.packet(self._format)
