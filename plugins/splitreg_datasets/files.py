@@ -67,11 +67,20 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: no such file, or not a JSON object.
     """
+    return _read_json(path, *version_of(path))
+
+
+def version_of(path: Path) -> tuple[int, int]:
+    """Return time of change and size of a file, by which a cache of its content is valid.
+
+    Raises:
+        DataError: no such file.
+    """
     try:
         state = path.stat()
     except OSError as cause:
         raise DataError(f"cannot read {path}: {cause.strerror}") from cause
-    return _read_json(path, state.st_mtime_ns, state.st_size)
+    return state.st_mtime_ns, state.st_size
 
 
 @functools.lru_cache(maxsize=4)

@@ -17,7 +17,7 @@ from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import ClassTarget, Sample, Target
 from splitreg_datasets import labelimages, layout
-from splitreg_datasets.files import as_image, find_root
+from splitreg_datasets.files import as_image, find_root, version_of
 from splitreg_datasets.layout import Splits
 from splitreg_datasets.stores import MAX_BYTES, MAX_FILES
 
@@ -197,11 +197,7 @@ def _splits(shards: Mapping[str, Sequence[Path]], hold_out: float) -> Splits[Sha
 
 
 def _entries(shard: Path) -> list[ShardEntry]:
-    try:
-        state = shard.stat()
-    except OSError as cause:
-        raise DataError(f"cannot read {shard}: {cause.strerror}") from cause
-    return _index_shard(shard, state.st_mtime_ns, state.st_size)
+    return _index_shard(shard, *version_of(shard))
 
 
 @functools.lru_cache(maxsize=4096)

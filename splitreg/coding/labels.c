@@ -7,13 +7,8 @@
  *     NWW NW  N   NE  NEE
  *     WW  W   .
  */
+#include "export.h"
 #include "mixing.h"
-
-#ifdef _WIN32
-#define API __declspec(dllexport)
-#else
-#define API __attribute__((visibility("default")))
-#endif
 
 enum { W, N, NW, NE, WW, NN, NNE, NNW, NEE, NWW, NEIGHBOURS };
 enum { CLASSES = 32, BANDS = 16, RIVALS = 2, TRIES = 6, TREE = 256 };

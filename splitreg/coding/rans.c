@@ -9,15 +9,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "export.h"
+
 #if defined(__FLT_EVAL_METHOD__) && (__FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2)
 #error "floats are not computed as floats here, so latents would be rounded otherwise; on 32-bit x86 use -msse2 -mfpmath=sse"
 #endif
 
-#if defined(_WIN32)
-#define API __declspec(dllexport)
-#else
-#define API __attribute__((visibility("default")))
-#endif
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(SR_PLAIN)
 #define CLONES(...) __attribute__((target_clones(__VA_ARGS__, "default")))
 #else

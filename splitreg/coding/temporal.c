@@ -6,13 +6,9 @@
  */
 #include <string.h>
 
+#include "export.h"
 #include "mixing.h"
 
-#if defined(_WIN32)
-#define API __declspec(dllexport)
-#else
-#define API __attribute__((visibility("default")))
-#endif
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(SR_PLAIN)
 #define CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else

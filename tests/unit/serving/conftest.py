@@ -1,3 +1,5 @@
+import subprocess
+
 import pytest
 
 
@@ -13,3 +15,19 @@ def page_bundle(tmp_path_factory):
     from support.page_toys import make_page_bundle
 
     return make_page_bundle(tmp_path_factory.mktemp("page") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A folder with cert.pem and key.pem for localhost and 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("tls")
+    try:
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+             "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    except OSError:
+        pytest.skip("openssl is not installed")
+    return folder

@@ -23,22 +23,12 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    try:
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-             "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
-            check=True, capture_output=True,
-        )  # fmt: skip
-    except OSError:
-        pytest.skip("openssl is not installed")
-    return {"tls_cert": str(folder / "cert.pem"), "tls_key": str(folder / "key.pem")}
+def tls(certificate):
+    return {"tls_cert": str(certificate / "cert.pem"), "tls_key": str(certificate / "key.pem")}
 
 
 def trusting(certificate):
-    return ssl.create_default_context(cafile=certificate["tls_cert"])
+    return ssl.create_default_context(cafile=str(certificate / "cert.pem"))
 
 
 def test_what_is_not_http_is_refused_counted_and_logged(caplog):
@@ -96,8 +86,8 @@ def test_a_connection_with_a_request_is_not_dropped():
         sock.close()
 
 
-def test_tls_handshakes_that_do_not_come(certificate):
-    with running(max_connections=10, max_client_connections=10, header_timeout_seconds=0.5, **certificate) as server:
+def test_tls_handshakes_that_do_not_come(certificate, tls):
+    with running(max_connections=10, max_client_connections=10, header_timeout_seconds=0.5, **tls) as server:
         silent = [server.socket() for _ in range(20)]
         for _ in range(3):
             with trusting(certificate).wrap_socket(server.socket(), server_hostname="localhost") as sock:
@@ -111,8 +101,8 @@ def test_tls_handshakes_that_do_not_come(certificate):
         until(lambda: server.service.metrics.handshakes._value.get() == 0)
 
 
-def test_a_tls_connection_with_plain_text_or_an_old_version(certificate):
-    with running(**certificate) as server:
+def test_a_tls_connection_with_plain_text_or_an_old_version(tls):
+    with running(**tls) as server:
         assert exchange(server.port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")[1]
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
@@ -122,8 +112,8 @@ def test_a_tls_connection_with_plain_text_or_an_old_version(certificate):
             pass
 
 
-def test_a_slow_handshake_of_another_connection_is_not_waited_for(certificate):
-    with running(**certificate) as server:
+def test_a_slow_handshake_of_another_connection_is_not_waited_for(certificate, tls):
+    with running(**tls) as server:
         silent = server.socket()
         with trusting(certificate).wrap_socket(server.socket(), server_hostname="localhost") as sock:
             sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -19,21 +19,6 @@ from splitreg.wire import protocol
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    try:
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-             "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
-            check=True, capture_output=True,
-        )  # fmt: skip
-    except OSError:
-        pytest.skip("openssl is not installed")
-    return folder
-
-
 def command(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "splitreg", "serve", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
