@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.cli.tables import shorten
-from splitreg.cli.writing import write_output
+from splitreg.cli.writing import write_drawings
 from splitreg.recipe import PRECISIONS
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def command(
             if draw is not None:
                 stem = Path(name).stem + ("" if number is None else f"-{number:03d}")
                 canvas = _canvas(stem, size, None if over is None else Path(over))
-                _draw(Path(draw) / stem, canvas, predictions)
+                list(write_drawings(Path(draw), stem, canvas, predictions))
         sys.stdout.flush()
 
 
@@ -126,10 +126,3 @@ def _canvas(stem: str, size: tuple[int, int], over: Path | None) -> NDArray[np.u
             f"{matches[0]} has {canvas.shape[1]}x{canvas.shape[0]} pixels, the packet's original has {width}x{height}"
         )
     return canvas
-
-
-def _draw(path: Path, canvas: NDArray[np.uint8], predictions: Mapping[str, Prediction]) -> None:
-    from splitreg.wire import write_png
-
-    for head, prediction in predictions.items():
-        write_output(path.with_name(f"{path.name}-{head}.png"), write_png(prediction.draw(canvas)))

@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from splitreg.cli.tables import shorten
-from splitreg.cli.writing import write_output
+from splitreg.cli.writing import stem_of, write_drawings
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from splitreg.imaging import ImageLike
     from splitreg.predictions import Prediction
 
@@ -72,7 +69,7 @@ def command(
         predictions = {head: _above(prediction, min_score) for head, prediction in predictions.items()}
         _print(name, len(packet), predictions, as_json=as_json)
         if draw is not None:
-            for path in _draw(Path(draw), name, image, predictions):
+            for path in write_drawings(Path(draw), name, image, predictions):
                 click.echo(str(path), err=as_json)
 
 
@@ -83,8 +80,7 @@ def _images(sources: tuple[str, ...], every: int) -> Iterator[tuple[str, ImageLi
     names: dict[str, int] = {}
     for source in sources:
         for name, image in frames(source, every=every):
-            stem, mark, number = name.partition("#")
-            label = Path(stem).stem + (f"-{number}" if mark else "")
+            label = stem_of(name)
             names[label] = names.get(label, 0) + 1
             yield label if names[label] == 1 else f"{label}-{names[label]}", image
 
@@ -106,13 +102,3 @@ def _print(name: str, size: int, predictions: Mapping[str, Prediction], *, as_js
         return
     for head, table in tables.items():
         click.echo(f"{name}\t{size} bytes\t{head}\t{shorten(json.dumps(table))}")
-
-
-def _draw(folder: Path, name: str, image: NDArray[np.uint8], predictions: Mapping[str, Prediction]) -> Iterator[Path]:
-    """Write one PNG per head, and yield the files."""
-    from splitreg.wire import write_png
-
-    for head, prediction in predictions.items():
-        path = folder / f"{name}-{head}.png"
-        write_output(path, write_png(prediction.draw(image)))
-        yield path

@@ -13,7 +13,7 @@ import click
 
 from splitreg.cli.tables import shorten
 from splitreg.cli.tracking_options import Follower, FrameTime, TrackingOptions, tracking_options
-from splitreg.cli.writing import write_output
+from splitreg.cli.writing import stem_of, write_drawings, write_output
 
 if TYPE_CHECKING:
     from splitreg.edge import Answer, Client
@@ -189,7 +189,7 @@ class _Printer:
             answer = replace(answer, predictions=self.follower.follow(answer.name, answer.predictions))
         table = answer.to_json()
         if self.answers is not None:
-            write_output(self.answers / f"{_stem(answer.name)}.json", json.dumps(table, indent=1).encode())
+            write_output(self.answers / f"{stem_of(answer.name)}.json", json.dumps(table, indent=1).encode())
         if self.as_json:
             click.echo(json.dumps(table))
         elif self.follower is None or not self.follower.options.events or answer.error is not None:
@@ -214,7 +214,6 @@ class _Printer:
     def _draw(self, answer: Answer, folder: Path) -> None:
         from splitreg import imaging
         from splitreg.predictions import GenericPrediction
-        from splitreg.wire import write_png
 
         if not answer.predictions:
             return
@@ -222,13 +221,12 @@ class _Printer:
         if image is None:  # submitted by another run, or a frame
             click.echo(f"{answer.name} is not drawn: its image is not available", err=True)
             return
-        canvas = imaging.read(image)
         for head, prediction in answer.predictions.items():
             note = prediction.note if isinstance(prediction, GenericPrediction) else ""
             if note and note not in self.notes:
                 self.notes.add(note)
                 click.echo(f"head {head}: {note}", err=True)
-            write_output(folder / f"{_stem(answer.name)}-{head}.png", write_png(prediction.draw(canvas)))
+        list(write_drawings(folder, stem_of(answer.name), imaging.read(image), answer.predictions))
 
 
 def _named_images(sources: tuple[str, ...], every: int, printer: _Printer) -> Iterator[tuple[str, ImageLike]]:
@@ -236,9 +234,9 @@ def _named_images(sources: tuple[str, ...], every: int, printer: _Printer) -> It
     stems: set[str] = set()
     for name, image in _frames(sources, every, printer.follower):
         if printer.draw is not None or printer.answers is not None:
-            if _stem(name) in stems:
-                raise click.UsageError(f"two images would be written as {_stem(name)}; send them in two runs")
-            stems.add(_stem(name))
+            if stem_of(name) in stems:
+                raise click.UsageError(f"two images would be written as {stem_of(name)}; send them in two runs")
+            stems.add(stem_of(name))
             if printer.draw is not None and (printer.keep_frames or isinstance(image, Path)):
                 printer.images[name] = image
         yield name, image
@@ -253,9 +251,3 @@ def _frames(sources: tuple[str, ...], every: int, follower: Follower | None) -> 
             if follower is not None:
                 follower.remember(name, FrameTime(source, number, seconds))
             yield name, image
-
-
-def _stem(name: str) -> str:
-    """Return the file name for an image without its suffix; a frame of a video keeps its number."""
-    first, mark, number = name.partition("#")
-    return Path(first).stem + (f"-{number}" if mark else "")

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from splitreg.predictions import Prediction
 
 
 def write_output(path: Path, data: bytes) -> None:
@@ -18,3 +26,35 @@ def write_output(path: Path, data: bytes) -> None:
         write_atomic(path, data, sync=False)
     except OSError as cause:
         raise SplitregError(f"cannot write {path}: {cause.strerror or cause}") from cause
+
+
+def write_drawings(
+    folder: Path, stem: str, image: NDArray[np.uint8], predictions: Mapping[str, Prediction]
+) -> Iterator[Path]:
+    """Draw predictions on an image, write one PNG per head, and yield the files.
+
+    Args:
+        folder: of the files.
+        stem: beginning of their names.
+        image: (H, W, 3) uint8.
+        predictions: head -> prediction.
+
+    Raises:
+        SplitregError: the disk is full, or a file cannot be written.
+    """
+    from splitreg.wire import write_png
+
+    for head, prediction in predictions.items():
+        path = folder / f"{stem}-{head}.png"
+        write_output(path, write_png(prediction.draw(image)))
+        yield path
+
+
+def stem_of(name: str) -> str:
+    """Return the file name for an image without its suffix; a frame of a video keeps its number.
+
+    >>> stem_of("photo.jpg"), stem_of("clip.mp4#000012")
+    ('photo', 'clip-000012')
+    """
+    first, mark, number = name.partition("#")
+    return Path(first).stem + (f"-{number}" if mark else "")
