@@ -33,7 +33,7 @@ class Frames(Dataset):
         root: the folder; None: ``$SPLITREG_DATA/frames``.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``.
         rate: frames per second; 0: unknown.
-        every: take one frame out of so many of each clip.
+        every: take every n-th frame of each clip.
 
     Raises:
         DataError: no images, no such split, or an option out of its range.

@@ -160,7 +160,7 @@ def listing(folder: Path, limit: int | None = None) -> Listing:
 
     Args:
         folder: to list.
-        limit: stop after so many names, which are then the first that the system gives.
+        limit: largest number of names, the first that the system returns.
     """
     folders: list[str] = []
     files: list[str] = []

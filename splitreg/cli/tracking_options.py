@@ -32,7 +32,7 @@ _OPTIONS = (
     click.option("--device", metavar="NAME", help="Name of this device for MQTT.  [default: its host name]"),
 )  # fmt: skip
 _NAMES = ("track", "track_score", "events", "zones", "labels", "mqtt", "device")
-#: Without --labels, classes are announced to MQTT at the start if there are at most so many.
+#: Largest number of classes that are announced to MQTT at the start without --labels.
 _MAX_ANNOUNCED = 20
 #: Frames whose time is remembered until they are answered.
 _MAX_WAITING = 100_000

@@ -52,7 +52,7 @@ class TemporalCoder(abc.ABC):
         """Decode the (C, h, w) symbols of the next frame.
 
         Raises:
-            CorruptPacket: not a payload of this state, which is of no use after it.
+            CorruptPacket: not a payload of this state, which must be discarded.
         """
 
 

@@ -119,7 +119,7 @@ class _Kernel:
         """Decode an (H, W) map; the state learns.
 
         Raises:
-            CorruptAnswer: not a payload of this state, which is of no use after it.
+            CorruptAnswer: not a payload of this state, which must be discarded.
         """
         labels, data = np.zeros(shape, np.uint8), np.frombuffer(payload, np.uint8)
         described = _described(labels, state)

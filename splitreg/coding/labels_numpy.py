@@ -50,7 +50,7 @@ def decode(payload: bytes, shape: tuple[int, int], state: LabelState) -> NDArray
     """Decode an (H, W) map; the state learns.
 
     Raises:
-        CorruptAnswer: not a payload of this state, which is of no use after it.
+        CorruptAnswer: not a payload of this state, which must be discarded.
     """
     coder = BitCoder(payload)
     labels = _Map(coder, [[0] * shape[1] for _ in range(shape[0])], state)

@@ -18,7 +18,7 @@ enum { CODER_FULL = -3, CODER_CORRUPT = -1 };
 typedef struct {
     const uint16_t *squash;      /* (4096) logit + 2048 -> probability in 1/65536 */
     const int16_t *stretch;      /* (4096) probability in 1/4096 -> logit */
-    const uint16_t *reciprocals; /* (256) how far a probability moves after so many bits, in 1/65536 */
+    const uint16_t *reciprocals; /* (256) step size of a probability after n bits, in 1/65536 */
 } sr_mixing;
 
 typedef struct {
@@ -80,7 +80,7 @@ static inline int code_with(coder *c, int bit, uint32_t p) {
     return bit;
 }
 
-/* Encode or decode the lowest `count` bits of a value, each as likely as not, the highest first. */
+/* Encode or decode the lowest `count` bits of a value, with probability 1/2 each, the highest first. */
 static inline uint64_t code_plain(coder *c, uint64_t value, int count) {
     uint64_t found = 0;
     while (count-- > 0) found = found << 1 | (uint64_t)code_with(c, (int)(value >> count & 1), 1u << 15);
@@ -119,7 +119,7 @@ static inline int code(coder *c, int bit, slot *const *slots, const int count, i
     return bit;
 }
 
-/* End a payload with as few bytes as tell its interval; bytes that are not there read as zeros. */
+/* End a payload with as few bytes as identify its interval; missing bytes are read as zeros. */
 static int64_t coder_end(coder *c) {
     if (c->decoding) return c->in == c->in_end ? 0 : CODER_CORRUPT;
     for (int bits = 32; bits >= 0; bits -= 8) { /* how many of the last bits may be zero */

@@ -21,7 +21,7 @@ from splitreg.errors import CorruptPacket
 
 #: Logits are in 1/256 nats, at most this.
 MAX_LOGIT = 2047
-#: A mixer has at most so many slots.
+#: Largest number of slots of a mixer.
 MAX_INPUTS = 4
 
 #: exp(-1/256) in units of 2**-32.
@@ -38,7 +38,7 @@ class MixingTables:
     Args:
         squash: (4096,) uint16, from a logit of -2048 to the probability in 1/65536.
         stretch: (4096,) int16, from a probability in 1/4096 to its logit.
-        reciprocals: (256,) uint16, how far a probability moves after n bits, in 1/65536.
+        reciprocals: (256,) uint16, step size of a probability after n bits, in 1/65536.
     """
 
     squash: NDArray[np.uint16]
@@ -104,7 +104,7 @@ class BitCoder:
         return bit
 
     def code_plain(self, value: int, count: int) -> int:
-        """Encode or decode the lowest ``count`` bits of a value, each as likely as not."""
+        """Encode or decode the lowest ``count`` bits of a value, with probability 1/2 each."""
         found = 0
         for shift in range(count - 1, -1, -1):
             found = found << 1 | self.code_with(value >> shift & 1, _EVEN)
@@ -147,7 +147,7 @@ class BitCoder:
         return bit
 
     def end(self) -> bytes:
-        """Return the encoded payload, as short as it can be told; nothing when decoding.
+        """Return the encoded payload, with as few bytes as identify its interval; nothing when decoding.
 
         Raises:
             CorruptPacket: not all of the payload was decoded.

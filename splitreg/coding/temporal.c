@@ -254,7 +254,7 @@ static int64_t code_frame(coder *e, const sr_history *h, const sr_frame *f, uint
 
 static size_t frame_bytes(const sr_history *h) { return 4 * (size_t)h->channels * (size_t)h->height * (size_t)h->width; }
 
-/* Encode f->symbols into at most `room` bytes; the length, or CODER_FULL, after which the history is of no use. */
+/* Encode f->symbols into at most `room` bytes; the length, or CODER_FULL, after which the history must be discarded. */
 API int64_t sr_temporal_encode(const sr_mixing *t, const sr_history *h, const sr_frame *f, uint8_t *space, uint8_t *out, int64_t room) {
     coder e;
     if (!memcmp(f->symbols, h->previous, frame_bytes(h))) {
@@ -268,7 +268,7 @@ API int64_t sr_temporal_encode(const sr_mixing *t, const sr_history *h, const sr
     return 1;
 }
 
-/* Decode into f->symbols; 0, or CODER_CORRUPT, after which the history is of no use. */
+/* Decode into f->symbols; 0, or CODER_CORRUPT, after which the history must be discarded. */
 API int64_t sr_temporal_decode(const sr_mixing *t, const sr_history *h, const sr_frame *f, uint8_t *space, const uint8_t *data, int64_t length) {
     coder e;
     if (!length) {

@@ -20,7 +20,7 @@ from splitreg.errors import CorruptPacket, ShapeMismatch
 
 
 class RansTemporalCoder(TemporalCoder):
-    """Adaptive context mixing over what the frames before tell.
+    """Adaptive context mixing with contexts from the frames before.
 
     Args:
         kernel: the C kernel's, or its twin ``temporal_numpy``.

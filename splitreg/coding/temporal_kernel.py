@@ -61,7 +61,7 @@ class TemporalKernel:
         self._scores = np.array(SCORES, np.int32)
 
     def encode(self, symbols: NDArray[np.int32], history: History, tables: FrameTables, limit: int) -> bytes | None:
-        """Encode (C, h, w) symbols into at most ``limit`` bytes; None: they do not fit, and the history is of no use."""
+        """Encode (C, h, w) symbols into at most ``limit`` bytes; None: they do not fit, and the history must be discarded."""
         out = np.empty(max(limit, 1), np.uint8)
         length = self._call("encode", symbols, history, tables, out, limit)
         return None if length < 0 else out[:length].tobytes()
@@ -70,7 +70,7 @@ class TemporalKernel:
         """Decode (C, h, w) symbols.
 
         Raises:
-            CorruptPacket: not a payload of this history; the history is of no use after it.
+            CorruptPacket: not a payload of this history, which must be discarded.
         """
         symbols = np.empty_like(history.previous)
         data = np.frombuffer(payload or b"\0", np.uint8)

@@ -36,7 +36,7 @@ _DISTANCES = _DIRECTIONS + DIRECTION_SLOTS
 
 
 def encode(symbols: NDArray[np.int32], history: History, tables: FrameTables, limit: int) -> bytes | None:
-    """Encode (C, h, w) symbols into at most ``limit`` bytes; None: they do not fit, and the history is of no use."""
+    """Encode (C, h, w) symbols into at most ``limit`` bytes; None: they do not fit, and the history must be discarded."""
     if np.array_equal(symbols, history.previous):
         _remember(history, symbols)
         return b""
@@ -53,7 +53,7 @@ def decode(payload: bytes, history: History, tables: FrameTables) -> NDArray[np.
     """Decode (C, h, w) symbols.
 
     Raises:
-        CorruptPacket: not a payload of this history; the history is of no use after it.
+        CorruptPacket: not a payload of this history, which must be discarded.
     """
     symbols = history.previous.copy()
     if payload:

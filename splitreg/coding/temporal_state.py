@@ -37,7 +37,7 @@ _FIRST_VOTES = 4
 
 
 class Scores(NamedTuple):
-    """Logits that a change of a symbol is judged by before anything was learned, in 1/256 nats.
+    """Initial logits of a change of a symbol, in 1/256 nats.
 
     They were fitted by logistic regression to the latents of fixed-camera clips.
     """

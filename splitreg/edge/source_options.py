@@ -14,7 +14,7 @@ class SourceOptions:
     """Options of ``open_source``.
 
     Args:
-        every: of a video or a camera, take one frame out of so many.
+        every: take every n-th frame of a video or a camera.
         live: whether frames are dropped and lost connections restored; None: by the source.
         open_timeout_s: seconds until a source must have answered.
         read_timeout_s: seconds until the next frame must have arrived.

@@ -223,7 +223,7 @@ def frames(source: str | Path, *, every: int = 1) -> Iterator[tuple[str, ImageLi
 
     Args:
         source: as ``open_source``.
-        every: of a video or a camera, take one frame out of so many.
+        every: take every n-th frame of a video or a camera.
 
     Raises:
         RecipeError: ``every`` is below 1, or the camera has no number.

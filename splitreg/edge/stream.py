@@ -26,7 +26,7 @@ class StreamOptions:
     Args:
         key_interval_s: seconds after which a frame is coded alone; 0: only the first one.
         tolerance: 0 to 0.5 quantisation steps by which a symbol may be off to stay as it was. 0
-            gives the latents of single packets; 0.1 to 0.25 save a quarter to a third of the bytes.
+            gives the latents of single packets; more saves bytes, see ``docs/results.md``.
         rate: 0 (fewest bytes) to 1 (most), for a model with several rates.
 
     Raises:

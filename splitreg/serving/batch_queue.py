@@ -23,7 +23,7 @@ _SAFETY_FACTOR = 1.25
 #: the estimate may be wrong.
 _PROBE_SECONDS = 0.5
 #: Batches whose seconds per image are remembered. The estimate is their median and so many median
-#: deviations: a batch during which a worker stood still says nothing of the next one.
+#: deviations: a batch during which a worker was stopped does not predict the next one.
 _REMEMBERED, _DEVIATIONS = 6, 2.0
 #: Number of cost classes whose seconds per image are stored.
 _MAX_COSTS = 256

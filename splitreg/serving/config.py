@@ -67,7 +67,7 @@ class ServeConfig:
         min_send_bytes_per_s: clients that receive an answer more slowly are disconnected.
         deadline_seconds: from the arrival of a request to its answer; clients may ask for less.
         batch_timeout_seconds: for one batch; a worker that takes longer is killed.
-        worker_stall_seconds: without a sign of life from a worker, then it is killed and replaced.
+        worker_stall_seconds: without a heartbeat from a worker, then it is killed and replaced.
         load_timeout_seconds: to load the bundles and start the workers.
         max_attempts: workers that may die while they compute one request, before it fails.
         idempotency_answers: number of answers stored for idempotency keys.

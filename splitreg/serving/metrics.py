@@ -52,9 +52,7 @@ class Metrics:
             "splitreg_joined", "Requests answered by an earlier one with the same idempotency key.", registry=registry
         )
         self.workers = Gauge("splitreg_workers_ready", "Workers or replicas that are running.", registry=registry)
-        self.stalled = Gauge(
-            "splitreg_workers_stalled", "Workers that run but show no sign of life.", registry=registry
-        )
+        self.stalled = Gauge("splitreg_workers_stalled", "Workers that run but send no heartbeat.", registry=registry)
         self.restarts = Counter("splitreg_worker_restarts", "Workers that died and were replaced.", registry=registry)
         self.reloads = Counter(
             "splitreg_reloads", "Reloads of the bundles, by outcome.", ("outcome",), registry=registry

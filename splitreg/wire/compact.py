@@ -100,7 +100,7 @@ class CompactReader:
         """Return head -> prediction of the next answer; masks have the size that was requested.
 
         Raises:
-            CorruptAnswer: truncated, damaged, or not the next answer. The reader is of no use then.
+            CorruptAnswer: truncated, damaged, or not the next answer. Do not use the reader after it.
         """
         try:
             return self._read(data)

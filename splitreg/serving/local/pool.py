@@ -67,7 +67,7 @@ class WorkerPool:
 
     @property
     def responsive_workers(self) -> int:
-        """Number of workers that show signs of life, and whose batch is not long overdue."""
+        """Number of workers that send heartbeats, and whose batch is not long overdue."""
         now = time.monotonic()
         return sum(worker.is_responsive(now) for worker in list(self._workers))
 
@@ -182,7 +182,7 @@ class WorkerPool:
             self._metrics.restarts.inc()
 
     async def _watch(self, worker: _WorkerConnection) -> None:
-        """Kill a worker that stands still, though its process exists: stopped, or swapped out.
+        """Kill a worker that is stalled although its process exists: stopped, or swapped out.
 
         Turns of this loop are counted, not seconds: a pause of the server process itself is no
         silence of its workers.
@@ -192,7 +192,7 @@ class WorkerPool:
             worker.missed_beats += 1
             self._metrics.stalled.set(len(self._workers) - self.responsive_workers)
             if worker.missed_beats * frames.BEAT_SECONDS > self._config.worker_stall_seconds:
-                worker.kill(f"no sign of life for worker_stall_seconds={self._config.worker_stall_seconds:g}")
+                worker.kill(f"no heartbeat for worker_stall_seconds={self._config.worker_stall_seconds:g}")
                 return
 
     async def _start_worker(self) -> _WorkerConnection:
@@ -212,7 +212,7 @@ class WorkerPool:
         return _WorkerConnection(pid, reader, writer)
 
     async def _wait_until_ready(self, reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
-        """Return the process id of a new worker and its message; kill it if it stands still."""
+        """Return the process id of a new worker and its message; kill it if it stalls."""
         pid = 0
         try:
             async with asyncio.timeout(self._config.load_timeout_seconds):
@@ -276,7 +276,7 @@ class _WorkerConnection:
         self.next_frame = self._read()
 
     def is_responsive(self, now: float) -> bool:
-        """Return whether the worker shows signs of life, and its batch is not long overdue."""
+        """Return whether the worker sends heartbeats, and its batch is not long overdue."""
         overdue = now - self._started > _OVERDUE_SECONDS + _OVERDUE_FACTOR * self.expected_seconds
         return self.missed_beats <= _MISSED_BEATS and not overdue
 
