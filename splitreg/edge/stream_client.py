@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections import deque
@@ -347,6 +348,8 @@ class StreamClient:
                 proxy=None,
             )
             return self._context.enter_context(context)
+        except ssl.SSLCertVerificationError as cause:
+            raise self._transport.untrusted(cause) from cause
         except InvalidStatus as refusal:
             response = refusal.response
             try:

@@ -101,6 +101,13 @@ class Transport:
         """Return the ``ws://`` or ``wss://`` address of a route."""
         return "ws" + self.url.removeprefix("http") + path
 
+    def untrusted(self, cause: ssl.SSLCertVerificationError) -> RecipeError:
+        """Return the error of a certificate that is not trusted; a retry would not help."""
+        return RecipeError(
+            f"the certificate of {self.url} is not trusted ({cause.verify_message}); pass the PEM file of its authority "
+            "as ca"
+        )
+
     def close(self) -> None:
         """Close the connection; the next request opens another."""
         if self._connection is not None:
@@ -137,10 +144,7 @@ class Transport:
                 return self._exchange(method, path, body, headers or {}, deadline, False)
         except ssl.SSLCertVerificationError as cause:  # a retry would not help
             self.close()
-            raise RecipeError(
-                f"the certificate of {self.url} is not trusted ({cause.verify_message}); pass the PEM file of its "
-                "authority as ca"
-            ) from cause
+            raise self.untrusted(cause) from cause
         except (OSError, http.client.HTTPException, ValueError, zlib.error) as cause:
             self.close()
             raise Unreachable(f"{_reason(cause, timeout_s)}: {self.url}") from cause

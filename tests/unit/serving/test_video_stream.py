@@ -11,7 +11,8 @@ from websockets.exceptions import InvalidStatus
 
 from splitreg.assembly import EdgeModel, ServerModel
 from splitreg.coding import StreamPacket
-from splitreg.errors import KeyFrameNeeded
+from splitreg.edge.stream_client import StreamClient, StreamClientOptions
+from splitreg.errors import KeyFrameNeeded, RecipeError
 from splitreg.imaging import nearest
 from splitreg.serving.local import LocalBackend
 from splitreg.wire import protocol, unpack
@@ -150,6 +151,16 @@ def test_refused_before_it_begins(server, halves, video, status):
     ):
         pass
     assert refusal.value.response.status_code == status
+
+
+def test_a_certificate_that_is_not_trusted_is_refused_at_once(certificate, halves):
+    tls = {"tls_cert": str(certificate / "cert.pem"), "tls_key": str(certificate / "key.pem")}
+    edge, _ = halves
+    with running(**tls) as server, pytest.raises(RecipeError, match="ca"):
+        options = StreamClientOptions(patience_s=None)  # would try for ever
+        StreamClient(f"https://127.0.0.1:{server.port}", edge, options=options).run(
+            [("a", next(iter(frames(1))))], print
+        )
 
 
 def test_memory_is_free_after_a_stream(server, halves):
