@@ -28,7 +28,7 @@ from splitreg.training.data import DataLoaders, Datasets, open_split
 from splitreg.training.interrupts import Interrupts
 from splitreg.training.log import RunLog
 from splitreg.training.loop import Loop, Position
-from splitreg.training.run import Run
+from splitreg.training.setup import Run
 from splitreg.training.stage import StageRun
 from splitreg.training.step import step_batch
 

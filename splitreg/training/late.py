@@ -33,7 +33,8 @@ from splitreg.specs import TargetSpec
 from splitreg.tasks import Sample, Target
 from splitreg.training.data import DataLoaders, augmentation, open_datasets
 from splitreg.training.options import TrainOptions
-from splitreg.training.run import Run, TrainResult
+from splitreg.training.run import TrainResult, execute
+from splitreg.training.setup import Run
 from splitreg.training.teacher import weights_digest
 
 #: Golden ratio: the fractional parts of its multiples are spread evenly over 0 to 1, for any count.
@@ -108,7 +109,7 @@ def train_late_head(
             model=LateModel(extended, head), recipe=resolved, folder=Path(output), loaders=loaders, registry=registry,
             base=weights_digest(model.state_dict()), hooks=options.hooks,
         )  # fmt: skip
-        record = run.execute(options)
+        record = execute(run, options)
     extended.to(home).eval()
     if edge_digest(extended) != digest:
         raise TrainingError(f"the edge half changed while head {head!r} was trained; this is a bug")

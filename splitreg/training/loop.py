@@ -31,7 +31,7 @@ from splitreg.training.step import step_batch
 from splitreg.training.validation import Validation, validate
 
 if TYPE_CHECKING:
-    from splitreg.training.run import Run
+    from splitreg.training.setup import Run
 
 #: Steps between checks of the losses on an accelerator, where each check waits for the device. On the CPU every step
 #: is checked.

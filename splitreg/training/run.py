@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from splitreg.assembly import SplitModel, Trainable, build
-from splitreg.data.classes import ClassMapping, match_heads
-from splitreg.data.loading import Source
+from splitreg.assembly import SplitModel, build
 from splitreg.errors import RecipeError, TrainingError
 from splitreg.files import disk_errors, write_json
 from splitreg.progress import Progress
@@ -32,12 +29,12 @@ from splitreg.training import devices
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.checks import start_advice, training_problems
 from splitreg.training.data import DataLoaders, hold_out_validation, open_datasets
-from splitreg.training.hooks import Hooks
 from splitreg.training.locking import locked
 from splitreg.training.log import RunLog
 from splitreg.training.loop import Loop, Position
 from splitreg.training.objectives import check_objectives
 from splitreg.training.options import TrainOptions
+from splitreg.training.setup import Run
 from splitreg.training.teacher import Teacher, as_teacher, copy_parts, open_teacher, student_capabilities
 
 
@@ -122,7 +119,7 @@ def train(
         teacher=_teacher(teacher, resolved, model, registry), hooks=options.hooks,
         advice=tuple(start_advice(resolved, registry)),
     )  # fmt: skip
-    record = run.execute(options)
+    record = execute(run, options)
     model.trained = True
     model.freeze_tables()
     return TrainResult(model=model, output=run.folder, **vars(record))
@@ -141,123 +138,86 @@ def _teacher(value: Any, recipe: Recipe, model: SplitModel, registry: Registry) 
     return teacher
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What a run consists of, beside its options.
+def execute(run: Run, options: TrainOptions) -> RunRecord:
+    """Run the remaining stages; see ``train``."""
+    _check(run)
+    first = devices.rank() == 0
+    with disk_errors(run.folder, TrainingError, "choose another folder"):
+        lock = contextlib.ExitStack()
+        if first:
+            lock.enter_context(locked(run.folder))
+    with lock:
+        return _execute(run, options, first)
 
-    Args:
-        model: the model to train.
-        recipe: resolved.
-        folder: folder of the run.
-        loaders: training and validation data.
-        registry: for the objectives.
-        teacher: for objectives that compare with one.
-        advice: what to know before the first step, one sentence each.
-        base: digest of weights that the model needs but does not contain; a run is resumed only with the same.
-        hooks: callbacks, and an own optimiser or schedule.
-    """
 
-    model: Trainable
-    recipe: Recipe
-    folder: Path
-    loaders: DataLoaders
-    registry: Registry
-    teacher: Teacher | None = None
-    advice: tuple[str, ...] = ()
-    base: str = ""
-    hooks: Hooks = field(default_factory=Hooks)
+def _execute(run: Run, options: TrainOptions, first: bool) -> RunRecord:
+    checkpoints, progress = Checkpoints(run.folder / "checkpoints"), Progress(options.progress and first)
+    for split, classes in (("training", run.train_classes), ("validation", run.val_classes)):
+        for head, mapping in classes.items():
+            if str(mapping):
+                progress.print(f"{split} of head {head!r}: {mapping}")
+    state = _restore(run, checkpoints, progress, options.resume)
+    if state is None and first:
+        path = run.folder / "recipe.json"
+        with disk_errors(path, TrainingError, "free some space, or choose another folder"):
+            write_json(path, run.recipe.to_mapping())
+    position = Position() if state is None else Position(**state["position"])
+    resumed_from = position.step
+    log = RunLog(
+        run.folder, position=0 if state is None else state["log"], step=resumed_from,
+        tensorboard=options.tensorboard, on_event=options.on_event, silent=not first,
+    )  # fmt: skip
+    home = next((parameter.device for parameter in run.model.parameters()), None)
+    loop = Loop(
+        run=run, options=options, checkpoints=checkpoints, log=log, progress=progress, position=position
+    )  # fmt: skip
+    try:
+        loop.run_stages(state)
+    finally:
+        log.close()
+    if devices.world_size() > 1:
+        devices.leave()
+    run.model.to(home).eval()
+    return RunRecord(
+        history=loop.history, warnings=loop.warnings, steps=position.step, resumed_from=resumed_from
+    )  # fmt: skip
 
-    @functools.cached_property
-    def train_classes(self) -> dict[str, ClassMapping]:
-        """Head -> classes of the training data, matched by name."""
-        return self._match(self.loaders.datasets.train)
 
-    @functools.cached_property
-    def val_classes(self) -> dict[str, ClassMapping]:
-        """Head -> classes of the validation data, matched by name."""
-        return self._match(self.loaders.datasets.val or self.loaders.datasets.train)
+def _check(run: Run) -> None:
+    """Check the stages and their objectives before the first step."""
+    if not run.recipe.stages:
+        raise RecipeError("the recipe has no stage to train; add for instance stages = [{ epochs = 10 }]")
+    problems = training_problems(run.recipe)
+    if problems:
+        raise RecipeError("; ".join(problems))
+    student = student_capabilities(run.model)
+    size = run.model.plan.preprocess.size
+    teacher = None if run.teacher is None else run.teacher.capabilities(student, size)
+    check_objectives(run.recipe.stages, run.model.heads, run.registry, student, teacher)
 
-    def _match(self, source: Source) -> dict[str, ClassMapping]:
-        heads = [head for head in self.model.plan.heads if head.name in self.model.heads]
-        return match_heads(heads, source.targets, self.recipe.unknown_classes)
 
-    def execute(self, options: TrainOptions) -> RunRecord:
-        """Run the remaining stages; see ``train``."""
-        self._check()
-        first = devices.rank() == 0
-        with disk_errors(self.folder, TrainingError, "choose another folder"):
-            lock = contextlib.ExitStack()
-            if first:
-                lock.enter_context(locked(self.folder))
-        with lock:
-            return self._execute(options, first)
-
-    def _execute(self, options: TrainOptions, first: bool) -> RunRecord:
-        checkpoints, progress = Checkpoints(self.folder / "checkpoints"), Progress(options.progress and first)
-        for split, classes in (("training", self.train_classes), ("validation", self.val_classes)):
-            for head, mapping in classes.items():
-                if str(mapping):
-                    progress.print(f"{split} of head {head!r}: {mapping}")
-        state = self._restore(checkpoints, progress, options.resume)
-        if state is None and first:
-            path = self.folder / "recipe.json"
-            with disk_errors(path, TrainingError, "free some space, or choose another folder"):
-                write_json(path, self.recipe.to_mapping())
-        position = Position() if state is None else Position(**state["position"])
-        resumed_from = position.step
-        log = RunLog(
-            self.folder, position=0 if state is None else state["log"], step=resumed_from,
-            tensorboard=options.tensorboard, on_event=options.on_event, silent=not first,
-        )  # fmt: skip
-        home = next((parameter.device for parameter in self.model.parameters()), None)
-        loop = Loop(
-            run=self, options=options, checkpoints=checkpoints, log=log, progress=progress, position=position
-        )  # fmt: skip
-        try:
-            loop.run_stages(state)
-        finally:
-            log.close()
-        if devices.world_size() > 1:
-            devices.leave()
-        self.model.to(home).eval()
-        return RunRecord(
-            history=loop.history, warnings=loop.warnings, steps=position.step, resumed_from=resumed_from
-        )  # fmt: skip
-
-    def _check(self) -> None:
-        """Check the stages and their objectives before the first step."""
-        if not self.recipe.stages:
-            raise RecipeError("the recipe has no stage to train; add for instance stages = [{ epochs = 10 }]")
-        problems = training_problems(self.recipe)
-        if problems:
-            raise RecipeError("; ".join(problems))
-        student = student_capabilities(self.model)
-        size = self.model.plan.preprocess.size
-        teacher = None if self.teacher is None else self.teacher.capabilities(student, size)
-        check_objectives(self.recipe.stages, self.model.heads, self.registry, student, teacher)
-
-    def _restore(self, checkpoints: Checkpoints, progress: Progress, resume: bool) -> dict[str, Any] | None:
-        """Return the state of the newest intact checkpoint; None if the run starts."""
-        if not checkpoints.paths():
-            return None
-        if not resume:
-            raise TrainingError(f"{self.folder} holds a run already; resume it, or choose another folder")
-        state: dict[str, Any]
-        state, path, damaged = checkpoints.load()
-        for sentence in damaged:
-            progress.print(f"{sentence}; going back to {path.name}")
-        check_unchanged(state["recipe"], self.recipe.to_mapping(), path)
-        for name, before, now in (
-            ("teacher", state.get("teacher", ""), self.teacher.identity if self.teacher else ""),
-            ("model", state["base"], self.base),
-            ("optimizer, schedule or augment in its hooks", state.get("hooks", {}), self.hooks.identity()),
-        ):
-            if before != now:
-                raise TrainingError(
-                    f"the run in {self.folder} was started with another {name}, or none; resume it with that one, or "
-                    "start a new run in another folder"
-                )
-        return state
+def _restore(run: Run, checkpoints: Checkpoints, progress: Progress, resume: bool) -> dict[str, Any] | None:
+    """Return the state of the newest intact checkpoint; None if the run starts."""
+    if not checkpoints.paths():
+        return None
+    if not resume:
+        raise TrainingError(f"{run.folder} holds a run already; resume it, or choose another folder")
+    state: dict[str, Any]
+    state, path, damaged = checkpoints.load()
+    for sentence in damaged:
+        progress.print(f"{sentence}; going back to {path.name}")
+    check_unchanged(state["recipe"], run.recipe.to_mapping(), path)
+    for name, before, now in (
+        ("teacher", state.get("teacher", ""), run.teacher.identity if run.teacher else ""),
+        ("model", state["base"], run.base),
+        ("optimizer, schedule or augment in its hooks", state.get("hooks", {}), run.hooks.identity()),
+    ):
+        if before != now:
+            raise TrainingError(
+                f"the run in {run.folder} was started with another {name}, or none; resume it with that one, or "
+                "start a new run in another folder"
+            )
+    return state
 
 
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

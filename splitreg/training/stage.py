@@ -20,7 +20,7 @@ from splitreg.training.schedules import ramp, schedule
 from splitreg.training.step import Step, step_batch
 
 if TYPE_CHECKING:
-    from splitreg.training.run import Run
+    from splitreg.training.setup import Run
 
 
 class StageRun:
