@@ -75,17 +75,21 @@ def echo_server(app=None, **limits):
         thread.join(20)
 
 
-def exchange(port, data, *, pieces=1, timeout=10.0):
-    """Send bytes, optionally in pieces; return all that the server sends, and whether it closed the connection."""
+def exchange(port, data, *, pieces=1, timeout=10.0, silence=0.3):
+    """Send bytes, optionally in pieces; return all that the server sends, and whether it closed the connection.
+
+    The first byte is waited for ``timeout`` seconds. A connection on which nothing follows for ``silence`` seconds
+    counts as open: pass more where it must close.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError):
             for start in range(0, len(data), pieces if pieces > 1 else len(data) or 1):
                 sock.sendall(data[start : start + (pieces if pieces > 1 else len(data))])
         received = b""
-        sock.settimeout(0.3)
         with contextlib.suppress(TimeoutError, ConnectionResetError):
             while part := sock.recv(65536):
                 received += part
+                sock.settimeout(silence)
             return received, True
         return received, False

@@ -218,7 +218,9 @@ def test_invalid_requests_are_refused_and_the_connection_is_closed(echo, name, p
     app, port = echo
     request, status = INVALID[name]
     count = len(app.refusals)
-    received, closed = exchange(port, request + b"GET /second HTTP/1.1\r\n" + HOST + b"\r\n", pieces=pieces)
+    received, closed = exchange(
+        port, request + b"GET /second HTTP/1.1\r\n" + HOST + b"\r\n", pieces=pieces, silence=10
+    )  # fmt: skip
     assert received.startswith(b"HTTP/1.1 %d " % status) and closed
     assert received.count(b"HTTP/1.1 ") == 1 and b"/second" not in received
     assert len(app.refusals) == count + 1
@@ -261,4 +263,4 @@ def test_a_body_that_is_cut_off_is_not_answered(echo):
         CHUNKED + b"\r\n1\r\nx\r\n0\r\n",
         b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx",
     ):
-        assert exchange(port, request)[0] == b""
+        assert exchange(port, request, timeout=0.5)[0] == b""
