@@ -421,6 +421,7 @@ with Client(sys.argv[1], outbox=sys.argv[2], options=ClientOptions(deadline_s=30
 """
 
 
+@pytest.mark.integration
 def test_kill_9_at_any_moment(service, tmp_path, monkeypatch):
     """Whatever moment the process dies at, every packet is computed once, recorded once, and handed over in order."""
     monkeypatch.undo()

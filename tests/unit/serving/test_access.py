@@ -153,6 +153,7 @@ def test_an_error_of_a_reload_reaches_all_who_asked_for_it():
         assert server.ask(body=packet())[0] == 200
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("host", "limits", "accepted"),
     [

@@ -106,6 +106,7 @@ def test_a_missing_extra_is_named(monkeypatch):
         serve_on_ray(ClusterConfig(ingress=ServeConfig(bundles=("a",))), print)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "line", [["--on", "ray"], ["--on", "ray", "--config", "x", "--port", "1"], ["--config", "x"], []]
 )

@@ -319,6 +319,7 @@ def test_a_jpeg_with_too_many_scans_is_refused_before_it_is_decoded(page_bundle)
         assert encode(server, ordinary, kind="image/jpeg")[0] == 200
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("limits", [{"encode_seconds": 0.2}, {"max_encode_bytes": 1 << 20}])
 def test_an_image_may_not_take_all_time_or_memory(page_bundle, monkeypatch, limits):
     with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True, **limits) as server:
