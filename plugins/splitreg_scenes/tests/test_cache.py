@@ -12,12 +12,13 @@ from splitreg_scenes.rendering import rendering
 
 from splitreg.errors import DataError
 
+pytestmark = pytest.mark.integration
+
 
 def small(count=5, **options):
     return SceneCache(mode="multi", split="train", size=(16, 16), count=count, **options)
 
 
-@pytest.mark.integration
 def test_the_cache_holds_what_is_rendered():
     cache = small(SHARD + 2)
     cache.fill(workers=1)
@@ -45,7 +46,6 @@ def test_another_seed_size_or_split_is_another_folder():
     assert len(homes) == 3
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign"])
 def test_a_damaged_shard_is_rendered_again(damage):
     cache = small()
@@ -64,7 +64,6 @@ def test_a_damaged_shard_is_rendered_again(damage):
     assert (np.load(shard)["image"][4] == before).all(), "the file is whole again"
 
 
-@pytest.mark.integration
 def test_two_processes_may_fill_it_at_once():
     code = (
         "from splitreg_scenes.cache import SceneCache\n"

@@ -20,6 +20,8 @@ from splitreg.link_emulator import Link, Profile
 from splitreg.wire import pack
 from splitreg.wire.protocol import ANSWERS, DEADLINE, IDEMPOTENCY, PACKET
 
+pytestmark = pytest.mark.integration
+
 QUICK = Profile(up_bps=1e9, down_bps=1e9)
 
 
@@ -421,7 +423,6 @@ with Client(sys.argv[1], outbox=sys.argv[2], options=ClientOptions(deadline_s=30
 """
 
 
-@pytest.mark.integration
 def test_kill_9_at_any_moment(service, tmp_path, monkeypatch):
     """Whatever moment the process dies at, every packet is computed once, recorded once, and handed over in order."""
     monkeypatch.undo()

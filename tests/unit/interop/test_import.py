@@ -32,6 +32,8 @@ from splitreg.errors import CheckpointError, PlanError
 from splitreg.interop import checkpoints, import_checkpoint
 from splitreg.interop.layouts import SC2BENCH
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module", params=["compressai", "sc2bench"])
 def kind(request):
@@ -63,7 +65,6 @@ def close(ours, reference):
     torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.integration
 @torch.no_grad()
 def test_classifier(peer, tmp_path, image):
     peer.bottleneck_layer.update()  # integer tables are in the checkpoint, too
@@ -107,7 +108,6 @@ def test_sent_latents_are_the_peers(peer, tmp_path):
     torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.integration
 @torch.no_grad()
 def test_heads_on_one_bitstream(kind, peer, tmp_path, image):
     boxes, masks = detector(kind, peer), segmenter(kind, peer)
@@ -228,7 +228,6 @@ def test_usual_class_names():
     assert class_names("segmentation", 21)[15] == "person" and class_names("classification", 21)[15] == "class 15"
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("labels", [None, 90])
 def test_coco_ids_become_the_datasets_classes(plain, tmp_path, labels):
     """torchvision's 91 rows are ids with gaps; the dataset counts 80 classes. Labels of one's own keep the order."""
@@ -337,7 +336,6 @@ def test_stand_ins_make_nothing(tmp_path):
     assert [*checkpoints.read_checkpoint(tmp_path / "m.pt")] == ["a"]
 
 
-@pytest.mark.integration
 def test_command(saved, plain, tmp_path):
     out = tmp_path / "bundle"
     arguments = [str(saved), "--backbone", "resnet18", "--input", "64", "-o", str(out)]

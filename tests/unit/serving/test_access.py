@@ -14,6 +14,8 @@ from splitreg.serving import security, tokens
 from splitreg.serving.config import ServeConfig
 from splitreg.wire import protocol
 
+pytestmark = pytest.mark.integration
+
 SECRET, OTHER = "0123456789abcdef", "fedcba9876543210"
 
 
@@ -153,7 +155,6 @@ def test_an_error_of_a_reload_reaches_all_who_asked_for_it():
         assert server.ask(body=packet())[0] == 200
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("host", "limits", "accepted"),
     [

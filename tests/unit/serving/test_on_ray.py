@@ -24,6 +24,8 @@ from splitreg.serving.on_ray.features import restore, store
 from splitreg.serving.on_ray.replicas import BodyReplica, HeadReplica
 from splitreg.wire import AnswerFormat, dump_json, pack, protocol, to_json, unpack
 
+pytestmark = pytest.mark.integration
+
 HEADS = ("cls", "seg", "depth", "det")
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -106,7 +108,6 @@ def test_a_missing_extra_is_named(monkeypatch):
         serve_on_ray(ClusterConfig(ingress=ServeConfig(bundles=("a",))), print)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     "line", [["--on", "ray"], ["--on", "ray", "--config", "x", "--port", "1"], ["--config", "x"], []]
 )

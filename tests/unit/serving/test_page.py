@@ -28,6 +28,8 @@ from splitreg.link_emulator import PRESETS
 from splitreg.serving.page import comparison, device, routes
 from splitreg.wire import protocol
 
+pytestmark = pytest.mark.integration
+
 FILES = {name: content.decode() for name, (content, _) in routes.static_files().items()}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
 
@@ -319,7 +321,6 @@ def test_a_jpeg_with_too_many_scans_is_refused_before_it_is_decoded(page_bundle)
         assert encode(server, ordinary, kind="image/jpeg")[0] == 200
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("limits", [{"encode_seconds": 0.2}, {"max_encode_bytes": 1 << 20}])
 def test_an_image_may_not_take_all_time_or_memory(page_bundle, monkeypatch, limits):
     with running(backend_of(page_bundle), bundles=(str(page_bundle),), page=True, **limits) as server:

@@ -14,6 +14,8 @@ from splitreg.training import Datasets
 from splitreg.training.collapse import head_collapse, rate_collapse
 from splitreg.training.parts import select
 
+pytestmark = pytest.mark.integration
+
 
 def run(recipe, folder, **options):
     options = {"registry": REGISTRY, "tensorboard": False, "progress": False, "device": "cpu", **options}
@@ -199,7 +201,6 @@ def test_a_log_that_cannot_be_written_is_a_typed_error(tmp_path):
         train(toy_recipe(), output=tmp_path, registry=REGISTRY, tensorboard=False, progress=False, device="cpu")
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("resume", [False, True])
 def test_two_runs_in_one_folder_are_refused(tmp_path, resume):
     code = (
