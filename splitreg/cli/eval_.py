@@ -114,7 +114,7 @@ def data_parts(
         data: name of a dataset; None: those of the recipe.
         root: folder; None: the recipe's, which bundles do not store.
         split: split to measure on; None: the recipe's for validation, or ``val``.
-        options: ``KEY=VALUE`` of the dataset.
+        options: ``KEY=VALUE`` of the dataset, or of the recipe's table for it, such as ``classes=[...]``.
 
     Raises:
         RecipeError: no name is given, and the recipe has no dataset.
@@ -129,7 +129,6 @@ def data_parts(
         raise RecipeError("this bundle does not name its training data; add --data NAME")
     known = tuple(part for part in recipe.data if data in (None, part.name))
     changes = parse_overrides(options)
-    return tuple(
-        replace(part, root=root or part.root, val=split or part.val, options={**part.options, **changes})
-        for part in known or (DataPart(name=str(data)),)
-    )
+    chosen = known or (DataPart(name=str(data)),)
+    parts = (DataPart.parse({**part.to_mapping(), **changes}, f"dataset {part.name}") for part in chosen)
+    return tuple(replace(part, root=root or part.root, val=split or part.val) for part in parts)
