@@ -95,7 +95,7 @@ def _indexes(target: Target) -> list[int]:
     if isinstance(target, ClassTarget):
         return [target.index]
     if isinstance(target, BoxTarget):
-        return target.labels.unique().tolist()  # type: ignore[no-any-return]
+        return sorted(set(target.labels.tolist()))
     if isinstance(target, MultiLabelTarget):
         return (target.present == 1).nonzero().flatten().tolist()  # type: ignore[no-any-return]
     if isinstance(target, MaskTarget):

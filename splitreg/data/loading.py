@@ -296,10 +296,9 @@ class _Items:
         epoch, position, index = key
         augment, targets = self.options.augment, self.options.targets
         with seeded(self.options.seed, epoch, position, 2):
-            sample = self.dataset[index]
-            if targets is not None:
-                used = {name: target for name, target in sample.targets.items() if name in targets}
-                sample = replace(sample, targets=used)
+            sample = self._sample(index)
+            if isinstance(augment, Augment):
+                sample = augment.combined(sample, self._random)
             if augment is not None:
                 sample = augment(sample)
             geometry = self.fit.geometry(sample)
@@ -310,6 +309,16 @@ class _Items:
         if targets is None or RECONSTRUCTION in targets:
             sample = sample.with_reconstruction()
         return Item(sample=sample, geometry=geometry, index=index, image=image)
+
+    def _sample(self, index: int) -> Sample:
+        """Return a sample with the targets that are used."""
+        sample, targets = self.dataset[index], self.options.targets
+        if targets is None:
+            return sample
+        return replace(sample, targets={name: sample.targets[name] for name in sample.targets if name in targets})
+
+    def _random(self) -> Sample:
+        return self._sample(int(torch.randint(0, len(self.dataset), ())))
 
 
 def _stop(batches: object) -> None:

@@ -39,8 +39,8 @@ class Stage:
         objectives: how the losses of the heads are combined, and further terms.
         rate_lambda: weight of the rate in bits per pixel of the network's input.
         rate_warmup: epochs over which ``rate_lambda`` rises from 0.
-        optimizer: ``adamw``, ``adam`` or ``sgd`` with torch's options.
-        schedule: ``one-cycle``, ``cosine``, ``multistep``, ``poly`` or ``constant``.
+        optimizer: ``adamw``, ``adam`` or ``sgd`` of torch, or another one of timm's, with the options of its class.
+        schedule: ``one-cycle``, ``cosine``, ``multistep``, ``poly`` or ``constant``; or ``timm-cosine`` and others.
         batch_size: images per step, over all processes.
         clip: largest norm of the gradient; 0: no clipping.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.

@@ -10,6 +10,8 @@ from typing import Any
 from splitreg.assembly import SplitModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.planning import plan
+from splitreg.data.augmentations import with_preset
+from splitreg.data.mixing import check_tasks
 from splitreg.errors import PlanError, RecipeError, SplitregError
 from splitreg.parsing import check_options
 from splitreg.recipe import Recipe, Stage
@@ -43,6 +45,8 @@ def check_recipe(recipe: Recipe, registry: Registry | None = None) -> Plan:
     problems += training_problems(recipe)
     problems += [*_missing_weights(recipe), *_sweep_problems(recipe, registry)]
     if planned is not None:
+        tasks = {head.name: head.task for head in planned.heads}
+        problems += _problems(lambda: check_tasks(tasks, with_preset(recipe.augment)))
         problems += _data_problems(recipe, registry)
     if problems or planned is None:
         raise PlanError(problems)

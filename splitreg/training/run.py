@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from splitreg.assembly import SplitModel, build
+from splitreg.data.augmentations import with_preset
+from splitreg.data.mixing import check_tasks
 from splitreg.errors import RecipeError, TrainingError
 from splitreg.files import disk_errors, write_json
 from splitreg.progress import Progress
@@ -190,6 +192,8 @@ def _check(run: Run) -> None:
     problems = training_problems(run.recipe)
     if problems:
         raise RecipeError("; ".join(problems))
+    if run.loaders.augmented:
+        check_tasks({head.name: head.task for head in run.model.plan.heads}, with_preset(run.recipe.augment))
     student = student_capabilities(run.model)
     size = run.model.plan.preprocess.size
     teacher = None if run.teacher is None else run.teacher.capabilities(student, size)
