@@ -16,7 +16,7 @@ from splitreg.data.classes import ClassMapping
 from splitreg.tasks import Prediction, Sample
 
 if TYPE_CHECKING:
-    from splitreg.assembly import SplitModel
+    from splitreg.assembly import SplitModel, Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Example:
 
 
 def example(
-    model: SplitModel,
+    model: Trainable,
     sample: Sample,
     packet_bytes: int,
     predictions: Mapping[str, Prediction],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from splitreg.assembly.testvectors import MAX_SYMBOL_DIFFERENCE, symbol_differen
 from splitreg.data.loading import Source
 from splitreg.edge import EdgeHalf
 from splitreg.errors import BundleError, DataError, MissingExtra, SplitregError
-from splitreg.evaluation.packets import EvalOptions, evaluate, spread
+from splitreg.evaluation.packets import EvalOptions, Observed, evaluate, spread
 from splitreg.evaluation.report import Report
 from splitreg.files import IMAGE_SUFFIXES, is_image
 from splitreg.imaging import ImageLike

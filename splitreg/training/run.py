@@ -32,7 +32,7 @@ from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.checks import start_advice, training_problems
 from splitreg.training.data import DataLoaders, hold_out_validation, open_datasets
 from splitreg.training.locking import locked
-from splitreg.training.log import RunLog
+from splitreg.training.log import RunLog, SilentLog, loggers_of
 from splitreg.training.loop import Loop, Position
 from splitreg.training.objectives import check_objectives
 from splitreg.training.options import TrainOptions
@@ -165,9 +165,9 @@ def _execute(run: Run, options: TrainOptions, first: bool) -> RunRecord:
             write_json(path, run.recipe.to_mapping())
     position = Position() if state is None else Position(**state["position"])
     resumed_from = position.step
-    log = RunLog(
-        run.folder, position=0 if state is None else state["log"], step=resumed_from,
-        tensorboard=options.tensorboard, on_event=options.on_event, silent=not first,
+    log = SilentLog(options.on_event) if not first else RunLog(
+        run.folder, recipe=run.recipe.to_mapping(), position=0 if state is None else state["log"], step=resumed_from,
+        loggers=loggers_of(options), on_event=options.on_event,
     )  # fmt: skip
     home = next((parameter.device for parameter in run.model.parameters()), None)
     loop = Loop(

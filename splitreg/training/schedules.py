@@ -1,6 +1,7 @@
 """Schedules of the learning rate and of the rate term, as functions of the step.
 
-Beside our own, ``timm-NAME`` is each scheduler of ``timm.scheduler`` that depends on the step alone. Each schedule returns the factor on the optimiser's ``lr`` for step ``step`` (from 0) of ``steps``.
+Beside our own, ``timm-NAME`` is each scheduler of ``timm.scheduler`` that depends on the step alone. Each schedule
+returns the factor on the optimiser's ``lr`` for step ``step`` (from 0) of ``steps``.
 """
 
 from __future__ import annotations

@@ -155,7 +155,8 @@ def test_labels_are_wanted(name):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("cls", {"dropout": 1.0}), ("cls", {"label_smoothing": -0.1}), ("cls", {"focal": -1.0}), ("seg", {"focal": -1.0}), ("multilabel", {"grid": 0}), ("det", {"most": 0}),
+        ("cls", {"dropout": 1.0}), ("cls", {"label_smoothing": -0.1}), ("cls", {"focal": -1.0}),
+        ("seg", {"focal": -1.0}), ("multilabel", {"grid": 0}), ("det", {"most": 0}),
         ("seg", {"class_weights": (1.0,)}), ("depth", {"min_depth": 2.0, "max_depth": 1.0}), ("depth", {"loss": "l3"}),
         ("recon", {"loss": "l3"}),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from support.training_toys import COLOURS, REGISTRY, ToyDataset, toy_recipe
+from support.training_toys import COLOURS, REGISTRY, ToyDataset, ToyHead, toy_recipe
 from torchvision import tv_tensors
 
 from splitreg.assembly import build, save
@@ -26,10 +26,14 @@ VAL = ToyDataset(None, "val", count=12)
 @pytest.fixture(scope="module")
 def model():
     made = build(toy_recipe(), registry=REGISTRY)
-    for head in made.branches.values():
-        head.truth = lambda target: Classification(probabilities=np.ones(1, np.float32), names=("truth",))
     made.freeze_tables()
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ToyHead, "truth", lambda self, target: _sure())
+        yield made
+
+
+def _sure():
+    return Classification(probabilities=np.ones(1, np.float32), names=("truth",))
 
 
 def detections(rows):
