@@ -97,7 +97,7 @@ def _indexes(target: Target) -> list[int]:
     if isinstance(target, BoxTarget):
         return sorted(set(target.labels.tolist()))
     if isinstance(target, MultiLabelTarget):
-        return (target.present == 1).nonzero().flatten().tolist()  # type: ignore[no-any-return]
+        return (target.present == 1).nonzero().flatten().tolist()
     if isinstance(target, MaskTarget):
         return [int(index) for index in np.unique(target.mask.numpy()) if index != IGNORE]
     return []

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from splitreg import drawing, imaging
 from splitreg.data.loading import Source, seeded
 from splitreg.data.selection import open_dataset
+from splitreg.data.transforms import Augment
 from splitreg.errors import DataError
 from splitreg.recipe import DataPart
 from splitreg.registry import Registry, discover
@@ -199,7 +201,10 @@ def augmented(source: Source, augment: Callable[[Sample], Sample], index: int, c
     samples = [source[index]]
     for number in range(count):
         with seeded(0, number):
-            samples.append(augment(source[index]))
+            sample = source[index]
+            if isinstance(augment, Augment):
+                sample = augment.combined(sample, lambda: source[int(torch.randint(0, len(source), ()))])
+            samples.append(augment(sample))
     return samples
 
 

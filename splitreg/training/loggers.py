@@ -60,7 +60,8 @@ class TensorBoard:
         import numpy as np
         from PIL import Image
 
-        self._writer.add_image(name, np.asarray(Image.open(path)), step, dataformats="HWC")
+        with Image.open(path) as image:
+            self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
 
     def close(self) -> None:
         """Close the files."""

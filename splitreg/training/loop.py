@@ -21,7 +21,7 @@ from splitreg.progress import Bar, Progress
 from splitreg.training import devices
 from splitreg.training.best import Best
 from splitreg.training.checkpoint import Checkpoints
-from splitreg.training.collapse import constant_output, head_collapse, rate_collapse
+from splitreg.training.collapse import constant_output, head_collapse, rate_collapse, rate_idle, unknown_pixels
 from splitreg.training.data import Batches
 from splitreg.training.hooks import TrainState
 from splitreg.training.interrupts import Interrupts
@@ -247,9 +247,19 @@ class Loop:
         stage = self._stage_run.stage
         heads = [head_collapse(name, self.model.head(name), *pairs) for name, pairs in validation.probes.items()]
         constant = [constant_output(name, *pairs) for name, pairs in validation.probes.items()]
-        for warning in (rate_collapse(validation.bits, stage.rate_lambda), *constant, *heads):
+        unknown = [unknown_pixels(name, targets) for name, (_, targets) in validation.probes.items()]
+        rate = (rate_collapse(validation.bits, stage.rate_lambda), self._idle_rate())
+        for warning in (*rate, *unknown, *constant, *heads):
             if warning:
                 self._warn(f"stage {stage.name}: {warning}")
+
+    def _idle_rate(self) -> str | None:
+        """Return a warning if the first stage with a rate term has not lowered the rate."""
+        stages, stage = self.recipe.stages, self._stage_run.stage
+        bits = [line["train"]["bits"] for line in self.history if line["stage"] == stage.name]
+        if len(bits) < 3 or any(earlier.rate_lambda for earlier in stages[: self.position.stage]):
+            return None
+        return rate_idle(bits[0], bits[-1], stage.rate_lambda)
 
     def _warn(self, sentence: str) -> None:
         self.warnings.append(sentence)

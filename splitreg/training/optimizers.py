@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -34,9 +35,8 @@ LEARNING_RATES: Mapping[str, float] = {
 
 def optimizer_names() -> list[str]:
     """Return the names of all optimisers; some need another package, which the error then names."""
-    import timm.optim  # imported here: reading a recipe does not need it
-
-    infos = ((name, timm.optim.get_optimizer_info(name)) for name in timm.optim.list_optimizers())
+    timm = _timm()
+    infos = ((name, timm.get_optimizer_info(name)) for name in timm.list_optimizers())
     return sorted({*OPTIMIZERS, *(name for name, info in infos if not info.second_order)})
 
 
@@ -71,13 +71,17 @@ def optimizer(name: str, options: Mapping[str, Any], parameters: Iterable[Any]) 
         raise RecipeError(f"optimizer {name!r}: {cause}") from cause
 
 
+def _timm() -> Any:
+    """Return ``timm.optim``: imported late, because reading a recipe does not need it; its types are not exported."""
+    return importlib.import_module("timm.optim")
+
+
 @functools.cache
 def _factory(name: str) -> tuple[Callable[..., Optimizer], Mapping[str, Any]]:
     """Return what builds an optimiser, and our defaults."""
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
-    import timm.optim
-
+    timm = _timm()
     names = optimizer_names()
     if name not in names:
         raise RecipeError(
@@ -85,12 +89,12 @@ def _factory(name: str) -> tuple[Callable[..., Optimizer], Mapping[str, Any]]:
             f"{len(names) - len(OPTIMIZERS)} more that timm.optim.list_optimizers() lists"
         )
     try:
-        factory = timm.optim.get_optimizer_class(name)
+        factory = timm.get_optimizer_class(name)
     except (ImportError, AttributeError) as cause:
         raise RecipeError(f"optimizer {name!r} needs a package that is not installed: {cause}") from cause
     default = inspect.signature(factory).parameters["lr"].default
     own = next((lr for start, lr in LEARNING_RATES.items() if name.startswith(start)), None)
-    momentum = {"momentum": 0.9} if timm.optim.get_optimizer_info(name).has_momentum else {}  # as timm's own factory
+    momentum = {"momentum": 0.9} if timm.get_optimizer_info(name).has_momentum else {}  # as timm's own factory
     return factory, {"lr": own or (1e-3 if default in (None, inspect.Parameter.empty) else default), **momentum}
 
 

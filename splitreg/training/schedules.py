@@ -6,6 +6,7 @@ returns the factor on the optimiser's ``lr`` for step ``step`` (from 0) of ``ste
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -98,8 +99,8 @@ def schedule(name: str, options: Mapping[str, Any], *, steps: int, per_epoch: in
 def _timm_schedule(name: str, options: Mapping[str, Any], steps: int, per_epoch: int) -> Schedule:
     """Return a scheduler of timm's as step -> factor: it sets the learning rate of an optimiser whose rate is 1."""
     import torch
-    from timm.scheduler import create_scheduler_v2
 
+    create_scheduler_v2: Any = importlib.import_module("timm.scheduler").create_scheduler_v2
     known = [key for key in inspect.signature(create_scheduler_v2).parameters if key not in _SET_BY_STAGE]
     check_options(options, known, f"schedule {TIMM + name!r}")
     holder = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)

