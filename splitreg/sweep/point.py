@@ -70,8 +70,8 @@ class PointJob:
         for logger in self.train.loggers:
             if not isinstance(logger, str):
                 raise RecipeError(
-                    f"the points of a sweep run in processes of their own; name the logger {type(logger).__name__} by an import "
-                    'path: loggers=("package.module:name",)'
+                    f"the points of a sweep run in processes of their own; name the logger {type(logger).__name__} by an "
+                    'import path: loggers=("package.module:name",)'
                 )
         inside = self.bundle.relative_to(folder) if self.bundle.is_relative_to(folder) else self.bundle
         table = {"recipe": self.recipe.to_mapping(), "settings": settings, "bundle": str(inside)}
