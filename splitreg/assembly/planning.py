@@ -21,6 +21,7 @@ from splitreg.assembly.planned import BackbonePlan, BottleneckPlan, CodecPlan, H
 from splitreg.assembly.shapes import Skeleton
 from splitreg.coding import Codec
 from splitreg.data.classes import match_classes
+from splitreg.data.selection import describe_dataset
 from splitreg.errors import PlanError, RecipeError, SplitregError, suggest
 from splitreg.imaging import Preprocess
 from splitreg.interfaces import Backbone, Head
@@ -205,9 +206,7 @@ def _targets(parts: Sequence[DataPart], registry: Registry, problems: _Problems)
     targets: dict[str, TargetSpec] = {}
     for part in parts:
         with problems.error_context(f"dataset {part.name}"):
-            component = registry.component("dataset", part.name)
-            component.check_options(part.options)
-            for name, spec in component.cls.describe(part.root, **part.options).items():
+            for name, spec in describe_dataset(part, registry).items():
                 if name in targets and targets[name] != spec:
                     problems.append(f"two datasets have target {name!r} with different labels; train on one of them")
                 targets[name] = spec
