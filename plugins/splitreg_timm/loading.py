@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from splitreg.errors import BundleError, MissingExtra, RecipeError, UnknownComponent, suggest
+from splitreg_timm.renaming import to_timm_names
 from splitreg_timm.stages import power_of_two
 
 
@@ -152,11 +153,16 @@ def _read(model: nn.Module, name: str, path: Path) -> None:
         lambda _, keys: missing.extend(keys.missing_keys)
     )
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+
+    def renamed(state: Mapping[str, Any], target: nn.Module) -> Mapping[str, Any]:
+        own = to_timm_names(state, target.state_dict())
+        return own if convert is None else convert(own, target)  # type: ignore[no-any-return]
+
     try:
         with _quiet():
             timm.models.load_pretrained(
                 model, pretrained_cfg={**model.pretrained_cfg, "file": str(path), "custom_load": False},  # type: ignore
-                num_classes=model.num_classes, filter_fn=convert, strict=False,  # type: ignore
+                num_classes=model.num_classes, filter_fn=renamed, strict=False,  # type: ignore
             )  # fmt: skip
     except Exception as cause:  # not a file of tensors, or other shapes
         raise BundleError(f"{path} does not hold the weights of timm's {name}: {first_line(cause)}") from cause
