@@ -245,7 +245,7 @@ def _head(
         )  # fmt: skip
         if len(problems) == before:
             with torch.device("meta"):
-                planned.create()
+                planned.create(weights=False)
         return planned
     return None
 
@@ -318,7 +318,7 @@ def _skeleton(
         prefix, body = backbone.meta.split(backbone.cut)
         skeleton = Skeleton(
             prefix=prefix, bottleneck=bottleneck.meta, body=body, from_image=bottleneck.reads == "image",
-            branches={head.name: head.create() for head in heads},
+            branches={head.name: head.create(weights=False) for head in heads},
         )  # fmt: skip
         _run(recipe, skeleton, backbone.target)
         return skeleton
