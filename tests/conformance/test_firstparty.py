@@ -41,6 +41,7 @@ CASES = {
         "quantise",
         {"options": {"bits": 12, "per_channel": True, "percentile": 99.0, "surrogate": "ste"}},
     ),
+    "Calibrated": (BottleneckSuite, "calibrated", {}),
     "RawBottleneck": (BottleneckSuite, "raw", {}),
     "ResNet": (BackboneSuite, "resnet18", {}),
     "MobileNet": (BackboneSuite, "timm:mobilenetv3_small_050", {}),
