@@ -58,6 +58,7 @@ CASES = {
     "Uncertainty": (ObjectiveSuite, "uncertainty", {}),
     "Compressibility": (ObjectiveSuite, "compressibility", {}),
     "TiledCompressibility": (ObjectiveSuite, "compressibility", {"options": {"tiled": True}}),
+    "CodeLength": (ObjectiveSuite, "code-length", {}),
     "Surgery": (ObjectiveSuite, "surgery", {}),
     "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
     "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
