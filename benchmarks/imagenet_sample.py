@@ -42,8 +42,8 @@ MODEL, SIZE = "tf_efficientnet_lite0", 224
 #: Codec -> side in pixels -> qualities.
 QUALITIES = {
     "jpeg": {160: (35, 75), 224: (20, 35, 55, 75, 90)},
-    "webp": {160: (35, 75), 224: (15, 40, 65, 80, 90)},
-    "avif": {160: (50, 75), 224: (35, 50, 60, 70, 80)},
+    "webp": {160: (50,), 224: (20, 50, 75, 90)},
+    "avif": {160: (50, 75), 224: (40, 60, 75, 85)},
 }
 CUTS = ("blocks.1", "blocks.2", "blocks.4")
 
@@ -111,7 +111,7 @@ def images_command(args: argparse.Namespace) -> list[dict]:
                 received, sizes = [], []
                 for image in small:
                     stream = io.BytesIO()
-                    options = {"jpeg": {"optimize": True}, "webp": {"method": 6}, "avif": {"speed": 4}}[codec]
+                    options = {"jpeg": {"optimize": True}, "webp": {"method": 4}, "avif": {"speed": 6}}[codec]
                     image.save(stream, codec.upper(), quality=quality, **options)
                     sizes.append(stream.tell())
                     received.append(Image.open(stream).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC))

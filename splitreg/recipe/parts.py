@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from splitreg.errors import RecipeError
 from splitreg.parsing import is_int, name_list, named, only, typed
 
 Options = Mapping[str, Any]
+_T = TypeVar("_T")
 
 REFUSE, IGNORE = "refuse", "ignore"
 #: What to do with classes of a dataset that a head lacks.
@@ -111,31 +112,52 @@ class DataPart(Part):
         train: split for training.
         val: split for validation.
         unknown_classes: ``"refuse"`` or ``"ignore"`` its classes that a head lacks.
+        targets: name of a target in the dataset -> its name in the recipe; an empty name leaves it out.
+        share: share of the images of an epoch, relative to that of the other datasets; None: every
+            image once.
     """
 
     root: str | None = None
     train: str = "train"
     val: str = "val"
     unknown_classes: str = REFUSE
+    targets: Mapping[str, str] = field(default_factory=dict)
+    share: float | None = None
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
-        """Read a name or a table with ``root``, ``train``, ``val``, ``unknown_classes`` and options."""
+        """Read a name or a table with the keys of this class; the others are options."""
         table = named(value, where)
+        targets = typed(table.pop("targets", {}), (Mapping,), f"{where}: targets")
+        if not all(isinstance(name, str) for name in targets.values()):
+            raise RecipeError(f"{where}: targets must map names to names, got {targets!r}")
+        share = typed(table.pop("share", None), (int, float, type(None)), f"{where}: share")
+        if share is not None and (isinstance(share, bool) or not 0 < share < float("inf")):
+            raise RecipeError(f"{where}: share must be above 0, got {share!r}")
         root = typed(table.pop("root", None), (str, type(None)), f"{where}: root")
         train, val = (typed(table.pop(key, key), (str,), f"{where}: {key}") for key in ("train", "val"))
         unknown = table.pop("unknown_classes", REFUSE)
         if unknown not in UNKNOWN_CLASSES:
             raise RecipeError(f"{where}: unknown_classes must be {' or '.join(UNKNOWN_CLASSES)}, got {unknown!r}")
         return cls(
-            name=table.pop("name"), root=root, train=train, val=val, unknown_classes=unknown, options=table
+            name=table.pop("name"), root=root, train=train, val=val, unknown_classes=unknown, targets=dict(targets),
+            share=share, options=table,
         )  # fmt: skip
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the table that ``parse`` reads."""
         root = {} if self.root is None else {"root": self.root}
         unknown = {} if self.unknown_classes == REFUSE else {"unknown_classes": self.unknown_classes}
-        return {"name": self.name, **root, "train": self.train, "val": self.val, **unknown, **self.options}
+        targets = {"targets": dict(self.targets)} if self.targets else {}
+        share = {} if self.share is None else {"share": self.share}
+        return {
+            "name": self.name, **root, "train": self.train, "val": self.val, **unknown, **targets, **share, **self.options,
+        }  # fmt: skip
+
+    def renamed(self, values: Mapping[str, _T]) -> dict[str, _T]:
+        """Return the dataset's values by target, under the names of the recipe."""
+        names = {name: self.targets.get(name, name) for name in values}
+        return {name: values[original] for original, name in names.items() if name}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from splitreg.data.augmentations import with_preset
-from splitreg.data.loading import Batch, Loader, LoaderOptions, Mixture, Source
+from splitreg.data.loading import Batch, Loader, LoaderOptions, Mixture, Renamed, Source
 from splitreg.data.transforms import Augment
 from splitreg.errors import DataError, RecipeError, TrainingError
 from splitreg.imaging import Preprocess
@@ -85,11 +85,18 @@ def open_split(recipe: Recipe, split: str, registry: Registry | None = None) -> 
         DataError: a folder or a split is missing.
     """
     registry = registry or discover()
-    sources: list[Source] = [
-        registry.create("dataset", part.name, part.root, getattr(part, split), options=part.options)
-        for part in recipe.data
-    ]
-    return sources[0] if len(sources) == 1 else Mixture(sources)
+    sources = [_open(part, split, registry) for part in recipe.data]
+    if len(sources) == 1:
+        return sources[0]
+    shares = [part.share for part in recipe.data if part.share is not None]
+    if shares and len(shares) < len(sources):
+        raise RecipeError("set share for all datasets of a recipe, or for none")
+    return Mixture(sources, shares if shares and split == "train" else None)
+
+
+def _open(part: DataPart, split: str, registry: Registry) -> Source:
+    source: Source = registry.create("dataset", part.name, part.root, getattr(part, split), options=part.options)
+    return Renamed(source, part.renamed) if part.targets else source
 
 
 class Batches(Protocol):
