@@ -35,6 +35,7 @@ def name(page):
     return page.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
 def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     """All blocks of a page, one after the other, in a folder that holds photo.jpg."""
