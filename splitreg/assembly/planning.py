@@ -33,6 +33,8 @@ from splitreg.tasks import RECONSTRUCTION
 #: Codecs to try, in this order, if the recipe names none.
 PREFERRED_CODECS = ("rans", "compressai", "zstd", "raw")
 
+#: Target of a head that learns from a teacher only, or not at all.
+NO_TARGET = "none"
 _IMAGE = FeatureSpec(channels=3, stride=1)
 _Targets = Mapping[str, TargetSpec]
 
@@ -208,7 +210,10 @@ def _targets(parts: Sequence[DataPart], registry: Registry, problems: _Problems)
         with problems.error_context(f"dataset {part.name}"):
             for name, spec in describe_dataset(part, registry).items():
                 if name in targets and targets[name] != spec:
-                    problems.append(f"two datasets have target {name!r} with different labels; train on one of them")
+                    problems.append(
+                        f"two datasets have target {name!r} with different labels; rename one, as in "
+                        f'targets = {{ {name} = "other" }}, and set the target of the heads'
+                    )
                 targets[name] = spec
     targets.setdefault(RECONSTRUCTION, TargetSpec(task=RECONSTRUCTION))
     return targets
@@ -253,7 +258,7 @@ def _head(
 def _target(part: HeadPart, head: type[Head], targets: _Targets | None, problems: _Problems) -> str:
     """Return the name of the target that trains a head."""
     target = part.target or head.task
-    if targets is None:
+    if targets is None or target == NO_TARGET:
         return target
     same_task = [name for name, spec in targets.items() if spec.task == head.task]
     if part.target is None and target not in targets and len(same_task) == 1:
@@ -273,7 +278,7 @@ def _labels(part: HeadPart, head: type[Head], target: str, targets: _Targets | N
         DataError: the recipe's names and the dataset's do not match.
         RecipeError: there are none.
     """
-    if targets is not None:
+    if targets is not None and target != NO_TARGET:
         labels = targets[target].labels if target in targets else ()
         if part.labels is not None:
             match_classes(part.name, part.labels, target, labels, unknown)
