@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,6 +32,8 @@ CALIBRATION_IMAGES = 64
 @click.option("--examples", type=click.IntRange(min=0), default=4, show_default=True,
               help="Number of example images in the card.")  # fmt: skip
 @click.option("--codec", metavar="NAME", help="Another codec: a name, or '{name=\"jpeg\",quality=85}'.")
+@click.option("--target", "targets", multiple=True, metavar="NAME,...",
+              help="Also export to targets: names, or '{name=\"c\",size=[96,96]}'.")  # fmt: skip
 @click.option("--int8", is_flag=True, help="Also write an 8-bit edge half, if no head loses more than the gate.")
 @click.option("--calibrate", metavar="DIR|NAME", help="Calibration images for --int8: a folder, or a dataset.")
 @click.option("--gate", type=click.FloatRange(min=0), help="Largest loss of a head by --int8.  [default: 0.01]")
@@ -39,7 +41,7 @@ CALIBRATION_IMAGES = 64
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
     bundle: str, output: str, data: str | None, root: str | None, split: str | None, options: tuple[str, ...],
-    limit: int | None, examples: int, codec: str | None, int8: bool, calibrate: str | None, gate: float | None,
+    limit: int | None, examples: int, codec: str | None, targets: tuple[str, ...], int8: bool, calibrate: str | None, gate: float | None,
     overwrite: bool, quiet: bool, unknown: str | None,
 ) -> None:  # fmt: skip
     """Write a checked copy of a bundle with results and exports.
@@ -50,6 +52,7 @@ def command(
 
     \b
     splitreg publish my-bundle -o published --data scenes
+    splitreg publish my-bundle -o published --target c
     splitreg publish my-bundle -o published --data scenes --int8 --calibrate scenes
     splitreg verify published
     """
@@ -85,11 +88,14 @@ def command(
     changes = PublishOptions(
         measurement=measurement,
         codec=None if codec is None else parse_overrides([f"codec={codec}"])["codec"],
+        targets=_targets(targets) if targets else None,
         overwrite=overwrite,
     )
     folder = publish(bundle, output, changes)
     if int8 and not quiet:
         _print_int8(folder)
+    if targets and not quiet:
+        _print_targets(folder)
     click.echo(str(folder))
 
 
@@ -100,6 +106,26 @@ def _print_int8(folder: Path) -> None:
     graph = Bundle.open(folder).config.graph
     if graph is not None and graph.int8 is not None:
         click.echo(f"8-bit edge half: {summary(graph.int8)}", err=True)
+
+
+def _targets(values: tuple[str, ...]) -> list[Any]:
+    """Return names, and tables of a name and options."""
+    from splitreg.overrides import parse_overrides
+
+    parts: list[Any] = []
+    for value in values:
+        texts = [value] if value.lstrip().startswith("{") else [text for text in value.split(",") if text]
+        parts += [parse_overrides([f"target={text}"])["target"] for text in texts]
+    return parts
+
+
+def _print_targets(folder: Path) -> None:
+    from splitreg.bundle import Bundle
+    from splitreg.publishing.targets import targets_of
+
+    for entry in targets_of(Bundle.open(folder)):
+        figures = ", ".join(f"{key} {value}" for key, value in entry["report"].items())
+        click.echo(f"target {entry['target']}: {figures}", err=True)
 
 
 def _calibration_images(

@@ -6,7 +6,15 @@ import pytest
 
 from splitreg.registry import discover
 from splitreg.specs import FeatureSpec
-from splitreg.testing import BackboneSuite, BottleneckSuite, CodecSuite, DatasetSuite, HeadSuite, ObjectiveSuite
+from splitreg.testing import (
+    BackboneSuite,
+    BottleneckSuite,
+    CodecSuite,
+    DatasetSuite,
+    HeadSuite,
+    ObjectiveSuite,
+    TargetSuite,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -59,6 +67,8 @@ CASES = {
     "TiledCompressibility": (ObjectiveSuite, "compressibility", {"options": {"tiled": True}}),
     "Surgery": (ObjectiveSuite, "surgery", {}),
     "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
+    "Onnx": (TargetSuite, "onnx", {}),
+    "C": (TargetSuite, "c", {}),
     "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
     "ScenesVideo": (DatasetSuite, "scenes", {"options": {"mode": "video", "size": 32, "count": 70}}),
 }
