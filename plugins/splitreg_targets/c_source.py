@@ -63,16 +63,16 @@ def write_source(network: NetworkGraph, coding: LatentCoding, prefix: str, max_w
         "INPUT_WIDTH": coding.preprocess.size[1], "MAX_PACKET": 256 + 7 * channels * height * width,
         "SUMMARY": f"Edge half of the splitreg model {coding.model_id:08x}.",
     }  # fmt: skip
-    parts = [_runtime("common.c"), numbers, tables.text, weights.text, _runtime("state.c"), _DISPATCH]
+    parts = [runtime_file("common.c"), numbers, tables.text, weights.text, runtime_file("state.c"), _DISPATCH]
     layers = _Layers(network, schedule).text
     for isa, (condition, attribute, tile) in _VARIANTS.items():
         body = [_variant(isa, attribute, tile)]
-        body += [_runtime(name) for name in ("kernels.c", "image.c", "coder.c")] + [layers, _runtime("run.c")]
+        body += [runtime_file(name) for name in ("kernels.c", "image.c", "coder.c")] + [layers, runtime_file("run.c")]
         parts.append(f"#if {condition}\n" + "\n".join(body).replace("@ISA@", isa) + f"#endif /* {isa} */\n")
-    parts.append(_runtime("api.c"))
+    parts.append(runtime_file("api.c"))
     top = f"/* {names['SUMMARY']} Written by splitreg; see {prefix}.h. */\n"
     return CSource(
-        source=_fill(top + "\n".join(parts), names), header=_fill(_runtime("header.h"), names),
+        source=_fill(top + "\n".join(parts), names), header=_fill(runtime_file("header.h"), names),
         report=_report(network, schedule, weights.nbytes, tables.nbytes, (channels, height, width), max_width, coding),
     )  # fmt: skip
 
@@ -83,7 +83,8 @@ def _fill(text: str, names: Mapping[str, Any]) -> str:
     return text
 
 
-def _runtime(name: str) -> str:
+def runtime_file(name: str) -> str:
+    """Return the text of a file of ``runtime``."""
     return resources.files("splitreg_targets").joinpath("runtime").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -105,7 +106,7 @@ def _variant(isa: str, attribute: str, tile: str) -> str:
     else:
         n, mr, nv = (int(number) for number in tile.split(","))
         lanes = f"#define SR_LANES_{isa} {n}\n#define SR_MR_{isa} {mr}\n#define SR_NV_{isa} {nv}\n"
-    inline = "static inline __attribute__((always_inline))"
+    inline = "static inline __attribute__((always_inline, unused))"
     return (
         f"{lanes}#define SR_FUNCTION_{isa} {attribute} static\n#define SR_INLINE_{isa} {attribute} {inline}\n"
         f"#define SR_TILE_{isa} (SR_LANES_{isa} * SR_NV_{isa})\n"

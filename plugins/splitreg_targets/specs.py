@@ -10,3 +10,6 @@ ONNX = _target("onnx", "onnx_target:OnnxTarget",
 C = _target("c", "c_target:CTarget",
     "One C99 file: image in, packet out; no allocation, no dependency.",
     "")  # fmt: skip
+WASM = _target("wasm", "wasm_target:WasmTarget",
+    "WebAssembly with SIMD and an ES module, for browsers and Node.",
+    "")  # fmt: skip

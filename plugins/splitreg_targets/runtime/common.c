@@ -1,8 +1,13 @@
 /* ---- definitions ------------------------------------------------------------------------------------------------ */
 
-#include <string.h>
+#include <stddef.h>
 
 #include "@FILE@.h"
+
+/* The compiler's own, or the C library's; declared here because not every toolchain has <string.h>. */
+void *memcpy(void *, const void *, size_t);
+void *memmove(void *, const void *, size_t);
+void *memset(void *, int, size_t);
 
 #if defined(__FLT_EVAL_METHOD__) && (__FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2)
 #error "floats are not computed as floats here, so latents would be rounded otherwise; on 32-bit x86 use -msse2 -mfpmath=sse"
