@@ -186,7 +186,7 @@ def installed(kind):
     return [entry.name for entry in discover()[kind].values() if entry.package == "splitreg"]
 
 
-@pytest.mark.parametrize("kind", ["backbone", "bottleneck", "codec", "head", "dataset", "objective"])
+@pytest.mark.parametrize("kind", ["backbone", "bottleneck", "codec", "head", "dataset", "objective", "target"])
 def test_the_page_of_built_in_plugins_lists_all_of_them(kind):
     text = (ROOT / "docs" / "builtin.md").read_text(encoding="utf-8")
     section = re.split(r"^## ", text.partition(f"\n## {kind.capitalize()}s\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
