@@ -1,7 +1,7 @@
 """A stream with a budget of time over recorded cellular links: how many frames keep it.
 
 The frames of a clip arrive in real time, newest first, as from a camera. The link replays recorded
-delivery times (``splitreg.link_emulator.Trace``) in both directions, with 25 ms of delay each way and
+delivery times (``splitreg.link_emulator.LinkTrace``) in both directions, with 25 ms of delay each way and
 no loss: the recordings show retransmissions as pauses. A frame keeps the budget if its predictions
 are there that many milliseconds after the frame was taken.
 
@@ -28,7 +28,7 @@ from splitreg.edge import EdgeEncoder, frames
 from splitreg.edge.stream_client import StreamClient, StreamClientOptions
 from splitreg.edge.stream_control import Budget
 from splitreg.evaluation.report import hardware, versions
-from splitreg.link_emulator import Link, Profile, Trace
+from splitreg.link_emulator import Link, Profile, LinkTrace
 
 
 def in_real_time(images, fps: float, seconds: float):
@@ -84,8 +84,8 @@ def main() -> None:
                 up_bps=1,
                 down_bps=1,
                 delay_s=0.025,
-                up_trace=Trace.read(up),
-                down_trace=Trace.read(up.with_suffix(".down")),
+                up_trace=LinkTrace.read(up),
+                down_trace=LinkTrace.read(up.with_suffix(".down")),
             )
             with Link(serving.address, profile, seed=0) as link:
                 results[up.stem] = measure(link.url, encoder, images, heads, options)

@@ -39,7 +39,7 @@ _MAX_RETRANSMITS = 6
 _MAX_IN_FLIGHT = 256
 
 
-class Trace:
+class LinkTrace:
     """When a link could deliver: recorded times at which 1,500 bytes could arrive; repeated for ever.
 
     The format is that of Mahimahi (Netravali et al., USENIX ATC 2015): one line per opportunity, in
@@ -106,8 +106,8 @@ class Profile:
     jitter_s: float = 0.0
     loss: float = 0.0
     outages: Sequence[tuple[float, float]] = ()
-    up_trace: Trace | None = None
-    down_trace: Trace | None = None
+    up_trace: LinkTrace | None = None
+    down_trace: LinkTrace | None = None
 
     def __post_init__(self) -> None:
         if not (self.up_bps > 0 and self.down_bps > 0):
@@ -142,7 +142,7 @@ class Lane:
         retransmits: number of retransmitted segments.
     """
 
-    def __init__(self, bps: float, profile: Profile, seed: int, trace: Trace | None = None) -> None:
+    def __init__(self, bps: float, profile: Profile, seed: int, trace: LinkTrace | None = None) -> None:
         self.bps, self.trace = bps, trace
         self.profile = profile
         self.free_s = 0.0
@@ -169,7 +169,7 @@ class Lane:
             wait *= 2
         return arrived
 
-    def _deliver(self, trace: Trace, begin_s: float, size: int) -> float:
+    def _deliver(self, trace: LinkTrace, begin_s: float, size: int) -> float:
         """Use opportunities of the trace; return the time of the last one."""
         first = trace.first_after(begin_s)
         if first > self._opportunity:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitreg.link_emulator import PRESETS, SEGMENT_BYTES, Lane, Link, Profile, Trace
+from splitreg.link_emulator import PRESETS, SEGMENT_BYTES, Lane, Link, Profile, LinkTrace
 
 
 def test_a_lane_is_its_bandwidth_and_its_delay():
@@ -186,7 +186,7 @@ def test_it_needs_no_torch():
 
 
 def test_a_trace_delivers_1500_bytes_at_each_time_and_repeats():
-    lane = Lane(1, Profile(up_bps=1, down_bps=1), seed=0, trace=Trace([0, 10, 10, 40]))
+    lane = Lane(1, Profile(up_bps=1, down_bps=1), seed=0, trace=LinkTrace([0, 10, 10, 40]))
     assert [lane.arrival(0, 1000), lane.arrival(0, 500), lane.arrival(0, 1)] == [0, 0, 0.01]
     assert lane.arrival(0, 2999) == 0.01  # both of that millisecond
     assert lane.arrival(0, 1) == 0.04
@@ -197,7 +197,7 @@ def test_a_trace_delivers_1500_bytes_at_each_time_and_repeats():
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=20), st.lists(st.integers(1, 4000), max_size=20))
 def test_a_trace_never_delivers_more_than_its_times_allow(times, sizes):
     times = [*sorted(times), 501]
-    lane, arrivals = Lane(1, Profile(up_bps=1, down_bps=1), seed=0, trace=Trace(times)), []
+    lane, arrivals = Lane(1, Profile(up_bps=1, down_bps=1), seed=0, trace=LinkTrace(times)), []
     for size in sizes:
         arrivals += [lane.arrival(0.0, size)] * size
     for end in (100, 501, 1002):
@@ -209,8 +209,8 @@ def test_a_trace_never_delivers_more_than_its_times_allow(times, sizes):
 def test_traces_that_are_none(tmp_path):
     path = tmp_path / "link.up"
     path.write_text("0\n3\n3\n9\n")
-    assert Trace.read(path).times_ms == (0, 3, 3, 9)
+    assert LinkTrace.read(path).times_ms == (0, 3, 3, 9)
     for text in ("", "3\n2\n", "0\n", "1\nx\n", "-1\n4\n", "\xff"):
         path.write_text(text, encoding="latin1")
         with pytest.raises(ValueError, match=r"link\.up"):
-            Trace.read(path)
+            LinkTrace.read(path)
