@@ -271,6 +271,23 @@ def test_an_interrupted_run_may_get_more_epochs_but_not_fewer(tmp_path):
     assert len(run(toy_recipe({**stage, "epochs": 5}), tmp_path, resume=True).history) == 5
 
 
+@pytest.mark.parametrize("name", ["lion", "adan", "muon"])
+def test_the_state_of_timms_optimizers_survives_a_resume(tmp_path, name):
+    from splitreg.training import Callback, Hooks
+
+    class Stop(Callback):
+        def on_epoch(self, state, line):
+            if state.epoch == 1:
+                raise TrainingError("enough")
+
+    recipe = toy_recipe({"epochs": 3, "batch_size": 10, "optimizer": name, "schedule": "timm-cosine"})
+    whole = run(recipe, tmp_path / "whole").model.state_dict()
+    with pytest.raises(TrainingError, match="enough"):
+        run(recipe, tmp_path / "cut", hooks=Hooks(callbacks=(Stop(),)))
+    resumed = run(recipe, tmp_path / "cut", resume=True).model.state_dict()
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
+
+
 def test_a_run_that_exists_names_both_options(tmp_path):
     run(toy_recipe({"epochs": 1, "batch_size": 10}), tmp_path)
     with pytest.raises(TrainingError, match="--resume.*--run"):
