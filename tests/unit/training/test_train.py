@@ -304,6 +304,13 @@ def test_a_rate_weight_without_effect_is_reported(tmp_path):
     assert "no difference" in warning or "bytes" in warning
 
 
+def test_a_stage_that_teaches_no_head_does_not_warn_of_heads(tmp_path):
+    restore = {"name": "distill", "compare": "cut", "reduction": "relative"}
+    stage = {"epochs": 1, "batch_size": 10, "train": ["encoder", "decoder"], "objectives": [restore]}
+    result = run(toy_recipe(stage, bottleneck={"name": "toy", "from": "feature"}), tmp_path)
+    assert "val" in result.history[0] and not result.warnings
+
+
 def test_masks_that_are_mostly_unknown_are_reported():
     from torchvision import tv_tensors
 
