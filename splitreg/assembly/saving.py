@@ -78,6 +78,7 @@ def save(
         testvectors.write(folder / "testvectors", model)
         (folder / "metrics.json").write_text(dump_json(metrics or {}, indent=1) + "\n", encoding="utf-8")
         for name, data in {**exported.files, **(images or {})}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         text = card(model, path.name, metrics or {}, tuple(images or ()))
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -109,13 +110,17 @@ def _config(model: SplitModel, exported: ExportedEdge) -> BundleConfig:
 
 def _portable(recipe: Recipe) -> Recipe:
     """Return the recipe without folders and ``pretrained``, which other machines do not have."""
-    options = {key: value for key, value in recipe.backbone.options.items() if key != "pretrained"}
     return replace(
         recipe,
-        backbone=replace(recipe.backbone, options=options),
+        backbone=replace(recipe.backbone, options=_without_weights(recipe.backbone.options)),
+        heads=tuple(replace(head, options=_without_weights(head.options)) for head in recipe.heads),
         data=tuple(replace(data, root=None) for data in recipe.data),
         teacher=None if recipe.teacher is None else recipe.teacher.portable(),
     )
+
+
+def _without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != "pretrained"}
 
 
 def _packages(plan: Plan) -> dict[str, str]:

@@ -15,7 +15,8 @@ SHOWN = 40
 
 @click.command("import")
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to create.")
+@click.option("-o", "--output", required=True, type=click.Path(),
+              help="Folder to create; or a .safetensors file, for the weights of --backbone alone.")  # fmt: skip
 @click.option("--recipe", type=click.Path(dir_okay=False), help="Recipe of the model; keys for training are ignored.")
 @click.option("--backbone", metavar="NAME", help="Backbone, e.g. resnet50.")
 @click.option("--heads", metavar="NAME,...", help="Heads.  [default: those of the checkpoint]")
@@ -35,7 +36,11 @@ def command(
     heads on one bitstream, as in Ladon. Every tensor that does not fit is reported: unused (no such tensor in the
     model), missing (keeps its initial value), or of another shape. Nothing in a checkpoint is executed.
 
+    With an output NAME.safetensors, CHECKPOINT holds the weights of a backbone alone, under its own names or those of a
+    project that its plugin knows. The file has the plugin's names, for the option pretrained of a recipe.
+
     \b
+    splitreg import efficientnet-lite0.pth --backbone tf_efficientnet_lite0 -o lite0.safetensors
     splitreg import ladon.pt --backbone resnet50 --input 416x416 -o ladon
     splitreg import classes.pt boxes.pt masks.pt --backbone resnet50 --input 416x416 -o ladon --strict
     """
@@ -47,6 +52,9 @@ def command(
 
     if recipe is None and backbone is None:
         raise click.UsageError("--backbone NAME or --recipe FILE is required, as in --backbone resnet50")
+    if output.endswith(".safetensors"):
+        _import_weights(checkpoints, output, backbone, overwrite=overwrite)
+        return
     check_free(Path(output), overwrite=overwrite)
     base = Recipe.read(recipe) if recipe else None
     keys: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
@@ -71,3 +79,12 @@ def command(
         f"wrote {output}: {fit.used} tensors from {fit.layout}, {fit.derived} derived, {len(fit.misfits)} misfits",
         err=True,
     )
+
+
+def _import_weights(checkpoints: tuple[str, ...], output: str, backbone: str | None, *, overwrite: bool) -> None:
+    from splitreg.interop import import_weights
+
+    if backbone is None or len(checkpoints) > 1:
+        raise click.UsageError(f"{output} is written from one checkpoint for one backbone: --backbone NAME is required")
+    written = import_weights(checkpoints[0], backbone, output, overwrite=overwrite)
+    click.echo(f"wrote {output}: {written.tensors} tensors of {backbone}", err=True)

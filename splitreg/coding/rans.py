@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from splitreg.coding import rans_kernel, rans_numpy, temporal_numpy
 from splitreg.coding.codec import Codec
-from splitreg.coding.rans_tables import Tables, derive
+from splitreg.coding.rans_tables import Tables, derive_tables
 from splitreg.coding.symbols import SymbolModel
 from splitreg.coding.temporal import RansTemporalCoder
 from splitreg.coding.temporal_kernel import TemporalKernel
@@ -135,7 +135,7 @@ class RansCodec(Codec):
         key = id(model.cdf), model.indexes is None
         entry = self._cache.get(key)
         if entry is None or entry[0] is not model.cdf:
-            entry = model.cdf, derive(model)
+            entry = model.cdf, derive_tables(model)
             self._cache[key] = entry
             while len(self._cache) > _CACHED_MODELS:
                 self._cache.popitem(last=False)

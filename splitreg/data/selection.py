@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from splitreg.data.classes import match
+from splitreg.data.loading import Renamed
 from splitreg.errors import RecipeError, suggest
 from splitreg.recipe import DataPart
 from splitreg.registry import Registry
@@ -128,20 +129,26 @@ def describe_dataset(part: DataPart, registry: Registry) -> Mapping[str, TargetS
     """Return target name -> task and labels of a dataset of a recipe.
 
     Raises:
-        RecipeError: an unknown option, or a class that no target has.
+        RecipeError: an unknown option, a class that no target has, or no such target to rename.
         DataError: the folder has another layout.
     """
     component = registry.component("dataset", part.name)
     component.check_options(part.options)
     targets: Mapping[str, TargetSpec] = component.cls.describe(part.root, **part.options)
-    return _described(targets, select(targets, part.classes)) if part.classes else targets
+    for name in part.targets.keys() - targets.keys():
+        raise RecipeError(
+            f"there is no target {name!r} to rename.{suggest(name, targets)} Available: {', '.join(targets)}"
+        )
+    if part.classes:
+        targets = _described(targets, select(targets, part.classes))
+    return part.renamed(targets)
 
 
 def open_dataset(part: DataPart, split: str, registry: Registry) -> Any:
     """Open a dataset of a recipe.
 
     Args:
-        part: name, root, options and classes.
+        part: name, root, options, classes and names of targets.
         split: split of the dataset.
         registry: the installed plugins.
 
@@ -150,4 +157,6 @@ def open_dataset(part: DataPart, split: str, registry: Registry) -> Any:
         DataError: a folder or a split is missing.
     """
     dataset = registry.create("dataset", part.name, part.root, split, options=part.options)
-    return Selected(dataset, part.classes) if part.classes else dataset
+    if part.classes:
+        dataset = Selected(dataset, part.classes)
+    return Renamed(dataset, part.renamed) if part.targets else dataset

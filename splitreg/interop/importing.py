@@ -14,8 +14,8 @@ from splitreg.assembly.building import assemble
 from splitreg.assembly.labels import class_names
 from splitreg.assembly.model import SplitModel
 from splitreg.assembly.planning import plan
+from splitreg.checkpoints import read_checkpoint
 from splitreg.errors import CheckpointError
-from splitreg.interop.checkpoints import read_checkpoint
 from splitreg.interop.layouts import LAYOUTS, CheckpointLayout
 from splitreg.recipe import HeadPart, Recipe
 from splitreg.registry import Registry

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from splitreg.errors import RecipeError
 from splitreg.parsing import is_int, name_list, named, only, typed
 
 Options = Mapping[str, Any]
+_T = TypeVar("_T")
 
 REFUSE, IGNORE = "refuse", "ignore"
 #: What to do with classes of a dataset that a head lacks.
@@ -113,6 +114,7 @@ class DataPart(Part):
         unknown_classes: ``"refuse"`` or ``"ignore"`` its classes that a head lacks.
         classes: class -> the dataset's classes that it stands for; empty: the dataset's own.
         balance: 0: every image once per epoch; 1: images of a class as often as the class is rare.
+        targets: name of a target in the dataset -> its name in the recipe; an empty name leaves it out.
         share: part of an epoch that comes from this dataset, relative to the others'; None: all its images.
     """
 
@@ -122,12 +124,19 @@ class DataPart(Part):
     unknown_classes: str = REFUSE
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     balance: float = 0.0
+    targets: Mapping[str, str] = field(default_factory=dict)
     share: float | None = None
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
         """Read a name or a table with the keys of this class and the dataset's options."""
         table = named(value, where)
+        targets = typed(table.pop("targets", {}), (Mapping,), f"{where}: targets")
+        if not all(isinstance(name, str) for name in targets.values()):
+            raise RecipeError(f"{where}: targets must map names to names, got {targets!r}")
+        share = typed(table.pop("share", None), (int, float, type(None)), f"{where}: share")
+        if share is not None and (isinstance(share, bool) or not 0 < share < float("inf")):
+            raise RecipeError(f"{where}: share must be above 0, got {share!r}")
         root = typed(table.pop("root", None), (str, type(None)), f"{where}: root")
         train, val = (typed(table.pop(key, key), (str,), f"{where}: {key}") for key in ("train", "val"))
         unknown = table.pop("unknown_classes", REFUSE)
@@ -137,12 +146,9 @@ class DataPart(Part):
         balance = typed(table.pop("balance", 0.0), (int, float), f"{where}: balance")
         if not 0 <= balance <= 1:
             raise RecipeError(f"{where}: balance must be 0 to 1, got {balance}")
-        share = typed(table.pop("share", None), (int, float, type(None)), f"{where}: share")
-        if share is not None and not 0 < share < float("inf"):
-            raise RecipeError(f"{where}: share must be above 0, got {share}")
         return cls(
             name=table.pop("name"), root=root, train=train, val=val, unknown_classes=unknown, classes=classes,
-            balance=float(balance), share=None if share is None else float(share), options=table,
+            targets=dict(targets), balance=float(balance), share=None if share is None else float(share), options=table,
         )  # fmt: skip
 
     def to_mapping(self) -> dict[str, Any]:
@@ -154,7 +160,13 @@ class DataPart(Part):
         )
         chosen |= {"balance": self.balance} if self.balance else {}
         chosen |= {} if self.share is None else {"share": self.share}
+        chosen |= {"targets": dict(self.targets)} if self.targets else {}
         return {"name": self.name, **root, "train": self.train, "val": self.val, **unknown, **chosen, **self.options}
+
+    def renamed(self, values: Mapping[str, _T]) -> dict[str, _T]:
+        """Return the dataset's values by target, under the names of the recipe."""
+        names = {name: self.targets.get(name, name) for name in values}
+        return {name: values[original] for original, name in names.items() if name}
 
 
 def read_classes(table: dict[str, Any], where: str) -> dict[str, tuple[str, ...]]:

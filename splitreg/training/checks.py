@@ -11,6 +11,7 @@ from typing import Any
 from splitreg.assembly import SplitModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.planning import plan
+from splitreg.checkpoints import is_remote
 from splitreg.data.augmentations import with_preset
 from splitreg.data.mixing import check_tasks
 from splitreg.errors import PlanError, RecipeError, SplitregError
@@ -127,7 +128,7 @@ def _described(recipe: Recipe, registry: Registry) -> dict[str, Any]:
             values[f"{place}.{key}"] = tuple(value) if isinstance(value, list) else value
     values["bottleneck.from"] = recipe.bottleneck.source
     values.update({f"heads.{head.name}.labels": head.labels for head in recipe.heads})
-    return {key: value for key, value in values.items() if key != "backbone.pretrained"}
+    return {key: value for key, value in values.items() if not key.endswith(".pretrained")}
 
 
 def _stage_checks(stage: Stage) -> list[Any]:
@@ -149,9 +150,12 @@ def _problems(check: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _missing_weights(recipe: Recipe) -> Iterator[str]:
-    weights = recipe.backbone.options.get("pretrained")
-    if isinstance(weights, str) and not Path(weights).is_file():
-        yield f"backbone {recipe.backbone.name}: there is no file of weights {weights}"
+    parts = [("backbone", recipe.backbone.name, recipe.backbone.options)]
+    parts += [("head", head.name, head.options) for head in recipe.heads]
+    for kind, name, options in parts:
+        weights = options.get("pretrained")
+        if isinstance(weights, str) and not is_remote(weights) and not Path(weights).is_file():
+            yield f"{kind} {name}: there is no file of weights {weights}"
 
 
 def _sweep_problems(recipe: Recipe, registry: Registry) -> Iterator[str]:

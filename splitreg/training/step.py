@@ -5,6 +5,7 @@ Model, losses and objectives run inside one ``forward``, so mixed precision and 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -108,6 +109,7 @@ class Step(nn.Module):
         self._teacher = teacher  # not a module: a teacher's weights are no part of this one
         self._shared = tuple(_shared_parameters(model))  # a tuple, so that they are not registered twice
         self._reads_feature = model.plan.bottleneck.reads == "feature"
+        self._everywhere = {name for objective in objectives.values() for name in objective.unlabelled_heads}
         self._tasks = {name: model.head(name).task for name in self.active_heads}
 
     def forward(self, batch: StepBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -116,10 +118,16 @@ class Step(nn.Module):
         The parts are ``loss``, ``bits`` (mean per image), ``HEAD.PART``, ``bottleneck.NAME`` (losses of its
         own), and ``OBJECTIVE.TERM`` if there are several objectives.
         """
-        select = {name: batch.select[name] for name in self.active_heads}
+        labelled = {name: batch.select[name] for name in self.active_heads}
+        select = {name: None if name in self._everywhere else rows for name, rows in labelled.items()}
         with _captured(self.model.bottleneck.encoder) as latents, _passed(self.model.bottleneck) as passed:
             output = self.model(batch.images, select)
-        losses = self._losses(output.outputs, batch)
+        with_targets = {
+            name: raw if select[name] is labelled[name] else select_rows(raw, labelled[name])
+            for name, raw in output.outputs.items()
+            if batch.targets[name]
+        }
+        losses = self._losses(with_targets, batch)
         parts = {f"{head}.{part}": value for head, values in losses.items() for part, value in values.items()}
         if batch.weights is not None:
             weights = batch.weights
@@ -179,6 +187,23 @@ def _shared_parameters(model: Trainable) -> Iterator[Tensor]:
     for name, part in model.parts().items():
         if not name.startswith("heads."):
             yield from (parameter for parameter in part.parameters() if parameter.requires_grad)
+
+
+def select_rows(output: Any, rows: Tensor | None) -> Any:
+    """Return some images of a head's raw output: tensors, and dataclasses and containers of tensors."""
+    if rows is None:
+        return output
+    if isinstance(output, Tensor):
+        return output.index_select(0, rows) if output.ndim else output
+    if isinstance(output, Mapping):
+        return {name: select_rows(value, rows) for name, value in output.items()}
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        fields = [field.name for field in dataclasses.fields(output)]
+        return dataclasses.replace(output, **{name: select_rows(getattr(output, name), rows) for name in fields})
+    if isinstance(output, tuple | list):
+        values = [select_rows(value, rows) for value in output]
+        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
+    return output
 
 
 @contextmanager

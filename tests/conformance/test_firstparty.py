@@ -6,7 +6,15 @@ import pytest
 
 from splitreg.registry import discover
 from splitreg.specs import FeatureSpec
-from splitreg.testing import BackboneSuite, BottleneckSuite, CodecSuite, DatasetSuite, HeadSuite, ObjectiveSuite
+from splitreg.testing import (
+    BackboneSuite,
+    BottleneckSuite,
+    CodecSuite,
+    DatasetSuite,
+    HeadSuite,
+    ObjectiveSuite,
+    TargetSuite,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -41,6 +49,7 @@ CASES = {
         "quantise",
         {"options": {"bits": 12, "per_channel": True, "percentile": 99.0, "surrogate": "ste"}},
     ),
+    "Calibrated": (BottleneckSuite, "calibrated", {}),
     "RawBottleneck": (BottleneckSuite, "raw", {}),
     "ResNet": (BackboneSuite, "resnet18", {}),
     "MobileNet": (BackboneSuite, "timm:mobilenetv3_small_050", {}),
@@ -57,8 +66,12 @@ CASES = {
     "Uncertainty": (ObjectiveSuite, "uncertainty", {}),
     "Compressibility": (ObjectiveSuite, "compressibility", {}),
     "TiledCompressibility": (ObjectiveSuite, "compressibility", {"options": {"tiled": True}}),
+    "CodeLength": (ObjectiveSuite, "code-length", {}),
     "Surgery": (ObjectiveSuite, "surgery", {}),
     "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
+    "Onnx": (TargetSuite, "onnx", {}),
+    "C": (TargetSuite, "c", {}),
+    "Wasm": (TargetSuite, "wasm", {}),
     "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
     "ScenesVideo": (DatasetSuite, "scenes", {"options": {"mode": "video", "size": 32, "count": 70}}),
 }

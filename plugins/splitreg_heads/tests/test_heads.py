@@ -72,6 +72,7 @@ def build(name, strides=STRIDES, **options):
     )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", CASES)
 def test_head_learns_a_batch(name):
     _, targets, _, steps, minimum = CASES[name]

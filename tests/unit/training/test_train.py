@@ -14,6 +14,8 @@ from splitreg.training import Datasets
 from splitreg.training.collapse import head_collapse, rate_collapse
 from splitreg.training.parts import select
 
+pytestmark = pytest.mark.integration
+
 
 def run(recipe, folder, **options):
     options = {"registry": REGISTRY, "tensorboard": False, "progress": False, "device": "cpu", **options}
