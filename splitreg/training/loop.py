@@ -259,7 +259,9 @@ class Loop:
         """Return a warning if the first stage with a rate term has not lowered the rate."""
         stages, stage = self.recipe.stages, self._stage_run.stage
         bits = [line["train"]["bits"] for line in self.history if line["stage"] == stage.name]
-        if len(bits) < max(3, 2 * stage.rate_warmup) or any(earlier.rate_lambda for earlier in stages[: self.position.stage]):
+        if len(bits) < max(3, 2 * stage.rate_warmup) or any(
+            earlier.rate_lambda for earlier in stages[: self.position.stage]
+        ):
             return None
         return rate_idle(bits[0], bits[-1], stage.rate_lambda)
 
