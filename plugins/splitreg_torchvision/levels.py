@@ -15,27 +15,36 @@ _RATIOS = (0.5, 1.0, 2.0)
 
 
 class Anchors(AnchorGenerator):  # type: ignore[misc]
-    """Three anchors per cell, each with the area of ``scale`` x ``scale`` cells."""
+    """Three anchors per cell, each with the area of ``scale`` x ``scale`` cells.
+
+    Args:
+        strides: of the levels.
+        scale: side of an anchor in cells.
+        inferred: place them by the strides that torchvision infers from the maps' sizes, for its weights.
+    """
 
     per_cell = len(_RATIOS)
 
-    def __init__(self, strides: tuple[int, ...], scale: float) -> None:
+    def __init__(self, strides: tuple[int, ...], scale: float, *, inferred: bool = False) -> None:
         with torch.device("cpu"):  # plain tensors, not buffers: on the meta device they would be lost
             super().__init__(tuple((stride * scale,) for stride in strides), (_RATIOS,) * len(strides))
-        self.strides = strides
+        self.strides, self.inferred = strides, inferred
 
     def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
-        """Place the anchors on grids of the known strides; ``strides``, torchvision's guess, is ignored."""
+        """Place the anchors on grids of the known strides, or of ``strides``, torchvision's guess."""
+        if self.inferred:
+            placed: list[Tensor] = super().grid_anchors(grid_sizes, strides)
+            return placed
         anchors: list[Tensor] = super().grid_anchors(grid_sizes, [[stride, stride] for stride in self.strides])
         return anchors
 
 
-def region_pool(strides: tuple[int, ...], scale: float) -> MultiScaleRoIAlign:
-    """Return a pool of 7 x 7 for levels of these strides, which are also their names.
+def region_pool(strides: tuple[int, ...], scale: float, size: int = 7) -> MultiScaleRoIAlign:
+    """Return a pool of ``size`` x ``size`` for levels of these strides, which are also their names.
 
     A region is read from the level whose anchors have its size.
     """
-    pool = MultiScaleRoIAlign([str(stride) for stride in strides], output_size=7, sampling_ratio=2)
+    pool = MultiScaleRoIAlign([str(stride) for stride in strides], output_size=size, sampling_ratio=2)
     pool.scales = [1 / stride for stride in strides]
     pool.map_levels = _Levels(strides, scale)
     return pool

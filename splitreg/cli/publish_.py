@@ -43,9 +43,9 @@ CALIBRATION_IMAGES = 64
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
-    bundle: str, output: str | None, place: str | None, private: bool, data: str | None, root: str | None, split: str | None, options: tuple[str, ...],
-    limit: int | None, examples: int, codec: str | None, int8: bool, calibrate: str | None, gate: float | None,
-    overwrite: bool, quiet: bool, unknown: str | None,
+    bundle: str, output: str | None, place: str | None, private: bool, data: str | None, root: str | None,
+    split: str | None, options: tuple[str, ...], limit: int | None, examples: int, codec: str | None, int8: bool,
+    calibrate: str | None, gate: float | None, overwrite: bool, quiet: bool, unknown: str | None,
 ) -> None:  # fmt: skip
     """Write a checked copy of a bundle with results and exports.
 
