@@ -15,14 +15,13 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork, box_area, box_iou
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops import box_area, box_iou
 
 from splitreg.errors import RecipeError, suggest
 from splitreg.predictions import Detections
 from splitreg.specs import FeatureSpec
 from splitreg.tasks import BoxTarget, Prediction
-from splitreg_torchvision.levels import Anchors, region_pool
+from splitreg_torchvision.levels import Anchors, Pyramid, region_pool
 from splitreg_torchvision.weights import class_order, copy_into, read_part
 
 #: torchvision's name of a loss -> ours.
@@ -54,6 +53,8 @@ DETECTORS = {
     "fasterrcnn_resnet50_fpn": 1, "fasterrcnn_resnet50_fpn_v2": 2, "maskrcnn_resnet50_fpn": 1,
     "maskrcnn_resnet50_fpn_v2": 2, "keypointrcnn_resnet50_fpn": 1,
 }  # fmt: skip
+#: Strides of the levels of torchvision's detectors; the body may lack the finest.
+LEVELS = (4, 8, 16, 32)
 #: Side of a level's anchors in its cells: that of torchvision, and that for smaller images.
 _TORCHVISION_ANCHORS, _SMALL_ANCHORS = 8.0, 4.0
 #: torchvision reads a region of 112 pixels at stride 8, a smaller one at stride 4.
@@ -118,10 +119,15 @@ class RcnnHead(BoxHead):
         region_scale = options.region_scale or (_TORCHVISION_REGIONS if own else anchor_scale)
         width, hidden, proposals = options.width, options.hidden, options.proposals
         norm = nn.BatchNorm2d if second else None
-        channels = [features[stride].channels for stride in self.needs]
-        self.pyramid = FeaturePyramidNetwork(channels, width, extra_blocks=LastLevelMaxPool(), norm_layer=norm)
+        self.levels = LEVELS if own else self.needs
+        if self.levels[-len(self.needs) :] != self.needs:
+            raise RecipeError(
+                f"head {name} like {options.like} reads strides up to 32, the body has {self.needs}; cut earlier"
+            )
+        channels = {stride: features[stride].channels for stride in self.needs}
+        self.pyramid = Pyramid(channels, self.levels, width, norm)
         # the extra level halves the deepest one
-        anchors = Anchors((*self.needs, 2 * self.needs[-1]), anchor_scale, inferred=own)
+        anchors = Anchors((*self.levels, 2 * self.levels[-1]), anchor_scale, inferred=own)
         self.rpn = _Proposals(
             anchors,
             RPNHead(width, Anchors.per_cell, conv_depth=2 if second else 1),
@@ -140,7 +146,7 @@ class RcnnHead(BoxHead):
         )
         self.region_scale = region_scale
         self.regions = RoIHeads(
-            region_pool(self.needs, region_scale),
+            region_pool(self.levels, region_scale),
             box_head,
             FastRCNNPredictor(hidden, len(labels) + 1),
             fg_iou_thresh=0.5,
@@ -161,7 +167,7 @@ class RcnnHead(BoxHead):
 
     def forward(self, features: dict[int, Tensor], image_size: tuple[int, int]) -> PyramidOutput:
         """Return the pyramid."""
-        levels = self.pyramid(OrderedDict((str(stride), features[stride]) for stride in self.needs))
+        levels = self.pyramid({stride: features[stride] for stride in self.needs}, image_size)
         levels = OrderedDict((name, level.float()) for name, level in levels.items())
         return PyramidOutput(levels, len(features[self.needs[0]]), image_size)
 

@@ -76,7 +76,7 @@ class KeypointRCNNHead(RcnnHead):
         )  # fmt: skip
         self.keypoints = tuple(keypoints)
         self._build("pose-keypointrcnn", features, labels, options)
-        self.regions.keypoint_roi_pool = region_pool(self.needs, self.region_scale, size=14)
+        self.regions.keypoint_roi_pool = region_pool(self.levels, self.region_scale, size=14)
         self.regions.keypoint_head = KeypointRCNNHeads(width, [layers] * 8)
         self.regions.keypoint_predictor = KeypointRCNNPredictor(layers, len(self.keypoints))
         self._load("pose-keypointrcnn", options)

@@ -72,7 +72,7 @@ class MaskRCNNHead(RcnnHead):
         )  # fmt: skip
         self._build("inst-maskrcnn", features, labels, options)
         norm = nn.BatchNorm2d if DETECTORS.get(like) == 2 else None
-        self.regions.mask_roi_pool = region_pool(self.needs, self.region_scale, size=14)
+        self.regions.mask_roi_pool = region_pool(self.levels, self.region_scale, size=14)
         self.regions.mask_head = MaskRCNNHeads(width, [width] * 4, 1, norm_layer=norm)
         self.regions.mask_predictor = MaskRCNNPredictor(width, width, len(labels) + 1)
         self._load("inst-maskrcnn", options)
