@@ -33,7 +33,8 @@ SHOWN = 40
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def command(
     checkpoints: tuple[str, ...], output: str, recipe: str | None, backbone: str | None, heads: str | None,
-    cut: str | None, bottleneck: str | None, codec: str | None, size: str | None, overrides: tuple[str, ...], strict: bool, as_json: bool, overwrite: bool,
+    cut: str | None, bottleneck: str | None, codec: str | None, size: str | None, overrides: tuple[str, ...],
+    strict: bool, as_json: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Make a bundle from checkpoints of torchvision, sc2bench or Ladon.
 

@@ -23,6 +23,7 @@ from splitreg.registry import Registry
 
 #: Beginning of the SHA-256 of torchvision's weights for COCO that it uses with an epsilon of 0.
 ZERO_EPSILON = ("258fb6c6", "bf2d0c1e", "fc266e95", "9f466800")
+_KEPT = "in the model, keeps its initial value"
 #: Keypoints of a person in COCO.
 COCO_POINTS = 17
 #: Keys of a recipe for training, which an imported model has not seen.
@@ -262,11 +263,7 @@ def _fill(
         _check_share(states[0][0], sum(name in filled for name in own), len(own), layout, " of the bottleneck")
     new = () if layout.whole is None else ("bottleneck.",)
     misfits += [
-        Misfit(
-            kind="new" if name.startswith(new) else "missing",
-            name=name,
-            detail=f"{_size(state[name])} in the model, keeps its initial value",
-        )  # fmt: skip
+        Misfit(kind="new" if name.startswith(new) else "missing", name=name, detail=f"{_size(state[name])}, {_KEPT}")
         for name in required
         if name not in filled
     ]

@@ -201,8 +201,8 @@ def _torchvision_backbone(names: Mapping[str, Sequence[int]]) -> str:
     if key in _RESNETS:
         return f"tv_{_RESNETS[key]}"
     raise CheckpointError(
-        f"the backbone in the checkpoint is not known: {blocks} blocks in layer3, {key[2]} channels in its first block; name it "
-        "with --backbone"
+        f"the backbone in the checkpoint is not known: {blocks} blocks in layer3, {key[2]} channels in its first block; "
+        "name it with --backbone"
     )
 
 

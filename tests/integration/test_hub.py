@@ -114,7 +114,7 @@ def test_a_half_fetches_its_own_files_only(pushed, bundle):
 
 
 def test_a_revision_is_a_branch_a_tag_or_a_commit(pushed, bundle):
-    commit, files = pushed.files("me/tiny")
+    commit, _ = pushed.files("me/tiny")
     pushed.add("me/tiny", {"README.md": b"gone"})
     with pytest.raises(HubError, match=r"config\.json"):
         Bundle.open(PLACE)
