@@ -45,7 +45,7 @@ QUALITIES = {
     "webp": {160: (50,), 224: (20, 50, 75, 90)},
     "avif": {160: (50, 75), 224: (40, 60, 75, 85)},
 }
-CUTS = ("blocks.1", "blocks.2", "blocks.4")
+CUTS = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
 
 
 def recipe(weights: str | None, cut: str, bottleneck: dict, codec: str = "rans") -> dict:
