@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from splitreg.errors import RecipeError
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
