@@ -4,7 +4,7 @@
     python scripts/build_wheels.py -o wheels
     python scripts/build_wheels.py -o wheels --platform linux-x86_64
 
-The kernel calls nothing but memcpy, memmove and memset, so one build serves glibc and musl.
+The kernel calls nothing but memcmp, memcpy, memmove and memset, so one build serves glibc and musl.
 """
 
 import argparse
@@ -42,6 +42,14 @@ PLATFORMS = {
     "windows-x86_64": ("x86_64-windows-gnu", ("win_amd64",), "_rans.dll", ("-DSR_STANDALONE",)),
     "windows-arm64": ("aarch64-windows-gnu", ("win_arm64",), "_rans.dll", ("-DSR_STANDALONE",)),
 }  # fmt: skip
+#: All that the kernel needs of a C library; -nostdlib leaves out the headers of zig's.
+HEADER = """
+#include <stddef.h>
+int memcmp(const void *, const void *, size_t);
+void *memcpy(void *, const void *, size_t);
+void *memmove(void *, const void *, size_t);
+void *memset(void *, int, size_t);
+"""
 #: Compiled with the kernel where there is no C library to find these in.
 STANDALONE = r"""
 #include <stddef.h>
@@ -59,6 +67,12 @@ __attribute__((no_builtin("memcpy", "memmove"))) void *memmove(void *to, const v
     return to;
 }
 __attribute__((no_builtin("memcpy"))) void *memcpy(void *to, const void *from, size_t count) { return memmove(to, from, count); }
+__attribute__((no_builtin("memcmp", "bcmp"))) int memcmp(const void *a, const void *b, size_t count) {
+    const unsigned char *x = a, *y = b;
+    for (size_t i = 0; i < count; i++)
+        if (x[i] != y[i]) return x[i] - y[i];
+    return 0;
+}
 int _fltused = 0;
 int DllMainCRTStartup(void *module, unsigned reason, void *reserved) { (void)module, (void)reason, (void)reserved; return 1; }
 """
@@ -68,11 +82,25 @@ def build_kernel(name: str, folder: Path) -> Path:
     """Compile the kernel for a platform; return the library."""
     target, _, library, flags = PLATFORMS[name]
     out = folder / library
+    (folder / "string.h").write_text(HEADER)
     sources = [str(ROOT / "splitreg" / "coding" / source) for source in SOURCES]
     if "-DSR_STANDALONE" in flags:
         (folder / "standalone.c").write_text(STANDALONE)
         sources.append(str(folder / "standalone.c"))
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", target, *FLAGS, *flags, *sources, "-o", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "cc",
+        "-target",
+        target,
+        *FLAGS,
+        *flags,
+        "-I.",
+        *sources,
+        "-o",
+        str(out),
+    ]
     subprocess.run(command, check=True, cwd=folder)
     return out
 

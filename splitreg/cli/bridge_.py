@@ -56,7 +56,9 @@ def frigate(
     )  # fmt: skip
     bridge = FrigateBridge(url, EdgeEncoder.open(bundle), token=token, options=options)
     with suppress(KeyboardInterrupt):
-        run(bridge, protocol, listen or PROTOCOLS[protocol], lambda place: click.echo(f"listening on {place}", err=True))
+        run(
+            bridge, protocol, listen or PROTOCOLS[protocol], lambda place: click.echo(f"listening on {place}", err=True)
+        )
     report = bridge.report
     click.echo(
         f"{report.answered} answered, {report.failed} without an answer; {report.received_bytes} bytes received, "

@@ -131,7 +131,9 @@ class FrigateBridge:
                 answer = self._client.send(image, rate=self.options.rate)
                 prediction = answer.predictions[self.options.head]
                 if not isinstance(prediction, Detections):
-                    raise RecipeError(f"head {self.options.head!r} has no boxes; it returns {type(prediction).__name__}")
+                    raise RecipeError(
+                        f"head {self.options.head!r} has no boxes; it returns {type(prediction).__name__}"
+                    )
             except SplitregError as error:
                 self.report.failed += 1
                 self._complain(str(error))
@@ -178,7 +180,9 @@ def read_tensor(header: Mapping[str, Any], data: bytes) -> NDArray[np.uint8]:
     """
     shape, dtype = header.get("shape"), header.get("dtype")
     if dtype not in ("uint8", "float32") or not isinstance(shape, list):
-        raise BadRequest(f"dtype must be uint8 or float32, and shape a list; got {str(dtype)[:40]!r}, {str(shape)[:80]}")
+        raise BadRequest(
+            f"dtype must be uint8 or float32, and shape a list; got {str(dtype)[:40]!r}, {str(shape)[:80]}"
+        )
     if not all(isinstance(n, int) and 1 <= n <= MAX_SIDE for n in shape) or len(shape) not in (3, 4):
         raise BadRequest(f"shape must be [1, height, width, 3] or [1, 3, height, width], got {str(shape)[:80]}")
     sizes = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
@@ -280,7 +284,9 @@ def _handler(bridge: FrigateBridge) -> type[http.server.BaseHTTPRequestHandler]:
                 detections = bridge.detect(image, len(body))
             except (BadRequest, ImageError) as error:
                 return self._answer(400, {"success": False, "error": str(error)})
-            return self._answer(200, {"success": True, "predictions": [] if detections is None else _objects(detections)})
+            return self._answer(
+                200, {"success": True, "predictions": [] if detections is None else _objects(detections)}
+            )
 
         def _answer(self, status: int, fields: Mapping[str, Any]) -> None:
             data = json.dumps(fields).encode()

@@ -125,7 +125,9 @@ def test_formats_of_pixels(model, images):
     assert library.encode(alpha, format="rgba") == rgb
     grey = image[..., 1]
     assert library.encode(grey, format="grey") == library.encode(np.repeat(grey[..., None], 3, 2))
-    packed = (image[..., 0] >> 3).astype(np.uint16) << 11 | (image[..., 1] >> 2).astype(np.uint16) << 5 | image[..., 2] >> 3
+    packed = (
+        (image[..., 0] >> 3).astype(np.uint16) << 11 | (image[..., 1] >> 2).astype(np.uint16) << 5 | image[..., 2] >> 3
+    )
     r, g, b = packed >> 11, packed >> 5 & 63, packed & 31
     same = np.stack([r * 255 // 31, g * 255 // 63, b * 255 // 31], -1).astype(np.uint8)
     assert library.encode(packed.astype(">u2").view(np.uint8), format="rgb565") is not None
@@ -184,7 +186,9 @@ def run_driver(command, image, rate=-1):
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
-@pytest.mark.parametrize("flags", [["-DSR_PLAIN"], ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]])
+@pytest.mark.parametrize(
+    "flags", [["-DSR_PLAIN"], ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]]
+)
 def test_gcc(model, encoder, tmp_path, flags):
     """Without vectors of later processors; and under sanitizers. Packets are equal byte for byte."""
     image = pixels_of(model)
@@ -194,6 +198,14 @@ def test_gcc(model, encoder, tmp_path, flags):
     subprocess.run(command, cwd=tmp_path, check=True)
     packet = run_driver([tmp_path / "driver"], image)
     assert difference(encoder, packet, image) <= MAX_DIFFERENCE
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+def test_the_example_of_a_camera_board_compiles(model, tmp_path):
+    example = Path(__file__).parents[3] / "docs" / "examples" / "esp32"
+    write_files(model[2], tmp_path)
+    flags = ["-std=gnu99", "-Wall", "-Wextra", "-Werror", "-Os", "-I", str(tmp_path), "-I", str(example / "host")]
+    subprocess.run(["gcc", *flags, "-c", str(example / "main.c"), "-o", str(tmp_path / "main.o")], check=True)
 
 
 @pytest.mark.slow
