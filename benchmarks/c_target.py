@@ -109,7 +109,8 @@ def main():
     result = {
         "bundle": arguments.bundle, "size": list(size), "images": arguments.images,
         "data": "camvid val" if arguments.root else "scenes val", **dict(exported.report),
-        "native": size_of(exported.files, "splitreg_model", ()), "plain": size_of(exported.files, "splitreg_model", ("-DSR_PLAIN", "-Os")),
+        "native": size_of(exported.files, "splitreg_model", ()),
+        "plain": size_of(exported.files, "splitreg_model", ("-DSR_PLAIN", "-Os")),
         **times, "c_over_network": round(times["c_ms"] / times["network_ms"], 3),
         "c_over_onnxruntime": round(times["c_ms"] / times["onnxruntime_ms"], 3), "failures": failures,
         "packets_equal": same / arguments.images, "symbols_changed": float(np.mean(symbols)),

@@ -66,7 +66,9 @@ __attribute__((no_builtin("memcpy", "memmove"))) void *memmove(void *to, const v
         for (size_t i = count; i > 0; i--) d[i - 1] = s[i - 1];
     return to;
 }
-__attribute__((no_builtin("memcpy"))) void *memcpy(void *to, const void *from, size_t count) { return memmove(to, from, count); }
+__attribute__((no_builtin("memcpy"))) void *memcpy(void *to, const void *from, size_t count) {
+    return memmove(to, from, count);
+}
 __attribute__((no_builtin("memcmp", "bcmp"))) int memcmp(const void *a, const void *b, size_t count) {
     const unsigned char *x = a, *y = b;
     for (size_t i = 0; i < count; i++)

@@ -300,7 +300,8 @@ class _Layers:
             ]
             step = layer.stride[1] * source.channels
             if layer.kind == "conv":
-                arguments = f"sr_w{index}, sr_b{index}, {kh}, {kw * source.channels}, {step}, {out.width}, {out.channels}, {act}"
+                sizes = f"{kh}, {kw * source.channels}, {step}, {out.width}, {out.channels}"
+                arguments = f"sr_w{index}, sr_b{index}, {sizes}, {act}"
                 lines.append(f"    sr_conv_@ISA@(rows, {target}, {arguments});")
             elif layer.kind == "depthwise":
                 sizes = f"{kh}, {kw}, {layer.stride[1]}, {out.width}, {out.channels}, {act}"
@@ -346,7 +347,8 @@ class _Layers:
         if layer.function == "edge":
             last = (source.width - 1) * c
             yield f"    for (int i = 0; i < {left}; i++) memcpy(out + i * {c}, in, {4 * c});"
-            yield f"    for (int i = 0; i < {right}; i++) memcpy(out + ({left + source.width} + i) * {c}, in + {last}, {4 * c});"
+            end = left + source.width
+            yield f"    for (int i = 0; i < {right}; i++) memcpy(out + ({end} + i) * {c}, in + {last}, {4 * c});"
 
     def _loop(self, schedule: Schedule) -> str:
         network, count = self._network, len(self._network.layers)

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "EdgeSource", "EdgeStream",
-    "ExportTarget", "ExportedTarget", "Frame",
-    "FrameSource", "LinkEstimate", "Network", "Outbox", "Runner", "SourceOptions", "StreamOptions", "TimedImage", "Times",
-    "UploadReport", "describe", "describe_machine", "frames", "load_network", "onnx_session", "open_source", "read_coding", "timed_images",
-    "upload",
+    "ExportTarget", "ExportedTarget", "Frame", "FrameSource", "LinkEstimate", "Network", "Outbox", "Runner",
+    "SourceOptions", "StreamOptions", "TimedImage", "Times", "UploadReport", "describe", "describe_machine", "frames",
+    "load_network", "onnx_session", "open_source", "read_coding", "timed_images", "upload",
 ]  # fmt: skip
 
 # Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
@@ -37,7 +36,8 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "LinkEstimate": "splitreg.edge.link", "Network": "splitreg.edge.runtimes", "Outbox": "splitreg.edge.outbox",
     "EdgeSource": "splitreg.edge.targets", "ExportTarget": "splitreg.edge.targets",
     "ExportedTarget": "splitreg.edge.targets", "Runner": "splitreg.edge.targets",
-    "Times": "splitreg.edge.answer", "UploadReport": "splitreg.edge.uploading", "describe": "splitreg.edge.info", "describe_machine": "splitreg.edge.info",
+    "Times": "splitreg.edge.answer", "UploadReport": "splitreg.edge.uploading", "describe": "splitreg.edge.info",
+    "describe_machine": "splitreg.edge.info",
     "Frame": "splitreg.edge.sources", "FrameSource": "splitreg.edge.sources",
     "SourceOptions": "splitreg.edge.source_options", "TimedImage": "splitreg.edge.sources",
     "timed_images": "splitreg.edge.sources", "open_source": "splitreg.edge.sources",

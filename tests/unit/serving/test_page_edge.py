@@ -10,7 +10,6 @@ from support.serving_toys import running
 from splitreg.coding import Packet
 from splitreg.edge import EdgeEncoder
 from splitreg.errors import MissingExtra
-from splitreg.publishing import export_targets
 from splitreg.serving.local import LocalBackend
 from splitreg.serving.page import edge
 
