@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,9 @@ from splitreg.recipe.parts import IGNORE, REFUSE, BottleneckPart, DataPart, Head
 from splitreg.recipe.stage import Stage
 from splitreg.zoo import find_recipe
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 #: Example of each required key, for errors.

@@ -1,5 +1,6 @@
 """The C target: equal packets, formats of pixels, rates, limits, and other machines."""
 
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -18,7 +19,7 @@ from splitreg_targets.c_target import CTarget
 from splitreg import imaging
 from splitreg.bundle import Bundle
 from splitreg.coding import Packet
-from splitreg.edge import EdgeEncoder, EdgeSource
+from splitreg.edge import EdgeEncoder, EdgeSource, load_network
 from splitreg.errors import BundleError, ImageError, RecipeError
 
 ZOO = ("camvid-small", "splitreg-camvid")
@@ -156,6 +157,8 @@ def test_limits(model):
         CTarget(prefix="no name")
     with pytest.raises(RecipeError, match="max_width"):
         CTarget(max_width=0)
+    with pytest.raises(RecipeError, match="int4"):
+        CTarget(precision="int4")
 
 
 def test_memory_grows_with_the_width_only(model):
@@ -198,6 +201,31 @@ def test_gcc(model, encoder, tmp_path, flags):
     subprocess.run(command, cwd=tmp_path, check=True)
     packet = run_driver([tmp_path / "driver"], image)
     assert difference(encoder, packet, image) <= MAX_DIFFERENCE
+
+
+def test_integers_equal_those_of_onnxruntime(model, images, tmp_path):
+    """An 8-bit graph in C: integers stay integers, and latents equal onnxruntime's up to the rounding of floats."""
+    from splitreg.publishing.int8 import quantise_graph
+
+    source = model[1]
+    inputs = (imaging.prepare(image, source.coding.preprocess)[0] for image in images)
+    source = dataclasses.replace(source, int8=quantise_graph(source.graph, inputs))
+    exported = CTarget(precision="int8").export(source)
+    network = read_graph(source.int8, (96, 96))
+    assert len(network.integers) >= 5 and sum(layer.int8 is not None for layer in network.layers) == 6
+    report = CTarget().export(source).report
+    assert exported.report["weights_bytes"] < 0.45 * report["weights_bytes"]
+    assert exported.report["arena_bytes"] < 0.5 * report["arena_bytes"]
+    library = CLibrary(build_library(exported.files, "splitreg_model", tmp_path), "splitreg_model")
+    network = load_network("onnxruntime", source.int8, name="edge.int8.onnx", size=(96, 96))
+    encoder = EdgeEncoder(network, source.coding)
+    for image in images[:3]:
+        packet = library.encode(image)
+        latent, _ = encoder.latent_of(image)
+        np.testing.assert_allclose(library.latent(latent.shape), latent, atol=1e-4)
+        assert difference(encoder, packet, image) <= MAX_DIFFERENCE
+    with pytest.raises(BundleError, match="int8"):
+        CTarget(precision="int8").export(model[1])
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
