@@ -9,7 +9,7 @@ from typing import Any
 
 from splitreg.errors import RecipeError
 
-if sys.version_info >= (3, 11):
+if sys.version_info >= (3, 11):  # noqa: UP036
     import tomllib
 else:
     import tomli as tomllib

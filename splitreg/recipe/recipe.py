@@ -17,7 +17,7 @@ from splitreg.recipe.parts import IGNORE, REFUSE, BottleneckPart, DataPart, Head
 from splitreg.recipe.stage import Stage
 from splitreg.zoo import find_recipe
 
-if sys.version_info >= (3, 11):
+if sys.version_info >= (3, 11):  # noqa: UP036
     import tomllib
 else:
     import tomli as tomllib
