@@ -162,7 +162,10 @@ class _Reader:
                 attributes = self._attributes(node)
                 self._values[node.output[0]] = shape[attributes.get("start", 0) : attributes.get("end")]
             elif all(name in self._values for name in node.input if name):
-                self._dequantised(node) if node.op_type == "DequantizeLinear" else self._fold(node)
+                if node.op_type == "DequantizeLinear":
+                    self._dequantised(node)
+                else:
+                    self._fold(node)
             else:
                 self._layer(node)
         output = self._real(self._model.graph.output[0].name)

@@ -236,7 +236,7 @@ def test_the_example_of_a_camera_board_compiles(model, tmp_path):
     subprocess.run(["gcc", *flags, "-c", str(example / "main.c"), "-o", str(tmp_path / "main.o")], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 @pytest.mark.parametrize("machine", MACHINES)
 def test_other_machines(model, encoder, tmp_path, machine):
     """Compiled with ziglang and run under qemu. CI installs both."""
