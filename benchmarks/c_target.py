@@ -2,7 +2,8 @@
 
     python benchmarks/c_target.py --bundle zoo:camvid-small --size 192 256 --root camvid
 
-Times are medians (and the fastest) of runs that take turns, so that other load meets both. ``network_ms`` is onnxruntime's graph alone;
+Times are medians (and the fastest) of runs that take turns, so that other load meets both. ``network_ms`` is
+onnxruntime's graph alone;
 ``c_ms`` is image to packet, with preprocessing and coding. Without --root, the images are generated scenes.
 """
 

@@ -40,6 +40,9 @@ class OpenvinoTarget(ExportTarget):
         try:
             graph = openvino.Core().read_model(source.graph)
             graph.reshape({"image": [1, 3, height, width]})
+            for index, node in enumerate(graph.get_ordered_ops()):  # its own names count up with every graph
+                if node.get_type_name() != "Parameter":
+                    node.set_friendly_name(f"{node.get_type_name()}_{index}")
             with tempfile.TemporaryDirectory(prefix="splitreg-openvino-") as folder:
                 openvino.save_model(graph, str(Path(folder) / XML), compress_to_fp16=False)
                 files = {name: (Path(folder) / name).read_bytes() for name in (XML, WEIGHTS)}
