@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import splitreg.python311  # noqa: F401
 from splitreg.lazy import lazy_exports
 
 if TYPE_CHECKING:
