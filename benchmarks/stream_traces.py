@@ -28,7 +28,7 @@ from splitreg.edge import EdgeEncoder, frames
 from splitreg.edge.stream_client import StreamClient, StreamClientOptions
 from splitreg.edge.stream_control import Budget
 from splitreg.evaluation.report import hardware, versions
-from splitreg.link_emulator import Link, Profile, LinkTrace
+from splitreg.link_emulator import Link, LinkTrace, Profile
 
 
 def in_real_time(images, fps: float, seconds: float):

@@ -26,7 +26,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
 
 #: Bytes per segment, those of TCP over Ethernet.
 SEGMENT_BYTES = 1460

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitreg.link_emulator import PRESETS, SEGMENT_BYTES, Lane, Link, Profile, LinkTrace
+from splitreg.link_emulator import PRESETS, SEGMENT_BYTES, Lane, Link, LinkTrace, Profile
 
 
 def test_a_lane_is_its_bandwidth_and_its_delay():
