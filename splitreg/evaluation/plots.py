@@ -13,7 +13,7 @@ from splitreg import drawing
 from splitreg.assembly import SplitModel
 from splitreg.data.classes import ClassMapping, match_heads
 from splitreg.data.loading import Source
-from splitreg.evaluation.details import Confusion, PrecisionRecallCurve, Details
+from splitreg.evaluation.details import Confusion, Details, PrecisionRecallCurve
 from splitreg.evaluation.examples import example, jpeg, sheet
 from splitreg.evaluation.packets import EvalOptions, evaluate
 from splitreg.evaluation.report import Report

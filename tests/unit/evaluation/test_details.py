@@ -17,8 +17,8 @@ from splitreg.evaluation import EvalOptions, evaluate
 from splitreg.evaluation.details import (
     NOTHING,
     Confusion,
-    PrecisionRecallCurve,
     Details,
+    PrecisionRecallCurve,
     _Boxes,
     _Images,
     _Labels,
