@@ -51,6 +51,7 @@ class CodeLength(Objective):
     """
 
     reads_heads = False
+    table: Tensor
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class CodeLength(Objective):
 
     def _symbols(self, latent: Tensor) -> Tensor:
         """Return the latent in steps of the quantiser, not rounded, within 0 and ``2**bits - 1``."""
-        top = 2**self.bits - 1
+        top = float(2**self.bits - 1)
         if self.percentile < 100:
             sample = latent.flatten()
             sample = sample[:: max(1, len(sample) // 2**18)]
