@@ -56,7 +56,13 @@ def published(scale):
 
     def term(latent):
         context = StepContext(
-            losses={}, rate=torch.zeros(1), images=torch.zeros(1), features={}, teacher=None, progress=0.0, latent=latent
+            losses={},
+            rate=torch.zeros(1),
+            images=torch.zeros(1),
+            features={},
+            teacher=None,
+            progress=0.0,
+            latent=latent,
         )
         return objective(context)["compressibility"]
 
