@@ -61,7 +61,8 @@ class TimmBackbone(Backbone):
 
     Args:
         name: timm's name, with or without a weight tag: ``"resnet50"``, ``"resnet50.a1_in1k"``.
-        pretrained: True: download timm's weights; a path: read a safetensors or PyTorch file.
+        pretrained: True: download timm's weights; or the place of a safetensors or PyTorch file: a path, or
+            ``hf:ORG/NAME[/FILE][@REVISION]``.
         image_size: (H, W) of the input. Convolutional models also run on other sizes.
         norm: apply the last norm of the model to its features; plain transformers have one.
         drop_path_rate: stochastic depth in training, 0 to below 1.

@@ -21,6 +21,7 @@ from splitreg.assembly.planned import BackbonePlan, BottleneckPlan, CodecPlan, H
 from splitreg.assembly.shapes import Skeleton
 from splitreg.coding import Codec
 from splitreg.data.classes import match_classes
+from splitreg.data.selection import describe_dataset
 from splitreg.errors import PlanError, RecipeError, SplitregError, suggest
 from splitreg.imaging import Preprocess
 from splitreg.interfaces import Backbone, Head
@@ -201,21 +202,14 @@ def _preferred_codec(bottleneck: str, symbols: SymbolSpec, registry: Registry) -
 
 
 def _targets(parts: Sequence[DataPart], registry: Registry, problems: _Problems) -> _Targets | None:
-    """Return target name -> task and labels of all datasets; None if the recipe has no dataset."""
+    """Return target name -> task and labels of all datasets; None if the recipe has no dataset, or one is wrong."""
     if not parts:
         return None
     targets: dict[str, TargetSpec] = {}
+    before = len(problems)
     for part in parts:
         with problems.error_context(f"dataset {part.name}"):
-            component = registry.component("dataset", part.name)
-            component.check_options(part.options)
-            described = component.cls.describe(part.root, **part.options)
-            for name in part.targets.keys() - described.keys():
-                problems.append(
-                    f"dataset {part.name} has no target {name!r} to rename.{suggest(name, described)} Available: "
-                    f"{', '.join(described)}"
-                )
-            for name, spec in part.renamed(described).items():
+            for name, spec in describe_dataset(part, registry).items():
                 if name in targets and targets[name] != spec:
                     problems.append(
                         f"two datasets have target {name!r} with different labels; rename one, as in "
@@ -223,7 +217,7 @@ def _targets(parts: Sequence[DataPart], registry: Registry, problems: _Problems)
                     )
                 targets[name] = spec
     targets.setdefault(RECONSTRUCTION, TargetSpec(task=RECONSTRUCTION))
-    return targets
+    return targets if len(problems) == before else None
 
 
 def _head(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +21,11 @@ CALIBRATION_IMAGES = 64
 
 @click.command("publish")
 @click.argument("bundle", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to create.")
+@click.option("-o", "--output", type=click.Path(file_okay=False), help="Folder to create.  [required without --push]")
+@click.option(
+    "--push", "place", metavar="hf:ORG/NAME", help="Upload the copy to the Hugging Face Hub; add @BRANCH for a branch."
+)
+@click.option("--private", is_flag=True, help="With --push, create a private repository.")
 @click.option(
     "--data", metavar="NAME", help="Dataset to measure on.  [default: that of the training, if --root is given]"
 )
@@ -32,15 +37,18 @@ CALIBRATION_IMAGES = 64
 @click.option("--examples", type=click.IntRange(min=0), default=4, show_default=True,
               help="Number of example images in the card.")  # fmt: skip
 @click.option("--codec", metavar="NAME", help="Another codec: a name, or '{name=\"jpeg\",quality=85}'.")
+@click.option("--target", "targets", multiple=True, metavar="NAME,...",
+              help="Also export to targets: names, or '{name=\"c\",size=[96,96]}'.")  # fmt: skip
 @click.option("--int8", is_flag=True, help="Also write an 8-bit edge half, if no head loses more than the gate.")
 @click.option("--calibrate", metavar="DIR|NAME", help="Calibration images for --int8: a folder, or a dataset.")
 @click.option("--gate", type=click.FloatRange(min=0), help="Largest loss of a head by --int8.  [default: 0.01]")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
-    bundle: str, output: str, data: str | None, root: str | None, split: str | None, options: tuple[str, ...],
-    limit: int | None, examples: int, codec: str | None, int8: bool, calibrate: str | None, gate: float | None,
-    overwrite: bool, quiet: bool, unknown: str | None,
+    bundle: str, output: str | None, place: str | None, private: bool, data: str | None, root: str | None,
+    split: str | None, options: tuple[str, ...], limit: int | None, examples: int, codec: str | None,
+    targets: tuple[str, ...], int8: bool, calibrate: str | None, gate: float | None, overwrite: bool, quiet: bool,
+    unknown: str | None,
 ) -> None:  # fmt: skip
     """Write a checked copy of a bundle with results and exports.
 
@@ -48,20 +56,32 @@ def command(
     vectors. Without --data and --root, the results of BUNDLE are kept. With --int8, every head is measured with both
     edge halves, and nothing is written if one loses more than the gate.
 
+    With --push, the copy is uploaded in one commit, with its results in the metadata of the card. The token is that of
+    HF_TOKEN or hf auth login.
+
     \b
     splitreg publish my-bundle -o published --data scenes
+    splitreg publish my-bundle --push hf:me/my-model
+    splitreg publish my-bundle -o published --target c
     splitreg publish my-bundle -o published --data scenes --int8 --calibrate scenes
     splitreg verify published
     """
     from splitreg.assembly import load
     from splitreg.bundle import check_free
     from splitreg.cli.eval_ import open_data
+    from splitreg.hub import HubPlace
     from splitreg.overrides import parse_overrides
-    from splitreg.publishing import Measurement, PublishOptions, publish
+    from splitreg.publishing import Measurement, PublishOptions, publish, push
     from splitreg.publishing.int8 import GATE
     from splitreg.recipe import REFUSE
 
-    check_free(Path(output), overwrite=overwrite)
+    if output is None and place is None:
+        raise click.UsageError("-o FOLDER or --push hf:ORG/NAME is required")
+    if private and place is None:
+        raise click.UsageError("--private requires --push hf:ORG/NAME")
+    target = None if place is None else HubPlace.parse(place)
+    if output is not None:
+        check_free(Path(output), overwrite=overwrite)
     measured = data is not None or root is not None
     if not measured and (limit is not None or options):
         raise click.UsageError("--set and --limit require --data NAME or --root DIR")
@@ -85,12 +105,20 @@ def command(
     changes = PublishOptions(
         measurement=measurement,
         codec=None if codec is None else parse_overrides([f"codec={codec}"])["codec"],
+        targets=_targets(targets) if targets else None,
         overwrite=overwrite,
     )
-    folder = publish(bundle, output, changes)
-    if int8 and not quiet:
-        _print_int8(folder)
-    click.echo(str(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        default = Path(temporary) / (target.repo.rpartition("/")[2] if target else "bundle")
+        folder = publish(bundle, output or default, changes)
+        if int8 and not quiet:
+            _print_int8(folder)
+        if targets and not quiet:
+            _print_targets(folder)
+        if output is not None:
+            click.echo(str(folder))
+        if place is not None:
+            click.echo(push(folder, place, private=private))
 
 
 def _print_int8(folder: Path) -> None:
@@ -100,6 +128,26 @@ def _print_int8(folder: Path) -> None:
     graph = Bundle.open(folder).config.graph
     if graph is not None and graph.int8 is not None:
         click.echo(f"8-bit edge half: {summary(graph.int8)}", err=True)
+
+
+def _targets(values: tuple[str, ...]) -> list[Any]:
+    """Return names, and tables of a name and options."""
+    from splitreg.overrides import parse_overrides
+
+    parts: list[Any] = []
+    for value in values:
+        texts = [value] if value.lstrip().startswith("{") else [text for text in value.split(",") if text]
+        parts += [parse_overrides([f"target={text}"])["target"] for text in texts]
+    return parts
+
+
+def _print_targets(folder: Path) -> None:
+    from splitreg.bundle import Bundle
+    from splitreg.publishing.targets import targets_of
+
+    for entry in targets_of(Bundle.open(folder)):
+        figures = ", ".join(f"{key} {value}" for key, value in entry["report"].items())
+        click.echo(f"target {entry['target']}: {figures}", err=True)
 
 
 def _calibration_images(

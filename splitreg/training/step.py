@@ -33,6 +33,7 @@ class StepBatch:
         rate_lambda: weight of the rate in this step.
         progress: position in the stage, 0 to 1.
         weights: head -> weight of its loss in this process; None: 1.
+        mix: share of each image, and (B,) indexes of the images that it is mixed with; None: nothing is mixed.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class StepBatch:
         self.rate_lambda = 0.0
         self.progress = 0.0
         self.weights: Mapping[str, Tensor] | None = None
+        self.mix: tuple[float, Tensor] | None = None
 
 
 def step_batch(batch: Batch, classes: Mapping[str, ClassMapping], device: torch.device) -> StepBatch:
@@ -64,6 +66,23 @@ def step_batch(batch: Batch, classes: Mapping[str, ClassMapping], device: torch.
         targets[head] = [target for target in column if target is not None]
         select[head] = None if len(rows) == len(batch) else torch.tensor(rows, dtype=torch.int64, device=device)
     return StepBatch(batch.images, targets, select)
+
+
+def mix(batch: StepBatch, alpha: float) -> None:
+    """Mix each image with another one of the batch (mix-up; Zhang et al. 2017, arXiv:1710.09412).
+
+    A batch in which an image lacks a target stays as it is. Draws from torch's generator.
+
+    Args:
+        batch: changed in place.
+        alpha: both parameters of the Beta distribution of the share.
+    """
+    if len(batch.images) < 2 or any(select is not None for select in batch.select.values()):
+        return
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    order = torch.randperm(len(batch.images))
+    batch.mix = share, order
+    batch.images = torch.lerp(batch.images[order.to(batch.images.device)], batch.images, share)
 
 
 class Step(nn.Module):
@@ -108,7 +127,7 @@ class Step(nn.Module):
             for name, raw in output.outputs.items()
             if batch.targets[name]
         }
-        losses = self.model.loss(with_targets, {name: batch.targets[name] for name in with_targets})
+        losses = self._losses(with_targets, batch)
         parts = {f"{head}.{part}": value for head, values in losses.items() for part, value in values.items()}
         if batch.weights is not None:
             weights = batch.weights
@@ -137,6 +156,20 @@ class Step(nn.Module):
         if len(self.objectives) > 1:
             parts.update(terms)
         return total, {name: value.detach() for name, value in parts.items()}
+
+    def _losses(self, outputs: Mapping[str, Any], batch: StepBatch) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return the losses of the heads; those of mixed images are mixed alike."""
+        targets = {name: batch.targets[name] for name in outputs}
+        losses: Mapping[str, Mapping[str, Tensor]] = self.model.loss(outputs, targets)
+        if batch.mix is None:
+            return losses
+        share, order = batch.mix
+        others = {name: [column[row] for row in order.tolist()] for name, column in targets.items()}
+        second = self.model.loss(outputs, others)
+        return {
+            head: {part: share * value + (1 - share) * second[head][part] for part, value in parts.items()}
+            for head, parts in losses.items()
+        }
 
     def _teach(
         self, images: Tensor, select: Mapping[str, Tensor | None]

@@ -6,7 +6,15 @@ import pytest
 
 from splitreg.registry import discover
 from splitreg.specs import FeatureSpec
-from splitreg.testing import BackboneSuite, BottleneckSuite, CodecSuite, DatasetSuite, HeadSuite, ObjectiveSuite
+from splitreg.testing import (
+    BackboneSuite,
+    BottleneckSuite,
+    CodecSuite,
+    DatasetSuite,
+    HeadSuite,
+    ObjectiveSuite,
+    TargetSuite,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -61,6 +69,10 @@ CASES = {
     "CodeLength": (ObjectiveSuite, "code-length", {}),
     "Surgery": (ObjectiveSuite, "surgery", {}),
     "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
+    "Onnx": (TargetSuite, "onnx", {}),
+    "C": (TargetSuite, "c", {}),
+    "Openvino": (TargetSuite, "openvino", {}),
+    "Wasm": (TargetSuite, "wasm", {}),
     "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
     "ScenesVideo": (DatasetSuite, "scenes", {"options": {"mode": "video", "size": 32, "count": 70}}),
 }
