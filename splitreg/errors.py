@@ -17,6 +17,7 @@
     ├── TrainingError            a run that cannot start, continue or be resumed
     │   └── TrainingInterrupted      a run that was stopped by a signal and can be resumed
     ├── BundleError              a bundle that is missing, altered or not valid
+    │   └── HubError                 a place on the Hugging Face Hub that cannot be read or written
     ├── CheckpointError          a checkpoint that cannot be read, or does not fit the model
     ├── Unreachable              no connection to a server, a broken one, or a timeout
     ├── OutboxError              an outbox that is damaged, or in use by another process
@@ -125,6 +126,19 @@ class TrainingInterrupted(TrainingError):
 
 class BundleError(SplitregError):
     """A bundle that is missing, altered or not valid."""
+
+
+class HubError(BundleError):
+    """A place on the Hugging Face Hub that cannot be read or written.
+
+    Args:
+        message: the message.
+        no_such_file: the repository is there, the file is not.
+    """
+
+    def __init__(self, message: str, *, no_such_file: bool = False) -> None:
+        self.no_such_file = no_such_file
+        super().__init__(message)
 
 
 class CheckpointError(SplitregError):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from splitreg.errors import BundleError, RecipeError, suggest
+from splitreg.hub import HubPlace, fetch, is_hub
 
 #: Prefix of names in the zoo.
 PREFIX = "zoo:"
@@ -50,11 +52,18 @@ def find_bundle(place: str | Path) -> Path:
     """Return the folder of a bundle.
 
     Args:
-        place: a path, or ``zoo:NAME``.
+        place: a path, ``zoo:NAME``, or ``hf:ORG/NAME[@REVISION]``; of the last, ``config.json`` is fetched
+            here, and ``splitreg.bundle.Bundle`` fetches other files when they are read.
 
     Raises:
         BundleError: no such bundle in the zoo.
+        HubError: no such bundle on the Hub, or it cannot be fetched.
     """
+    if is_hub(place):
+        hub_place = HubPlace.parse(place)
+        if hub_place.file:
+            raise BundleError(f"{place} is a file; a bundle on the Hub is hf:ORG/NAME or hf:ORG/NAME@REVISION")
+        return fetch(replace(hub_place, file="config.json")).parent
     if not _is_name(place):
         return Path(place)
     name, known = str(place).removeprefix(PREFIX), bundles()

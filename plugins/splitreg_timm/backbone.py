@@ -36,7 +36,9 @@ class TracedModel:
 
 
 @functools.lru_cache(maxsize=8)
-def _trace(name: str, image_size: tuple[int, int], norm: bool, drop_path_rate: float, classifier: bool) -> TracedModel:
+def trace_model(
+    name: str, image_size: tuple[int, int], norm: bool = False, drop_path_rate: float = 0.0, classifier: bool = False
+) -> TracedModel:
     """Trace a model and find its stages; cached, because a plan and the model built from it need the same."""
     meta = loading.build_meta(name, image_size, drop_path_rate, classifier=classifier)
     try:
@@ -59,7 +61,8 @@ class TimmBackbone(Backbone):
 
     Args:
         name: timm's name, with or without a weight tag: ``"resnet50"``, ``"resnet50.a1_in1k"``.
-        pretrained: True: download timm's weights; a path: read a safetensors or PyTorch file.
+        pretrained: True: download timm's weights; or the place of a safetensors or PyTorch file: a path, or
+            ``hf:ORG/NAME[/FILE][@REVISION]``.
         image_size: (H, W) of the input. Convolutional models also run on other sizes.
         norm: apply the last norm of the model to its features; plain transformers have one.
         drop_path_rate: stochastic depth in training, 0 to below 1.
@@ -90,7 +93,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         self.name = name
         size = (image_size[0], image_size[1])
-        traced = _trace(name, size, norm, drop_path_rate, classifier)
+        traced = trace_model(name, size, norm, drop_path_rate, classifier)
         self.mean, self.std = traced.meta.mean, traced.meta.std
         self._resize = _Resize(size, traced.meta.size) if traced.meta.size != size else nn.Identity()
         self._stages, self.refused = traced.stages, traced.refused

@@ -14,7 +14,9 @@ import timm
 import torch
 from torch import nn
 
+from splitreg.checkpoints import weights_file
 from splitreg.errors import BundleError, MissingExtra, RecipeError, UnknownComponent, suggest
+from splitreg_timm.renaming import to_timm_names
 from splitreg_timm.stages import power_of_two
 
 
@@ -77,7 +79,8 @@ def build_weighted(meta: MetaModel, pretrained: bool | str) -> nn.Module:
 
     Args:
         meta: the model on the meta device.
-        pretrained: True: download timm's weights; a path: read them; False: random weights.
+        pretrained: True: download timm's weights; a file, or a place on the Hub such as
+            ``hf:timm/resnet18.a1_in1k``: read them; False: random weights.
 
     Raises:
         MissingExtra: the weights cannot be downloaded, or do not exist.
@@ -86,7 +89,7 @@ def build_weighted(meta: MetaModel, pretrained: bool | str) -> nn.Module:
     if pretrained is not True:
         model: nn.Module = timm.create_model(meta.name, **meta.options)
         if pretrained:
-            _read(model, meta.name, Path(pretrained))
+            _read(model, meta.name, weights_file(pretrained))
         return model
     try:
         model = timm.create_model(meta.name, pretrained=True, **meta.options)
@@ -152,11 +155,16 @@ def _read(model: nn.Module, name: str, path: Path) -> None:
         lambda _, keys: missing.extend(keys.missing_keys)
     )
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+
+    def renamed(state: Mapping[str, Any], target: nn.Module) -> Mapping[str, Any]:
+        own = to_timm_names(state, target.state_dict())
+        return own if convert is None else convert(own, target)
+
     try:
         with _quiet():
             timm.models.load_pretrained(
                 model, pretrained_cfg={**model.pretrained_cfg, "file": str(path), "custom_load": False},  # type: ignore
-                num_classes=model.num_classes, filter_fn=convert, strict=False,  # type: ignore
+                num_classes=model.num_classes, filter_fn=renamed, strict=False,  # type: ignore
             )  # fmt: skip
     except Exception as cause:  # not a file of tensors, or other shapes
         raise BundleError(f"{path} does not hold the weights of timm's {name}: {first_line(cause)}") from cause

@@ -32,5 +32,5 @@ def allocate(planned: Plan, *, weights: bool) -> Parts:
             prefix=None if planned.recipe.bottleneck.source == "image" else prefix,
             bottleneck=planned.bottleneck.create(),
             body=body,
-            branches={head.name: head.create() for head in planned.heads},
+            branches={head.name: head.create(weights=weights) for head in planned.heads},
         )

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from splitreg.assembly.model import SplitModel
+from splitreg.tasks import CLASSIFICATION, DEPTH, DETECTION, MULTILABEL, RECONSTRUCTION, SEGMENTATION
+
+#: Task -> name of the task on the Hub.
+HUB_TASKS = {
+    CLASSIFICATION: "image-classification", MULTILABEL: "image-classification", DETECTION: "object-detection",
+    SEGMENTATION: "image-segmentation", DEPTH: "depth-estimation", RECONSTRUCTION: "image-to-image",
+}  # fmt: skip
 
 
 def card(model: SplitModel, name: str, metrics: Mapping[str, Any], images: Sequence[str] = ()) -> str:
@@ -20,9 +28,13 @@ def card(model: SplitModel, name: str, metrics: Mapping[str, Any], images: Seque
     """
     recipe, plan = model.recipe, model.plan
     datasets = [data.name for data in recipe.data]
-    front = ["---", "library_name: splitreg", "tags:", "- split-computing", *(f"- {h.task}" for h in plan.heads)]
+    tasks = dict.fromkeys(head.task for head in plan.heads)
+    front = ["---", "library_name: splitreg"]
+    front += [f"pipeline_tag: {HUB_TASKS[task]}" for task in list(tasks)[:1] if task in HUB_TASKS]
+    front += ["tags:", "- split-computing", *(f"- {task}" for task in tasks)]
     if datasets:
         front += ["datasets:", *(f"- {name}" for name in datasets)]
+    front += _model_index(name, {head.name: head.task for head in plan.heads}, metrics)
     shapes = plan.shapes
     lines = [*front, "---", "", f"# {name}", ""]
     if not model.trained:
@@ -53,6 +65,38 @@ def card(model: SplitModel, name: str, metrics: Mapping[str, Any], images: Seque
     return "\n".join(lines)
 
 
+def _model_index(name: str, tasks: Mapping[str, str], metrics: Mapping[str, Any]) -> list[str]:
+    """Return the results as ``model-index``, which the Hub shows beside the card.
+
+    Args:
+        name: name of the bundle.
+        tasks: head -> task.
+        metrics: content of ``metrics.json``.
+    """
+    lines: list[str] = []
+    for row in metrics.get("evaluations", []):
+        dataset, sent = str(row.get("dataset") or "unknown"), str(row.get("sent") or "packet")
+        measured = [(head, values) for head, values in row.get("metrics", {}).items() if head in tasks]
+        size = row.get("bytes", {}).get("mean")
+        for head, values in measured:
+            cells = [
+                (f"{head} {metric} ({sent})", metric, value) for metric, value in values.items() if value is not None
+            ]
+            cells += [] if size is None else [(f"mean bytes per image ({sent})", "bytes", size)]
+            lines += [
+                "  - task:", f"      type: {HUB_TASKS.get(tasks[head], tasks[head])}",
+                "    dataset:", f"      type: {_quoted(dataset.split()[0])}", f"      name: {_quoted(dataset)}", "    metrics:",
+            ]  # fmt: skip
+            for label, metric, value in cells:
+                lines += [f"    - type: {_quoted(metric)}", f"      value: {value!r}", f"      name: {_quoted(label)}"]
+    return ["model-index:", f"- name: {_quoted(name)}", "  results:", *lines] if lines else []
+
+
+def _quoted(text: str) -> str:
+    """Return a YAML scalar: a JSON string is one."""
+    return json.dumps(text)
+
+
 def _results(metrics: Mapping[str, Any]) -> list[str]:
     """Return a table for each evaluation."""
     rows = metrics.get("evaluations", [])
@@ -74,7 +118,19 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
             cells = {metric: "-" if value is None else f"{value:.4f}" for metric, value in values.items()}
             lines += [f"| {head} | {metric} | {cell} |" for metric, cell in cells.items()]
         lines.append("")
+        for head, classes in row.get("per_class", {}).items():
+            lines += _per_class(head, classes)
     return lines
+
+
+def _per_class(head: str, classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the table of a head's classes."""
+    columns = list(dict.fromkeys(metric for values in classes.values() for metric in values))
+    lines = [f"| {head} | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
+    for name, values in classes.items():
+        cells = ("-" if (value := values.get(metric)) is None else f"{value:.4g}" for metric in columns)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _int8(metrics: Mapping[str, Any]) -> list[str]:

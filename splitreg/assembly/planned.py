@@ -118,11 +118,16 @@ class HeadPlan:
     needs: tuple[int, ...]
     adapted: Mapping[int, int]
 
-    def create(self) -> Branch:
-        """Build the head, with an adapter if the body does not return a stride that it reads."""
+    def create(self, *, weights: bool = True) -> Branch:
+        """Build the head, with an adapter if the body does not return a stride that it reads.
+
+        Args:
+            weights: load pretrained weights if the recipe asks for them.
+        """
         adapter = StrideAdapter(self.available, self.needs) if self.adapted else None
         specs = adapter.specs if adapter else {stride: self.available[stride] for stride in self.needs}
-        head: Head = self.component.create(specs, self.labels, options=self.options)
+        options = self.options if weights else {k: v for k, v in self.options.items() if k != "pretrained"}
+        head: Head = self.component.create(specs, self.labels, options=options)
         head.needs = self.needs
         return Branch(head, adapter)
 

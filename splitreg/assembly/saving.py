@@ -110,13 +110,17 @@ def _config(model: SplitModel, exported: ExportedEdge) -> BundleConfig:
 
 def _portable(recipe: Recipe) -> Recipe:
     """Return the recipe without folders and ``pretrained``, which other machines do not have."""
-    options = {key: value for key, value in recipe.backbone.options.items() if key != "pretrained"}
     return replace(
         recipe,
-        backbone=replace(recipe.backbone, options=options),
+        backbone=replace(recipe.backbone, options=_without_weights(recipe.backbone.options)),
+        heads=tuple(replace(head, options=_without_weights(head.options)) for head in recipe.heads),
         data=tuple(replace(data, root=None) for data in recipe.data),
         teacher=None if recipe.teacher is None else recipe.teacher.portable(),
     )
+
+
+def _without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != "pretrained"}
 
 
 def _packages(plan: Plan) -> dict[str, str]:

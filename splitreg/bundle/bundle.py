@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
 
 from splitreg.bundle.config import CONFIG, BundleConfig
-from splitreg.errors import BundleError
+from splitreg.errors import BundleError, HubError
+from splitreg.hub import discard, fetch, snapshot_place
 from splitreg.zoo import find_bundle
 
 
@@ -33,7 +34,9 @@ class Bundle:
 
     @classmethod
     def open(cls, place: str | Path) -> Bundle:
-        """Open a folder, or ``zoo:NAME``.
+        """Open a folder, ``zoo:NAME``, or ``hf:ORG/NAME[@REVISION]``.
+
+        Of a bundle on the Hub, a file is fetched when it is read for the first time.
 
         Raises:
             BundleError: there is no bundle, or its config is not valid.
@@ -68,11 +71,21 @@ class Bundle:
         self._compare(digest.hexdigest(), name)
         return self.folder / name
 
+    def fetch_all(self) -> None:
+        """Of a bundle on the Hub, fetch every file that is not in the cache yet.
+
+        Raises:
+            HubError: a file cannot be fetched, or is damaged.
+        """
+        for name in self.config.files:
+            self._fetch(name)
+
     @contextmanager
     def _listed(self, name: str) -> Iterator[BufferedReader]:
         if name not in self.config.files:
             names = ", ".join(sorted(self.config.files))
             raise BundleError(f"no {name} in the config of the bundle {self.folder}; it lists {names}")
+        self._fetch(name)
         try:
             with (self.folder / name).open("rb") as file:
                 yield file
@@ -80,6 +93,29 @@ class Bundle:
             raise BundleError(
                 f"cannot read {name} of the bundle {self.folder}: {cause.strerror or cause}; copy the whole folder"
             ) from cause
+
+    def _fetch(self, name: str) -> None:
+        """Of a bundle on the Hub, fetch a file that is missing or damaged: a download is not hashed by the library."""
+        place = snapshot_place(self.folder)
+        if place is None:
+            return
+        place, path = replace(place, file=name), self.folder / name
+        if not path.exists():
+            fetch(place)
+        if self._is_intact(path, name):
+            return
+        try:
+            fetch(place, again=True)
+        except HubError as cause:
+            raise HubError(f"{name} in the cache is damaged, and was not replaced: {cause}") from cause
+        if not self._is_intact(path, name):
+            discard(path)
+            raise HubError(f"{place} is damaged: its SHA-256 is not the one in {CONFIG}; publish the bundle again")
+
+    def _is_intact(self, path: Path, name: str) -> bool:
+        with suppress(OSError), path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == self.config.files[name]
+        return False
 
     def _compare(self, digest: str, name: str) -> None:
         if digest != self.config.files[name]:

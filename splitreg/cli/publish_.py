@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,11 @@ CALIBRATION_IMAGES = 64
 
 @click.command("publish")
 @click.argument("bundle", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to create.")
+@click.option("-o", "--output", type=click.Path(file_okay=False), help="Folder to create.  [required without --push]")
+@click.option(
+    "--push", "place", metavar="hf:ORG/NAME", help="Upload the copy to the Hugging Face Hub; add @BRANCH for a branch."
+)
+@click.option("--private", is_flag=True, help="With --push, create a private repository.")
 @click.option(
     "--data", metavar="NAME", help="Dataset to measure on.  [default: that of the training, if --root is given]"
 )
@@ -40,10 +45,10 @@ CALIBRATION_IMAGES = 64
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
-    bundle: str, output: str, data: str | None, root: str | None, split: str | None, options: tuple[str, ...],
-    limit: int | None, examples: int, codec: str | None, targets: tuple[str, ...], int8: bool, calibrate: str | None,
-    gate: float | None,
-    overwrite: bool, quiet: bool, unknown: str | None,
+    bundle: str, output: str | None, place: str | None, private: bool, data: str | None, root: str | None,
+    split: str | None, options: tuple[str, ...], limit: int | None, examples: int, codec: str | None,
+    targets: tuple[str, ...], int8: bool, calibrate: str | None, gate: float | None, overwrite: bool, quiet: bool,
+    unknown: str | None,
 ) -> None:  # fmt: skip
     """Write a checked copy of a bundle with results and exports.
 
@@ -51,8 +56,12 @@ def command(
     vectors. Without --data and --root, the results of BUNDLE are kept. With --int8, every head is measured with both
     edge halves, and nothing is written if one loses more than the gate.
 
+    With --push, the copy is uploaded in one commit, with its results in the metadata of the card. The token is that of
+    HF_TOKEN or hf auth login.
+
     \b
     splitreg publish my-bundle -o published --data scenes
+    splitreg publish my-bundle --push hf:me/my-model
     splitreg publish my-bundle -o published --target c
     splitreg publish my-bundle -o published --data scenes --int8 --calibrate scenes
     splitreg verify published
@@ -60,12 +69,19 @@ def command(
     from splitreg.assembly import load
     from splitreg.bundle import check_free
     from splitreg.cli.eval_ import open_data
+    from splitreg.hub import HubPlace
     from splitreg.overrides import parse_overrides
-    from splitreg.publishing import Measurement, PublishOptions, publish
+    from splitreg.publishing import Measurement, PublishOptions, publish, push
     from splitreg.publishing.int8 import GATE
     from splitreg.recipe import REFUSE
 
-    check_free(Path(output), overwrite=overwrite)
+    if output is None and place is None:
+        raise click.UsageError("-o FOLDER or --push hf:ORG/NAME is required")
+    if private and place is None:
+        raise click.UsageError("--private requires --push hf:ORG/NAME")
+    target = None if place is None else HubPlace.parse(place)
+    if output is not None:
+        check_free(Path(output), overwrite=overwrite)
     measured = data is not None or root is not None
     if not measured and (limit is not None or options):
         raise click.UsageError("--set and --limit require --data NAME or --root DIR")
@@ -92,12 +108,17 @@ def command(
         targets=_targets(targets) if targets else None,
         overwrite=overwrite,
     )
-    folder = publish(bundle, output, changes)
-    if int8 and not quiet:
-        _print_int8(folder)
-    if targets and not quiet:
-        _print_targets(folder)
-    click.echo(str(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        default = Path(temporary) / (target.repo.rpartition("/")[2] if target else "bundle")
+        folder = publish(bundle, output or default, changes)
+        if int8 and not quiet:
+            _print_int8(folder)
+        if targets and not quiet:
+            _print_targets(folder)
+        if output is not None:
+            click.echo(str(folder))
+        if place is not None:
+            click.echo(push(folder, place, private=private))
 
 
 def _print_int8(folder: Path) -> None:

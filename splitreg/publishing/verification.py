@@ -77,6 +77,7 @@ def verify(path: str | Path, *, registry: Registry | None = None) -> list[Check]
 
 
 def _hashes(bundle: Bundle) -> str:
+    bundle.fetch_all()
     names = [name for name in bundle.config.files if not _is_card(name)]
     for name in names:
         bundle.check(name)

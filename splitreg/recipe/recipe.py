@@ -105,6 +105,9 @@ class Recipe:
                 raise RecipeError(f"two heads are named {name!r}; rename one: {{ name = ..., as = ... }}")
         if not 0 <= self.seed < 2**63:
             raise RecipeError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+        shares = [part.share for part in self.data]
+        if None in shares and any(share is not None for share in shares):
+            raise RecipeError(f"data: share is given for some datasets only ({shares}); give it for all, or for none")
         for key, values in self.sweep.items():
             if not isinstance(values, list | tuple) or not values:
                 raise RecipeError(f"sweep.{key} must be a list of values, got {values!r}")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from splitreg.assembly import SplitModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.planning import plan
+from splitreg.checkpoints import is_remote
+from splitreg.data.augmentations import with_preset
+from splitreg.data.mixing import check_tasks
 from splitreg.errors import PlanError, RecipeError, SplitregError
 from splitreg.parsing import check_options
 from splitreg.recipe import Recipe, Stage
 from splitreg.registry import Registry, discover
 from splitreg.training.data import augmentation, hold_out_validation, open_split
 from splitreg.training.optimizers import optimizer_options
+from splitreg.training.parts import check_stage
 from splitreg.training.schedules import schedule
 
 
@@ -43,6 +48,11 @@ def check_recipe(recipe: Recipe, registry: Registry | None = None) -> Plan:
     problems += training_problems(recipe)
     problems += [*_missing_weights(recipe), *_sweep_problems(recipe, registry)]
     if planned is not None:
+        tasks = {head.name: head.task for head in planned.heads}
+        problems += _problems(lambda: check_tasks(tasks, with_preset(recipe.augment)))
+        names = planned.backbone.meta.stages
+        for number, stage in enumerate(recipe.stages):
+            problems += _problems(partial(check_stage, stage.freeze_to, names, f"stages[{number}]: "))
         problems += _data_problems(recipe, registry)
     if problems or planned is None:
         raise PlanError(problems)
@@ -118,7 +128,7 @@ def _described(recipe: Recipe, registry: Registry) -> dict[str, Any]:
             values[f"{place}.{key}"] = tuple(value) if isinstance(value, list) else value
     values["bottleneck.from"] = recipe.bottleneck.source
     values.update({f"heads.{head.name}.labels": head.labels for head in recipe.heads})
-    return {key: value for key, value in values.items() if key != "backbone.pretrained"}
+    return {key: value for key, value in values.items() if not key.endswith(".pretrained")}
 
 
 def _stage_checks(stage: Stage) -> list[Any]:
@@ -140,9 +150,12 @@ def _problems(check: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _missing_weights(recipe: Recipe) -> Iterator[str]:
-    weights = recipe.backbone.options.get("pretrained")
-    if isinstance(weights, str) and not Path(weights).is_file():
-        yield f"backbone {recipe.backbone.name}: there is no file of weights {weights}"
+    parts = [("backbone", recipe.backbone.name, recipe.backbone.options)]
+    parts += [("head", head.name, head.options) for head in recipe.heads]
+    for kind, name, options in parts:
+        weights = options.get("pretrained")
+        if isinstance(weights, str) and not is_remote(weights) and not Path(weights).is_file():
+            yield f"{kind} {name}: there is no file of weights {weights}"
 
 
 def _sweep_problems(recipe: Recipe, registry: Registry) -> Iterator[str]:

@@ -9,14 +9,22 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from splitreg_timm import loading, stages
 from splitreg_timm.backbone import TimmBackbone
 from splitreg_timm.specs import TIMM
 from splitreg_timm.token_layout import TokenLayout
 from torch import nn
 
-from splitreg.errors import BrokenComponent, BundleError, MissingExtra, RecipeError, UnknownComponent
+from splitreg.errors import (
+    BrokenComponent,
+    BundleError,
+    CheckpointError,
+    MissingExtra,
+    RecipeError,
+    UnknownComponent,
+)  # fmt: skip
+from splitreg.interop import import_weights
 from splitreg.registry import Registry
 
 pytestmark = pytest.mark.integration
@@ -377,3 +385,43 @@ def test_a_file_without_the_classifier_is_refused_where_it_is_kept(tmp_path):
     save_file(state, tmp_path / "weights.safetensors")
     with pytest.raises(BundleError, match="missing"):
         TimmBackbone("resnet18", pretrained=str(tmp_path / "weights.safetensors"), classifier=True)
+
+
+def foreign(state):
+    """Return timm's EfficientNet-Lite0 under the names of efficientnet_pytorch, in the order of the network."""
+    blocks = list(dict.fromkeys(".".join(name.split(".")[:3]) for name in state if name.startswith("blocks.")))
+    outside = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    plain = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    expanding = {
+        "conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1", "conv_pwl": "_project_conv",
+        "bn3": "_bn2",
+    }  # fmt: skip
+    renamed = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            block = ".".join(parts[:3])
+            table = expanding if f"{block}.conv_pwl.weight" in state else plain
+            renamed[f"_blocks.{blocks.index(block)}.{table[parts[3]]}.{parts[4]}"] = value
+        else:
+            renamed[f"{outside[parts[0]]}.{parts[1]}"] = value
+    return renamed
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
+def test_weights_with_names_of_efficientnet_pytorch_are_read(name, tmp_path):
+    torch.manual_seed(5)
+    state = timm.create_model(name).state_dict()
+    path = tmp_path / "efficientnet-lite.pth"
+    torch.save(foreign(state), path)
+    backbone = TimmBackbone(name, pretrained=str(path), image_size=(224, 224), classifier=True)
+    own = {key.removeprefix("net."): value for key, value in backbone.state_dict().items()}
+    assert own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in state)
+    written = import_weights(path, name, tmp_path / "lite.safetensors")
+    again = load_file(written.path)
+    assert again.keys() == state.keys() and all(torch.equal(again[key], state[key]) for key in state)
+    with pytest.raises(CheckpointError, match=r"lite\.safetensors.*overwrite"):
+        import_weights(path, name, written.path)
+    with pytest.raises(BundleError, match="resnet18"):
+        import_weights(path, "resnet18", tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()

@@ -24,13 +24,16 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.ops.poolers import LevelMapper
 
 import splitreg
+from splitreg import checkpoints
 from splitreg.assembly import load, save
 from splitreg.assembly.labels import class_names
 from splitreg.cli.import_ import command
 from splitreg.coding import decode_streams, encode_streams
 from splitreg.errors import CheckpointError, PlanError
-from splitreg.interop import checkpoints, import_checkpoint
+from splitreg.interop import import_checkpoint
 from splitreg.interop.layouts import SC2BENCH
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module", params=["compressai", "sc2bench"])

@@ -28,6 +28,8 @@ from splitreg.link_emulator import PRESETS
 from splitreg.serving.page import comparison, device, routes
 from splitreg.wire import protocol
 
+pytestmark = pytest.mark.integration
+
 FILES = {name: content.decode() for name, (content, _) in routes.static_files().items()}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
 

@@ -19,7 +19,10 @@ from splitreg.serving.local import LocalBackend
 from splitreg.serving.page import edge, routes
 from splitreg.wire import protocol, to_json
 
-pytestmark = pytest.mark.skipif(chromium.find() is None, reason="no Chromium is installed")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(chromium.find() is None, reason="no Chromium is installed"),
+]
 CANVAS = "document.getElementById('canvas')"
 
 

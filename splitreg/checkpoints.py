@@ -1,4 +1,8 @@
-"""Checkpoints of other projects: files of ``torch.save``, read without executing code in them."""
+"""Weights from elsewhere, read without executing code: ``torch.save``, safetensors, the Hub, torchvision.
+
+A place is a file, ``hf:ORG/NAME[/FILE][@REVISION]``, or ``torchvision:MODEL[.WEIGHTS]``, for example
+``torchvision:fasterrcnn_resnet50_fpn`` for what torchvision itself downloads.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
-from splitreg.errors import CheckpointError
+from splitreg.errors import CheckpointError, suggest
+from splitreg.hub import PREFIX as HUB_PREFIX
+from splitreg.hub import HubPlace, fetch_first
+
+#: Prefix of models whose weights torchvision downloads.
+TORCHVISION = "torchvision:"
+#: Files of a repository on the Hub that may hold its weights, in this order.
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 #: Largest checkpoint. The largest of sc2bench, with its optimizer, has about 1.5 GB.
 MAX_BYTES = 8 * 2**30
@@ -24,14 +37,65 @@ _IGNORED_TYPES = ("argparse.Namespace", "numpy.core.multiarray.scalar", "numpy._
 _STATE_KEYS = ("model", "state_dict", "model_state_dict")
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict in a file of ``torch.save``, on the CPU, without the prefix ``module.``.
+def is_remote(place: str) -> bool:
+    """Whether weights are downloaded, from the Hub or from torchvision."""
+    return place.startswith((HUB_PREFIX, TORCHVISION))
+
+
+def weights_file(place: str | Path) -> Path:
+    """Return the local file of a place; one that is remote is downloaded into the cache of its library.
+
+    Raises:
+        HubError: the Hub has no such file, or it cannot be fetched.
+        CheckpointError: torchvision has no such model, or its weights cannot be downloaded.
+    """
+    text = str(place)
+    if text.startswith(HUB_PREFIX):
+        return fetch_first(HubPlace.parse(text), HUB_FILES)
+    return _torchvision_file(text) if text.startswith(TORCHVISION) else Path(place)
+
+
+def _torchvision_file(place: str) -> Path:
+    from torchvision import models
+
+    name, _, member = place.removeprefix(TORCHVISION).partition(".")
+    if name not in models.list_models():
+        raise CheckpointError(f"torchvision has no model {name!r}.{suggest(name, models.list_models())}")
+    weights = models.get_model_weights(name)
+    if member and member not in weights.__members__:
+        raise CheckpointError(
+            f"torchvision's {name} has no weights {member!r}; it has {', '.join(weights.__members__)}"
+        )
+    url = (weights[member] if member else weights.DEFAULT).url
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / url.rpartition("/")[2]
+    if not file.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2], progress=False)
+        except Exception as cause:  # of urllib, of the operating system, of the check of the hash
+            reason = next(iter(str(cause).splitlines()), type(cause).__name__)
+            raise CheckpointError(f"cannot download {url}: {reason}; or name a file with these weights") from cause
+    return file
+
+
+def read_checkpoint(place: str | Path) -> dict[str, Tensor]:
+    """Return a state dict on the CPU, without the prefix ``module.``.
+
+    Args:
+        place: a file of ``torch.save`` or safetensors, or a remote place as above.
 
     Raises:
         CheckpointError: there is no such file, it is not a checkpoint, damaged, too large, would execute
             code, or has no state dict.
+        HubError: the Hub has no such file, or it cannot be fetched.
     """
-    path = Path(path)
+    path = weights_file(place)
+    if path.suffix == ".safetensors" and path.is_file():
+        try:
+            return _state_dict(path, load_file(path))
+        except (SafetensorError, OSError, ValueError) as cause:
+            raise CheckpointError(f"{path} is not a valid safetensors file: {cause}") from cause
     if not path.is_file():
         problem = f"{path} is a folder" if path.is_dir() else f"no file {path}"
         raise CheckpointError(f"{problem}; a checkpoint must be a file of torch.save, such as model.pt")
