@@ -36,7 +36,7 @@ def command(
     cut: str | None, bottleneck: str | None, codec: str | None, size: str | None, overrides: tuple[str, ...],
     strict: bool, as_json: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Make a bundle from checkpoints of torchvision, sc2bench or Ladon.
+    """Make a bundle from a checkpoint of another project.
 
     CHECKPOINT is a file of torch.save or safetensors, hf:ORG/NAME, or torchvision:MODEL for what torchvision downloads.
     Detectors, segmenters and ResNets of torchvision are read whole: backbone and heads are found by their tensors. With
