@@ -150,8 +150,8 @@ def _match(
     own = own[np.argsort(-prediction.scores[own], kind="stable")][:_MAX_OBJECTS]
     theirs = target.labels.cpu().numpy() == label
     boxes = target.boxes.as_subclass(Tensor).float().reshape(-1, 4).cpu().numpy()[theirs]
-    points = target.points.as_subclass(Tensor).float().cpu().numpy().reshape(len(theirs), -1, 2)[theirs]
-    visible = target.visible.cpu().numpy().reshape(len(theirs), -1)[theirs].astype(bool)
+    points = target.points.as_subclass(Tensor).float().cpu().numpy().reshape(len(theirs), len(variances), 2)[theirs]
+    visible = target.visible.cpu().numpy().reshape(len(theirs), len(variances))[theirs].astype(bool)
     ignored = target.crowd.cpu().numpy()[theirs].astype(bool) | ~visible.any(axis=1)
     order = np.argsort(ignored, kind="stable")  # those that count first
     area = 0.5 * (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
