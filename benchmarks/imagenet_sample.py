@@ -5,7 +5,8 @@
     B="python benchmarks/imagenet_sample.py"
     $B images --root imagenet_sample --weights lite0.safetensors      # JPEG, WebP and AVIF to the unsplit model
     $B cache views.pt --root imagenet_sample --weights lite0.safetensors --more camvid/train pets/JPEGImages
-    $B fit ours --cache views.pt --weights lite0.safetensors --cut blocks.4 --minutes 10 -o ours
+    $B calibrate --root imagenet_sample --weights lite0.safetensors -o training-free
+    $B fit ours --cache views.pt --weights lite0.safetensors --start training-free --minutes 4 -o ours
     $B fit ladon --cache views.pt --weights lite0.safetensors --minutes 10 -o ladon
     $B fit student --cache views.pt --weights lite0.safetensors --start ladon --minutes 5 -o student
     $B packets --root imagenet_sample --weights lite0.safetensors ours --rates 0,0.25,0.5,0.75,1
@@ -38,13 +39,13 @@ import splitreg
 from splitreg.assembly import load, save
 
 MODEL, SIZE = "tf_efficientnet_lite0", 224
+#: Codec -> side in pixels -> qualities.
 QUALITIES = {
-    "jpeg": (10, 20, 35, 55, 75, 90),
-    "webp": (1, 10, 25, 50, 75, 90),
-    "avif": (15, 30, 45, 60, 75, 90),
+    "webp": {224: (90, 75, 50, 20)},
+    "avif": {160: (75, 50), 224: (85, 75, 60, 40)},
+    "jpeg": {160: (75, 35), 224: (90, 75, 55, 35, 20, 10)},
 }
-SIDES = (112, 160, 224)
-CUTS = ("blocks.2", "blocks.4")
+CUTS = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
 
 
 def recipe(weights: str | None, cut: str, bottleneck: dict, codec: str = "rans") -> dict:
@@ -103,14 +104,14 @@ def images_command(args: argparse.Namespace) -> list[dict]:
     model, (images, truth) = unsplit(args.weights), validation(args.root)
     reference = classes(model, images)
     rows = [row(reference, truth, reference, [SIZE * SIZE * 3] * len(images), series="unsplit", point="pixels")]
-    for codec, qualities in QUALITIES.items():
-        for side in SIDES:
+    for codec in args.codecs.split(","):
+        for side, qualities in QUALITIES[codec].items():
             small = [image.resize((side, side), Image.Resampling.LANCZOS) for image in images]
             for quality in qualities:
                 received, sizes = [], []
                 for image in small:
                     stream = io.BytesIO()
-                    options = {"jpeg": {"optimize": True}, "webp": {"method": 6}, "avif": {"speed": 4}}[codec]
+                    options = {"jpeg": {"optimize": True}, "webp": {"method": 4}, "avif": {"speed": 6}}[codec]
                     image.save(stream, codec.upper(), quality=quality, **options)
                     sizes.append(stream.tell())
                     received.append(Image.open(stream).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
@@ -131,18 +132,14 @@ def cache_command(args: argparse.Namespace) -> list[dict]:
         except OSError:
             continue
         views += [view(image, generator) for _ in range(args.views)]
-    model = unsplit(args.weights)
-    backbone = registry_backbone(args.weights)
-    prefixes = [backbone.split(cut)[0].eval() for cut in CUTS]
-    store: dict[str, list] = {cut: [] for cut in CUTS} | {"logits": []}
+    model = splitreg.build(**recipe(args.weights, args.cut, {"name": "raw"}, "raw")).eval()
+    features, logits = [], []
     with torch.inference_mode():
         for start in range(0, len(views), 16):
-            batch = tensor(views[start : start + 16])
-            for cut, prefix in zip(CUTS, prefixes, strict=True):
-                store[cut].append(prefix(batch).half())
-            store["logits"].append(model(batch).outputs["cls"])
-    joined = {name: torch.cat(parts) for name, parts in store.items()}
-    joined["images"] = torch.from_numpy(np.stack(views))
+            feature = model.prefix(tensor(views[start : start + 16]))
+            features.append(feature.half())
+            logits.append(model.branches["cls"](model.body(feature), (SIZE, SIZE)))
+    joined = {"feature": torch.cat(features), "logits": torch.cat(logits), "images": torch.from_numpy(np.stack(views))}
     torch.save(joined, args.output)
     return [{"images": len(paths), "views": len(views), "cpu_minutes": time.process_time() / 60}]
 
@@ -218,23 +215,29 @@ def main_parameters(module: torch.nn.Module, bottleneck: torch.nn.Module) -> lis
     return [parameter for parameter in module.parameters() if id(parameter) not in others]
 
 
+def calibrate_command(args: argparse.Namespace) -> list[dict]:
+    """Write the training-free model, calibrated on every seventh image of ``train``."""
+    from splitreg.assembly.calibration import calibrate
+
+    model = splitreg.build(**recipe(args.weights, args.cut, {"name": "calibrated"}))
+    begun = time.process_time()
+    calibrate(model, [np.asarray(crop(path)) for path in sorted((args.root / "train").iterdir())[::7]])
+    save(model, args.output, overwrite=True)
+    return [{"bundle": str(args.output), "cpu_seconds": time.process_time() - begun}]
+
+
 def fit_ours(args: argparse.Namespace) -> list[dict]:
-    """Pretrained stages, then ``fp`` at the cut: restores the feature, and the unsplit model's logits."""
+    """Continue from the training-free model: bottleneck, body and classifier learn from the unsplit model."""
     torch.manual_seed(args.seed)
     cached = torch.load(args.cache, weights_only=True)
-    views = {"feature": cached[args.cut], "logits": cached["logits"]}
-    bottleneck = {
-        "name": args.bottleneck, "from": "feature", "encoder": "light", "channels": args.channels, "hidden": args.hidden,
-        "rates": 5, "rate_range": args.range,
-    }  # fmt: skip
-    model = splitreg.build(**recipe(args.weights, args.cut, bottleneck))
-    if args.start is not None:
-        model.load_state_dict(load(args.start).state_dict())
+    views = {"feature": cached["feature"], "logits": cached["logits"]}
+    model = load(args.start)
     model.train(), model.prefix.eval(), model.body.eval(), model.branches.eval()
+    weights = [model.bottleneck.encoder.weight, model.bottleneck.decoder.weight]
     frozen = copy.deepcopy(model.body).eval().requires_grad_(False)
     groups = [
-        {"params": main_parameters(model.bottleneck, model.bottleneck), "lr": args.lr},
-        {"params": [*model.body.parameters(), *model.branches.parameters()], "lr": args.lr * 0.1},
+        *({"params": [weight], "lr": args.lr * float(weight.std())} for weight in weights),
+        {"params": [*model.body.parameters(), *model.branches.parameters()], "lr": args.lr * 0.02},
     ]
 
     def loss(batch: dict, part: float):
@@ -248,7 +251,7 @@ def fit_ours(args: argparse.Namespace) -> list[dict]:
         kl, cut = divergence(logits, batch["logits"]), relative(restored, feature)
         last, rate = relative(features[deep], targets[deep]), bits.mean()
         weight = args.rate_lambda / SIZE**2
-        total = args.kl * kl + 0.5 * cut + last + weight * rate
+        total = kl + 0.2 * last + weight * rate
         return total, {"kl": kl, "cut": cut, "last": last, "bytes": rate / 8}
 
     steps = loop(args, views, groups, loss, 32)
@@ -306,6 +309,9 @@ def fit_student(args: argparse.Namespace) -> list[dict]:
     return finish(args, model, steps, moved=False)
 
 
+FITS = {"ours": fit_ours, "ladon": fit_ladon, "student": fit_student}
+
+
 def finish(args: argparse.Namespace, model: torch.nn.Module, steps: int, *, moved: bool = True) -> list[dict]:
     """Freeze the tables and write the bundle."""
     model.eval()
@@ -314,8 +320,7 @@ def finish(args: argparse.Namespace, model: torch.nn.Module, steps: int, *, move
         model.freeze_tables()
     model.trained = True
     save(model, args.output, overwrite=True)
-    device = ("prefix", "encoder")
-    macs = sum(cost.macs for name, cost in model.plan.costs().items() if name in device)
+    macs = model.plan.costs()["edge"].macs
     return [{"bundle": str(args.output), "steps": steps, "minutes": args.minutes, "device_macs": macs}]
 
 
@@ -326,8 +331,7 @@ def packets_command(args: argparse.Namespace) -> list[dict]:
     arrays, rows = [np.asarray(image) for image in images], []
     for bundle in args.bundles:
         model = load(bundle)
-        costs = model.plan.costs()
-        macs = sum(cost.macs for name, cost in costs.items() if name in ("prefix", "encoder"))
+        macs = model.plan.costs()["edge"].macs
         for rate in args.rates or [None]:
             packets = [packet for array in arrays for packet in model.edge.encode([array], rate=rate)]
             predicted = [int(p["cls"].probabilities.argmax()) for p in model.server.infer(packets)]
@@ -384,25 +388,23 @@ def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    parts = {name: commands.add_parser(name) for name in ("images", "cache", "fit", "packets", "curves")}
-    for name in ("images", "cache", "packets"):
+    parts = {name: commands.add_parser(name) for name in ("images", "calibrate", "cache", "fit", "packets", "curves")}
+    for name in ("images", "calibrate", "cache", "packets"):
         parts[name].add_argument("--root", type=Path, required=True)
-    for name in ("images", "cache", "fit", "packets"):
+    for name in ("images", "calibrate", "cache", "fit", "packets"):
         parts[name].add_argument("--weights", required=True)
         parts[name].add_argument("--seed", type=int, default=0)
+    parts["images"].add_argument("--codecs", default=",".join(QUALITIES))
     parts["cache"].add_argument("output", type=Path)
     parts["cache"].add_argument("--views", type=int, default=4)
+    parts["calibrate"].add_argument("-o", "--output", type=Path, required=True)
+    parts["calibrate"].add_argument("--cut", choices=CUTS, default="blocks.4")
+    parts["cache"].add_argument("--cut", choices=CUTS, default="blocks.4")
     parts["cache"].add_argument("--more", type=Path, nargs="*", default=[])
     fit = parts["fit"]
     fit.add_argument("method", choices=("ours", "ladon", "student"))
     fit.add_argument("--cache", type=Path, required=True)
-    fit.add_argument("--cut", choices=CUTS, default="blocks.4")
-    fit.add_argument("--bottleneck", default="fp")
-    fit.add_argument("--channels", type=int, default=64)
-    fit.add_argument("--hidden", type=int, default=128)
-    fit.add_argument("--range", type=float, default=64.0)
     fit.add_argument("--rate-lambda", type=float, default=1.0)
-    fit.add_argument("--kl", type=float, default=1.0)
     fit.add_argument("--beta", type=float, default=1.28)
     fit.add_argument("--lr", type=float, default=2e-3)
     fit.add_argument("--minutes", type=float, default=10.0)
@@ -414,8 +416,10 @@ def main() -> None:
     parts["curves"].add_argument("files", type=Path, nargs="+")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    run = {"images": images_command, "cache": cache_command, "packets": packets_command, "curves": curves_command}
-    run |= {"fit": {"ours": fit_ours, "ladon": fit_ladon, "student": fit_student}[getattr(args, "method", "ours")]}
+    run = {
+        "images": images_command, "calibrate": calibrate_command, "cache": cache_command, "packets": packets_command,
+        "curves": curves_command, "fit": FITS.get(getattr(args, "method", "")),
+    }  # fmt: skip
     print(json.dumps(run[args.command](args), indent=1))
 
 

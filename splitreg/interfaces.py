@@ -1,4 +1,4 @@
-"""Interfaces of the six kinds of plugin; features are keyed by stride, never by index.
+"""Interfaces of the kinds of plugin that run with torch; features are keyed by stride, never by index.
 
 Shape letters: B images, C channels, H x W input pixels, h x w of a latent, s a stride, K classes.
 
@@ -10,7 +10,7 @@ device, without memory, so a constructor must not read tensor values.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -278,7 +278,8 @@ class StepContext:
             of a head's loss for one feature comes from that head only.
         teacher: stride -> feature of the teacher; None without one.
         progress: 0 at the start of the stage, 1 at its end.
-        outputs: head -> ``Head.distillation_output`` for the images of this batch with its target.
+        outputs: head -> ``Head.distillation_output`` for the images of this batch with its target, or for
+            all of them, see ``Objective.unlabelled_heads``.
         teacher_outputs: head -> output of the teacher for the same images: that of the teacher's head
             of the same name or, for a classification head, the logits of the teacher's classifier.
         latent: (B, C, h, w), output of ``Bottleneck.encoder`` before quantisation; None if the
@@ -322,9 +323,12 @@ class Objective(nn.Module, abc.ABC):
     Attributes:
         reads_heads: it uses losses or outputs of heads. Heads are not run in a stage in which no
             objective does.
+        unlabelled_heads: heads that run on all images, also on those without a target; ``outputs`` of
+            the context then has all images, ``losses`` only those with a target.
     """
 
     reads_heads: bool = True
+    unlabelled_heads: Collection[str] = ()
 
     @abc.abstractmethod
     def forward(self, context: StepContext) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,13 @@ from splitreg.imaging import Geometry
 from splitreg.masks import decode_mask, encode_mask
 from splitreg.registry import extensions
 
+if TYPE_CHECKING:
+    from typing import Self
+
 __all__ = [
     "CLASSIFICATION", "DEPTH", "DETECTION", "GENERIC", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION",
     "Classification", "Depth", "Detections", "GenericPrediction", "MultiLabel", "Prediction", "Reconstruction",
-    "Segmentation", "decode_mask", "encode_mask",
+    "Segmentation", "decode_mask", "draw_all", "encode_mask",
 ]  # fmt: skip
 
 CLASSIFICATION = "classification"
@@ -51,9 +54,11 @@ class Prediction(abc.ABC):
     Attributes:
         type_name: of a plugin's own type: the name of its entry point ``splitreg.prediction``, by which
             a client finds the class; empty: a client receives a ``GenericPrediction``.
+        covers: whether the drawing replaces the image instead of marking it.
     """
 
     type_name: ClassVar[str] = ""
+    covers: ClassVar[bool] = False
 
     @abc.abstractmethod
     def restore(self, geometry: Geometry) -> Self:
@@ -350,6 +355,8 @@ class Depth(Prediction):
         depth: (H, W) float32 in metres; 0: unknown ground truth.
     """
 
+    covers: ClassVar[bool] = True
+
     depth: NDArray[np.float32]
 
     def restore(self, geometry: Geometry) -> Self:
@@ -390,6 +397,8 @@ class Reconstruction(Prediction):
     Args:
         image: (H, W, 3) uint8.
     """
+
+    covers: ClassVar[bool] = True
 
     image: NDArray[np.uint8]
 
@@ -468,6 +477,30 @@ class GenericPrediction(Prediction):
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return ``array_data``."""
         return self.array_data
+
+
+def draw_all(image: NDArray[np.uint8], predictions: Mapping[str, Prediction]) -> NDArray[np.uint8]:
+    """Draw the predictions for an image in one drawing.
+
+    Masks, boxes and captions are drawn over each other; predictions that cover the image (depth, a
+    reconstruction), and all of an image that is enlarged, are beside each other.
+
+    Args:
+        image: (H, W, 3) uint8, in the pixels of the predictions.
+        predictions: head -> prediction.
+
+    Returns:
+        A larger image; a copy of the image without predictions.
+    """
+    # Tints first, so that boxes and captions stay on top.
+    ordered = sorted(predictions.values(), key=lambda each: not isinstance(each, Segmentation))
+    enlarged = max(image.shape[:2]) < drawing.MIN_SIDE
+    beside = [each for each in ordered if each.covers or enlarged]
+    marked = image.copy()
+    for each in ordered:
+        if not (each.covers or enlarged):
+            marked = each.draw(marked)
+    return drawing.beside(([] if enlarged and beside else [marked]) + [each.draw(image) for each in beside])
 
 
 def _short(value: float) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 API = 1
 
 #: Kinds of plugins; the entry-point group of each is ``splitreg.<kind>``.
-KINDS = ("backbone", "bottleneck", "codec", "head", "dataset", "objective")
+KINDS = ("backbone", "bottleneck", "codec", "head", "dataset", "objective", "target")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

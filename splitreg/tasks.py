@@ -81,11 +81,14 @@ class MultiLabelTarget(Target):
     present: Tensor
 
     def relabel(self, indexes: Sequence[int | None], count: int) -> MultiLabelTarget:
-        """Return it with other classes; those that the dataset lacks are unknown."""
+        """Return it with other classes; those that the dataset lacks are unknown.
+
+        A class that several others become is present if one of them is, and unknown if none is and one is unknown.
+        """
         present = torch.full((count,), math.nan, dtype=torch.float32, device=self.present.device)
-        for old, new in enumerate(indexes):
-            if new is not None:
-                present[new] = self.present[old]
+        for new in {index for index in indexes if index is not None}:
+            olds = self.present[[old for old, index in enumerate(indexes) if index == new]]
+            present[new] = 1.0 if bool((olds == 1).any()) else olds.sum()
         return replace(self, present=present)
 
 
@@ -116,7 +119,10 @@ class BoxTarget(Target):
         if bool(known.all()):
             return replace(self, labels=labels)
         boxes, masks = _rows(self.boxes, known), None if self.masks is None else _rows(self.masks, known)
-        return replace(self, boxes=boxes, labels=labels[known], crowd=self.crowd[known], masks=masks)
+        identities = None if self.identities is None else self.identities[known]
+        return replace(
+            self, boxes=boxes, labels=labels[known], crowd=self.crowd[known], masks=masks, identities=identities
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,9 @@ QUANTISE = _bottleneck("quantise", "quantise:Quantise",
 RAW_BOTTLENECK = _bottleneck("raw", "quantise:RawFeature",
     "The feature itself in float32: lossless, not compressed.",
     "Capogrosso et al. 2024, arXiv:2407.05982")  # fmt: skip
+CALIBRATED = _bottleneck("calibrated", "calibrated:Calibrated",
+    "The feature of a finished model, rotated and quantised after a look at some images; no training.",
+    "Goyal 2001, doi:10.1109/79.952802")  # fmt: skip
 ZSTD = _codec("zstd", "packed:Zstd",
     "General-purpose compression of packed symbols; needs no tables.",
     "RFC 8878")  # fmt: skip

@@ -99,15 +99,36 @@ def stack_masks(targets: Sequence[Any], device: torch.device) -> Tensor:
     return torch.stack([target.mask.as_subclass(Tensor) for target in targets]).long().to(device)
 
 
-def pixel_cross_entropy(logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
+def pixel_cross_entropy(
+    logits: Tensor, mask: Tensor, weight: Tensor | None = None, focal: float = 0.0
+) -> Tensor:  # fmt: skip
     """Return the cross-entropy, averaged over the pixels whose class is known; 0 where none is.
 
     Args:
         logits: (B, K, H, W).
         mask: (B, H, W) int64; ``IGNORE`` where unknown.
         weight: (K,) weights of the classes.
+        focal: exponent of the focal factor, see ``focal_factor``; 0: none.
     """
-    total = F.cross_entropy(logits, mask, weight=weight, ignore_index=IGNORE, reduction="sum")
+    if focal:
+        each = F.cross_entropy(logits, mask, weight=weight, ignore_index=IGNORE, reduction="none")
+        total = (each * focal_factor(logits, mask.clamp(max=logits.shape[1] - 1), focal)).sum()
+    else:
+        total = F.cross_entropy(logits, mask, weight=weight, ignore_index=IGNORE, reduction="sum")
     known = mask != IGNORE
     count = known.sum() if weight is None else weight[mask[known]].sum()
     return total / count.clamp(min=1e-6)  # torch's own mean is 0 / 0 where every pixel is ignored
+
+
+def focal_factor(logits: Tensor, index: Tensor, gamma: float) -> Tensor:
+    """Return (1 - p) ** gamma, where p is the probability of the true class (Lin et al. 2017, arXiv:1708.02002).
+
+    Args:
+        logits: (B, K, ...).
+        index: (B, ...) int64, the true class.
+        gamma: 2 in the paper; a larger one gives examples that are already right less weight.
+
+    Returns:
+        (B, ...) factors.
+    """
+    return (1 - logits.softmax(dim=1).gather(1, index.unsqueeze(1)).squeeze(1)) ** gamma

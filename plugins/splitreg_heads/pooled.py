@@ -15,7 +15,7 @@ from splitreg.interfaces import Head
 from splitreg.predictions import Classification, MultiLabel
 from splitreg.specs import FeatureSpec
 from splitreg.tasks import CLASSIFICATION, MULTILABEL, Prediction
-from splitreg_heads.bases import check_labels
+from splitreg_heads.bases import check_labels, focal_factor
 
 if TYPE_CHECKING:
     from splitreg.evaluation.metrics import Accuracy, LabelPrecision
@@ -71,6 +71,7 @@ class ClassHead(_PooledHead):
         dropout: probability, before the last layer.
         grid: the feature is pooled to grid x grid; 1 is global average pooling.
         label_smoothing: share of the target that is spread over all classes.
+        focal: exponent of the focal loss; images that are already right count less. 0: plain cross-entropy.
 
     Raises:
         RecipeError: an option is out of range, or there are no labels.
@@ -88,16 +89,20 @@ class ClassHead(_PooledHead):
         dropout: float = 0.0,
         grid: int = 1,
         label_smoothing: float = 0.0,
+        focal: float = 0.0,
     ) -> None:
         super().__init__(features, labels, hidden=hidden, dropout=dropout, grid=grid)
-        if not 0 <= label_smoothing < 1:
-            raise RecipeError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        if not 0 <= label_smoothing < 1 or focal < 0:
+            raise RecipeError(f"label_smoothing must be in [0, 1), focal 0 or more; got {label_smoothing} and {focal}")
+        self.label_smoothing, self.focal = label_smoothing, focal
 
     def loss(self, output: Tensor, targets: Sequence[Any]) -> dict[str, Tensor]:
         """Return the cross-entropy as ``ce``."""
         index = torch.tensor([target.index for target in targets], device=output.device)
-        return {"ce": F.cross_entropy(output, index, label_smoothing=self.label_smoothing)}
+        if not self.focal:
+            return {"ce": F.cross_entropy(output, index, label_smoothing=self.label_smoothing)}
+        each = F.cross_entropy(output, index, label_smoothing=self.label_smoothing, reduction="none")
+        return {"ce": (each * focal_factor(output, index, self.focal)).mean()}
 
     def predict(self, output: Tensor) -> list[Prediction]:
         """Return the class probabilities of each image."""

@@ -26,6 +26,7 @@ class SegmentationHead(MaskHead):
         dropout: probability, before the classifier.
         dice: weight of the Dice loss beside the cross-entropy; it favours small classes.
         class_weights: K weights of the cross-entropy; empty: equal weights.
+        focal: exponent of the focal loss; pixels that are already right count less. 0: plain cross-entropy.
 
     Raises:
         RecipeError: an option is out of range, or there are no labels.
@@ -40,17 +41,19 @@ class SegmentationHead(MaskHead):
         dropout: float = 0.1,
         dice: float = 0.0,
         class_weights: tuple[float, ...] = (),
+        focal: float = 0.0,
     ) -> None:
         super().__init__()
         self.labels = check_labels("seg", labels, IGNORE)
         if len(class_weights) not in (0, len(labels)):
             raise RecipeError(f"class_weights must be one per class: {len(labels)}, got {len(class_weights)}")
-        if width < 1 or dice < 0 or not 0 <= dropout < 1:
+        if width < 1 or dice < 0 or focal < 0 or not 0 <= dropout < 1:
             raise RecipeError(
-                f"width must be positive, dice 0 or more, dropout in [0, 1); got {width}, {dice}, {dropout}"
+                "width must be positive, dice and focal 0 or more, dropout in [0, 1); got "
+                f"{width}, {dice}, {focal}, {dropout}"
             )
         self.needs = tuple(sorted(features))
-        self.dice = dice
+        self.dice, self.focal = dice, focal
         self.class_weights = tuple(class_weights)
         self.pyramid = Pyramid(features, width)
         self.classify = nn.Sequential(separable(width, width), nn.Dropout(dropout), nn.Conv2d(width, len(labels), 1))
@@ -70,7 +73,7 @@ class SegmentationHead(MaskHead):
         logits = output.full()  # (B, K, H, W)
         mask = stack_masks(targets, logits.device)
         weight = torch.tensor(self.class_weights, device=logits.device) if self.class_weights else None
-        parts = {"ce": pixel_cross_entropy(logits, mask, weight)}
+        parts = {"ce": pixel_cross_entropy(logits, mask, weight, self.focal)}
         if self.dice:
             parts["dice"] = self.dice * _dice(logits.softmax(dim=1), mask, mask != IGNORE)
         return parts

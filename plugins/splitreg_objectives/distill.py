@@ -25,6 +25,8 @@ class Distill(Objective):
         logits: head -> weight of the Kullback-Leibler divergence from the teacher's classes, times
             the square of the temperature.
         temperature: divisor of the logits of both.
+        unlabelled: compare logits on all images, also on those without a label for the head: a teacher
+            needs none. By default only on images with a label.
         compare: ``"teacher"``; or ``"cut"``: the feature that the bottleneck restores with the one that it reads. This
             needs no teacher and no labels, and a bottleneck that reads the feature at the cut.
 
@@ -43,6 +45,7 @@ class Distill(Objective):
         reduction: str = "sum",
         logits: Mapping[str, float] | None = None,
         temperature: float = 1.0,
+        unlabelled: bool = False,
         compare: str = "teacher",
     ) -> None:
         super().__init__()
@@ -67,6 +70,7 @@ class Distill(Objective):
                 raise RecipeError(f"objective distill: the weight of {head!r} must be 0 or more, got {share!r}")
         self.weight, self.reduction, self.temperature = float(weight), reduction, float(temperature)
         self.reads_heads = any(self.logits.values())
+        self.unlabelled_heads = tuple(head for head, share in self.logits.items() if share) if unlabelled else ()
         self.strides = None if strides is None else tuple(strides)
 
     def forward(self, context: StepContext) -> dict[str, Tensor]:

@@ -16,6 +16,9 @@ UNCERTAINTY = _objective("uncertainty", "uncertainty:Uncertainty",
 COMPRESSIBILITY = _objective("compressibility", "compressibility:Compressibility",
     "Keeps the latent's residual in an image codec small.",
     "Alvar & Bajic 2019, arXiv:1902.05179")  # fmt: skip
+CODE_LENGTH = _objective("code-length", "codelength:CodeLength",
+    "Keeps the bytes small that PNG and JPEG spend on the latent's 8-bit image.",
+    "Ballé et al. 2017, arXiv:1611.01704; RFC 2083; ITU-T T.81")  # fmt: skip
 SURGERY = _objective("surgery", "surgery:Surgery",
     "Combines the heads' gradients so that they do not conflict (PCGrad, MGDA, ...).",
     "Yu et al. 2020 (PCGrad), arXiv:2001.06782; torchjd, arXiv:2406.16232")  # fmt: skip

@@ -118,7 +118,19 @@ def _results(metrics: Mapping[str, Any]) -> list[str]:
             cells = {metric: "-" if value is None else f"{value:.4f}" for metric, value in values.items()}
             lines += [f"| {head} | {metric} | {cell} |" for metric, cell in cells.items()]
         lines.append("")
+        for head, classes in row.get("per_class", {}).items():
+            lines += _per_class(head, classes)
     return lines
+
+
+def _per_class(head: str, classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the table of a head's classes."""
+    columns = list(dict.fromkeys(metric for values in classes.values() for metric in values))
+    lines = [f"| {head} | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
+    for name, values in classes.items():
+        cells = ("-" if (value := values.get(metric)) is None else f"{value:.4g}" for metric in columns)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _int8(metrics: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from splitreg.assembly.planned import BackbonePlan, BottleneckPlan, CodecPlan, H
 from splitreg.assembly.shapes import Skeleton
 from splitreg.coding import Codec
 from splitreg.data.classes import match_classes
+from splitreg.data.selection import describe_dataset
 from splitreg.errors import PlanError, RecipeError, SplitregError, suggest
 from splitreg.imaging import Preprocess
 from splitreg.interfaces import Backbone, Head
@@ -32,6 +33,8 @@ from splitreg.tasks import RECONSTRUCTION
 #: Codecs to try, in this order, if the recipe names none.
 PREFERRED_CODECS = ("rans", "compressai", "zstd", "raw")
 
+#: Target of a head that learns from a teacher only, or not at all.
+NO_TARGET = "none"
 _IMAGE = FeatureSpec(channels=3, stride=1)
 _Targets = Mapping[str, TargetSpec]
 
@@ -199,20 +202,22 @@ def _preferred_codec(bottleneck: str, symbols: SymbolSpec, registry: Registry) -
 
 
 def _targets(parts: Sequence[DataPart], registry: Registry, problems: _Problems) -> _Targets | None:
-    """Return target name -> task and labels of all datasets; None if the recipe has no dataset."""
+    """Return target name -> task and labels of all datasets; None if the recipe has no dataset, or one is wrong."""
     if not parts:
         return None
     targets: dict[str, TargetSpec] = {}
+    before = len(problems)
     for part in parts:
         with problems.error_context(f"dataset {part.name}"):
-            component = registry.component("dataset", part.name)
-            component.check_options(part.options)
-            for name, spec in component.cls.describe(part.root, **part.options).items():
+            for name, spec in describe_dataset(part, registry).items():
                 if name in targets and targets[name] != spec:
-                    problems.append(f"two datasets have target {name!r} with different labels; train on one of them")
+                    problems.append(
+                        f"two datasets have target {name!r} with different labels; rename one, as in "
+                        f'targets = {{ {name} = "other" }}, and set the target of the heads'
+                    )
                 targets[name] = spec
     targets.setdefault(RECONSTRUCTION, TargetSpec(task=RECONSTRUCTION))
-    return targets
+    return targets if len(problems) == before else None
 
 
 def _head(
@@ -254,7 +259,7 @@ def _head(
 def _target(part: HeadPart, head: type[Head], targets: _Targets | None, problems: _Problems) -> str:
     """Return the name of the target that trains a head."""
     target = part.target or head.task
-    if targets is None:
+    if targets is None or target == NO_TARGET:
         return target
     same_task = [name for name, spec in targets.items() if spec.task == head.task]
     if part.target is None and target not in targets and len(same_task) == 1:
@@ -274,7 +279,7 @@ def _labels(part: HeadPart, head: type[Head], target: str, targets: _Targets | N
         DataError: the recipe's names and the dataset's do not match.
         RecipeError: there are none.
     """
-    if targets is not None:
+    if targets is not None and target != NO_TARGET:
         labels = targets[target].labels if target in targets else ()
         if part.labels is not None:
             match_classes(part.name, part.labels, target, labels, unknown)

@@ -78,6 +78,7 @@ def save(
         testvectors.write(folder / "testvectors", model)
         (folder / "metrics.json").write_text(dump_json(metrics or {}, indent=1) + "\n", encoding="utf-8")
         for name, data in {**exported.files, **(images or {})}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         text = card(model, path.name, metrics or {}, tuple(images or ()))
         (folder / "README.md").write_text(text, encoding="utf-8")

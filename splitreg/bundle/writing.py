@@ -123,9 +123,12 @@ def _remove_stale(path: Path) -> None:
     for sibling in path.parent.glob(f".{glob.escape(path.name)}.*"):
         if not re.fullmatch(r"[0-9a-f]{12}", sibling.name.rpartition(".")[2]) or not sibling.is_dir():
             continue
-        if time.time() - sibling.stat().st_mtime < _STALE_SECONDS:
+        try:
+            if time.time() - sibling.stat().st_mtime < _STALE_SECONDS:
+                continue
+            lock = _lock(sibling)
+        except FileNotFoundError:  # its process has finished, or another one has removed it
             continue
-        lock = _lock(sibling)
         if lock is None:
             continue
         try:

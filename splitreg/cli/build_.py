@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from splitreg.cli.tables import count, print_json, table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from splitreg.assembly import Plan
+    from splitreg.recipe import Recipe
 
 
 @click.command("build")
@@ -20,21 +28,36 @@ from splitreg.cli.tables import count, print_json, table
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. bottleneck.channels=24.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its costs only; allocate no weights.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and its costs as JSON.")
-@click.option("-o", "--output", type=click.Path(file_okay=False), help="Write an untrained bundle to this folder.")
+@click.option(
+    "--calibrate",
+    "images",
+    type=click.Path(exists=True, file_okay=False),
+    help="Calibrate the bottleneck on the images in this folder, instead of training.",
+)
+@click.option(
+    "--calibration-images",
+    "number",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Images to calibrate on, spread evenly over the folder.",
+)
+@click.option("-o", "--output", type=click.Path(file_okay=False), help="Write a bundle to this folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def command(
     backbone: str | None, heads: str | None, bottleneck: str | None, codec: str | None, cut: str | None, size: str | None,
-    recipe: str | None, overrides: tuple[str, ...], dry_run: bool, as_json: bool, output: str | None, overwrite: bool,
+    recipe: str | None, overrides: tuple[str, ...], dry_run: bool, as_json: bool, images: str | None, number: int,
+    output: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Assemble a model from plugins.
 
     \b
     splitreg build --backbone resnet50 --heads det,seg --dry-run
     splitreg build --backbone resnet18 --heads cls --set bottleneck.channels=12 -o my-bundle
+    splitreg build --recipe calibrated.toml --calibrate my-images -o my-bundle
     """
-    from splitreg.assembly import build, save
+    from splitreg.assembly import build, calibrate, save
     from splitreg.recipe import Recipe
-    from splitreg.training.checks import check_recipe
 
     if recipe is None and (backbone is None or heads is None):
         raise click.UsageError(
@@ -47,7 +70,7 @@ def command(
         keys["heads"] = heads.split(",")
     if size is not None:
         keys["input"] = {**keys.get("input", {}), "size": read_size(size)}
-    planned = check_recipe(Recipe.from_mapping(keys, overrides))
+    planned = _plan(Recipe.from_mapping(keys, overrides), with_training=recipe is not None or bool(overrides))
     if as_json:
         print_json(planned.to_json())
     else:
@@ -55,9 +78,39 @@ def command(
     if dry_run:
         return
     model = build(planned)
+    if images is not None:
+        calibrate(model, read_images(Path(images), number))
     if output is not None:
         save(model, output, overwrite=overwrite)
-        click.echo(f"wrote {output} (untrained; see splitreg train)", err=True)
+        state = "untrained; see splitreg train" if images is None else "calibrated, not trained"
+        click.echo(f"wrote {output} ({state})", err=True)
+
+
+def _plan(recipe: Recipe, *, with_training: bool) -> Plan:
+    """Plan a model; with training also check stages and data, which imports the libraries that train."""
+    if not with_training:
+        from splitreg.assembly import plan
+
+        return plan(recipe)
+    from splitreg.training.checks import check_recipe
+
+    return check_recipe(recipe)
+
+
+def read_images(folder: Path, number: int) -> list[NDArray[np.uint8]]:
+    """Read images of a folder and its folders, evenly spread.
+
+    Raises:
+        UsageError: there are none.
+    """
+    from splitreg import imaging
+    from splitreg.files import is_image
+
+    paths = sorted(path for path in folder.rglob("*") if is_image(path.name))
+    if not paths:
+        raise click.UsageError(f"--calibrate needs a folder with images, and there are none in {folder}")
+    wanted = min(number, len(paths))
+    return [imaging.read(paths[index * len(paths) // wanted]) for index in range(wanted)]
 
 
 def read_size(text: str) -> list[int]:

@@ -90,7 +90,8 @@ def augment_(
         key: value
         for part in (loaded.data if loaded else ())
         if part.name == name
-        for key, value in part.options.items()
+        for key, value in part.to_mapping().items()
+        if key not in ("name", "root")
     }
     change = augmentation(apply_overrides(dict(loaded.augment) if loaded else {}, augment))
     source = checking.open_splits(name, root, options)["train"]

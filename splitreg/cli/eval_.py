@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,7 @@ from splitreg.cli.tables import print_json
 if TYPE_CHECKING:
     from splitreg.assembly import SplitModel
     from splitreg.data.loading import Source
+    from splitreg.evaluation import EvalOptions, Report
     from splitreg.recipe import DataPart, Recipe
 
 
@@ -36,11 +38,16 @@ unknown_option = click.option(
     "--images", metavar="CODEC:QUALITY,...", help="Also send images of ordinary codecs, e.g. png,jpeg:50,webp:20."
 )
 @click.option("--unsplit", is_flag=True, help="Run images without the bottleneck, if it reads the feature at the cut.")
+@click.option(
+    "--plots", type=click.Path(file_okay=False),
+    help="Folder for figures: confusion matrices, precision-recall curves, worst images. Adds metrics per class.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
     bundle: str, data: str | None, root: str | None, split: str | None, options: tuple[str, ...], heads: str | None,
-    unknown: str | None, limit: int | None, rates: str | None, images: str | None, unsplit: bool, as_json: bool, quiet: bool,
+    unknown: str | None, limit: int | None, rates: str | None, images: str | None, unsplit: bool, plots: str | None,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure bytes and metrics of BUNDLE on a dataset.
 
@@ -49,7 +56,7 @@ def command(
     used, with its options; its folder is not stored in bundles: --root.
 
     \b
-    splitreg eval my-bundle --root my-images
+    splitreg eval my-bundle --root my-images --plots figures
     splitreg eval my-bundle --data scenes --split val
     splitreg eval my-bundle --data scenes --rate 0,0.25,0.5,0.75,1
     splitreg eval my-bundle --data camvid --root camvid --images jpeg:50,webp:20 --json
@@ -68,7 +75,12 @@ def command(
         unknown_classes=unknown or (model.recipe.unknown_classes if data is None else REFUSE),
     )  # fmt: skip
     chosen: Sequence[float | None] = read_rates(rates) or [None]
-    reports = [evaluate(model, source, wanted, rate=rate) for rate in chosen]
+    reports = [
+        _with_plots(model, source, wanted, rate, Path(plots))
+        if plots is not None and number == 0
+        else evaluate(model, source, wanted, rate=rate)
+        for number, rate in enumerate(chosen)
+    ]
     reports += [
         evaluate_image_codec(model, source, codec, quality or 75, split=not unsplit, options=wanted)
         for codec, quality in codecs
@@ -80,6 +92,20 @@ def command(
         click.echo(str(reports[0]))
         if len(reports) > 1:
             click.echo("\n" + table(reports))
+
+
+def _with_plots(
+    model: SplitModel, source: Source, options: EvalOptions, rate: float | None, folder: Path
+) -> Report:  # fmt: skip
+    """Evaluate, and write the figures into a folder."""
+    from splitreg.cli.writing import write_output
+    from splitreg.evaluation.plots import evaluate_with_figures
+
+    report, files = evaluate_with_figures(model, source, options, rate=rate)
+    for name, data in files.items():
+        write_output(folder / name, data)
+        click.echo(folder / name, err=True)
+    return report
 
 
 def read_rates(text: str | None) -> list[float]:
@@ -114,7 +140,7 @@ def data_parts(
         data: name of a dataset; None: those of the recipe.
         root: folder; None: the recipe's, which bundles do not store.
         split: split to measure on; None: the recipe's for validation, or ``val``.
-        options: ``KEY=VALUE`` of the dataset.
+        options: ``KEY=VALUE`` of the dataset, or of the recipe's table for it, such as ``classes=[...]``.
 
     Raises:
         RecipeError: no name is given, and the recipe has no dataset.
@@ -129,7 +155,6 @@ def data_parts(
         raise RecipeError("this bundle does not name its training data; add --data NAME")
     known = tuple(part for part in recipe.data if data in (None, part.name))
     changes = parse_overrides(options)
-    return tuple(
-        replace(part, root=root or part.root, val=split or part.val, options={**part.options, **changes})
-        for part in known or (DataPart(name=str(data)),)
-    )
+    chosen = known or (DataPart(name=str(data)),)
+    parts = (DataPart.parse({**part.to_mapping(), **changes}, f"dataset {part.name}") for part in chosen)
+    return tuple(replace(part, root=root or part.root, val=split or part.val) for part in parts)

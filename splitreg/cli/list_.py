@@ -18,8 +18,8 @@ from splitreg.specs import KINDS
 def command(kind: str | None, everything: bool, as_json: bool) -> None:
     """List installed plugins, or the model zoo.
 
-    KIND is backbone, bottleneck, codec, head, dataset or objective; all kinds by default. KIND "zoo" lists the bundles
-    and recipes that every command accepts by name.
+    KIND is backbone, bottleneck, codec, head, dataset, objective or target; all kinds by default. KIND "zoo" lists the
+    bundles and recipes that every command accepts by name.
 
     \b
     splitreg list

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "list", "show", "data", "init", "build", "train", "sweep", "eval", "bench", "predict", "encode", "edge", "infer", "serve",
-    "send", "inspect", "import", "publish", "verify", "check", "demo",
+    "send", "watch", "inspect", "import", "publish", "verify", "check", "demo", "bridge",
 )  # fmt: skip
 
 

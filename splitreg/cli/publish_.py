@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -37,6 +37,8 @@ CALIBRATION_IMAGES = 64
 @click.option("--examples", type=click.IntRange(min=0), default=4, show_default=True,
               help="Number of example images in the card.")  # fmt: skip
 @click.option("--codec", metavar="NAME", help="Another codec: a name, or '{name=\"jpeg\",quality=85}'.")
+@click.option("--target", "targets", multiple=True, metavar="NAME,...",
+              help="Also export to targets: names, or '{name=\"c\",size=[96,96]}'.")  # fmt: skip
 @click.option("--int8", is_flag=True, help="Also write an 8-bit edge half, if no head loses more than the gate.")
 @click.option("--calibrate", metavar="DIR|NAME", help="Calibration images for --int8: a folder, or a dataset.")
 @click.option("--gate", type=click.FloatRange(min=0), help="Largest loss of a head by --int8.  [default: 0.01]")
@@ -44,8 +46,9 @@ CALIBRATION_IMAGES = 64
 @click.option("--quiet", is_flag=True, help="No progress output.")
 def command(
     bundle: str, output: str | None, place: str | None, private: bool, data: str | None, root: str | None,
-    split: str | None, options: tuple[str, ...], limit: int | None, examples: int, codec: str | None, int8: bool,
-    calibrate: str | None, gate: float | None, overwrite: bool, quiet: bool, unknown: str | None,
+    split: str | None, options: tuple[str, ...], limit: int | None, examples: int, codec: str | None,
+    targets: tuple[str, ...], int8: bool, calibrate: str | None, gate: float | None, overwrite: bool, quiet: bool,
+    unknown: str | None,
 ) -> None:  # fmt: skip
     """Write a checked copy of a bundle with results and exports.
 
@@ -59,6 +62,7 @@ def command(
     \b
     splitreg publish my-bundle -o published --data scenes
     splitreg publish my-bundle --push hf:me/my-model
+    splitreg publish my-bundle -o published --target c
     splitreg publish my-bundle -o published --data scenes --int8 --calibrate scenes
     splitreg verify published
     """
@@ -101,6 +105,7 @@ def command(
     changes = PublishOptions(
         measurement=measurement,
         codec=None if codec is None else parse_overrides([f"codec={codec}"])["codec"],
+        targets=_targets(targets) if targets else None,
         overwrite=overwrite,
     )
     with tempfile.TemporaryDirectory() as temporary:
@@ -108,6 +113,8 @@ def command(
         folder = publish(bundle, output or default, changes)
         if int8 and not quiet:
             _print_int8(folder)
+        if targets and not quiet:
+            _print_targets(folder)
         if output is not None:
             click.echo(str(folder))
         if place is not None:
@@ -121,6 +128,26 @@ def _print_int8(folder: Path) -> None:
     graph = Bundle.open(folder).config.graph
     if graph is not None and graph.int8 is not None:
         click.echo(f"8-bit edge half: {summary(graph.int8)}", err=True)
+
+
+def _targets(values: tuple[str, ...]) -> list[Any]:
+    """Return names, and tables of a name and options."""
+    from splitreg.overrides import parse_overrides
+
+    parts: list[Any] = []
+    for value in values:
+        texts = [value] if value.lstrip().startswith("{") else [text for text in value.split(",") if text]
+        parts += [parse_overrides([f"target={text}"])["target"] for text in texts]
+    return parts
+
+
+def _print_targets(folder: Path) -> None:
+    from splitreg.bundle import Bundle
+    from splitreg.publishing.targets import targets_of
+
+    for entry in targets_of(Bundle.open(folder)):
+        figures = ", ".join(f"{key} {value}" for key, value in entry["report"].items())
+        click.echo(f"target {entry['target']}: {figures}", err=True)
 
 
 def _calibration_images(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from splitreg.cli.stream_options import RESOLUTIONS, stream_client_options, stream_options
 from splitreg.cli.tables import shorten
-from splitreg.cli.tracking_options import Follower, FrameTime, TrackingOptions, tracking_options
+from splitreg.cli.tracking_options import Follower, TrackingOptions, follow_frames, tracking_options
 from splitreg.cli.writing import stem_of, write_drawings, write_output
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from splitreg.imaging import ImageLike
 
 _WHEN_FULL = ("refuse", "drop-oldest")
-_RESOLUTIONS = ("full", "network", "1/2", "1/4", "1/8")
 
 
 @click.command("send")
@@ -51,16 +51,9 @@ _RESOLUTIONS = ("full", "network", "1/2", "1/4", "1/8")
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="N",
               help="Send one frame out of N of a video or camera.")  # fmt: skip
 @click.option("--compact", is_flag=True, help="Ask for small answers: rounded boxes and scores, exact masks.")
-@click.option("--resolution", type=click.Choice(_RESOLUTIONS), help="Size of masks in answers.  [default: full]")
+@click.option("--resolution", type=click.Choice(RESOLUTIONS), help="Size of masks in answers.  [default: full]")
 @click.option("--stream", is_flag=True, help="Send frames over one WebSocket, each coded given the ones before.")
-@click.option("--fps", type=click.FloatRange(0, min_open=True), help="Most frames per second of a stream.")
-@click.option("--budget-kbps", type=click.FloatRange(0, min_open=True), help="Most kilobits per second of a stream.")
-@click.option("--motion", type=click.FloatRange(0, min_open=True), metavar="GREY",
-              help="Do not send frames in which no part changed by this many grey values.")  # fmt: skip
-@click.option("--tolerance", type=click.FloatRange(0, 0.5), default=0.0, show_default=True,
-              help="Quantisation steps that a stream may be off, to save bytes.")  # fmt: skip
-@click.option("--key-interval-s", type=click.FloatRange(0), default=10.0, show_default=True,
-              help="Seconds between frames of a stream that are coded alone.")  # fmt: skip
+@stream_options
 @tracking_options
 def command(
     bundle: str, images: tuple[str, ...], url: str, heads: str | None, min_score: float | None, rate: float | None,
@@ -93,7 +86,7 @@ def command(
         options = _stream_options(click.get_current_context().params, tracked=bool(tracking))
         target = StreamTarget(bundle=bundle, url=url, heads=names, token=token)
         with following as follower:
-            send_stream(target, _frames(images, every, follower), options, as_json=as_json, follower=follower)
+            send_stream(target, follow_frames(images, every, follower), options, as_json=as_json, follower=follower)
         return
     if fps is not None or budget_kbps is not None or motion is not None or tolerance:
         raise click.UsageError("--fps, --budget-kbps, --motion and --tolerance require --stream")
@@ -124,24 +117,9 @@ def command(
 
 
 def _stream_options(given: Mapping[str, Any], *, tracked: bool) -> StreamClientOptions:
-    """Return the options of a stream for the parameters of the command."""
-    from splitreg.edge import StreamOptions
-    from splitreg.edge.stream_client import StreamClientOptions
-    from splitreg.edge.stream_control import Budget
-
     if not given["images"] or any(given[name] is not None for name in ("outbox", "draw", "answers", "budget_bytes")):
         raise click.UsageError("--stream needs a source, and excludes --outbox, --draw, --answers and --budget-bytes")
-    min_score = given["min_score"]
-    return StreamClientOptions(
-        stream=StreamOptions(key_interval_s=given["key_interval_s"], tolerance=given["tolerance"], rate=given["rate"]),
-        budget=Budget(fps=given["fps"], kbps=given["budget_kbps"], ms=given["budget_ms"]),
-        motion=given["motion"],
-        min_score=(0.1 if tracked else 0.3) if min_score is None else min_score,
-        resolution=given["resolution"] or "network",
-        deadline_s=given["deadline_s"],
-        ca=given["ca"],
-        insecure=given["insecure"],
-    )
+    return stream_client_options(given, tracked=tracked)
 
 
 def _check(client: Client, failed: int, left: int, printer: _Printer, again: str) -> None:
@@ -232,7 +210,7 @@ class _Printer:
 def _named_images(sources: tuple[str, ...], every: int, printer: _Printer) -> Iterator[tuple[str, ImageLike]]:
     """Yield (name, image); two images that would be written to one file are a usage error."""
     stems: set[str] = set()
-    for name, image in _frames(sources, every, printer.follower):
+    for name, image in follow_frames(sources, every, printer.follower):
         if printer.draw is not None or printer.answers is not None:
             if stem_of(name) in stems:
                 raise click.UsageError(f"two images would be written as {stem_of(name)}; send them in two runs")
@@ -240,14 +218,3 @@ def _named_images(sources: tuple[str, ...], every: int, printer: _Printer) -> It
             if printer.draw is not None and (printer.keep_frames or isinstance(image, Path)):
                 printer.images[name] = image
         yield name, image
-
-
-def _frames(sources: tuple[str, ...], every: int, follower: Follower | None) -> Iterator[tuple[str, ImageLike]]:
-    """Yield (name, image); the follower remembers when each was taken."""
-    from splitreg.edge import SourceOptions, timed_images
-
-    for source in sources:
-        for name, image, number, seconds in timed_images(source, SourceOptions(every=every)):
-            if follower is not None:
-                follower.remember(name, FrameTime(source, number, seconds))
-            yield name, image

@@ -68,7 +68,7 @@ def send_stream(
         client.run(frames, print_answer)
     except KeyboardInterrupt:
         pass  # the usual way to end a camera's stream
-    click.echo(_summary(client.report), err=True)
+    click.echo(summary(client.report), err=True)
 
 
 def _line(answer: FrameAnswer) -> str:
@@ -94,7 +94,8 @@ def _brief(prediction: Prediction) -> str:
     return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "") if parts else "none"
 
 
-def _summary(report: StreamReport) -> str:
+def summary(report: StreamReport) -> str:
+    """Return what happened to the frames of a stream, in one line."""
     frames = report.answered + report.repeated + report.lost
     seconds = max(report.seconds, 1e-6)
     return (

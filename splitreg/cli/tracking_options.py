@@ -6,14 +6,17 @@ import contextlib
 import functools
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from splitreg.events import Event, EventLog
+    from splitreg.imaging import ImageLike
     from splitreg.mqtt import MqttPublisher
     from splitreg.predictions import Detections, Prediction
     from splitreg.tracking import Tracker
@@ -203,3 +206,14 @@ class Follower:
             self._write(json.dumps({**event.to_json(), **where}))
         if self._mqtt is not None:
             self._mqtt.publish(event)
+
+
+def follow_frames(sources: Iterable[str], every: int, follower: Follower | None) -> Iterator[tuple[str, ImageLike]]:
+    """Yield (name, image) of sources, one frame out of ``every``; the follower remembers when each was taken."""
+    from splitreg.edge import SourceOptions, timed_images
+
+    for source in sources:
+        for name, image, number, seconds in timed_images(source, SourceOptions(every=every)):
+            if follower is not None:
+                follower.remember(name, FrameTime(source, number, seconds))
+            yield name, image

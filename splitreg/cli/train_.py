@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     "--validate-every", "every", type=click.IntRange(min=0), default=1, show_default=True,
     help="Epochs between validations; 0: never.",
 )  # fmt: skip
+@click.option(
+    "--pictures", type=click.IntRange(min=0), default=4, show_default=True,
+    help="Validation images whose predictions are drawn into RUN/predictions.",
+)  # fmt: skip
+@click.option("--logger", "loggers", metavar="NAME,...", help="Also log to wandb or mlflow, or to another logger.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--dry-run", is_flag=True, help="Check the recipe, its data and the model, and print the plan only.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
@@ -46,7 +51,7 @@ def command(
     recipe: str, output: str | None, run: str | None, resume: bool, overrides: tuple[str, ...], epochs: int | None,
     batch_size: int | None, lr: float | None, backbone: str | None, weights: str | None, heads: str | None,
     root: str | None, added: str | None, source: str | None, device: str, threads: int | None, workers: int, every: int,
-    overwrite: bool, dry_run: bool, quiet: bool,
+    pictures: int, loggers: str | None, overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train the model of a recipe and write a bundle.
 
@@ -85,7 +90,10 @@ def command(
         return
     set_threads(threads)
     folder = Path(run) if run else Path("runs") / Path(recipe).stem
-    options = TrainOptions(resume=resume, device=device, workers=workers, validate_every=every, progress=not quiet)
+    options = TrainOptions(
+        resume=resume, device=device, workers=workers, validate_every=every, progress=not quiet, pictures=pictures,
+        loggers=tuple(loggers.split(",")) if loggers else (),
+    )  # fmt: skip
     if not loaded.sweep:
         _train(loaded, folder, Path(output) if output else folder / "bundle", options, source, added, overwrite)
     elif source is not None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from splitreg.coding.latent_coding import LatentCoding
     from splitreg.coding.packet import MAX_PACKET_BYTES, Packet
     from splitreg.coding.rans import RansCodec
+    from splitreg.coding.rans_tables import derive_tables
     from splitreg.coding.stream_packet import STREAM_HEADER_BYTES, StreamFormat, StreamPacket
     from splitreg.coding.streams import LatentModel, decode_streams, encode_streams, load_model
     from splitreg.coding.symbols import SymbolModel
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_PACKET_BYTES", "POSITIONS", "STREAM_HEADER_BYTES", "Codec", "FrameDecoder", "FrameEncoder", "HyperModel",
     "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel", "Packet", "RansCodec", "StreamFormat", "StreamPacket",
-    "SymbolModel", "TemporalCoder", "VariableModel", "decode_streams", "encode_streams", "load_model",
+    "SymbolModel", "TemporalCoder", "VariableModel", "decode_streams", "derive_tables", "encode_streams",
+    "load_model",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_exports(__name__, {
@@ -32,6 +34,7 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "HyperModel": "splitreg.coding.hyper", "IntegerLayer": "splitreg.coding.integer",
     "IntegerNetwork": "splitreg.coding.integer", "LatentCoding": "splitreg.coding.latent_coding",
     "LatentModel": "splitreg.coding.streams", "Packet": "splitreg.coding.packet", "RansCodec": "splitreg.coding.rans",
+    "derive_tables": "splitreg.coding.rans_tables",
     "SymbolModel": "splitreg.coding.symbols", "VariableModel": "splitreg.coding.variable",
     "decode_streams": "splitreg.coding.streams", "encode_streams": "splitreg.coding.streams",
     "load_model": "splitreg.coding.streams",

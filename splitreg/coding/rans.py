@@ -12,7 +12,9 @@ arXiv:1402.3392.
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from collections import OrderedDict
 from typing import Any, ClassVar
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from splitreg.coding import rans_kernel, rans_numpy, temporal_numpy
 from splitreg.coding.codec import Codec
-from splitreg.coding.rans_tables import Tables, derive
+from splitreg.coding.rans_tables import Tables, derive_tables
 from splitreg.coding.symbols import SymbolModel
 from splitreg.coding.temporal import RansTemporalCoder
 from splitreg.coding.temporal_kernel import TemporalKernel
@@ -62,6 +64,8 @@ class RansCodec(Codec):
             raise RecipeError(
                 "codec rans: the C kernel was not built; install splitreg with a C compiler, or use kernel='auto'"
             )
+        if kernel == "auto" and c_kernel is None:
+            _warn_without_kernel()
         self._coder: Any = c_kernel or rans_numpy
         self._cache: OrderedDict[tuple[int, bool], tuple[Any, Tables]] = OrderedDict()
 
@@ -135,11 +139,22 @@ class RansCodec(Codec):
         key = id(model.cdf), model.indexes is None
         entry = self._cache.get(key)
         if entry is None or entry[0] is not model.cdf:
-            entry = model.cdf, derive(model)
+            entry = model.cdf, derive_tables(model)
             self._cache[key] = entry
             while len(self._cache) > _CACHED_MODELS:
                 self._cache.popitem(last=False)
         return entry[1]
+
+
+@functools.cache
+def _warn_without_kernel() -> None:
+    """State once what the missing kernel costs."""
+    warnings.warn(
+        "the C kernel of splitreg is not installed: rANS runs in numpy, 100 to 300 times slower, with the same bytes; "
+        "install a wheel for this platform, or install from source with a C compiler (splitreg edge info shows the kernel)",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def _check_limits(shape: tuple[int, ...]) -> None:

@@ -45,7 +45,7 @@ class Tables:
     priors: NDArray[np.uint32] | None
 
 
-def derive(model: SymbolModel) -> Tables:
+def derive_tables(model: SymbolModel) -> Tables:
     """Derive the coder's tables from a model with tables."""
     symbols = model.lengths - 1
     longest = int(symbols.max())

@@ -7,15 +7,19 @@ import statistics
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from splitreg import drawing, imaging
 from splitreg.data.loading import Source, seeded
+from splitreg.data.selection import open_dataset
+from splitreg.data.transforms import Augment
 from splitreg.errors import DataError
+from splitreg.recipe import DataPart
 from splitreg.registry import Registry, discover
 from splitreg.specs import TargetSpec
 from splitreg.tasks import IGNORE, BoxTarget, ClassTarget, MaskTarget, MultiLabelTarget, Sample, Target
@@ -77,17 +81,24 @@ def open_splits(
 ) -> dict[str, Source]:
     """Open the splits that a dataset has.
 
+    Args:
+        name: name of the dataset.
+        root: its folder.
+        options: its options, and the keys of ``DataPart``, such as ``classes``.
+        registry: the installed plugins, by default.
+
     Raises:
         DataError: it has none of ``SPLITS``, or is damaged.
     """
     registry = registry or discover()
+    part = replace(DataPart.parse({"name": name, **options}, "dataset"), root=root)
     sources: dict[str, Source] = {}
     problem: DataError | None = None
     for split in SPLITS:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                sources[split] = registry.create("dataset", name, root, split, options=options)
+                sources[split] = open_dataset(part, split, registry)
         except DataError as error:
             problem = problem or error
     if not sources and problem is not None:
@@ -190,7 +201,10 @@ def augmented(source: Source, augment: Callable[[Sample], Sample], index: int, c
     samples = [source[index]]
     for number in range(count):
         with seeded(0, number):
-            samples.append(augment(source[index]))
+            sample = source[index]
+            if isinstance(augment, Augment):
+                sample = augment.combined(sample, lambda: source[int(torch.randint(0, len(source), ()))])
+            samples.append(augment(sample))
     return samples
 
 

@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from splitreg.imaging import Preprocess
 from splitreg.specs import TargetSpec
 from splitreg.tasks import RECONSTRUCTION, Sample
 
-__all__ = ["Batch", "Loader", "LoaderOptions", "Mixture", "Source", "collate", "seeded"]
+__all__ = ["Batch", "Loader", "LoaderOptions", "Mixture", "OrderedSource", "Source", "collate", "seeded"]
 
 
 class Source(Protocol):
@@ -40,6 +40,14 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+class OrderedSource(Source, Protocol):
+    """A dataset that decides which samples an epoch has."""
+
+    def order(self, generator: torch.Generator, count: int | None = None) -> Tensor:
+        """Return the (count,) indexes of one shuffled epoch; ``count`` is the size of the dataset by default."""
+        ...
 
 
 @contextlib.contextmanager
@@ -94,19 +102,33 @@ class Mixture:
         begin = int(self._ends[which - 1]) if which else 0
         return self.datasets[which][index - begin]
 
-    def order(self, generator: torch.Generator) -> Tensor:
-        """Return the (N,) indexes of one shuffled epoch."""
-        if self.weights is None:
+    def order(self, generator: torch.Generator, count: int | None = None) -> Tensor:
+        """Return the (count,) indexes of one shuffled epoch; ``count`` is the number of samples by default."""
+        count = len(self) if count is None else count
+        if self.weights is None and count == len(self) and not any(map(_ordered, self.datasets)):
             return torch.randperm(len(self), generator=generator)
-        shares = np.cumsum(np.asarray(self.weights, np.float64) / np.sum(self.weights))
-        counts = np.diff(np.rint(shares * len(self)).astype(int), prepend=0)
-        parts = []
-        for dataset, end, count in zip(self.datasets, self._ends, counts, strict=True):
-            rounds = -(-int(count) // len(dataset))
-            drawn = [torch.randperm(len(dataset), generator=generator) for _ in range(rounds)]
-            parts.append(torch.cat([*drawn, torch.zeros(0, dtype=torch.int64)])[:count] + int(end) - len(dataset))
+        sizes = [len(dataset) for dataset in self.datasets]
+        shares = np.asarray(sizes if self.weights is None else self.weights, np.float64)
+        counts = np.diff(np.rint(np.cumsum(shares / np.sum(shares)) * count).astype(int), prepend=0)
+        parts = [
+            _epoch_order(dataset, generator, int(drawn)) + int(end) - len(dataset)
+            for dataset, end, drawn in zip(self.datasets, self._ends, counts, strict=True)
+        ]
         joined = torch.cat(parts)
         return joined[torch.randperm(len(joined), generator=generator)]
+
+
+def _ordered(dataset: Source) -> bool:
+    return callable(getattr(type(dataset), "order", None))
+
+
+def _epoch_order(dataset: Source, generator: torch.Generator, count: int) -> Tensor:
+    """Return ``count`` shuffled indexes: every sample equally often, or as the dataset decides."""
+    if _ordered(dataset):
+        return cast("OrderedSource", dataset).order(generator, count)
+    rounds = -(-count // len(dataset))
+    drawn = [torch.randperm(len(dataset), generator=generator) for _ in range(rounds)]
+    return torch.cat([*drawn, torch.zeros(0, dtype=torch.int64)])[:count]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,11 +258,7 @@ class Loader:
             return list(range(len(self.dataset)))
         state = np.random.SeedSequence([self.options.seed, epoch, 1]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        if isinstance(self.dataset, Mixture):
-            order = self.dataset.order(generator)
-        else:
-            order = torch.randperm(len(self.dataset), generator=generator)
-        indexes: list[int] = order.tolist()
+        indexes: list[int] = _epoch_order(self.dataset, generator, len(self.dataset)).tolist()
         return indexes
 
 
@@ -278,10 +296,9 @@ class _Items:
         epoch, position, index = key
         augment, targets = self.options.augment, self.options.targets
         with seeded(self.options.seed, epoch, position, 2):
-            sample = self.dataset[index]
-            if targets is not None:
-                used = {name: target for name, target in sample.targets.items() if name in targets}
-                sample = replace(sample, targets=used)
+            sample = self._sample(index)
+            if isinstance(augment, Augment):
+                sample = augment.combined(sample, self._random)
             if augment is not None:
                 sample = augment(sample)
             geometry = self.fit.geometry(sample)
@@ -292,6 +309,16 @@ class _Items:
         if targets is None or RECONSTRUCTION in targets:
             sample = sample.with_reconstruction()
         return Item(sample=sample, geometry=geometry, index=index, image=image)
+
+    def _sample(self, index: int) -> Sample:
+        """Return a sample with the targets that are used."""
+        sample, targets = self.dataset[index], self.options.targets
+        if targets is None:
+            return sample
+        return replace(sample, targets={name: sample.targets[name] for name in sample.targets if name in targets})
+
+    def _random(self) -> Sample:
+        return self._sample(int(torch.randint(0, len(self.dataset), ())))
 
 
 def _stop(batches: object) -> None:

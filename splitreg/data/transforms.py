@@ -26,6 +26,7 @@ from torchvision.transforms.v2 import functional as F
 from splitreg import imaging
 from splitreg.data.augmentations import NamedTransforms
 from splitreg.data.image_codecs import compress
+from splitreg.data.mixing import can_combine, mosaic
 from splitreg.imaging import FILL, Geometry, Preprocess
 from splitreg.tasks import IGNORE, BoxTarget, MaskTarget, Sample, Target
 
@@ -83,6 +84,9 @@ class Augment:
         webp: lowest and highest quality (1 to 100) of lossy WebP at the size of the input, to train a
             receiver of compressed images; () turns it off.
         transforms: further transforms of torchvision, see ``splitreg.data.augmentations.NAMES``; they come first.
+        mosaic: probability that an image becomes a mosaic with three others, before everything else.
+        mixup: alpha of the Beta distribution from which each batch's share of a second image is drawn; training
+            applies it (Zhang et al. 2017, arXiv:1710.09412). 0 turns it off.
 
     Raises:
         ValueError: an option out of range.
@@ -90,7 +94,7 @@ class Augment:
 
     def __init__(
         self, *, flip: float = 0.5, scale: tuple[float, float] = (0.8, 1.4), colour: float = 0.2, hue: float = 0.0,
-        webp: Sequence[int] = (), transforms: Sequence[Any] = (),
+        webp: Sequence[int] = (), transforms: Sequence[Any] = (), mosaic: float = 0.0, mixup: float = 0.0,
     ) -> None:  # fmt: skip
         low, high = scale
         if not 0 <= flip <= 1:
@@ -102,10 +106,25 @@ class Augment:
         whole = isinstance(webp, Sequence) and all(type(quality) is int for quality in webp)
         if not whole or (webp and not (len(webp) == 2 and 1 <= webp[0] <= webp[1] <= 100)):
             raise ValueError(f"webp is (lowest, highest) quality, whole numbers within 1 to 100; got {webp!r}")
+        if not 0 <= mosaic <= 1 or not 0 <= mixup < float("inf"):
+            raise ValueError(f"mosaic is a probability, 0 to 1, and mixup 0 or more; got {mosaic} and {mixup}")
+        self.mosaic, self.mixup = mosaic, mixup
         self.flip, self.scale, self.webp = flip, (low, high), tuple(webp)
         self.named = NamedTransforms(transforms)
         jitter = v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=hue)
         self.jitter = jitter if colour or hue else None
+
+    def combined(self, sample: Sample, read: Callable[[], Sample]) -> Sample:
+        """Return a mosaic of the sample and three others with the probability ``mosaic``, else the sample.
+
+        Args:
+            sample: the sample.
+            read: returns another one.
+        """
+        if not self.mosaic or torch.rand(()) >= self.mosaic:
+            return sample
+        samples = [sample, read(), read(), read()]
+        return mosaic(samples) if can_combine(samples) else sample
 
     def __call__(self, sample: Sample) -> Sample:
         """Return a changed sample; the size of its image may change."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from splitreg.edge.client import Client
     from splitreg.edge.encoder import EdgeEncoder, read_coding
     from splitreg.edge.half import EdgeHalf
-    from splitreg.edge.info import describe
+    from splitreg.edge.info import describe, describe_machine
     from splitreg.edge.link import LinkEstimate
     from splitreg.edge.options import ClientOptions
     from splitreg.edge.outbox import Outbox
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from splitreg.edge.source_options import SourceOptions
     from splitreg.edge.sources import Frame, FrameSource, TimedImage, frames, open_source, timed_images
     from splitreg.edge.stream import EdgeStream, StreamOptions
+    from splitreg.edge.targets import EdgeSource, ExportedTarget, ExportTarget, Runner
     from splitreg.edge.uploading import UploadReport, upload
 
 __all__ = [
-    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "EdgeStream", "Frame",
-    "FrameSource", "LinkEstimate", "Network", "Outbox", "SourceOptions", "StreamOptions", "TimedImage", "Times",
-    "UploadReport", "describe", "frames", "load_network", "onnx_session", "open_source", "read_coding", "timed_images",
-    "upload",
+    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "EdgeSource", "EdgeStream",
+    "ExportTarget", "ExportedTarget", "Frame", "FrameSource", "LinkEstimate", "Network", "Outbox", "Runner",
+    "SourceOptions", "StreamOptions", "TimedImage", "Times", "UploadReport", "describe", "describe_machine", "frames",
+    "load_network", "onnx_session", "open_source", "read_coding", "timed_images", "upload",
 ]  # fmt: skip
 
 # Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
@@ -33,7 +34,10 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "EdgeEncoder": "splitreg.edge.encoder", "read_coding": "splitreg.edge.encoder",
     "EdgeStream": "splitreg.edge.stream", "StreamOptions": "splitreg.edge.stream", "EdgeHalf": "splitreg.edge.half",
     "LinkEstimate": "splitreg.edge.link", "Network": "splitreg.edge.runtimes", "Outbox": "splitreg.edge.outbox",
+    "EdgeSource": "splitreg.edge.targets", "ExportTarget": "splitreg.edge.targets",
+    "ExportedTarget": "splitreg.edge.targets", "Runner": "splitreg.edge.targets",
     "Times": "splitreg.edge.answer", "UploadReport": "splitreg.edge.uploading", "describe": "splitreg.edge.info",
+    "describe_machine": "splitreg.edge.info",
     "Frame": "splitreg.edge.sources", "FrameSource": "splitreg.edge.sources",
     "SourceOptions": "splitreg.edge.source_options", "TimedImage": "splitreg.edge.sources",
     "timed_images": "splitreg.edge.sources", "open_source": "splitreg.edge.sources",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import ssl
 import threading
 import time
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from splitreg.edge.half import EdgeHalf
 
+_log = logging.getLogger(__name__)
 _INITIAL_PAUSE_S, _MAX_PAUSE_S = 0.25, 10.0
 _CLOSE_TIMEOUT_S = 1.0
 
@@ -324,6 +326,9 @@ class StreamClient:
                 left = None if self.options.patience_s is None else self.options.patience_s - (time.monotonic() - began)
                 if left is not None and left <= pause:
                     raise Unreachable(f"no connection to {self._transport.url}: {cause}") from cause
+                if pause == _INITIAL_PAUSE_S:
+                    until = "" if left is None else f" for {left:.0f} s"
+                    _log.warning("no connection to %s: %s; trying again%s", self._transport.url, cause, until)
                 time.sleep(pause)
                 pause = min(_MAX_PAUSE_S, 2 * pause)
         self.report.connections += 1

@@ -16,7 +16,7 @@ from splitreg.data.classes import ClassMapping
 from splitreg.tasks import Prediction, Sample
 
 if TYPE_CHECKING:
-    from splitreg.assembly import SplitModel
+    from splitreg.assembly import SplitModel, Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +39,9 @@ class Example:
 
 
 def example(
-    model: SplitModel,
+    model: Trainable,
     sample: Sample,
-    packet: bytes,
+    packet_bytes: int,
     predictions: Mapping[str, Prediction],
     classes: Mapping[str, ClassMapping] | None = None,
 ) -> Example:
@@ -50,12 +50,12 @@ def example(
     truths = {}
     for head in model.plan.heads:
         target = sample.targets.get(head.target)
-        if classes is not None:
+        if classes is not None and head.name in classes:
             target = classes[head.name].apply(target)
         if target is not None and head.name in predictions:
             truths[head.name] = model.head(head.name).truth(target).draw(image)
     return Example(
-        name=sample.name, image=image, packet_bytes=len(packet), truths=truths,
+        name=sample.name, image=image, packet_bytes=packet_bytes, truths=truths,
         predictions={name: prediction.draw(image) for name, prediction in predictions.items()},
     )  # fmt: skip
 
@@ -70,7 +70,7 @@ def examples(
     drawn = []
     for sample in samples:
         packet = model.edge.encode(sample.array())[0]
-        drawn.append(example(model, sample, packet, model.server.infer(packet, heads)[0], classes))
+        drawn.append(example(model, sample, len(packet), model.server.infer(packet, heads)[0], classes))
     return drawn
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ from splitreg.interfaces import Head
 from splitreg.parsing import check_name
 from splitreg.progress import Progress
 from splitreg.recipe import REFUSE
-from splitreg.tasks import Prediction, Sample
+from splitreg.tasks import Prediction, Sample, Target
 
 _T = TypeVar("_T")
 
@@ -36,6 +36,7 @@ class EvalOptions:
         batch_size: images that the server half runs at once.
         progress: show a bar on stderr, if that is a terminal.
         unknown_classes: ``"refuse"`` or ``"ignore"`` classes of the dataset that a head lacks.
+        observer: called with each image, e.g. ``Details.add``.
     """
 
     heads: tuple[str, ...] | None = None
@@ -44,6 +45,24 @@ class EvalOptions:
     batch_size: int = 8
     progress: bool = False
     unknown_classes: str = REFUSE
+    observer: Callable[[Observed], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """One image of an evaluation.
+
+    Args:
+        index: its index in the dataset.
+        packet_bytes: bytes that were sent for it.
+        predictions: head -> prediction.
+        targets: head -> target with the head's classes, for heads of which it has a target.
+    """
+
+    index: int
+    packet_bytes: int
+    predictions: Mapping[str, Prediction]
+    targets: Mapping[str, Target]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +165,12 @@ def measure(model: SplitModel, source: Source, send: Sender, sent: str, options:
         sizes += result.sizes
         headers += result.headers
         pixels += sum(sample.image.shape[-2] * sample.image.shape[-1] for sample in samples)
+        rows = [_targets_of(sample, classes) for sample in samples]
+        for index, size, predictions, targets in zip(batch, result.sizes, result.predictions, rows, strict=True):
+            if options.observer is not None:
+                options.observer(Observed(index=index, packet_bytes=size, predictions=predictions, targets=targets))
         for name in names:
-            pairs = [
-                (predictions[name], target)
-                for predictions, sample in zip(result.predictions, samples, strict=True)
-                if (target := classes[name].apply(sample.targets.get(classes[name].target))) is not None
-            ]
+            pairs = [(p[name], row[name]) for p, row in zip(result.predictions, rows, strict=True) if name in row]
             if pairs:
                 metrics[name].update([p for p, _ in pairs], [t for _, t in pairs])
                 labelled[name] += len(pairs)
@@ -162,6 +181,12 @@ def measure(model: SplitModel, source: Source, send: Sender, sent: str, options:
         metrics={n: {k: float(v) for k, v in metrics[n].compute().items()} for n in names if labelled[n]},
         classes={name: sentence for name in names if (sentence := str(classes[name]))},
     )  # fmt: skip
+
+
+def _targets_of(sample: Sample, classes: Mapping[str, ClassMapping]) -> dict[str, Target]:
+    """Return the targets of a sample by head, with the classes of the heads."""
+    pairs = ((name, mapping.apply(sample.targets.get(mapping.target))) for name, mapping in classes.items())
+    return {name: target for name, target in pairs if target is not None}
 
 
 def metric_of(head: Head, classes: ClassMapping | None) -> Any:

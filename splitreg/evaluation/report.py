@@ -71,6 +71,7 @@ class Report:
         labelled: head -> number of images that have its target.
         seconds: duration of the evaluation.
         classes: head -> which classes were measured, where dataset and model have different ones.
+        per_class: head -> class -> metric -> value, if details were measured.
         seed: seed of the recipe.
         hardware: processor and accelerator of this machine.
         versions: versions of the libraries.
@@ -86,6 +87,7 @@ class Report:
     seconds: float
     seed: int
     classes: Mapping[str, str] = field(default_factory=dict)
+    per_class: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     hardware: str = field(default_factory=lambda: hardware())
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
     date: str = field(default_factory=lambda: f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}")
@@ -93,6 +95,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Return plain data; metrics that could not be measured (NaN) are None."""
         plain: dict[str, Any] = json_safe(asdict(self))
+        if not self.per_class:
+            del plain["per_class"]
         return plain
 
     def __str__(self) -> str:
@@ -109,6 +113,11 @@ class Report:
             cells = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
             lines.append(f"  {head:<{width}}   {cells}  ({self.labelled[head]} images)")
         lines += [f"  {head}: {sentence}" for head, sentence in self.classes.items()]
+        for head, rows in self.per_class.items():
+            wide = max(len(name) for name in rows)
+            for name, values in rows.items():
+                cells = "  ".join(f"{metric} {value:.4g}" for metric, value in values.items())
+                lines.append(f"  {head}: {name:<{wide}}  {cells}")
         return "\n".join(lines)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from splitreg.assembly.testvectors import MAX_SYMBOL_DIFFERENCE, symbol_differen
 from splitreg.data.loading import Source
 from splitreg.edge import EdgeHalf
 from splitreg.errors import BundleError, DataError, MissingExtra, SplitregError
-from splitreg.evaluation.packets import EvalOptions, evaluate, spread
+from splitreg.evaluation.packets import EvalOptions, Observed, evaluate, spread
 from splitreg.evaluation.report import Report
 from splitreg.files import IMAGE_SUFFIXES, is_image
 from splitreg.imaging import ImageLike
@@ -62,6 +62,7 @@ class Int8Options:
         limit: largest number of images, spread evenly over the dataset; None: all.
         progress: show progress bars on stderr.
         unknown_classes: see ``EvalOptions``.
+        observer: see ``EvalOptions``; sees the images with the float32 edge half.
     """
 
     gate: float = GATE
@@ -69,6 +70,7 @@ class Int8Options:
     limit: int | None = None
     progress: bool = False
     unknown_classes: str = REFUSE
+    observer: Callable[[Observed], None] | None = None
 
 
 def quantise_edge(
@@ -99,7 +101,8 @@ def quantise_edge(
         unknown_classes=options.unknown_classes,
     )  # fmt: skip
     run = functools.partial(evaluate, model, source, evaluation)
-    before, after = run(), run(edge=edge, sent="packet, 8-bit edge")
+    first = replace(evaluation, observer=options.observer)
+    before, after = evaluate(model, source, first), run(edge=edge, sent="packet, 8-bit edge")
     heads = _losses(model, before, after)
     if not heads:
         raise DataError(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from splitreg.assembly.model import SplitModel
 from splitreg.data.classes import match_heads
 from splitreg.data.loading import Source
+from splitreg.evaluation.details import WORST, Details
 from splitreg.evaluation.examples import examples, jpeg, sheet
 from splitreg.evaluation.packets import EvalOptions, evaluate
+from splitreg.evaluation.plots import figures
 from splitreg.imaging import ImageLike
 from splitreg.publishing.int8 import GATE, Int8Edge, Int8Options, quantise_edge
 from splitreg.recipe import REFUSE
@@ -24,7 +26,7 @@ class Measurement:
         source: the dataset.
         dataset: name of the dataset in reports.
         limit: largest number of images, spread evenly over the dataset; None: all.
-        examples: number of example images in the card.
+        examples: number of example images in the card, and of the worst images per head.
         calibration: images to calibrate an 8-bit edge half on; None: publish none.
         gate: see ``Int8Options``.
         progress: show progress bars on stderr.
@@ -64,14 +66,18 @@ def measure(model: SplitModel, measurement: Measurement) -> Measured:
         "unknown_classes": measurement.unknown_classes,
     }  # fmt: skip
     metrics: dict[str, Any] = {}
-    int8 = None
+    int8, details = None, Details(model, worst=min(WORST, measurement.examples))
+    common["observer"] = details.add
     if measurement.calibration is None:
-        metrics["evaluations"] = [evaluate(model, source, EvalOptions(**common)).to_json()]
+        report = evaluate(model, source, EvalOptions(**common))
+        metrics["evaluations"] = [replace(report, per_class=details.per_class()).to_json()]
     else:  # evaluates both edge halves
         options = Int8Options(gate=measurement.gate, **common)
         int8 = quantise_edge(model, measurement.calibration, source, options)
+        first, *others = int8.reports
+        int8 = replace(int8, reports=(replace(first, per_class=details.per_class()), *others))
     count = measurement.examples
     classes = match_heads(model.plan.heads, source.targets, measurement.unknown_classes)
     samples = [source[index * len(source) // count] for index in range(count)]
     images = {"examples.jpg": jpeg(sheet(examples(model, samples, classes=classes)))} if samples else {}
-    return Measured(metrics=metrics, images=images, int8=int8)
+    return Measured(metrics=metrics, images=images | figures(details, source, classes), int8=int8)

@@ -50,13 +50,16 @@ class EdgeGraph:
         )
 
 
-class _Edge(nn.Module):
+class EdgeModule(nn.Module):
+    """An edge half as a torch module: (batch, 3, H, W) normalised to (batch, C, h, w)."""
+
     def __init__(self, edge: EdgeModel) -> None:
         super().__init__()
         self.parts = nn.ModuleList(edge.modules)
         self.latent = edge.latent
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return the latent of images."""
         return self.latent(image)
 
 
@@ -71,7 +74,7 @@ def export_edge(edge: EdgeModel) -> EdgeGraph:
         MissingExtra: onnx or onnxruntime is not installed.
     """
     onnx_library()
-    module, (height, width) = _Edge(edge).eval(), edge.coding.preprocess.size
+    module, (height, width) = EdgeModule(edge).eval(), edge.coding.preprocess.size
     own, odd, even = (height, width), ((height // 2 + 16) | 1, (width + 21) | 1), (height + 32, width // 2 + 32)
     because = ""
     for axes, shapes in ((_DYNAMIC, ((1, own), (3, own), (1, odd), (3, even))), (_FIXED, ((1, own), (3, own)))):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from splitreg.errors import BundleError
 from splitreg.publishing.int8 import Int8Edge
 from splitreg.publishing.measurement import Measurement, measure
 from splitreg.publishing.onnx_export import export_edge, run_graph
+from splitreg.publishing.targets import edge_source, export_targets, targets_of
 from splitreg.recipe import Part
 from splitreg.registry import Registry
 
@@ -32,6 +33,8 @@ class PublishOptions:
         int8: an 8-bit edge half of this model, from ``quantise_edge``; that of the measurement or
             the bundle by default. Its evaluations are used if ``metrics`` has none.
         codec: another codec, see ``recode``; results with the old codec are removed.
+        targets: further targets of the edge half: names, or names with options as in a recipe; those
+            of the bundle by default. ``edge.onnx`` is always written.
         overwrite: replace an existing bundle.
     """
 
@@ -40,6 +43,7 @@ class PublishOptions:
     images: Mapping[str, bytes] | None = None
     int8: Int8Edge | None = None
     codec: str | Mapping[str, Any] | None = None
+    targets: Sequence[str | Mapping[str, Any]] | None = None
     overwrite: bool = False
 
 
@@ -114,7 +118,7 @@ def publish(
         path,
         metrics={**metrics, **(options.metrics or {})},
         images=images,
-        exported=export(model, int8),
+        exported=_with_targets(export(model, int8), model, source, options.targets, registry),
         overwrite=options.overwrite,
     )
 
@@ -148,6 +152,29 @@ def export(model: SplitModel, int8: Int8Edge | None = None) -> ExportedEdge:
         packet = run_graph(model.edge, int8.data, "edge.int8.onnx").encode(testvectors.image())[0]
         files |= {"edge.int8.onnx": int8.data, "testvectors/packet.int8.bin": packet}
     return ExportedEdge(files=files, graph=graph.entry(None if int8 is None else int8.figures), without_onnx="")
+
+
+def _with_targets(
+    exported: ExportedEdge,
+    model: SplitModel,
+    source: Bundle,
+    targets: Sequence[str | Mapping[str, Any]] | None,
+    registry: Registry | None,
+) -> ExportedEdge:
+    """Add the files of further targets: the given ones, or those that the bundle has.
+
+    Raises:
+        BundleError: there is no ``edge.onnx``, from which targets are exported.
+    """
+    if targets is None:
+        targets = [{"name": entry["target"], **entry["options"]} for entry in targets_of(source)]
+    if not targets:
+        return exported
+    if "edge.onnx" not in exported.files:
+        raise BundleError(f"targets are exported from edge.onnx, which cannot be written: {exported.without_onnx}")
+    graphs = {name: exported.files.get(f"edge{name}.onnx") for name in ("", ".int8")}
+    exported_from = replace(edge_source(model, graphs[""]), int8=graphs[".int8"])
+    return replace(exported, files={**exported.files, **export_targets(exported_from, targets, registry=registry)})
 
 
 def _own_int8(source: Bundle, model: SplitModel) -> Int8Edge | None:

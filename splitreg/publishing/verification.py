@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from splitreg.assembly import ServerModel, load_edge, load_server, testvectors
+from splitreg.assembly import EdgeModel, ServerModel, load_edge, load_server, testvectors
 from splitreg.assembly.testvectors import MAX_SYMBOL_DIFFERENCE, symbol_difference
 from splitreg.assembly.weights import parse_tensors
 from splitreg.bundle import Bundle, hash_folder
 from splitreg.coding import Packet
 from splitreg.edge import EdgeEncoder, EdgeHalf
-from splitreg.errors import BundleError, SplitregError
+from splitreg.errors import BundleError, MissingExtra, SplitregError
 from splitreg.files import is_image
+from splitreg.publishing.targets import targets_of, verify_target
 from splitreg.registry import Registry
 
 #: Smallest share of a prediction's numbers within 1 % (or 0.01) of the recorded ones.
@@ -64,6 +66,11 @@ def verify(path: str | Path, *, registry: Registry | None = None) -> list[Check]
         for precision, name in EdgeEncoder.FILES.items():
             if name in bundle:
                 check(name, functools.partial(_onnx, bundle, precision, registry))
+        for description in targets_of(bundle):
+            check(
+                f"target {description['target']}",
+                functools.partial(_target, bundle, description, edge_half(), registry),
+            )
     if complete and server_fits:
         check("infer", lambda: _infer(bundle, server_half()))
     return checks
@@ -120,6 +127,14 @@ def _onnx(bundle: Bundle, precision: str, registry: Registry | None) -> str:
             raise BundleError("config.json has no symbols_limit for edge.int8.onnx") from cause
     difference = _compare(edge, bundle, packet, limit)
     return f"{difference:.3%} of the symbols differ from the recorded {packet}"
+
+
+def _target(bundle: Bundle, description: Mapping[str, Any], edge: EdgeModel, registry: Registry | None) -> str:
+    """Run a target; one that cannot run on this machine is stated, but no failure."""
+    try:
+        return verify_target(bundle, description, edge, registry=registry)
+    except MissingExtra as error:
+        return f"not run: {error}"
 
 
 def _compare(edge: EdgeHalf, bundle: Bundle, packet_name: str, limit: float) -> float:

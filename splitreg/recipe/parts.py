@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from splitreg.errors import RecipeError
 from splitreg.parsing import is_int, name_list, named, only, typed
 
+if TYPE_CHECKING:
+    from typing import Self
+
 Options = Mapping[str, Any]
+_T = TypeVar("_T")
 
 REFUSE, IGNORE = "refuse", "ignore"
 #: What to do with classes of a dataset that a head lacks.
@@ -111,31 +115,86 @@ class DataPart(Part):
         train: split for training.
         val: split for validation.
         unknown_classes: ``"refuse"`` or ``"ignore"`` its classes that a head lacks.
+        classes: class -> the dataset's classes that it stands for; empty: the dataset's own.
+        balance: 0: every image once per epoch; 1: images of a class as often as the class is rare.
+        targets: name of a target in the dataset -> its name in the recipe; an empty name leaves it out.
+        share: part of an epoch that comes from this dataset, relative to the others'; None: all its images.
     """
 
     root: str | None = None
     train: str = "train"
     val: str = "val"
     unknown_classes: str = REFUSE
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    balance: float = 0.0
+    targets: Mapping[str, str] = field(default_factory=dict)
+    share: float | None = None
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
-        """Read a name or a table with ``root``, ``train``, ``val``, ``unknown_classes`` and options."""
+        """Read a name or a table with the keys of this class and the dataset's options."""
         table = named(value, where)
+        targets = typed(table.pop("targets", {}), (Mapping,), f"{where}: targets")
+        if not all(isinstance(name, str) for name in targets.values()):
+            raise RecipeError(f"{where}: targets must map names to names, got {targets!r}")
+        share = typed(table.pop("share", None), (int, float, type(None)), f"{where}: share")
+        if share is not None and (isinstance(share, bool) or not 0 < share < float("inf")):
+            raise RecipeError(f"{where}: share must be above 0, got {share!r}")
         root = typed(table.pop("root", None), (str, type(None)), f"{where}: root")
         train, val = (typed(table.pop(key, key), (str,), f"{where}: {key}") for key in ("train", "val"))
         unknown = table.pop("unknown_classes", REFUSE)
         if unknown not in UNKNOWN_CLASSES:
             raise RecipeError(f"{where}: unknown_classes must be {' or '.join(UNKNOWN_CLASSES)}, got {unknown!r}")
+        classes = read_classes(table, where)
+        balance = typed(table.pop("balance", 0.0), (int, float), f"{where}: balance")
+        if not 0 <= balance <= 1:
+            raise RecipeError(f"{where}: balance must be 0 to 1, got {balance}")
         return cls(
-            name=table.pop("name"), root=root, train=train, val=val, unknown_classes=unknown, options=table
+            name=table.pop("name"), root=root, train=train, val=val, unknown_classes=unknown, classes=classes,
+            targets=dict(targets), balance=float(balance), share=None if share is None else float(share), options=table,
         )  # fmt: skip
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the table that ``parse`` reads."""
         root = {} if self.root is None else {"root": self.root}
         unknown = {} if self.unknown_classes == REFUSE else {"unknown_classes": self.unknown_classes}
-        return {"name": self.name, **root, "train": self.train, "val": self.val, **unknown, **self.options}
+        chosen: dict[str, Any] = (
+            {"classes": {n: list(olds) for n, olds in self.classes.items()}} if self.classes else {}
+        )
+        chosen |= {"balance": self.balance} if self.balance else {}
+        chosen |= {} if self.share is None else {"share": self.share}
+        chosen |= {"targets": dict(self.targets)} if self.targets else {}
+        return {"name": self.name, **root, "train": self.train, "val": self.val, **unknown, **chosen, **self.options}
+
+    def renamed(self, values: Mapping[str, _T]) -> dict[str, _T]:
+        """Return the dataset's values by target, under the names of the recipe."""
+        names = {name: self.targets.get(name, name) for name in values}
+        return {name: values[original] for original, name in names.items() if name}
+
+
+def read_classes(table: dict[str, Any], where: str) -> dict[str, tuple[str, ...]]:
+    """Take ``classes`` out of a dataset's table: a list chooses classes, a table also renames and merges them.
+
+    A string is left there: it is an option of some datasets.
+
+    Raises:
+        RecipeError: not names, none at all, or a class of the dataset twice.
+
+    >>> read_classes({"classes": {"vehicle": ["car", "bus"], "person": "person"}}, "data")
+    {'vehicle': ('car', 'bus'), 'person': ('person',)}
+    """
+    if isinstance(table.get("classes", ""), str):
+        return {}
+    value = table.pop("classes")
+    where = f"{where}: classes"
+    pairs = value.items() if isinstance(value, Mapping) else [(name, name) for name in name_list(value, where)]
+    classes = {name: name_list(olds, f"{where}.{name}") for name, olds in pairs}
+    names = [old for name, olds in pairs for old in name_list(olds, where)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names or not all(classes.values()):
+        problem = f"{', '.join(twice)} twice" if twice else f"no class in {value!r}"
+        raise RecipeError(f'{where}: {problem}; name each class once: {{ vehicle = ["car", "bus"] }}')
+    return classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import tomllib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,11 @@ from splitreg.parsing import listed, only, typed
 from splitreg.recipe.parts import IGNORE, REFUSE, BottleneckPart, DataPart, HeadPart, Input, Options, Part, TeacherPart
 from splitreg.recipe.stage import Stage
 from splitreg.zoo import find_recipe
+
+if sys.version_info >= (3, 11):  # noqa: UP036
+    import tomllib
+else:
+    import tomli as tomllib
 
 #: Example of each required key, for errors.
 _EXAMPLES = {"backbone": 'backbone = "resnet50"', "heads": 'heads = ["det", "seg"]'}
@@ -100,6 +105,9 @@ class Recipe:
                 raise RecipeError(f"two heads are named {name!r}; rename one: {{ name = ..., as = ... }}")
         if not 0 <= self.seed < 2**63:
             raise RecipeError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+        shares = [part.share for part in self.data]
+        if None in shares and any(share is not None for share in shares):
+            raise RecipeError(f"data: share is given for some datasets only ({shares}); give it for all, or for none")
         for key, values in self.sweep.items():
             if not isinstance(values, list | tuple) or not values:
                 raise RecipeError(f"sweep.{key} must be a list of values, got {values!r}")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from splitreg.errors import RecipeError
 from splitreg.parsing import listed, name_list, only, typed
 from splitreg.recipe.parts import Part
 
+if TYPE_CHECKING:
+    from typing import Self
+
 #: Precisions of training and serving, as in Lightning Fabric; the first is single precision.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 #: Keys that are written only where they are set, so that recipes and bundles of before stay as they were.
-_LATER = ("backbone_lr", "layer_decay", "accumulate", "best", "patience")
+_LATER = ("backbone_lr", "layer_decay", "accumulate", "best", "patience", "freeze_to")
 
 
 def check_precision(value: str, where: str = "") -> None:
@@ -36,11 +39,12 @@ class Stage:
         train: parts to train: ``all``, ``edge``, ``server``, ``heads``, ``prefix``, ``encoder``,
             ``decoder``, ``prior``, ``body`` or ``heads.NAME``.
         freeze: parts of ``train`` that are frozen; frozen parts run in eval mode.
+        freeze_to: stage of the backbone up to which it is frozen, from the image on; empty: none.
         objectives: how the losses of the heads are combined, and further terms.
         rate_lambda: weight of the rate in bits per pixel of the network's input.
         rate_warmup: epochs over which ``rate_lambda`` rises from 0.
-        optimizer: ``adamw``, ``adam`` or ``sgd`` with torch's options.
-        schedule: ``one-cycle``, ``cosine``, ``multistep``, ``poly`` or ``constant``.
+        optimizer: ``adamw``, ``adam`` or ``sgd`` of torch, or another one of timm's, with the options of its class.
+        schedule: ``one-cycle``, ``cosine``, ``multistep``, ``poly`` or ``constant``; or ``timm-cosine`` and others.
         batch_size: images per step, over all processes.
         clip: largest norm of the gradient; 0: no clipping.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
@@ -72,6 +76,7 @@ class Stage:
     accumulate: int = 1
     best: str = ""
     patience: int = 0
+    freeze_to: str = ""
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
@@ -92,7 +97,7 @@ class Stage:
                 least = 0 if key == "patience" else 1
                 if values[key] < least:
                     raise RecipeError(f"{place} must be at least {least}, got {item}")
-            elif key in ("name", "precision", "best"):
+            elif key in ("name", "precision", "best", "freeze_to"):
                 values[key] = typed(item, (str,), place)
             else:
                 values[key] = float(typed(item, (int, float), place))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from splitreg.assembly import save
-from splitreg.errors import SplitregError, TrainingError, TrainingInterrupted
+from splitreg.errors import RecipeError, SplitregError, TrainingError, TrainingInterrupted
 from splitreg.recipe import Recipe, Stage
 from splitreg.sweep.outcome import COLLAPSED, DONE, FAILED, Outcome, write_table
 from splitreg.training import TrainOptions, train
@@ -28,7 +28,7 @@ PATIENCE = 2
 #: Seconds that the worker of a dead sweep may need to write its last checkpoint.
 MAX_WAIT_S = 60.0
 
-_SETTINGS = ("resume", "device", "workers", "validate_every", "tensorboard", "progress")
+_SETTINGS = ("resume", "device", "workers", "validate_every", "tensorboard", "progress", "pictures", "loggers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class PointJob:
     Args:
         recipe: recipe of the point, without a sweep.
         bundle: folder of the bundle.
-        train: options of the training; ``datasets`` and ``on_event`` are not used.
+        train: options of the training; ``datasets`` and ``on_event`` are not used, and ``loggers`` must be names.
     """
 
     recipe: Recipe
@@ -56,16 +56,23 @@ class PointJob:
         table = json.loads((folder / "point.json").read_text(encoding="utf-8"))
         return cls(
             recipe=Recipe.from_mapping(table["recipe"]), bundle=folder / table.get("bundle", "bundle"),
-            train=TrainOptions(**table["settings"]),
+            train=TrainOptions(**{**table["settings"], "loggers": tuple(table["settings"].get("loggers", ()))}),
         )  # fmt: skip
 
     def write(self, folder: Path) -> None:
         """Write it to a point's folder, for a worker.
 
         Raises:
+            RecipeError: a logger is an object.
             TrainingError: the file cannot be written.
         """
         settings = {name: getattr(self.train, name) for name in _SETTINGS}
+        for logger in self.train.loggers:
+            if not isinstance(logger, str):
+                raise RecipeError(
+                    f"the points of a sweep run in processes of their own; name the logger {type(logger).__name__} by an "
+                    'import path: loggers=("package.module:name",)'
+                )
         inside = self.bundle.relative_to(folder) if self.bundle.is_relative_to(folder) else self.bundle
         table = {"recipe": self.recipe.to_mapping(), "settings": settings, "bundle": str(inside)}
         write_table(folder / "point.json", table)

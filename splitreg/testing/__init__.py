@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from splitreg.testing.objective import ObjectiveSuite
     from splitreg.testing.runner import CheckResult, run
     from splitreg.testing.suite import Suite
+    from splitreg.testing.target import TargetSuite
 
 __all__ = [
     "BackboneSuite", "BottleneckSuite", "CheckResult", "CodecSuite", "DatasetSuite", "HeadSuite", "ObjectiveSuite",
-    "Suite", "run",
+    "Suite", "TargetSuite", "run",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_exports(__name__, {
     "BackboneSuite": "splitreg.testing.backbone", "BottleneckSuite": "splitreg.testing.bottleneck",
     "CheckResult": "splitreg.testing.runner", "CodecSuite": "splitreg.testing.codec",
     "DatasetSuite": "splitreg.testing.dataset", "HeadSuite": "splitreg.testing.head",
-    "ObjectiveSuite": "splitreg.testing.objective", "Suite": "splitreg.testing.suite", "run": "splitreg.testing.runner",
+    "ObjectiveSuite": "splitreg.testing.objective", "Suite": "splitreg.testing.suite",
+    "TargetSuite": "splitreg.testing.target", "run": "splitreg.testing.runner",
 })  # fmt: skip

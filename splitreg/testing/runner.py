@@ -18,9 +18,19 @@ from splitreg.testing.dataset import DatasetSuite
 from splitreg.testing.head import HeadSuite
 from splitreg.testing.objective import ObjectiveSuite
 from splitreg.testing.suite import Suite
+from splitreg.testing.target import TargetSuite
 
 SUITES: Mapping[str, type[Suite]] = {
-    suite.kind: suite for suite in (BackboneSuite, BottleneckSuite, CodecSuite, HeadSuite, DatasetSuite, ObjectiveSuite)
+    suite.kind: suite
+    for suite in (
+        BackboneSuite,
+        BottleneckSuite,
+        CodecSuite,
+        HeadSuite,
+        DatasetSuite,
+        ObjectiveSuite,
+        TargetSuite,
+    )
 }
 
 

@@ -1,4 +1,4 @@
-"""What the six suites share: loading the plugin, assertions, and checks of every kind."""
+"""What the suites share: loading the plugin, assertions, and checks of every kind."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ from splitreg.assembly import SplitModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.planning import plan
 from splitreg.checkpoints import is_remote
+from splitreg.data.augmentations import with_preset
+from splitreg.data.mixing import check_tasks
 from splitreg.errors import PlanError, RecipeError, SplitregError
 from splitreg.parsing import check_options
 from splitreg.recipe import Recipe, Stage
 from splitreg.registry import Registry, discover
 from splitreg.training.data import augmentation, hold_out_validation, open_split
 from splitreg.training.optimizers import optimizer_options
+from splitreg.training.parts import check_stage
 from splitreg.training.schedules import schedule
 
 
@@ -44,6 +48,11 @@ def check_recipe(recipe: Recipe, registry: Registry | None = None) -> Plan:
     problems += training_problems(recipe)
     problems += [*_missing_weights(recipe), *_sweep_problems(recipe, registry)]
     if planned is not None:
+        tasks = {head.name: head.task for head in planned.heads}
+        problems += _problems(lambda: check_tasks(tasks, with_preset(recipe.augment)))
+        names = planned.backbone.meta.stages
+        for number, stage in enumerate(recipe.stages):
+            problems += _problems(partial(check_stage, stage.freeze_to, names, f"stages[{number}]: "))
         problems += _data_problems(recipe, registry)
     if problems or planned is None:
         raise PlanError(problems)

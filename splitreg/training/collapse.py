@@ -12,6 +12,10 @@ from splitreg.training.validation import score
 
 #: An image in fewer bits than this carries no information.
 MIN_BITS = 16.0
+#: A stage in which the rate falls by less than to this part of it is said to change nothing.
+MAX_IDLE = 0.98
+#: Share of unknown pixels from which on it is said.
+MAX_UNKNOWN = 0.5
 #: With fewer images than this, chance cannot be told from skill.
 MIN_IMAGES = 8
 
@@ -28,6 +32,34 @@ def rate_collapse(bits: float, rate_lambda: float) -> str | None:
     return (
         f"the rate has collapsed to {bits:.1f} bits per image: the heads get no information from the image; "
         f"lower rate_lambda (now {rate_lambda:g}) or raise rate_warmup"
+    )
+
+
+def rate_idle(first: float, last: float, rate_lambda: float) -> str | None:
+    """Return a warning if a stage with a rate term has not made the packets smaller.
+
+    Args:
+        first: mean bits per image in its first epoch.
+        last: in its last one.
+        rate_lambda: weight of the rate.
+    """
+    if rate_lambda <= 0 or last < first * MAX_IDLE:
+        return None
+    return (
+        f"rate_lambda = {rate_lambda:g} makes no difference to the bytes: {first / 8:,.0f} bytes per image in the first "
+        f"epoch, {last / 8:,.0f} in the last; raise it for smaller packets, train longer, or let the encoder learn"
+    )
+
+
+def unknown_pixels(name: str, targets: Sequence[Target]) -> str | None:
+    """Return a warning if most pixels of the masks that a head is measured on are unknown."""
+    masks = [target.mask for target in targets if isinstance(target, MaskTarget)]
+    share = sum(float((mask == IGNORE).float().mean()) for mask in masks) / max(1, len(masks))
+    if share <= MAX_UNKNOWN:
+        return None
+    return (
+        f"{share:.0%} of the pixels for head {name!r} are unknown: neither the loss nor the metric counts them; objects "
+        'without outlines are unknown, and for outlines alone set semantic = "instances"'
     )
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from splitreg.data.augmentations import with_preset
+from splitreg.data.balancing import Balanced
 from splitreg.data.loading import Batch, Loader, LoaderOptions, Mixture, Source
+from splitreg.data.selection import open_dataset
 from splitreg.data.transforms import Augment
 from splitreg.errors import DataError, RecipeError, TrainingError
 from splitreg.imaging import Preprocess
@@ -71,7 +73,7 @@ def _has_hold_out(part: DataPart, registry: Registry) -> bool:
 
 def _opens(part: DataPart, registry: Registry) -> bool:
     try:
-        registry.create("dataset", part.name, part.root, part.val, options=part.options)
+        open_dataset(part, part.val, registry)
     except DataError:
         return False
     return True
@@ -80,16 +82,20 @@ def _opens(part: DataPart, registry: Registry) -> bool:
 def open_split(recipe: Recipe, split: str, registry: Registry | None = None) -> Source:
     """Open the datasets of a recipe for ``"train"`` or ``"val"``; each has its own split for that.
 
+    Classes are chosen as the recipe says, and the images of ``"train"`` are balanced.
+
     Raises:
         RecipeError: a dataset does not have an option, or refuses a value.
         DataError: a folder or a split is missing.
     """
     registry = registry or discover()
-    sources: list[Source] = [
-        registry.create("dataset", part.name, part.root, getattr(part, split), options=part.options)
-        for part in recipe.data
-    ]
-    return sources[0] if len(sources) == 1 else Mixture(sources)
+    sources: list[Source] = [open_dataset(part, getattr(part, split), registry) for part in recipe.data]
+    shares: list[float] | None = None
+    if split == "train":
+        pairs = zip(sources, recipe.data, strict=True)
+        sources = [Balanced(source, part.balance) if part.balance else source for source, part in pairs]
+        shares = [part.share for part in recipe.data if part.share is not None] or None
+    return sources[0] if len(sources) == 1 else Mixture(sources, shares)
 
 
 class Batches(Protocol):
@@ -151,6 +157,11 @@ class DataLoaders:
             batch_size=batch_size, shuffle=False, workers=self.workers, targets=self._targets
         )  # fmt: skip
         return self._loader(self.datasets.val, options, False)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether images are augmented as the recipe says, with mosaic and mix-up."""
+        return self.augmented and self.augment is None
 
     @property
     def _targets(self) -> frozenset[str]:

@@ -16,16 +16,18 @@ from torch import Tensor
 
 from splitreg.data.loading import Batch
 from splitreg.errors import TrainingError, TrainingInterrupted
+from splitreg.files import disk_errors
 from splitreg.progress import Bar, Progress
 from splitreg.training import devices
 from splitreg.training.best import Best
 from splitreg.training.checkpoint import Checkpoints
-from splitreg.training.collapse import constant_output, head_collapse, rate_collapse
+from splitreg.training.collapse import constant_output, head_collapse, rate_collapse, rate_idle, unknown_pixels
 from splitreg.training.data import Batches
 from splitreg.training.hooks import TrainState
 from splitreg.training.interrupts import Interrupts
 from splitreg.training.log import RunLog
 from splitreg.training.options import TrainOptions
+from splitreg.training.pictures import predictions_jpeg
 from splitreg.training.stage import StageRun
 from splitreg.training.step import step_batch
 from splitreg.training.validation import Validation, validate
@@ -70,6 +72,7 @@ class Loop:
         self.warnings: list[str] = []
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._written = time.monotonic()
+        self._undrawable = False
 
     def run_stages(self, state: Mapping[str, Any] | None) -> None:
         """Run the remaining stages, from the state of a checkpoint on.
@@ -242,11 +245,25 @@ class Loop:
 
     def _warn_of_collapse(self, validation: Validation) -> None:
         stage = self._stage_run.stage
-        heads = [head_collapse(name, self.model.head(name), *pairs) for name, pairs in validation.probes.items()]
-        constant = [constant_output(name, *pairs) for name, pairs in validation.probes.items()]
-        for warning in (rate_collapse(validation.bits, stage.rate_lambda), *constant, *heads):
+        learning = self._stage_run.active_heads  # a stage for the bottleneck alone teaches no head
+        probes = {name: pairs for name, pairs in validation.probes.items() if name in learning}
+        heads = [head_collapse(name, self.model.head(name), *pairs) for name, pairs in probes.items()]
+        constant = [constant_output(name, *pairs) for name, pairs in probes.items()]
+        unknown = [unknown_pixels(name, targets) for name, (_, targets) in validation.probes.items()]
+        rate = (rate_collapse(validation.bits, stage.rate_lambda), self._idle_rate())
+        for warning in (*rate, *unknown, *constant, *heads):
             if warning:
                 self._warn(f"stage {stage.name}: {warning}")
+
+    def _idle_rate(self) -> str | None:
+        """Return a warning if the first stage with a rate term has not lowered the rate."""
+        stages, stage = self.recipe.stages, self._stage_run.stage
+        bits = [line["train"]["bits"] for line in self.history if line["stage"] == stage.name]
+        if len(bits) < max(3, 2 * stage.rate_warmup) or any(
+            earlier.rate_lambda for earlier in stages[: self.position.stage]
+        ):
+            return None
+        return rate_idle(bits[0], bits[-1], stage.rate_lambda)
 
     def _warn(self, sentence: str) -> None:
         self.warnings.append(sentence)
@@ -267,7 +284,28 @@ class Loop:
             validation = validate(self.model, batches, images=images, classes=self.run.val_classes, probe=probe)
             if self._best is not None and self.position.epoch + 1 >= min(run.stage.rate_warmup, run.stage.epochs):
                 self._best.update(self.model, validation, self.position.epoch)
+            if self.options.pictures and not self._undrawable and devices.rank() == 0:
+                self._draw()
             return validation
+
+    def _draw(self) -> None:
+        """Write a sheet of predictions; a head that cannot draw does not end the training."""
+        run, at, loaders = self._stage_run, self.position, self.run.loaders
+        if loaders.datasets.val is None or loaders.change is not None:  # latents in place of images
+            return
+        path = self.run.folder / "predictions" / f"{run.stage.name}-{at.epoch + 1:04d}.jpg"
+        try:
+            data = predictions_jpeg(
+                self.model, loaders.datasets.val, self.run.val_classes, self.options.pictures, run.device
+            )
+        except Exception as error:  # a plugin's drawing
+            self._undrawable = True
+            self._warn(f"predictions are not drawn: {type(error).__name__}: {error}")
+            return
+        with disk_errors(path, TrainingError, "free some space, then resume"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+        self.log.image("predictions", path, at.step)
 
     def _must_stop(self) -> bool:
         run = self._stage_run

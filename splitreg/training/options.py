@@ -10,6 +10,7 @@ from splitreg.training.hooks import Hooks
 
 if TYPE_CHECKING:
     from splitreg.training.data import Datasets
+    from splitreg.training.loggers import TrainingLogger
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -28,6 +29,8 @@ class TrainOptions:
         checkpoint_steps: steps between checkpoints within an epoch. 0: only at the end of an epoch.
         log_every: steps between lines in the log.
         tensorboard: write TensorBoard event files too, if the package is installed.
+        loggers: ``"wandb"``, ``"mlflow"``, others by name or import path, or objects; see ``splitreg.training.loggers``.
+        pictures: number of validation images whose predictions are drawn at each validation; 0: none.
         progress: show progress on stderr.
         on_event: called with each line of the log.
         hooks: callbacks, and an own optimiser, schedule or augmentation.
@@ -42,6 +45,8 @@ class TrainOptions:
     checkpoint_steps: int = 0
     log_every: int = 50
     tensorboard: bool = True
+    loggers: tuple[str | TrainingLogger, ...] = ()
+    pictures: int = 0
     progress: bool = True
     on_event: OnEvent | None = None
     hooks: Hooks = field(default_factory=Hooks)

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from splitreg.assembly import SplitModel, build
+from splitreg.data.augmentations import with_preset
+from splitreg.data.mixing import check_tasks
 from splitreg.errors import RecipeError, TrainingError
 from splitreg.files import disk_errors, write_json
 from splitreg.progress import Progress
@@ -30,10 +32,11 @@ from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.checks import start_advice, training_problems
 from splitreg.training.data import DataLoaders, hold_out_validation, open_datasets
 from splitreg.training.locking import locked
-from splitreg.training.log import RunLog
+from splitreg.training.log import RunLog, SilentLog, loggers_of
 from splitreg.training.loop import Loop, Position
 from splitreg.training.objectives import check_objectives
 from splitreg.training.options import TrainOptions
+from splitreg.training.parts import check_stage
 from splitreg.training.setup import Run
 from splitreg.training.teacher import Teacher, as_teacher, copy_parts, open_teacher, student_capabilities
 
@@ -157,15 +160,15 @@ def _execute(run: Run, options: TrainOptions, first: bool) -> RunRecord:
             if str(mapping):
                 progress.print(f"{split} of head {head!r}: {mapping}")
     state = _restore(run, checkpoints, progress, options.resume)
-    if state is None and first:
+    if first:
         path = run.folder / "recipe.json"
         with disk_errors(path, TrainingError, "free some space, or choose another folder"):
             write_json(path, run.recipe.to_mapping())
     position = Position() if state is None else Position(**state["position"])
     resumed_from = position.step
-    log = RunLog(
-        run.folder, position=0 if state is None else state["log"], step=resumed_from,
-        tensorboard=options.tensorboard, on_event=options.on_event, silent=not first,
+    log = SilentLog(options.on_event) if not first else RunLog(
+        run.folder, recipe=run.recipe.to_mapping(), position=0 if state is None else state["log"], step=resumed_from,
+        loggers=loggers_of(options), on_event=options.on_event,
     )  # fmt: skip
     home = next((parameter.device for parameter in run.model.parameters()), None)
     loop = Loop(
@@ -190,6 +193,10 @@ def _check(run: Run) -> None:
     problems = training_problems(run.recipe)
     if problems:
         raise RecipeError("; ".join(problems))
+    for number, stage in enumerate(run.recipe.stages):
+        check_stage(stage.freeze_to, run.model.plan.backbone.meta.stages, f"stages[{number}]: ")
+    if run.loaders.mixed:
+        check_tasks({head.name: head.task for head in run.model.plan.heads}, with_preset(run.recipe.augment))
     student = student_capabilities(run.model)
     size = run.model.plan.preprocess.size
     teacher = None if run.teacher is None else run.teacher.capabilities(student, size)
@@ -201,12 +208,15 @@ def _restore(run: Run, checkpoints: Checkpoints, progress: Progress, resume: boo
     if not checkpoints.paths():
         return None
     if not resume:
-        raise TrainingError(f"{run.folder} holds a run already; resume it, or choose another folder")
+        raise TrainingError(
+            f"{run.folder} holds a run already; continue it with --resume (in Python: TrainOptions(resume=True)), or choose "
+            "another folder with --run"
+        )
     state: dict[str, Any]
     state, path, damaged = checkpoints.load()
     for sentence in damaged:
         progress.print(f"{sentence}; going back to {path.name}")
-    check_unchanged(state["recipe"], run.recipe.to_mapping(), path)
+    check_unchanged(_prolonged(state, run.recipe), run.recipe.to_mapping(), path)
     for name, before, now in (
         ("teacher", state.get("teacher", ""), run.teacher.identity if run.teacher else ""),
         ("model", state["base"], run.base),
@@ -220,8 +230,32 @@ def _restore(run: Run, checkpoints: Checkpoints, progress: Progress, resume: boo
     return state
 
 
+def _prolonged(state: dict[str, Any], recipe: Recipe) -> Mapping[str, Any]:
+    """Let a run go on for more epochs in its current stage, in later ones, or in the last one if it is complete.
+
+    Args:
+        state: of a checkpoint; the position of a complete run is set back to the end of its last stage.
+        recipe: the recipe now.
+
+    Returns:
+        The recipe of the checkpoint, with the new numbers of epochs where they may grow.
+    """
+    before: Mapping[str, Any] = state["recipe"]
+    position, stages = state["position"], [dict(stage) for stage in before.get("stages", [])]
+    if not stages or len(stages) != len(recipe.stages):
+        return before
+    complete = position["stage"] == len(stages)
+    for number in range(len(stages) - 1 if complete else position["stage"], len(stages)):
+        epochs, now = stages[number]["epochs"], recipe.stages[number].epochs
+        if now > epochs:
+            stages[number]["epochs"] = now
+            if complete:  # the state of its optimiser was not stored
+                position.update(stage=number, epoch=epochs)
+    return {**before, "stages": stages}
+
+
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Refuse to resume with another recipe. Only the places of data and teacher may change.
+    """Refuse to resume with another recipe. Only the places of data and teacher may change; see also ``_prolonged``.
 
     Raises:
         TrainingError: names every key that differs.
@@ -235,7 +269,7 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], path: Pat
     if differing:
         raise TrainingError(
             f"the recipe has changed since {path.name} was written ({'; '.join(differing)}); "
-            "resume with the old recipe, or start in another folder"
+            "resume with the old recipe, or start in another folder (--run)"
         )
 
 

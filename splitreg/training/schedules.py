@@ -1,15 +1,19 @@
-"""Schedules of the learning rate and of the rate term, as functions of the step (no torch, no state).
+"""Schedules of the learning rate and of the rate term, as functions of the step.
 
-Each schedule returns the factor on the optimiser's ``lr`` for step ``step`` (from 0) of ``steps``.
+Beside our own, ``timm-NAME`` is each scheduler of ``timm.scheduler`` that depends on the step alone. Each schedule
+returns the factor on the optimiser's ``lr`` for step ``step`` (from 0) of ``steps``.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from splitreg.errors import RecipeError
 from splitreg.parsing import check_name, check_options, keyword_options
 
 Schedule = Callable[[int], float]
@@ -56,11 +60,27 @@ SCHEDULES: Mapping[str, Callable[..., float]] = {
 }  # fmt: skip
 
 
+#: Schedulers of timm's factory; its ``plateau`` depends on a metric: use ``best`` and ``patience``.
+TIMM_SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly")
+#: Beginning of their names in recipes.
+TIMM = "timm-"
+#: Arguments of timm's factory that the stage sets.
+_SET_BY_STAGE = (
+    "optimizer",
+    "sched",
+    "num_epochs",
+    "patience_epochs",
+    "plateau_mode",
+    "step_on_epochs",
+    "updates_per_epoch",
+)
+
+
 def schedule(name: str, options: Mapping[str, Any], *, steps: int, per_epoch: int) -> Schedule:
     """Return step -> factor.
 
     Args:
-        name: one of ``SCHEDULES``.
+        name: one of ``SCHEDULES``, or ``timm-`` and one of ``TIMM_SCHEDULES``.
         options: its keyword options.
         steps: steps of the whole stage.
         per_epoch: steps of one epoch.
@@ -68,10 +88,39 @@ def schedule(name: str, options: Mapping[str, Any], *, steps: int, per_epoch: in
     Raises:
         RecipeError: no schedule of that name, or an option that it does not have.
     """
-    check_name(name, SCHEDULES, "schedule")
+    check_name(name, (*SCHEDULES, *(TIMM + theirs for theirs in TIMM_SCHEDULES)), "schedule")
+    if name.startswith(TIMM):
+        return _timm_schedule(name.removeprefix(TIMM), options, steps, per_epoch)
     function = SCHEDULES[name]
     check_options(options, keyword_options(function), f"schedule {name!r}")
     return partial(function, steps=steps, per_epoch=per_epoch, **options)
+
+
+def _timm_schedule(name: str, options: Mapping[str, Any], steps: int, per_epoch: int) -> Schedule:
+    """Return a scheduler of timm's as step -> factor: it sets the learning rate of an optimiser whose rate is 1."""
+    import torch
+
+    create_scheduler_v2: Any = importlib.import_module("timm.scheduler").create_scheduler_v2
+    known = [key for key in inspect.signature(create_scheduler_v2).parameters if key not in _SET_BY_STAGE]
+    check_options(options, known, f"schedule {TIMM + name!r}")
+    holder = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    try:
+        scheduler, _ = create_scheduler_v2(
+            holder,
+            name,
+            num_epochs=-(-steps // per_epoch),
+            step_on_epochs=False,
+            updates_per_epoch=per_epoch,
+            **options,
+        )
+    except (TypeError, ValueError, AssertionError) as cause:
+        raise RecipeError(f"schedule {TIMM + name!r}: {cause or options}") from cause
+
+    def factor(step: int) -> float:
+        scheduler.step_update(step)
+        return float(holder.param_groups[0]["lr"])
+
+    return factor
 
 
 def ramp(value: float, warmup: float, epoch: float) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch.nn import Module, Parameter
 from torch.nn.parallel import DistributedDataParallel
 
+from splitreg.data.augmentations import with_preset
 from splitreg.data.loading import Batch
 from splitreg.interfaces import Objective
 from splitreg.training import devices, optimizers, parts
@@ -17,7 +18,7 @@ from splitreg.training.averaging import WeightAverage
 from splitreg.training.hooks import OptimizerFactory
 from splitreg.training.objectives import create_objectives
 from splitreg.training.schedules import ramp, schedule
-from splitreg.training.step import Step, step_batch
+from splitreg.training.step import Step, mix, step_batch
 
 if TYPE_CHECKING:
     from splitreg.training.setup import Run
@@ -37,11 +38,12 @@ class StageRun:
         self.model, self.stage, self.classes = run.model, run.recipe.stages[number], run.train_classes
         self.steps_per_epoch = steps_per_epoch
         self._key = f"{run.recipe.seed}/{number}"
+        self._mixup = float(with_preset(run.recipe.augment).get("mixup", 0.0)) if run.loaders.mixed else 0.0
         self.fabric = devices.open_fabric(device, self.stage.precision)
         self.model.to(memory_format=torch.channels_last)  # convolutions are a fifth faster
         self._freezer = parts.Freezer(self.model)
         learning = parts.select(self.model.parts(), self.stage.train, self.stage.freeze)
-        self._freezer.apply(learning)
+        self._freezer.apply(learning, self.stage.freeze_to)
         devices.seed_step(torch.device("cpu"), seed_of(self._key, "objectives"))
         objectives = create_objectives(self.stage, self.model.heads, run.registry)
         self.active_heads = self._active_heads(learning, objectives)
@@ -112,6 +114,8 @@ class StageRun:
             inputs.weights = devices.balance(self.fabric, inputs, self.active_heads)
         devices.seed_step(self.device, seed_of(self._key, epoch, index, self.fabric.global_rank))
         optimizers.set_lr(self._optimizer, self._base_lrs, self._schedule(done))
+        if self._mixup:
+            mix(inputs, self._mixup)
         loss, loss_parts = self._module(inputs)
         first, size = index % self.stage.accumulate == 0, self._window(index)
         if first:  # Only now: gradients freed before the forward pass return their memory to the system.

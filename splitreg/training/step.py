@@ -5,6 +5,7 @@ Model, losses and objectives run inside one ``forward``, so mixed precision and 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +33,7 @@ class StepBatch:
         rate_lambda: weight of the rate in this step.
         progress: position in the stage, 0 to 1.
         weights: head -> weight of its loss in this process; None: 1.
+        mix: share of each image, and (B,) indexes of the images that it is mixed with; None: nothing is mixed.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class StepBatch:
         self.rate_lambda = 0.0
         self.progress = 0.0
         self.weights: Mapping[str, Tensor] | None = None
+        self.mix: tuple[float, Tensor] | None = None
 
 
 def step_batch(batch: Batch, classes: Mapping[str, ClassMapping], device: torch.device) -> StepBatch:
@@ -63,6 +66,23 @@ def step_batch(batch: Batch, classes: Mapping[str, ClassMapping], device: torch.
         targets[head] = [target for target in column if target is not None]
         select[head] = None if len(rows) == len(batch) else torch.tensor(rows, dtype=torch.int64, device=device)
     return StepBatch(batch.images, targets, select)
+
+
+def mix(batch: StepBatch, alpha: float) -> None:
+    """Mix each image with another one of the batch (mix-up; Zhang et al. 2017, arXiv:1710.09412).
+
+    A batch in which an image lacks a target stays as it is. Draws from torch's generator.
+
+    Args:
+        batch: changed in place.
+        alpha: both parameters of the Beta distribution of the share.
+    """
+    if len(batch.images) < 2 or any(select is not None for select in batch.select.values()):
+        return
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    order = torch.randperm(len(batch.images))
+    batch.mix = share, order
+    batch.images = torch.lerp(batch.images[order.to(batch.images.device)], batch.images, share)
 
 
 class Step(nn.Module):
@@ -89,6 +109,7 @@ class Step(nn.Module):
         self._teacher = teacher  # not a module: a teacher's weights are no part of this one
         self._shared = tuple(_shared_parameters(model))  # a tuple, so that they are not registered twice
         self._reads_feature = model.plan.bottleneck.reads == "feature"
+        self._everywhere = {name for objective in objectives.values() for name in objective.unlabelled_heads}
         self._tasks = {name: model.head(name).task for name in self.active_heads}
 
     def forward(self, batch: StepBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -97,10 +118,16 @@ class Step(nn.Module):
         The parts are ``loss``, ``bits`` (mean per image), ``HEAD.PART``, ``bottleneck.NAME`` (losses of its
         own), and ``OBJECTIVE.TERM`` if there are several objectives.
         """
-        select = {name: batch.select[name] for name in self.active_heads}
+        labelled = {name: batch.select[name] for name in self.active_heads}
+        select = {name: None if name in self._everywhere else rows for name, rows in labelled.items()}
         with _captured(self.model.bottleneck.encoder) as latents, _passed(self.model.bottleneck) as passed:
             output = self.model(batch.images, select)
-        losses = self.model.loss(output.outputs, {name: batch.targets[name] for name in output.outputs})
+        with_targets = {
+            name: raw if select[name] is labelled[name] else select_rows(raw, labelled[name])
+            for name, raw in output.outputs.items()
+            if batch.targets[name]
+        }
+        losses = self._losses(with_targets, batch)
         parts = {f"{head}.{part}": value for head, values in losses.items() for part, value in values.items()}
         if batch.weights is not None:
             weights = batch.weights
@@ -130,6 +157,20 @@ class Step(nn.Module):
             parts.update(terms)
         return total, {name: value.detach() for name, value in parts.items()}
 
+    def _losses(self, outputs: Mapping[str, Any], batch: StepBatch) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return the losses of the heads; those of mixed images are mixed alike."""
+        targets = {name: batch.targets[name] for name in outputs}
+        losses: Mapping[str, Mapping[str, Tensor]] = self.model.loss(outputs, targets)
+        if batch.mix is None:
+            return losses
+        share, order = batch.mix
+        others = {name: [column[row] for row in order.tolist()] for name, column in targets.items()}
+        second = self.model.loss(outputs, others)
+        return {
+            head: {part: share * value + (1 - share) * second[head][part] for part, value in parts.items()}
+            for head, parts in losses.items()
+        }
+
     def _teach(
         self, images: Tensor, select: Mapping[str, Tensor | None]
     ) -> tuple[Mapping[int, Tensor] | None, Mapping[str, Any]]:
@@ -146,6 +187,23 @@ def _shared_parameters(model: Trainable) -> Iterator[Tensor]:
     for name, part in model.parts().items():
         if not name.startswith("heads."):
             yield from (parameter for parameter in part.parameters() if parameter.requires_grad)
+
+
+def select_rows(output: Any, rows: Tensor | None) -> Any:
+    """Return some images of a head's raw output: tensors, and dataclasses and containers of tensors."""
+    if rows is None:
+        return output
+    if isinstance(output, Tensor):
+        return output.index_select(0, rows) if output.ndim else output
+    if isinstance(output, Mapping):
+        return {name: select_rows(value, rows) for name, value in output.items()}
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        fields = [field.name for field in dataclasses.fields(output)]
+        return dataclasses.replace(output, **{name: select_rows(getattr(output, name), rows) for name in fields})
+    if isinstance(output, tuple | list):
+        values = [select_rows(value, rows) for value in output]
+        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
+    return output
 
 
 @contextmanager

@@ -11,7 +11,15 @@ from torchvision import tv_tensors
 from splitreg.registry import discover
 from splitreg.specs import FeatureSpec
 from splitreg.tasks import DETECTION, ClassTarget
-from splitreg.testing import BackboneSuite, BottleneckSuite, CodecSuite, DatasetSuite, HeadSuite, ObjectiveSuite
+from splitreg.testing import (
+    BackboneSuite,
+    BottleneckSuite,
+    CodecSuite,
+    DatasetSuite,
+    HeadSuite,
+    ObjectiveSuite,
+    TargetSuite,
+)
 from splitreg.testing.targets import some_target
 
 pytestmark = pytest.mark.integration
@@ -71,6 +79,7 @@ CASES = {
         "quantise",
         {"options": {"bits": 12, "per_channel": True, "percentile": 99.0, "surrogate": "ste"}},
     ),
+    "Calibrated": (BottleneckSuite, "calibrated", {}),
     "RawBottleneck": (BottleneckSuite, "raw", {}),
     "ResNet": (BackboneSuite, "resnet18", {}),
     "MobileNet": (BackboneSuite, "timm:mobilenetv3_small_050", {}),
@@ -107,8 +116,13 @@ CASES = {
     "Uncertainty": (ObjectiveSuite, "uncertainty", {}),
     "Compressibility": (ObjectiveSuite, "compressibility", {}),
     "TiledCompressibility": (ObjectiveSuite, "compressibility", {"options": {"tiled": True}}),
+    "CodeLength": (ObjectiveSuite, "code-length", {}),
     "Surgery": (ObjectiveSuite, "surgery", {}),
     "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
+    "Onnx": (TargetSuite, "onnx", {}),
+    "C": (TargetSuite, "c", {}),
+    "Openvino": (TargetSuite, "openvino", {}),
+    "Wasm": (TargetSuite, "wasm", {}),
     "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
     "ScenesVideo": (DatasetSuite, "scenes", {"options": {"mode": "video", "size": 32, "count": 70}}),
 }

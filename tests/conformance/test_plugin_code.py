@@ -61,6 +61,7 @@ def test_plugins_use_public_names_of_the_core_only(folder):
     assert not wrong
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", sorted(public_modules()))
 def test_public_modules_export_what_plugins_import(name):
     """A module with ``__all__`` exports by it; nothing else of it is public."""
@@ -89,6 +90,7 @@ def loaded(code, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.integration
 def test_importing_a_plugin_imports_no_library_that_it_may_not_need():
     modules = [
         "splitreg.interfaces", "splitreg.assembly", "splitreg_classic.images", "splitreg_classic.quantise",
@@ -104,6 +106,7 @@ def test_importing_a_plugin_imports_no_library_that_it_may_not_need():
     assert loaded(code, " ".join(HEAVY), " ".join(modules)) == {module: [] for module in modules}
 
 
+@pytest.mark.integration
 def test_inference_imports_no_library_of_training(tmp_path):
     packet = tmp_path / "packet"
     packet.write_bytes(load_edge("zoo:splitreg-camvid").encode(np.zeros((90, 120, 3), np.uint8))[0])

@@ -35,6 +35,7 @@ def name(page):
     return page.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
 def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     """All blocks of a page, one after the other, in a folder that holds photo.jpg."""
@@ -133,6 +134,7 @@ def test_every_key_of_a_recipe_is_documented_with_its_default():
     for heading, part in (("Bottleneck", BottleneckPart), ("Head", HeadPart), ("Data", DataPart)):
         # every documented key is the part's own, any other one is an option of the plugin
         valid = {"from": "image", "labels": ["x"], "unknown_classes": "ignore"}
+        valid |= {"classes": ["x"], "balance": 0.5, "share": 1.0, "targets": {"x": "y"}}
         table = {key: valid.get(key, "x") for key in tables[heading]}
         fields = [getattr(part.parse(table, ""), field) for field in part.__dataclass_fields__ if field != "options"]
         assert all(fields) and not part.parse(table, "").options
@@ -185,7 +187,7 @@ def installed(kind):
     return [entry.name for entry in discover()[kind].values() if entry.package == "splitreg"]
 
 
-@pytest.mark.parametrize("kind", ["backbone", "bottleneck", "codec", "head", "dataset", "objective"])
+@pytest.mark.parametrize("kind", ["backbone", "bottleneck", "codec", "head", "dataset", "objective", "target"])
 def test_the_page_of_built_in_plugins_lists_all_of_them(kind):
     text = (ROOT / "docs" / "builtin.md").read_text(encoding="utf-8")
     section = re.split(r"^## ", text.partition(f"\n## {kind.capitalize()}s\n")[2], maxsplit=1, flags=re.MULTILINE)[0]

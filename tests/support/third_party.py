@@ -29,7 +29,7 @@ def write_package(folder: Path, files: dict[str, str], points: dict[str, dict[st
     for group, names in points.items():
         lines.append(f"[splitreg.{group}]")
         for name, target in names.items():
-            if group in ("backbone", "bottleneck", "codec", "head", "dataset", "objective"):
+            if group in ("backbone", "bottleneck", "codec", "head", "dataset", "objective", "target"):
                 attribute = f"{group}_{name}".upper().replace("-", "_")
                 specs.append(f"{attribute} = spec({group!r}, {name!r}, {target!r})")
                 lines.append(f"{name} = acme_split.specs:{attribute}")

@@ -38,6 +38,7 @@ def test_the_top_level_shows_what_it_says():
         assert getattr(splitreg, name) is not None
 
 
+@pytest.mark.integration
 def test_the_top_level_says_every_lazy_name():
     lazy = [name for name in splitreg.__all__ if name != "__version__"]
     code = f"import splitreg; print([n for n in {lazy!r} if n in vars(splitreg)], [n for n in {lazy!r} if not hasattr(splitreg, n)])"
@@ -141,6 +142,7 @@ def test_imports_stay_cheap(module):
     assert heavy_imports({module: LIGHT[module]}) == {module: []}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("module", WITH_TORCH)
 def test_imports_with_torch_stay_cheap(module, heavy_imports_with_torch):
     assert heavy_imports_with_torch[module] == []

@@ -106,6 +106,7 @@ def test_check_says_where_also_out_of_a_child_process(package):
         assert "no_such_attribute" in results[name].traceback
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("debug", [False, True])
 def test_the_command_line_shows_tracebacks_on_demand(package, debug):
     environment = {**os.environ, **({"SPLITREG_TRACEBACK": "1"} if debug else {})}

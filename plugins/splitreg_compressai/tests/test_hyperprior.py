@@ -75,6 +75,7 @@ def test_the_codec_takes_the_bits_that_eval_states(kind):
             assert tables.measure(latent.numpy())[1] == pytest.approx(rate[row].item())
 
 
+@pytest.mark.integration
 @BOTH
 def test_training_lowers_rate_and_distortion_and_tables_follow(kind):
     torch.manual_seed(0)
@@ -170,6 +171,7 @@ def test_mixed_precision_leaves_the_rate_alone():
     assert torch.equal(*rates)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["shp", "mshp"])
 @pytest.mark.parametrize("codec", ["compressai", "zstd"])
 def test_published_and_run_apart(name, codec, tmp_path):
@@ -196,6 +198,7 @@ def test_published_and_run_apart(name, codec, tmp_path):
             server.infer(wrong.to_bytes())
 
 
+@pytest.mark.integration
 def test_trained_by_the_loop(tmp_path):
     recipe = Recipe.from_mapping(
         {

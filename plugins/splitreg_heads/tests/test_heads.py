@@ -72,6 +72,7 @@ def build(name, strides=STRIDES, **options):
     )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", CASES)
 def test_head_learns_a_batch(name):
     _, targets, _, steps, minimum = CASES[name]
@@ -155,7 +156,8 @@ def test_labels_are_wanted(name):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("cls", {"dropout": 1.0}), ("cls", {"label_smoothing": -0.1}), ("multilabel", {"grid": 0}), ("det", {"most": 0}),
+        ("cls", {"dropout": 1.0}), ("cls", {"label_smoothing": -0.1}), ("cls", {"focal": -1.0}),
+        ("seg", {"focal": -1.0}), ("multilabel", {"grid": 0}), ("det", {"most": 0}),
         ("seg", {"class_weights": (1.0,)}), ("depth", {"min_depth": 2.0, "max_depth": 1.0}), ("depth", {"loss": "l3"}),
         ("recon", {"loss": "l3"}),
     ],
@@ -199,6 +201,26 @@ def test_dice_counts_known_pixels_and_present_classes():
     right = type(output)(sure, output.stride, output.size)
     parts = head.loss(right, [MaskTarget(mask=tv_tensors.Mask(m)) for m in mask])
     assert float(parts["dice"].detach()) < 0.02
+
+
+def test_a_focal_loss_weighs_each_example_by_its_error():
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
+    targets = [ClassTarget(index=0), ClassTarget(index=2)]
+    right = logits.detach().softmax(1)[[0, 1], [0, 2]]
+    loss = build("cls", focal=2.0).loss(logits, targets)["ce"]
+    torch.testing.assert_close(loss.detach(), ((1 - right) ** 2 * -right.log()).mean())
+
+    output = build("seg", dropout=0.0)(maps(STRIDES), SIZE)
+    masks = halves()
+    plain = build("seg").loss(output, masks)["ce"]
+    focal = build("seg", focal=2.0).loss(output, masks)["ce"]
+    mask = torch.stack([target.mask.as_subclass(torch.Tensor) for target in masks])
+    known = mask != IGNORE
+    p = output.full().softmax(1).gather(1, mask.clamp(max=2)[:, None])[:, 0][known].detach()
+    torch.testing.assert_close(focal.detach(), ((1 - p) ** 2 * -p.log()).mean())
+    assert float(focal.detach()) < float(plain.detach())
+    ignored = [MaskTarget(mask=tv_tensors.Mask(torch.full(SIZE, IGNORE)))] * 2
+    assert float(build("seg", focal=2.0).loss(output, ignored)["ce"].detach()) == 0.0
 
 
 def test_silog_forgives_most_of_a_common_factor():

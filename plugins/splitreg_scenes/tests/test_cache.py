@@ -12,6 +12,8 @@ from splitreg_scenes.rendering import rendering
 
 from splitreg.errors import DataError
 
+pytestmark = pytest.mark.integration
+
 
 def small(count=5, **options):
     return SceneCache(mode="multi", split="train", size=(16, 16), count=count, **options)

@@ -110,6 +110,7 @@ def video(tmp_path_factory):
         return Scenes(None, "val", mode="video", size=48, count=150)
 
 
+@pytest.mark.integration
 def test_clips_of_a_video(video):
     assert [(clip.name, len(clip.frames), clip.rate) for clip in video.clips] == [
         ("val-00000", 64, 10.0), ("val-00001", 64, 10.0), ("val-00002", 22, 10.0),

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from importlib import resources
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from splitreg.errors import BadRequest
+from splitreg.errors import BadRequest, Unavailable
 from splitreg.serving.app import App, Handler, check_content_type, client_address, read_body
+from splitreg.serving.logs import log
 from splitreg.serving.page.device import BrowserEncoder, EncodeOptions, is_image
+from splitreg.serving.page.edge import BrowserModels
 from splitreg.serving.query import parse_number, parse_query
 from splitreg.serving.routing_errors import WrongType
 from splitreg.serving.service import Service
 from splitreg.wire import dump_json, protocol
 
-ENCODE = "/v1/encode"
+ENCODE, EDGE = "/v1/encode", "/v1/edge"
 #: Response headers: milliseconds from pixels to packet; with ``files=1`` the comparison with files
 #: (JSON).
 ENCODE_MS, FILES = "X-Splitreg-Encode-Ms", "X-Splitreg-Files"
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
-_INDEX = "index.html"
+_INDEX, _WORKER = "index.html", "sw.js"
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
@@ -31,7 +34,8 @@ _MEDIA_TYPES = {
 #: Scripts, styles and requests only from and to this server; no framing.
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
-        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; object-src 'none'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -45,17 +49,19 @@ HEADERS: Mapping[str, str] = {
 def add_page(app: App) -> None:
     """Add the page to an application; its files are public, since they are part of the package."""
     for name, (content, media_type) in static_files().items():
-        path = protocol.PAGE if name == _INDEX else f"/page/{name}"
+        # A service worker controls the pages below its own path.
+        path = {_INDEX: protocol.PAGE, _WORKER: f"/{_WORKER}"}.get(name, f"/page/{name}")
         app.routes[path] = {"GET": _static(content, media_type)}
         app.public.add(path)
+    app.routes[EDGE] = {"GET": _edge_of(BrowserModels(app.service))}
     app.routes[ENCODE] = {"POST": _encode_with(BrowserEncoder(app.service))}
 
 
 def static_files() -> dict[str, tuple[bytes, str]]:
     """Return name -> content and media type of the page's files; they are read once, at start."""
-    folder = resources.files(__package__) / "static"
+    folder, browser = resources.files(__package__) / "static", resources.files("splitreg.edge") / "browser"
     files = {}
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+    for file in sorted((*folder.iterdir(), *browser.iterdir()), key=lambda file: file.name):
         _, dot, ending = file.name.rpartition(".")
         if dot + ending in _MEDIA_TYPES:
             files[file.name] = file.read_bytes(), _MEDIA_TYPES[dot + ending]
@@ -80,6 +86,20 @@ def _static(content: bytes, media_type: str) -> Handler:
         return Response(content, media_type=media_type, headers=dict(HEADERS))
 
     return respond
+
+
+def _edge_of(models: BrowserModels) -> Handler:
+    async def edge(service: Service, request: Request) -> Response:
+        """``GET /v1/edge?model=ID``: return the edge half of a model as WebAssembly; 204 where there is none."""
+        model = parse_query(request.scope["query_string"], ("model",)).get("model", "")
+        try:
+            data = await models.get(model)
+        except Unavailable as error:
+            log("images of browsers are encoded here", logging.INFO, model=model[:40], reason=str(error))
+            return Response(status_code=204, headers=dict(HEADERS))
+        return Response(data, media_type="application/wasm", headers=dict(HEADERS))
+
+    return edge
 
 
 def _encode_with(encoder: BrowserEncoder) -> Handler:

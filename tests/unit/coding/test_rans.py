@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitreg.coding import RansCodec, SymbolModel, rans_kernel
-from splitreg.coding.rans_tables import CONTEXTS, derive
+from splitreg.coding.rans_tables import CONTEXTS, derive_tables
 from splitreg.errors import CorruptPacket, InvalidLatent, InvalidTables, RecipeError, ShapeMismatch
 
 KERNEL, NUMPY = RansCodec(kernel="c"), RansCodec(kernel="numpy")
@@ -232,7 +232,7 @@ def test_threads_give_the_same_bytes():
 
 def test_derived_tables_are_tables():
     """Every prior of a context is a code: positive inside its row, and of the right sum."""
-    derived = derive(tables([0.1, 1.0, 6.0]))
+    derived = derive_tables(tables([0.1, 1.0, 6.0]))
     assert derived.priors is not None
     for row, symbols in enumerate(derived.symbols):
         assert (derived.priors[row, :, :symbols] > 0).all()
@@ -244,7 +244,7 @@ def test_derived_tables_are_tables():
 
 
 def test_costs_are_the_lengths_rounded_up():
-    derived = derive(tables([1.0]))
+    derived = derive_tables(tables([1.0]))
     frequencies = derived.frequencies[0].astype(float)
     exact = 256 * (16 - np.log2(frequencies))
     assert (derived.costs[0] >= exact - 1e-9).all() and (derived.costs[0] <= exact + 1).all()

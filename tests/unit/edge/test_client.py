@@ -20,6 +20,8 @@ from splitreg.link_emulator import Link, Profile
 from splitreg.wire import pack
 from splitreg.wire.protocol import ANSWERS, DEADLINE, IDEMPOTENCY, PACKET
 
+pytestmark = pytest.mark.integration
+
 QUICK = Profile(up_bps=1e9, down_bps=1e9)
 
 

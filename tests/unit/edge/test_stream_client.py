@@ -100,6 +100,13 @@ def test_a_pace(server, edge):
     assert report.answered == 6 and report.seconds >= 5 / 20
 
 
+def test_a_server_that_is_not_there_is_named_at_once(server, edge, caplog):
+    with caplog.at_level("WARNING"), pytest.raises(Unreachable, match="127.0.0.1:1"):
+        client(server, edge, url="http://127.0.0.1:1", patience_s=0.6).run(clip(1), print)
+    assert [record.name for record in caplog.records].count("splitreg.edge.stream_client") == 1
+    assert "http://127.0.0.1:1" in caplog.text
+
+
 def test_refused(server, edge, tmp_path):
     with pytest.raises(Unauthorized):
         StreamClient(f"http://127.0.0.1:{server.port}", edge, token="wrong").run(clip(1), print)

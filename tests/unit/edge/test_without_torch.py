@@ -15,6 +15,8 @@ from splitreg.assembly import EdgeModel
 from splitreg.cli.edge_ import _PRECISIONS, _RUNTIMES
 from splitreg.edge import RUNTIMES, EdgeEncoder
 
+pytestmark = pytest.mark.integration
+
 #: What a device has not got.
 BLOCKED = (
     "torch",

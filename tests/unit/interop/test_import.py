@@ -33,6 +33,8 @@ from splitreg.errors import CheckpointError, PlanError
 from splitreg.interop import import_checkpoint
 from splitreg.interop.layouts import SC2BENCH
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module", params=["compressai", "sc2bench"])
 def kind(request):

@@ -233,6 +233,7 @@ def drawn(tmp_path_factory):
     return bundle
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("calibrate", ["folder", "scenes"])
 def test_the_command_publishes(drawn, tmp_path, monkeypatch, capsys, calibrate):
     monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path / "cache"))
@@ -246,6 +247,7 @@ def test_the_command_publishes(drawn, tmp_path, monkeypatch, capsys, calibrate):
     assert read_raw(tmp_path / "out")["edge"]["int8"]["images"] == 4
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -272,6 +274,7 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists() and not [p for p in tmp_path.iterdir() if p.name != "cache"]
 
 
+@pytest.mark.integration
 def test_the_command_leaves_nothing_where_the_gate_refuses(drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(

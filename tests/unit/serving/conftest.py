@@ -17,10 +17,8 @@ def page_bundle(tmp_path_factory):
     return make_page_bundle(tmp_path_factory.mktemp("page") / "bundle")
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """A folder with cert.pem and key.pem for localhost and 127.0.0.1."""
-    folder = tmp_path_factory.mktemp("tls")
+def write_certificate(folder):
+    """Write cert.pem and key.pem for localhost and 127.0.0.1; other keys at every call."""
     try:
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
@@ -31,3 +29,15 @@ def certificate(tmp_path_factory):
     except OSError:
         pytest.skip("openssl is not installed")
     return folder
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A folder with cert.pem and key.pem for localhost and 127.0.0.1."""
+    return write_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def new_certificate():
+    """A function that writes a certificate into a folder."""
+    return write_certificate

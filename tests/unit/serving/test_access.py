@@ -14,6 +14,8 @@ from splitreg.serving import security, tokens
 from splitreg.serving.config import ServeConfig
 from splitreg.wire import protocol
 
+pytestmark = pytest.mark.integration
+
 SECRET, OTHER = "0123456789abcdef", "fedcba9876543210"
 
 

@@ -15,6 +15,8 @@ from splitreg.errors import RateLimited, RecipeError
 from splitreg.serving import ServeConfig, security
 from splitreg.wire import join_packets, protocol
 
+pytestmark = pytest.mark.integration
+
 PATHS = [protocol.INFER, protocol.MODELS, protocol.RELOAD, protocol.METRICS, "/", "/nothing", "/../etc/passwd"]
 LIMITS = {
     "max_body_bytes": 5000, "max_request_images": 4, "max_request_pixels": 100_000, "header_timeout_seconds": 0.3,

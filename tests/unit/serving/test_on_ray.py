@@ -4,11 +4,13 @@ import asyncio
 import dataclasses
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,6 +25,16 @@ from splitreg.serving.on_ray.config import DeploymentOptions
 from splitreg.serving.on_ray.features import restore, store
 from splitreg.serving.on_ray.replicas import BodyReplica, HeadReplica
 from splitreg.wire import AnswerFormat, dump_json, pack, protocol, to_json, unpack
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def unchanged_environment():
+    """Ray's token is set in the environment of the process that serves; other tests must not see it."""
+    with mock.patch.dict(os.environ):
+        yield
+
 
 HEADS = ("cls", "seg", "depth", "det")
 DOCS = Path(__file__).parents[3] / "docs"

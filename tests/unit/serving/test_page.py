@@ -28,6 +28,8 @@ from splitreg.link_emulator import PRESETS
 from splitreg.serving.page import comparison, device, routes
 from splitreg.wire import protocol
 
+pytestmark = pytest.mark.integration
+
 FILES = {name: content.decode() for name, (content, _) in routes.static_files().items()}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
 
@@ -57,7 +59,7 @@ def test_the_page_and_its_files(server):
     kinds = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
     assert {"index.html", "app.js", "style.css"} <= set(FILES)
     for name, text in FILES.items():
-        path = "/" if name == "index.html" else f"/page/{name}"
+        path = {"index.html": "/", "sw.js": "/sw.js"}.get(name, f"/page/{name}")
         for method in ("GET", "HEAD"):
             status, headers, body = server.ask(method, path)
             assert status == 200 and headers.get_content_type() == kinds[name.rpartition(".")[2]]

@@ -16,6 +16,8 @@ from splitreg.errors import RecipeError
 from splitreg.serving import logs, preflight
 from splitreg.serving.config import ServeConfig
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):

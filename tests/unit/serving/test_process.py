@@ -72,6 +72,33 @@ def test_from_start_to_sigterm(bundle, certificate, tmp_path):
         process.communicate()
 
 
+def test_sighup_replaces_the_certificate_or_keeps_it(bundle, new_certificate, tmp_path):
+    new_certificate(tmp_path)
+    log = tmp_path / "serve.log"
+    files = "--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem"
+    process = command(bundle, "--port", 0, "--log-file", log, *files)
+
+    def served():
+        return ssl.get_server_certificate(("127.0.0.1", port)).strip()
+
+    try:
+        port = int(json.loads(process.stdout.readline())["url"].rpartition(":")[2])
+        first = (tmp_path / "cert.pem").read_text().strip()
+        assert served() == first
+        new_certificate(tmp_path)
+        second = (tmp_path / "cert.pem").read_text().strip()
+        assert first != second
+        process.send_signal(signal.SIGHUP)
+        until(lambda: served() == second, 60)
+        (tmp_path / "cert.pem").write_text("no certificate")
+        process.send_signal(signal.SIGHUP)
+        until(lambda: '"reload failed"' in log.read_text(), 60)
+        assert served() == second and "cert.pem" in log.read_text()
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "fact"),
     [

@@ -169,6 +169,18 @@ def test_a_point_whose_rate_collapses_is_given_up_early(tmp_path):
     assert not (tmp_path / "bundle").exists() and Outcome.read(tmp_path) == outcome
 
 
+def test_loggers_of_points_are_names(tmp_path):
+    def write(*loggers):
+        train = TrainOptions(loggers=loggers, pictures=2)
+        PointJob(recipe=Recipe.from_mapping(KEYS), bundle=tmp_path / "bundle", train=train).write(tmp_path)
+
+    write("wandb")
+    again = PointJob.read(tmp_path).train
+    assert again.loggers == ("wandb",) and again.pictures == 2
+    with pytest.raises(RecipeError, match="object"):
+        write(object())
+
+
 def test_one_empty_validation_is_no_collapse():
     stages = recipe().stages
     detector = CollapseDetector(stages)

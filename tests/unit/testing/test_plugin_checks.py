@@ -11,6 +11,8 @@ from support import third_party
 from splitreg.registry import discover
 from splitreg.testing import run
 
+pytestmark = pytest.mark.integration
+
 CODEC = """
 import numpy as np
 from splitreg.{module} import Codec

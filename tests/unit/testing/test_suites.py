@@ -102,6 +102,7 @@ def swallow(self, **options):
     GoodCodec.__init__(self)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("methods", "check", "words"),
     [
@@ -149,6 +150,7 @@ def test_good_bottleneck(monkeypatch):
     assert failures("bottleneck", GoodBottleneck, monkeypatch) == {}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("methods", "check", "words"),
     [

@@ -12,6 +12,8 @@ from splitreg.errors import BrokenComponent, RecipeError, TrainingError
 from splitreg.registry import discover, extensions
 from splitreg.training import Callback, Hooks, TrainOptions, train
 
+pytestmark = pytest.mark.integration
+
 RECIPE = toy_recipe({"epochs": 2, "batch_size": 8, "name": "one"}, {"epochs": 1, "batch_size": 8, "name": "two"})
 
 

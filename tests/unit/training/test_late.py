@@ -6,6 +6,8 @@ from support.training_toys import REGISTRY, ToyDataset, toy_recipe
 from splitreg.errors import BundleError, RecipeError
 from splitreg.training.late import edge_digest
 
+pytestmark = pytest.mark.integration
+
 ONE = [{"name": "toy", "as": "colour", "target": "colour"}]
 QUIET = {"registry": REGISTRY, "tensorboard": False, "progress": False, "device": "cpu"}
 

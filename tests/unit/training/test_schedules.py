@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from splitreg.errors import RecipeError
-from splitreg.training.optimizers import optimizer
+from splitreg.training.optimizers import optimizer, optimizer_options
 from splitreg.training.schedules import ramp, schedule
 
 
@@ -50,3 +50,97 @@ def test_the_rate_term_rises_linearly_from_zero():
 def test_misspelt_options_fail_with_near_names(call, facts):
     with pytest.raises(RecipeError, match=facts):
         call()
+
+
+@pytest.mark.parametrize("name", ["cosine", "tanh", "step", "multistep", "poly"])
+def test_schedules_of_timm_are_those_of_its_factory(name):
+    from timm.scheduler import create_scheduler_v2
+
+    options = {"warmup_epochs": 2, "min_lr": 0.01, "warmup_lr": 0.1}
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    theirs = torch.optim.SGD([parameter], lr=1.0)
+    scheduler, _ = create_scheduler_v2(
+        theirs, name, num_epochs=10, step_on_epochs=False, updates_per_epoch=5, **options
+    )
+    ours = schedule(f"timm-{name}", options, steps=50, per_epoch=5)
+    values = []
+    for step in range(50):
+        scheduler.step_update(step)
+        values.append(ours(step))
+        assert values[-1] == pytest.approx(theirs.param_groups[0]["lr"])
+    assert values[0] == pytest.approx(0.1) and len(set(values)) > 10
+    assert ours(7) == values[7]  # a resumed run continues at any step
+
+
+def test_restarts_of_timms_cosine():
+    ours = schedule("timm-cosine", {"cycle_limit": 2, "cycle_decay": 0.5}, steps=20, per_epoch=1)
+    assert ours(0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fact"),
+    [("timm-plateau", {}, "timm-poly"), ("timm-cosine", {"warmup": 3}, "warmup_epochs"), ("tanh", {}, "timm-tanh")],
+)
+def test_what_timm_does_not_have_is_named(name, options, fact):
+    with pytest.raises(RecipeError, match=fact):
+        schedule(name, options, steps=10, per_epoch=1)
+
+
+#: One of each class of optimiser that learns without a package of its own; kron compiles its steps.
+TIMM_OPTIMIZERS = (
+    "adabelief", "adafactor", "adafactorbv", "adamp", "adan", "adopt", "lamb", "laprop", "lars", "lion", "madgrad", "mars",
+    "muon", "nadamw", "novograd", "radam", "rmsproptf", "sgdp", "sgdw",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMM_OPTIMIZERS)
+def test_optimizers_of_timm_learn_at_their_default_rate(name):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    labels = torch.arange(48) % 3
+    inputs = torch.randn(48, 4) + 2 * torch.nn.functional.one_hot(labels, 4)
+    made = optimizer(name, {}, list(net.parameters()))
+    losses = []
+    for _ in range(150):
+        loss = torch.nn.functional.cross_entropy(net(inputs), labels)
+        made.zero_grad()
+        loss.backward()
+        made.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0] and max(losses) < 2 * losses[0]
+
+
+def test_options_and_groups_of_timms_optimizers():
+    parameters = [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2, 2))]
+    groups = [{"params": parameters[:1], "lr": 0.1}, {"params": parameters[1:], "lr": 0.01}]
+    made = optimizer("lion", {"betas": (0.5, 0.6), "weight_decay": 0.3}, groups)
+    assert [group["lr"] for group in made.param_groups] == [0.1, 0.01]
+    assert made.param_groups[0]["betas"] == (0.5, 0.6) and made.param_groups[1]["weight_decay"] == 0.3
+    assert optimizer_options("lion")["lr"] == 1e-4 and optimizer_options("nadamw")["lr"] == 1e-3
+    assert optimizer_options("adoptw")["decoupled"] is True  # of the name, not of the class
+    assert optimizer_options("sgdw")["momentum"] == 0.9  # as timm's own factory
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "facts"),
+    [
+        ("lionn", {}, "'lionn'.*'?lion"),
+        ("lion", {"betaz": 1}, "'betaz'.*'betas'"),
+        ("adahessian", {}, "'adahessian'"),  # needs second derivatives
+        ("lion", {"lr": -1.0}, "'lion'.*-1.0"),
+    ],
+)
+def test_wrong_optimizers_of_timm(name, options, facts):
+    with pytest.raises(RecipeError, match=facts):
+        optimizer(name, options, [torch.nn.Parameter(torch.zeros(1))])
+
+
+def test_an_optimizer_whose_package_is_missing_names_it(monkeypatch):
+    import timm.optim
+
+    def missing(name, **options):
+        raise ImportError("No module named 'apex'")
+
+    monkeypatch.setattr(timm.optim, "get_optimizer_class", missing)
+    with pytest.raises(RecipeError, match="'novogradc'.*apex"):
+        optimizer("novogradc", {}, [torch.nn.Parameter(torch.zeros(1))])

@@ -14,6 +14,8 @@ from splitreg.recipe import Recipe, TeacherPart
 from splitreg.training.checkpoint import from_bytes
 from splitreg.training.teacher import TeacherOutput, as_teacher, open_teacher
 
+pytestmark = pytest.mark.integration
+
 QUIET = {"registry": REGISTRY, "tensorboard": False, "progress": False, "device": "cpu", "validate_every": 0}
 DISTILL = {"epochs": 1, "batch_size": 4, "objectives": ["distill"], "train": ["encoder", "prior", "decoder"]}
 ONE = [{"name": "toy", "as": "colour", "target": "colour"}]

@@ -14,6 +14,8 @@ from splitreg.training import Datasets
 from splitreg.training.collapse import head_collapse, rate_collapse
 from splitreg.training.parts import select
 
+pytestmark = pytest.mark.integration
+
 
 def run(recipe, folder, **options):
     options = {"registry": REGISTRY, "tensorboard": False, "progress": False, "device": "cpu", **options}
@@ -238,20 +240,166 @@ def test_best_weights_are_those_of_the_best_epoch(tmp_path):
     assert best["score"] == max(scores) and scores.index(max(scores)) == best["best_epoch"]
 
 
+def test_a_complete_run_goes_on_for_more_epochs(tmp_path):
+    stages = {"epochs": 1, "batch_size": 10, "name": "first"}, {"epochs": 2, "batch_size": 10, "name": "last"}
+    whole = run(toy_recipe(*stages), tmp_path)
+    more = toy_recipe(stages[0], {**stages[1], "epochs": 4})
+    result = run(more, tmp_path, resume=True)
+    assert [(line["stage"], line["epoch"]) for line in result.history] == [
+        ("first", 0),
+        *(("last", i) for i in range(4)),
+    ]
+    assert result.resumed_from == whole.steps == 6 and result.steps == 10
+    assert json.loads((tmp_path / "recipe.json").read_text())["stages"][1]["epochs"] == 4
+    again = run(more, tmp_path, resume=True)
+    assert again.steps == 10 and all(
+        torch.equal(tensor, result.model.state_dict()[name]) for name, tensor in again.model.state_dict().items()
+    )
+
+
+def test_an_interrupted_run_may_get_more_epochs_but_not_fewer(tmp_path):
+    from splitreg.training import Callback, Hooks
+
+    class Stop(Callback):
+        def on_epoch(self, state, line):
+            if state.epoch == 1:
+                raise TrainingError("enough")
+
+    stage = {"epochs": 3, "batch_size": 10}
+    with pytest.raises(TrainingError, match="enough"):
+        run(toy_recipe(stage), tmp_path, hooks=Hooks(callbacks=(Stop(),)))
+    with pytest.raises(TrainingError, match=r"epochs.*3.*2"):
+        run(toy_recipe({**stage, "epochs": 2}), tmp_path, resume=True)
+    assert len(run(toy_recipe({**stage, "epochs": 5}), tmp_path, resume=True).history) == 5
+
+
+@pytest.mark.parametrize("name", ["lion", "adan", "muon"])
+def test_the_state_of_timms_optimizers_survives_a_resume(tmp_path, name):
+    from splitreg.training import Callback, Hooks
+
+    class Stop(Callback):
+        def on_epoch(self, state, line):
+            if state.epoch == 1:
+                raise TrainingError("enough")
+
+    recipe = toy_recipe({"epochs": 3, "batch_size": 10, "optimizer": name, "schedule": "timm-cosine"})
+    whole = run(recipe, tmp_path / "whole").model.state_dict()
+    with pytest.raises(TrainingError, match="enough"):
+        run(recipe, tmp_path / "cut", hooks=Hooks(callbacks=(Stop(),)))
+    resumed = run(recipe, tmp_path / "cut", resume=True).model.state_dict()
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
+
+
+def test_a_run_that_exists_names_both_options(tmp_path):
+    run(toy_recipe({"epochs": 1, "batch_size": 10}), tmp_path)
+    with pytest.raises(TrainingError, match="--resume.*--run"):
+        run(toy_recipe({"epochs": 1, "batch_size": 10}), tmp_path)
+
+
+def test_a_rate_weight_without_effect_is_reported(tmp_path):
+    from splitreg.training.collapse import rate_idle
+
+    assert rate_idle(8000, 4000, 0.5) is None and rate_idle(8000, 7990, 0.0) is None
+    assert "1,000 bytes" in rate_idle(8000, 7990, 0.5) and "0.5" in rate_idle(8000, 7990, 0.5)
+    stage = {"epochs": 3, "batch_size": 10, "rate_lambda": 0.1, "train": ["heads"]}
+    (warning,) = [line for line in run(toy_recipe(stage), tmp_path).warnings if "rate_lambda = 0.1" in line]
+    assert "bytes per image" in warning
+
+
+def test_a_stage_that_teaches_no_head_does_not_warn_of_heads(tmp_path):
+    restore = {"name": "distill", "compare": "cut", "reduction": "relative"}
+    stage = {"epochs": 1, "batch_size": 10, "train": ["encoder", "decoder"], "objectives": [restore]}
+    result = run(toy_recipe(stage, bottleneck={"name": "toy", "from": "feature"}), tmp_path)
+    assert "val" in result.history[0] and not result.warnings
+
+
+def test_masks_that_are_mostly_unknown_are_reported():
+    from torchvision import tv_tensors
+
+    from splitreg.tasks import IGNORE, MaskTarget
+    from splitreg.training.collapse import unknown_pixels
+
+    mask = torch.full((4, 4), IGNORE)
+    mask[0] = 1
+    assert "75%" in unknown_pixels("seg", [MaskTarget(mask=tv_tensors.Mask(mask))])
+    mask[:2] = 1
+    assert unknown_pixels("seg", [MaskTarget(mask=tv_tensors.Mask(mask))]) is None
+    assert unknown_pixels("det", []) is None
+
+
+def test_the_backbone_is_frozen_up_to_a_stage():
+    from splitreg.recipe import Recipe
+    from splitreg.training.parts import Freezer
+
+    table = {"backbone": "test_resnet", "cut": "layer1", "bottleneck": {"name": "quantise"}, "input": {"size": 64}}
+    model = build(Recipe.from_mapping({**table, "heads": [{"name": "cls", "labels": 2}]}))
+    freezer = Freezer(model)
+    freezer.apply(("prefix", "body", "heads.cls"), "layer3")
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning and all("layer4" in name or name.startswith("branches") for name in learning)
+    norms = {
+        name: module.training for name, module in model.named_modules() if type(module).__name__.startswith("BatchNorm")
+    }
+    assert {"layer4" in name for name, training in norms.items() if training} == {True}
+    freezer.restore()
+    assert all(parameter.requires_grad for parameter in model.body.parameters())
+
+
+def test_a_stage_that_is_not_there_is_an_error(tmp_path):
+    stage = {"epochs": 1, "batch_size": 4}
+    with pytest.raises(RecipeError, match="'twoo'.*'?two"):
+        run(toy_recipe({**stage, "freeze_to": "twoo"}), tmp_path)
+    with pytest.raises(RecipeError, match="'two'.*body"):  # the toy's weights have other names
+        run(toy_recipe({**stage, "freeze_to": "two"}), tmp_path)
+
+
+def test_modules_up_to_a_stage():
+    from torch import nn
+
+    from splitreg.training.parts import backbone_up_to
+
+    body = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1)), nn.Linear(1, 1)])})
+    prefix = nn.ModuleDict({"stem": nn.Linear(1, 1)})
+    parts = {"prefix": prefix, "body": body, "heads.x": nn.Linear(1, 1)}
+    assert backbone_up_to(parts, "blocks.1") == [prefix, body["blocks"][0], body["blocks"][1]]
+    assert backbone_up_to(parts, "blocks.2") == [prefix, body]
+    assert backbone_up_to(parts, "stem") == [prefix]
+
+
 def test_an_unknown_metric_names_those_that_exist(tmp_path):
     with pytest.raises(RecipeError, match="colour.top1"):
         run(toy_recipe({"epochs": 1, "batch_size": 4, "best": "colour.top11"}), tmp_path)
 
 
-def test_accumulated_batches_give_the_steps_of_a_larger_batch(tmp_path):
-    base = {"epochs": 1, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0}, "schedule": "constant"}
-    models = {}
-    for name, stage in (("one", {"batch_size": 8}), ("two", {"batch_size": 4, "accumulate": 2})):
-        model = build(toy_recipe({**base, **stage}), registry=REGISTRY)
-        before = copied(model)
-        run(toy_recipe({**base, **stage}), tmp_path / name, model=model)
-        models[name] = changed(model, before)
-    assert models["one"] == models["two"]
+#: Neither noise nor dropout nor statistics of the batch: the loss is a mean over independent images.
+PLAIN = {
+    "backbone": {"name": "toy", "norm": False},
+    "bottleneck": {"name": "toy", "noise": False, "norm": False},
+    "heads": [
+        {"name": "toy", "as": "colour", "target": "colour", "dropout": 0.0},
+        {"name": "toy", "as": "size", "target": "size", "dropout": 0.0},
+    ],
+    "data": [{"name": "toy", "missing": False}],
+    "augment": {"preset": "none"},
+}
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [{"name": "sgd", "lr": 0.1, "momentum": 0.9}, {"name": "adamw", "lr": 0.01}, {"name": "lion", "lr": 0.001}],
+)
+def test_accumulated_batches_give_the_weights_of_a_larger_batch(tmp_path, optimizer):
+    base = {"epochs": 2, "optimizer": optimizer, "schedule": "constant", "clip": 0.5, "rate_lambda": 0.1}
+    stages = {"one": {"batch_size": 8}, "two": {"batch_size": 4, "accumulate": 2}, "small": {"batch_size": 4}}
+    weights = {}
+    for name, stage in stages.items():
+        recipe = toy_recipe({**base, **stage}, **PLAIN)
+        data = Datasets(train=ToyDataset(None, "train", count=16, missing=False))
+        result = run(recipe, tmp_path / name, datasets=data)
+        assert result.steps == 2 * 16 // stage["batch_size"]
+        weights[name] = torch.cat([value.flatten() for value in result.model.state_dict().values()])
+    torch.testing.assert_close(weights["two"], weights["one"], rtol=1e-4, atol=1e-5)
+    assert float((weights["small"] - weights["one"]).abs().max()) > 1e-3
 
 
 def test_the_backbone_learns_with_its_own_rate():

@@ -1,12 +1,14 @@
 // The page: an image from a file or the camera is encoded, sent and drawn with its predictions.
 
 import { draw, makeLayers } from "./draw.js";
+import { compareHere, encodeHere, encoderOf } from "./edge.js";
 import { Canceled, Refused, encode, infer, models, setToken } from "./service.js";
 import { describe, make, showBytes, showHeads, showPredictions, showTimes } from "./show.js";
 
 const MAX_SIDE = 1600; // pixels; larger images are scaled down, far above any network's input size
 const CAMERA_SIDE = 640; // pixels of the longer side of camera images
-const MIN_INTERVAL_MS = 200; // between two camera images
+const MIN_INTERVAL_MS = 200; // between two camera images that the server encodes
+const FRAME_MS = 33; // between two that are encoded here
 const SLOW_MS = 700; // then progress is shown, and a button to cancel
 const COMPARE_EVERY = 10; // camera images per comparison with JPEG and WebP
 const ACCEPTED_TYPES = ["image/jpeg", "image/png", "image/webp"];
@@ -122,7 +124,17 @@ async function sendOnce() {
   if (!entry || !sent) return;
   const wanted = Object.keys(entry.heads).filter((head) => !camera || !hidden.has(head));
   const compare = !camera || answers % COMPARE_EVERY === 0 || files === null;
-  const encoded = await encode(sent.blob, { model: entry.id, rate: entry.rates ? rate.value : null, files: compare, watch, signal: controller.signal });
+  const chosen = entry.rates ? rate.value : null;
+  const encoder = await encoderOf(entry.id);
+  showDevice(encoder);
+  let encoded;
+  if (encoder) {
+    encoded = encodeHere(encoder, sent.bitmap, chosen);
+    if (compare) encoded.files = await compareHere(encoder, sent.bitmap, encoded.packet.length);
+  } else {
+    sent.blob ??= await asJpeg(sent.bitmap);
+    encoded = await encode(sent.blob, { model: entry.id, rate: chosen, files: compare, watch, signal: controller.signal });
+  }
   if (encoded.files) files = encoded.files;
   const { predictions, serverMs, linkMs } = await infer(encoded.packet, wanted.length ? wanted : null, { watch, signal: controller.signal });
   const layers = await makeLayers(predictions, entry);
@@ -147,9 +159,14 @@ function scaleDown(source, width, height, maxSide) {
   return frame;
 }
 
-async function asJpeg(frame, note) {
-  const blob = await frame.convertToBlob({ type: "image/jpeg", quality: 0.95 });
-  return { blob, bitmap: frame, note };
+const asJpeg = (frame) => frame.convertToBlob({ type: "image/jpeg", quality: 0.95 });
+
+/** State where images are encoded. */
+function showDevice(encoder) {
+  canvas.dataset.device = encoder ? "browser" : "server";
+  $("device-note").textContent = encoder
+    ? "Images are encoded in this browser: only packets are sent."
+    : "Images are sent to this server, which encodes them on one thread.";
 }
 
 async function sendFile(file) {
@@ -164,7 +181,7 @@ async function sendFile(file) {
   const large = Math.max(bitmap.width, bitmap.height) > MAX_SIDE;
   const keep = !large && ACCEPTED_TYPES.includes(file.type);
   const note = large ? ` The image was scaled to ${MAX_SIDE} pixels.` : "";
-  image = keep ? { blob: file, bitmap } : await asJpeg(scaleDown(bitmap, bitmap.width, bitmap.height, MAX_SIDE), note);
+  image = keep ? { blob: file, bitmap } : { bitmap: scaleDown(bitmap, bitmap.width, bitmap.height, MAX_SIDE), note };
   [answer, files] = [null, null];
   redraw();
   showStatus("Sending …");
@@ -193,13 +210,14 @@ async function startCamera() {
   while (camera === current) {
     const start = performance.now();
     if (!document.hidden && !busy) {
-      image = await asJpeg(scaleDown(video, video.videoWidth, video.videoHeight, CAMERA_SIDE));
-      if (camera !== current) break;
+      image = { bitmap: scaleDown(video, video.videoWidth, video.videoHeight, CAMERA_SIDE) };
       await send();
     }
-    await new Promise((resolve) => setTimeout(resolve, Math.max(20, MIN_INTERVAL_MS - (performance.now() - start))));
+    await new Promise((resolve) => setTimeout(resolve, Math.max(5, interval() - (performance.now() - start))));
   }
 }
+
+const interval = () => (canvas.dataset.device === "browser" ? FRAME_MS : MIN_INTERVAL_MS);
 
 function stopCamera() {
   if (!camera) return;
@@ -245,4 +263,5 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (file) sendFile(file);
   });
 }
+navigator.serviceWorker?.register("sw.js").catch(() => {}); // not over plain HTTP from another machine
 load();

@@ -52,6 +52,9 @@ function refusal(request) {
   return new Refused(request.status, message, after === null ? null : Number(after));
 }
 
+/** The edge half of a model as WebAssembly. */
+export const edgeModel = async (model) => (await ask(`v1/edge?${new URLSearchParams({ model })}`)).response;
+
 export const models = async () => JSON.parse(text(await ask("v1/models"))).models;
 
 /** Encode an image; returns the packet, the milliseconds, and if requested the sizes of JPEG and WebP files. */

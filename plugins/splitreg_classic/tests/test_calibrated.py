@@ -1,0 +1,137 @@
+"""calibrated: rotation, step, tables, and the path from a finished model to smaller packets."""
+
+import numpy as np
+import pytest
+import torch
+from splitreg_classic.calibrated import Calibrated
+
+import splitreg
+from splitreg.assembly import calibrate, load, save
+from splitreg.errors import InvalidTables, RecipeError
+from splitreg.specs import FeatureSpec
+
+SPEC = FeatureSpec(channels=6, stride=8)
+
+
+def features(count=64):
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(6, 6, generator=generator) * torch.tensor([5.0, 2.0, 1.0, 0.3, 0.1, 0.01])
+    return torch.einsum("ck,bkhw->bchw", mixing, torch.randn(count, 6, 5, 5, generator=generator)) + 3
+
+
+def calibrated(sensitivity=None, **options):
+    bottleneck = Calibrated(SPEC, SPEC, **options)
+    bottleneck.calibrate(features(), torch.eye(6) if sensitivity is None else sensitivity)
+    return bottleneck.eval()
+
+
+def coded(bottleneck, x, rate):
+    tables = bottleneck.freeze()
+    with torch.no_grad():
+        latent = bottleneck.analyse(x).numpy()
+        restored = np.stack([tables.restore(row, rate) for row in latent])
+        return bottleneck.synthesise(torch.from_numpy(restored)), tables
+
+
+def bits(tables, latent, rate):
+    position = tables.position(rate)
+    model = tables.model_at(position)
+    return model.ideal_bits(model.quantise(tables.scaled(latent, position)))
+
+
+def test_error_falls_and_bits_rise_with_the_rate():
+    bottleneck, x = calibrated(), features(4)
+    errors, sizes = [], []
+    for rate in (0.0, 0.25, 0.5, 0.75, 1.0):
+        restored, tables = coded(bottleneck, x, rate)
+        errors.append(float((restored - x).square().mean()))
+        sizes.append(bits(tables, bottleneck.analyse(x)[0].detach().numpy(), rate))
+    assert errors == sorted(errors, reverse=True) and sizes == sorted(sizes)
+    assert errors[-1] < 1e-2 * float((x - 3).square().mean()) and sizes[0] < sizes[-1] / 3
+
+
+def test_the_step_has_the_same_error_for_every_component():
+    bottleneck = calibrated()
+    x = features(16)
+    latent = bottleneck.analyse(x).detach()
+    covariance = torch.cov(latent.transpose(0, 1).flatten(1))
+    off = covariance - covariance.diagonal().diag()
+    assert float(off.abs().max()) < 0.05 * float(covariance.diagonal().max())
+    assert float(covariance.diagonal()[0]) > 10 * float(covariance.diagonal()[-1])
+
+
+def test_sensitive_directions_get_the_smaller_error():
+    sensitivity = torch.diag(torch.tensor([100.0, 1, 1, 1, 1, 1]))
+    x = torch.randn(64, 6, 5, 5, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for metric in (torch.eye(6), sensitivity):
+        bottleneck = Calibrated(SPEC, SPEC)
+        bottleneck.calibrate(x, metric)
+        error = (coded(bottleneck, x[:8], 0.5)[0] - x[:8]).square().mean((0, 2, 3))
+        errors.append(float(error[0] / error[1:].mean()))
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_fewer_channels_keep_the_largest_components():
+    bottleneck = calibrated(channels=3)
+    restored, _ = coded(bottleneck, features(8), 1.0)
+    relative = (restored - features(8)).square().mean() / (features(8) - 3).square().mean()
+    assert bottleneck.latent.channels == 3 and float(relative) < 0.05
+
+
+def test_training_moves_the_rotation_and_the_tables():
+    bottleneck = calibrated().train()
+    before = bottleneck.freeze().digest()
+    restored, rate = bottleneck(features(8))
+    (restored.square().mean() + 1e-3 * rate.mean()).backward()
+    assert bottleneck.encoder.weight.grad.abs().sum() > 0 and bottleneck.freeze().digest() != before
+
+
+@pytest.mark.parametrize("options", [{"channels": 7}, {"channels": -1}, {"rate_range": 1.0}])
+def test_options_out_of_range(options):
+    with pytest.raises(RecipeError, match=next(iter(options))):
+        Calibrated(SPEC, SPEC, **options)
+
+
+def test_it_reads_only_the_feature_at_the_cut():
+    with pytest.raises(RecipeError, match="from = 'feature'"):
+        Calibrated(FeatureSpec(channels=3, stride=1), SPEC)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_constant_feature_cannot_be_calibrated(value):
+    with pytest.raises(InvalidTables):
+        Calibrated(SPEC, SPEC).calibrate(torch.full((2, 6, 3, 3), value), torch.eye(6))
+
+
+def images(count=6):
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 255, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1) for _ in range(count)]
+
+
+def model(bottleneck):
+    return splitreg.build(
+        backbone="mobilenetv3_small_100", bottleneck=bottleneck, input={"size": [64, 64]},
+        heads=[{"name": "cls", "labels": 4}, {"name": "det", "labels": 2}],
+    )  # fmt: skip
+
+
+def test_a_model_is_calibrated_without_training_and_saved(tmp_path):
+    finished = model("calibrated")
+    before = {name: value.clone() for name, value in finished.body.state_dict().items()}
+    calibrate(finished, images())
+    assert all(torch.equal(value, before[name]) for name, value in finished.body.state_dict().items())
+    sizes = [len(finished.edge.encode(images(1), rate=rate)[0]) for rate in (0.0, 0.5, 1.0)]
+    assert sizes[0] < sizes[1] < sizes[2]
+    save(finished, tmp_path / "bundle")
+    again = load(tmp_path / "bundle")
+    packets = finished.edge.encode(images(1), rate=0.5)
+    assert again.edge.encode(images(1), rate=0.5) == packets and again.trained
+    again.server.infer(packets)
+
+
+def test_other_bottlenecks_say_that_they_need_training():
+    with pytest.raises(RecipeError, match="calibrated"):
+        calibrate(model("fp"), images())
+    with pytest.raises(RecipeError, match="image"):
+        calibrate(model("calibrated"), [])

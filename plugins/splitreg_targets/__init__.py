@@ -1,0 +1,1 @@
+"""Targets of the edge half: ONNX, C, and formats of other runtimes."""
