@@ -14,7 +14,7 @@ from torchmetrics import Metric, detection
 
 from splitreg.tasks import BoxTarget
 from splitreg_torchvision.poses import PoseTarget
-from splitreg_torchvision.predictions import Instances, Poses
+from splitreg_torchvision.predictions import InstanceMasks, Poses
 
 #: Falloff of COCO's 17 keypoints; other sets have ``_SIGMA`` for each point.
 _COCO_SIGMAS = np.array(
@@ -39,7 +39,7 @@ class MaskAveragePrecision(detection.MeanAveragePrecision):
         super().__init__(iou_type="segm", backend="faster_coco_eval")
         self.warn_on_many_detections = False
 
-    def update(self, predictions: Sequence[Instances], targets: Sequence[BoxTarget]) -> None:  # type: ignore[override]
+    def update(self, predictions: Sequence[InstanceMasks], targets: Sequence[BoxTarget]) -> None:  # type: ignore[override]
         """Keep one batch; images without masks of their objects are left out."""
         pairs = [(p, t) for p, t in zip(predictions, targets, strict=True) if t.masks is not None or not len(t.labels)]
         found = [
@@ -69,7 +69,7 @@ class MaskAveragePrecision(detection.MeanAveragePrecision):
         return {ours: math.nan if (v := float(values[theirs])) < 0 else v for ours, theirs in names.items()}
 
 
-def _bitmaps(prediction: Instances) -> NDArray[np.bool_]:
+def _bitmaps(prediction: InstanceMasks) -> NDArray[np.bool_]:
     masks = [prediction.bitmap(index) for index in range(len(prediction.scores))]
     return np.stack(masks) if masks else np.zeros((0, *prediction.size), np.bool_)
 

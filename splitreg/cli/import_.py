@@ -36,9 +36,9 @@ def command(
     cut: str | None, bottleneck: str | None, codec: str | None, size: str | None, overrides: tuple[str, ...],
     strict: bool, as_json: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Make a bundle from checkpoints of torchvision, sc2bench or Ladon.
+    """Make a bundle from checkpoints of other projects.
 
-    CHECKPOINT is a file of torch.save or safetensors, hf:ORG/NAME, or torchvision:MODEL for what torchvision downloads.
+    Known are torchvision, sc2bench and Ladon. CHECKPOINT is a file of torch.save or safetensors, hf:ORG/NAME, or torchvision:MODEL for what torchvision downloads.
     Detectors, segmenters and ResNets of torchvision are read whole: backbone and heads are found by their tensors. With
     the bottleneck raw, the default, the split model predicts what torchvision's model does; another one is new and must
     be trained.

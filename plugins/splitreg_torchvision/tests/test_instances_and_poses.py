@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 from splitreg_torchvision.maskrcnn import MaskRCNNHead
 from splitreg_torchvision.metrics import PosePrecision
 from splitreg_torchvision.poses import COCO_KEYPOINTS, PoseTarget
-from splitreg_torchvision.predictions import Instances, Poses, paste
+from splitreg_torchvision.predictions import InstanceMasks, Poses, paste
 from support.heads import SIZE, boxes, maps, specs
 from torchvision import tv_tensors
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -31,7 +31,7 @@ def test_masks_are_placed_as_torchvision_does(box):
 
 def instances(count=2, size=(40, 60)):
     generator = np.random.default_rng(1)
-    return Instances(
+    return InstanceMasks(
         boxes=np.array([[4, 5, 30, 25], [20, 10, 50, 38]], np.float32)[:count],
         scores=np.array([0.9, 0.2], np.float32)[:count], labels=np.array([1, 0])[:count], names=("car", "person"),
         masks=generator.random((count, 28, 28)).astype(np.float32), size=size,
@@ -70,7 +70,7 @@ def test_json_has_masks_of_shown_objects():
 def test_damaged_answers_are_refused(change):
     fields = {**instances().arrays(), **instances().fields(), **change}
     with pytest.raises(ValueError, match=r"size|masks|labels"):
-        Instances(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+        InstanceMasks(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
 
 
 def test_boxes_without_masks_cannot_train_masks():
