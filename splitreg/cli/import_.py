@@ -36,18 +36,19 @@ def command(
     cut: str | None, bottleneck: str | None, codec: str | None, size: str | None, overrides: tuple[str, ...],
     strict: bool, as_json: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Make a bundle from a checkpoint of another project.
+    """Make a bundle from checkpoints of other projects.
 
-    CHECKPOINT is a file of torch.save or safetensors, hf:ORG/NAME, or torchvision:MODEL for what torchvision downloads.
+    Known are torchvision, sc2bench and Ladon. CHECKPOINT is a file of torch.save or safetensors, hf:ORG/NAME, or
+    torchvision:MODEL for what torchvision downloads. Every tensor that does not fit is reported: unused (no such tensor
+    in the model), missing (keeps its initial value), of another shape, or new (of an inserted bottleneck). Nothing in a
+    checkpoint is executed.
+
     Detectors, segmenters and ResNets of torchvision are read whole: backbone and heads are found by their tensors. With
     the bottleneck raw, the default, the split model predicts what torchvision's model does; another one is new and must
     be trained.
 
-    Of sc2bench and Ladon:
-
-    The model is a ResNet with a factorised-prior bottleneck that reads the image, and its heads. Several checkpoints are
-    heads on one bitstream, as in Ladon. Every tensor that does not fit is reported: unused (no such tensor in the
-    model), missing (keeps its initial value), or of another shape. Nothing in a checkpoint is executed.
+    A model of sc2bench or Ladon is a ResNet with a factorised-prior bottleneck that reads the image, and its heads.
+    Several checkpoints are heads on one bitstream, as in Ladon. They need --backbone.
 
     With an output NAME.safetensors, CHECKPOINT holds the weights of a backbone alone, under its own names or those of a
     project that its plugin knows. The file has the plugin's names, for the option pretrained of a recipe.
