@@ -266,7 +266,7 @@ def deepstack_server(bridge: FrigateBridge, host: str = "127.0.0.1", port: int =
 
 
 def _handler(bridge: FrigateBridge) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class _Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 10
 
@@ -299,7 +299,7 @@ def _handler(bridge: FrigateBridge) -> type[http.server.BaseHTTPRequestHandler]:
         def log_message(self, format: str, *args: Any) -> None:
             """Print nothing for each request."""
 
-    return Handler
+    return _Handler
 
 
 def _objects(detections: Detections) -> list[dict[str, Any]]:
