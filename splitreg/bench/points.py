@@ -28,6 +28,7 @@ from splitreg.parsing import check_name
 from splitreg.recipe import IGNORE, REFUSE, DataPart
 from splitreg.registry import Registry
 from splitreg.training.data import open_split
+from splitreg.zoo import bundles
 
 #: Values of ``Sent.how`` beside the image codecs: a packet; or nothing, the whole network runs on the device.
 PACKET, LOCAL = "packet", "local"
@@ -77,6 +78,8 @@ class Point:
         report: the whole evaluation.
         intervals: head -> metric -> ``low`` and ``high`` of its 95 % interval, and its ``values`` in
             the resamples; empty if none were drawn. See ``splitreg.evaluation.intervals``.
+        sent: what was sent, as plain data: ``how``, ``quality``, ``rate``, and the name and place of
+            the bundle.
         cached: whether it was measured before.
     """
 
@@ -88,6 +91,7 @@ class Point:
     macs: int
     report: Mapping[str, Any]
     intervals: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    sent: Mapping[str, Any] = field(default_factory=dict)
     cached: bool = False
 
 
@@ -157,6 +161,10 @@ class Points:
             label=sent.label, bytes=0.0 if sent.how == LOCAL else report["bytes"]["mean"], metrics=report["metrics"],
             primary={head: (name, lower) for head, (name, lower) in result["primary"].items()},
             parameters=cost["parameters"], macs=cost["macs"], report=report, intervals=result["intervals"],
+            sent={
+                "how": sent.how, "quality": sent.quality, "rate": sent.rate, "bundle": bundle_name(sent.bundle),
+                "place": bundle_place(sent.bundle),
+            },
             cached=cached,
         )  # fmt: skip
 
@@ -243,6 +251,11 @@ def bundle_name(bundle: Path) -> str:
     """Return the name of a bundle: its folder, or the folder above if that is called ``bundle``."""
     path = bundle.resolve()
     return path.parent.name if path.name == "bundle" else path.name
+
+
+def bundle_place(bundle: Path) -> str:
+    """Return ``zoo:NAME`` for a bundle of the zoo, otherwise its path."""
+    return next((f"zoo:{name}" for name, path in bundles().items() if path.resolve() == bundle.resolve()), str(bundle))
 
 
 def _read_result(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -48,7 +48,7 @@ class BenchResult:
             "series": {
                 one.name: [
                     {"label": p.label, "bytes": p.bytes, "device": {"parameters": p.parameters, "macs": p.macs},
-                     "metrics": p.metrics, "intervals": p.intervals,
+                     "sent": p.sent, "metrics": p.metrics, "intervals": p.intervals,
                      "primary": {head: {"metric": name, "lower_is_better": lower}
                                  for head, (name, lower) in p.primary.items()},
                      "evaluation": p.report}

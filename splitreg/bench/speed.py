@@ -183,7 +183,7 @@ class _Subject:
             tasks[f"server.heads.{name}"] = lambda n, name=name: self._head(name, features)  # type: ignore[misc]
         tasks["server.write"] = lambda n: self._write(predictions)
         tasks["server.infer"] = lambda n: server.infer(self._packet(n))
-        tasks["local"] = lambda n: self._local(self._image(n))
+        tasks["local"] = lambda n: run_locally(self.model, self._image(n))
         for size_ in self.options.batches:
             packets = [self.packets[i % len(self.packets)] for i in range(size_)]
             tasks[f"throughput.{size_}"] = lambda n, packets=packets: server.infer(packets)  # type: ignore[misc]
@@ -228,21 +228,6 @@ class _Subject:
         with torch.inference_mode():
             return branch.head.predict(branch(features, self.preprocess.size))
 
-    def _local(self, image: Pixels) -> object:
-        pixels, geometry = imaging.prepare(image, self.preprocess)
-        return self.run_locally(pixels, geometry)
-
-    def run_locally(self, pixels: NDArray[np.float32], geometry: imaging.Geometry) -> object:
-        """Run the whole network without packets, and without the bottleneck if that is possible."""
-        batch = torch.from_numpy(np.ascontiguousarray(pixels)[None])
-        model, heads = self.model, dict.fromkeys(self.model.heads)
-        with torch.inference_mode():
-            if model.prefix is None:
-                outputs = model(batch, heads).outputs
-            else:
-                outputs = model.run_heads(model.body(model.prefix(batch)), self.preprocess.size, heads)
-        return {name: model.head(name).predict(out)[0].restore(geometry) for name, out in outputs.items()}
-
     def _write(self, predictions: Mapping[str, Any]) -> bytes:
         """Return the bytes of an answer, as the service sends it to a client that accepts gzip."""
         blob = AnswerFormat(media=ANSWERS, min_score=MIN_SCORE).write([predictions])
@@ -254,6 +239,27 @@ class _Subject:
         if not all(Path(file).exists() for file in files):
             return {}
         return {kind: _start(kind, self.path, files) for kind in (*self.halves, "server")}
+
+
+def run_locally(model: SplitModel, image: Pixels) -> dict[str, Any]:
+    """Run the whole network without packets, and without the bottleneck if that is possible.
+
+    Args:
+        model: in evaluation mode.
+        image: (H, W, 3).
+
+    Returns:
+        Head -> prediction in pixels of the image.
+    """
+    pixels, geometry = imaging.prepare(image, model.plan.preprocess)
+    batch = torch.from_numpy(np.ascontiguousarray(pixels)[None])
+    heads = dict.fromkeys(model.heads)
+    with torch.inference_mode():
+        if model.prefix is None:
+            outputs = model(batch, heads).outputs
+        else:
+            outputs = model.run_heads(model.body(model.prefix(batch)), model.plan.preprocess.size, heads)
+    return {name: model.head(name).predict(output)[0].restore(geometry) for name, output in outputs.items()}
 
 
 class _Codec:

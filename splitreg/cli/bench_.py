@@ -185,6 +185,39 @@ def compare(
         raise SystemExit(1)
 
 
+@command.command("calibrate")
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="TOML file of the profile.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="Runtime of the edge halves.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="CPU threads.")
+@click.option(
+    "--rounds", default=15, show_default=True, type=click.IntRange(min=3), help="Rounds; medians are written."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def calibrate(bundles: tuple[str, ...], output: str, runtime: str, threads: int, rounds: int, as_json: bool) -> None:
+    """Write a device profile of this machine.
+
+    Runs the edge halves and the whole networks of some bundles here, and measures power where the machine has counters
+    for it. splitreg choose takes the file as --device.
+
+    \b
+    splitreg bench calibrate zoo:camvid-small -o my-device.toml
+    splitreg choose --bench bench --device my-device.toml --link lte-m
+    """
+    from splitreg.bench.calibrate import CalibrationOptions, named
+    from splitreg.bench.calibrate import calibrate as run
+
+    result = run(named(bundles), output, CalibrationOptions(runtime=runtime, threads=threads, rounds=rounds))
+    if as_json:
+        print_json({
+            "figures": {name: {"value": value, "source": source} for name, (value, source) in result["figures"].items()},
+            "bundles": result["bundles"],
+        })  # fmt: skip
+    else:
+        for name, (value, source) in result["figures"].items():
+            click.echo(f"{name} {value:.4g}  ({source})")
+
+
 def _bundle_series(bundles: Sequence[str], joined: Sequence[str], rates: list[float]) -> dict[str, tuple[Sent, ...]]:
     """Return the series of the arguments BUNDLE and of --series."""
     from splitreg.bench import packet_points

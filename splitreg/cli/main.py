@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from splitreg.registry import PluginOrigin
 
 COMMANDS = (
-    "list", "show", "data", "init", "build", "train", "sweep", "eval", "bench", "predict", "encode", "edge", "infer", "serve",
+    "list", "show", "data", "init", "build", "train", "sweep", "eval", "bench", "choose", "predict", "encode", "edge", "infer", "serve",
     "send", "watch", "inspect", "import", "publish", "verify", "check", "demo",
 )  # fmt: skip
 

@@ -12,23 +12,29 @@ from splitreg.predictions import Classification, MultiLabel, Segmentation
 from splitreg.tasks import ClassTarget, MaskTarget, MultiLabelTarget
 
 
+NAMES = ("a", "b", "c")
+
+
 def images(task, count=12):
     rng = np.random.default_rng(1)
     for _ in range(count):
         if task == "cls":
             yield (
-                Classification(probabilities=rng.dirichlet([1, 1, 1]).astype(np.float32)),
+                Classification(probabilities=rng.dirichlet([1, 1, 1]).astype(np.float32), names=NAMES),
                 ClassTarget(index=int(rng.integers(3))),
             )
         elif task == "seg":
             mask = rng.integers(0, 3, (4, 4)).astype(np.uint8)
             yield (
-                Segmentation(mask=rng.integers(0, 3, (4, 4)).astype(np.uint8)),
+                Segmentation(mask=rng.integers(0, 3, (4, 4)).astype(np.uint8), names=NAMES),
                 MaskTarget(mask=torch.from_numpy(mask)),
             )
         else:
             present = torch.from_numpy(rng.integers(0, 2, 3).astype(np.float32))
-            yield MultiLabel(probabilities=rng.random(3).astype(np.float32)), MultiLabelTarget(present=present)
+            yield (
+                MultiLabel(probabilities=rng.random(3).astype(np.float32), names=NAMES),
+                MultiLabelTarget(present=present),
+            )
 
 
 @pytest.mark.parametrize(
