@@ -112,8 +112,8 @@ def _edge_tasks(encoder: EdgeEncoder, image: NDArray[np.uint8]) -> dict[str, Tas
 
 def _whole(path: Path, image: NDArray[np.uint8], threads: int) -> tuple[Task, float]:
     """Return a task that runs the whole network, and its multiply-accumulates."""
-    from splitreg.bench.speed import run_locally
     from splitreg.assembly import load
+    from splitreg.bench.speed import run_locally
     from splitreg.threads import set_threads
 
     set_threads(threads)

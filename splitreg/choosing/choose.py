@@ -36,6 +36,7 @@ class ChooseOptions:
         runtime: of the edge half; None: the first that was measured.
         server_speed: how many times as fast as the benchmark's machine the server is.
         service_ms: time of the service beside the network.
+        clock: ``"wall"`` or ``"cpu"``, see ``Setting``.
     """
 
     budget_ms: float | None = None
@@ -46,9 +47,11 @@ class ChooseOptions:
     runtime: str | None = None
     server_speed: float = 1.0
     service_ms: float = SERVICE_MS
+    clock: str = "wall"
 
     def __post_init__(self) -> None:
         check_name(self.prefer, PREFERENCES, "preference")
+        check_name(self.clock, ("wall", "cpu"), "clock")
         if not self.server_speed > 0:
             raise RecipeError(f"server_speed must be above 0, got {self.server_speed}")
 
@@ -147,6 +150,7 @@ def choose(
     setting = Setting(
         speed=data["speed"], device=profile, link=link_profile, threads=options.threads, runtime=options.runtime,
         server_speed=options.server_speed, service_ms=options.service_ms,
+        clock=options.clock,
     )  # fmt: skip
     errors = _errors(data)
     rows = [replace(plan, problems=tuple(_problems(plan, options, errors))) for plan in plans(data, setting)]

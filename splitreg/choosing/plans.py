@@ -110,6 +110,8 @@ class Setting:
         runtime: of the edge half; None: the first that was measured of onnxruntime, OpenVINO, torch.
         server_speed: how many times as fast as the benchmark's machine the server is.
         service_ms: time of the service beside the network.
+        clock: ``"wall"``, or ``"cpu"``: processor times, which other programs on the machine of the
+            benchmark disturb less, but which leave out accelerators and count all threads.
     """
 
     speed: Mapping[str, Any]
@@ -119,6 +121,11 @@ class Setting:
     runtime: str | None = None
     server_speed: float = 1.0
     service_ms: float = 0.0
+    clock: str = "wall"
+
+    def ms(self, timing: Mapping[str, float]) -> float:
+        """Return the milliseconds of a time of the benchmark by the chosen clock."""
+        return timing["cpu_ms" if self.clock == "cpu" else "ms"]
 
 
 def plans(result: Mapping[str, Any], setting: Setting) -> Iterator[Plan]:
@@ -147,17 +154,17 @@ def _costs(kind: str, point: Mapping[str, Any], setting: Setting) -> Costs:
     server_ms, up = 0.0, 0.0
     if kind == SPLIT:
         device_ms, macs = _split_ms(bundle, setting)
-        server_ms, up = bundle["server"]["infer"]["ms"], point["bytes"]
+        server_ms, up = setting.ms(bundle["server"]["infer"]), point["bytes"]
     elif kind == LOCAL:
         device_ms, macs = _local_ms(bundle, setting), _macs(bundle)
     else:
         codec = f"{sent['how']}:{sent['quality']}" if sent["quality"] else sent["how"]
         times = _measured(setting.speed["codecs"], codec, "image codec")
-        device_ms, macs = times["encode"]["ms"] * _scale(bundle, setting), 0.0
-        server_ms, up = times["decode"]["ms"] + bundle["local"]["ms"], point["bytes"]
+        device_ms, macs = setting.ms(times["encode"]) * _scale(bundle, setting), 0.0
+        server_ms, up = setting.ms(times["decode"]) + setting.ms(bundle["local"]), point["bytes"]
     link_s, down = 0.0, 0.0
     if up:
-        server_ms += bundle["server"]["write"]["ms"]
+        server_ms += setting.ms(bundle["server"]["write"])
         up, down = up + REQUEST_OVERHEAD_BYTES, bundle["bytes"]["answer"] + ANSWER_OVERHEAD_BYTES
         link_s = setting.link.seconds(up, down)
         server_ms = server_ms / setting.server_speed + setting.service_ms
@@ -179,22 +186,22 @@ def _split_ms(bundle: Mapping[str, Any], setting: Setting) -> tuple[float, float
     macs = bundle["costs"]["edge"]["macs"]
     device = setting.device
     if device is None:
-        return times["encode"]["ms"], macs
+        return setting.ms(times["encode"]), macs
     known = device.bundles.get(bundle["digest"], {})
     if "encode" in known:
         return known["encode"], macs
-    others = edge["prepare"]["ms"] + edge["code"]["ms"]
+    others = setting.ms(edge["prepare"]) + setting.ms(edge["code"])
     return macs / device.gmacs(setting.threads) / 1e6 + others * _scale(bundle, setting), macs
 
 
 def _local_ms(bundle: Mapping[str, Any], setting: Setting) -> float:
     device = setting.device
     if device is None:
-        return float(bundle["local"]["ms"])
+        return setting.ms(bundle["local"])
     known = device.bundles.get(bundle["digest"], {})
     if "local" in known:
         return float(known["local"])
-    prepare = bundle["edge"]["prepare"]["ms"] * _scale(bundle, setting)
+    prepare = setting.ms(bundle["edge"]["prepare"]) * _scale(bundle, setting)
     return float(prepare + _macs(bundle) / device.gmacs(setting.threads) / 1e6)
 
 
@@ -209,8 +216,8 @@ def _scale(bundle: Mapping[str, Any], setting: Setting) -> float:
         return 1.0
     known = device.bundles.get(bundle["digest"], {})
     if "prepare" in known:
-        return float(known["prepare"] / edge["prepare"]["ms"])
-    fastest = min(times["network"]["ms"] for times in edge["runtimes"].values())
+        return float(known["prepare"] / setting.ms(edge["prepare"]))
+    fastest = min(setting.ms(times["network"]) for times in edge["runtimes"].values())
     return float(bundle["costs"]["edge"]["macs"] / fastest / 1e6 / device.gmacs(1))
 
 

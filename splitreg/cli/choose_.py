@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 @click.option("--runtime", metavar="NAME", help="Runtime of the edge half.  [default: the first that was measured]")
 @click.option("--server-speed", default=1.0, show_default=True,
               help="How many times as fast as the benchmark's machine the server is.")  # fmt: skip
+@click.option("--clock", default="wall", show_default=True, metavar="wall|cpu",
+              help="Times of the benchmark to use; cpu if other programs ran on its machine.")  # fmt: skip
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="SVG", help="Draw time against bandwidth.")
 @click.option("--profiles", is_flag=True, help="List devices and links with their figures and sources, and exit.",
               is_eager=True, callback=lambda context, _, value: _list_profiles(context) if value else None,
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     result: str, device: str, link: str | None, budget_ms: float | None, budget_joules: float | None,
-    minimum: tuple[str, ...], prefer: str, threads: int, runtime: str | None, server_speed: float, plot: str | None,
-    as_json: bool,
+    minimum: tuple[str, ...], prefer: str, threads: int, runtime: str | None, server_speed: float, clock: str,
+    plot: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose local, offload or split for a device and link.
 
@@ -55,7 +57,7 @@ def command(
         raise click.UsageError("name a link with --link NAME; --profiles lists them")
     options = ChooseOptions(
         budget_ms=budget_ms, budget_joules=budget_joules, minimum=dict(map(_bound, minimum)), prefer=prefer,
-        threads=threads, runtime=runtime, server_speed=server_speed,
+        threads=threads, runtime=runtime, server_speed=server_speed, clock=clock,
     )  # fmt: skip
     choice = choose(result, device=device, link=link, options=options)
     if plot is not None:
