@@ -100,7 +100,8 @@ class Comparison:
         if not chosen:
             return summary
         rows = [
-            [c.what, f"{c.before:,.4g}", f"{c.after:,.4g}", _worse(c), f"{c.tolerance:.0%}" if c.relative else f"{c.tolerance:.4g}",
+            [c.what, f"{c.before:,.4g}", f"{c.after:,.4g}", _worse(c),
+             f"{c.tolerance:.0%}" if c.relative else f"{c.tolerance:.4g}",
              "worse" if c.regression else ""]
             for c in chosen
         ]  # fmt: skip
@@ -209,7 +210,8 @@ def _metric(
     sign = 1.0 if primary["lower_is_better"] else -1.0
     low, high = _paired(one, other, head, name, sign)
     return Change(
-        what=f"{where}{head} {name}", relative=False, before=value, after=now, worse=sign * (now - value), tolerance=tolerances.metric,
+        what=f"{where}{head} {name}", relative=False, before=value, after=now, worse=sign * (now - value),
+        tolerance=tolerances.metric,
         low=low, high=high,
     )  # fmt: skip
 

@@ -80,7 +80,7 @@ class Bootstrap:
         """Add one image."""
         for name, target in observed.targets.items():
             if name not in self._states:
-                self._states[name] = _States(lambda name=name: self._metric(name))  # type: ignore[misc]
+                self._states[name] = _States(lambda name=name: self._metric(name))
             self._states[name].add(self._images, observed.predictions[name], target)
         self._images += 1
 
