@@ -12,7 +12,7 @@ from splitreg.profiles import DeviceProfile, LinkProfile
 #: Kinds of plans: everything on the device, an image to the whole network, a packet to its server half.
 LOCAL, OFFLOAD, SPLIT = "local", "offload", "split"
 #: Bytes of HTTP headers and of the answer's own frame, measured with ``splitreg.edge.Client``.
-REQUEST_OVERHEAD_BYTES, ANSWER_OVERHEAD_BYTES = 420, 260
+REQUEST_OVERHEAD_BYTES, ANSWER_OVERHEAD_BYTES = 420, 300
 #: Runtimes of the edge half in the order of preference if none is named.
 _RUNTIMES = ("onnxruntime", "openvino", "torch")
 

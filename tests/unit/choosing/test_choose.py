@@ -53,7 +53,7 @@ def point(label, size, value, **sent):
 def folder(tmp_path):
     bundle = {
         "digest": "d1", "costs": {"edge": {"macs": 1e7}, "body": {"macs": 4e8}, "unsplit": {"macs": 9e9}},
-        "bytes": {"packet": 580, "answer": 740},
+        "bytes": {"packet": 580, "answer": 700},
         "edge": {"prepare": ms(1.0), "code": ms(0.5), "runtimes": {"onnxruntime": {"network": ms(1.0), "encode": ms(2.6)}}},
         "server": {"infer": ms(20.0), "write": ms(1.0)}, "local": ms(25.0),
     }  # fmt: skip

@@ -11,7 +11,6 @@ from splitreg.evaluation.packets import Observed
 from splitreg.predictions import Classification, MultiLabel, Segmentation
 from splitreg.tasks import ClassTarget, MaskTarget, MultiLabelTarget
 
-
 NAMES = ("a", "b", "c")
 
 
