@@ -24,6 +24,9 @@ class Attacker(nn.Module):
         blocks: residual blocks at the size of the latent.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, channels: int, latent: tuple[int, int], size: tuple[int, int], *, width: int = 96, blocks: int = 4
     ) -> None:
@@ -48,7 +51,7 @@ class Attacker(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return the reconstructed images."""
-        image = torch.sigmoid(self.layers((latent - self.mean) / self.std))
+        image: Tensor = torch.sigmoid(self.layers((latent - self.mean) / self.std))
         return image[..., : self.size[0], : self.size[1]]
 
     def fit(self, latents: Tensor, images: Tensor, *, steps: int, batch_size: int, progress: bool = False) -> float:
@@ -64,8 +67,8 @@ class Attacker(nn.Module):
         Returns:
             The mean absolute error of the last tenth of the updates, in 0 to 1.
         """
-        self.mean.copy_(latents.mean((0, 2, 3), keepdim=True))  # type: ignore[operator]
-        self.std.copy_(latents.std((0, 2, 3), keepdim=True).clamp(min=1e-6))  # type: ignore[operator]
+        self.mean.copy_(latents.mean((0, 2, 3), keepdim=True))
+        self.std.copy_(latents.std((0, 2, 3), keepdim=True).clamp(min=1e-6))
         optimizer = torch.optim.AdamW(self.train().parameters(), lr=2e-3, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=max(2, steps))
         losses = []
@@ -75,7 +78,7 @@ class Attacker(nn.Module):
             guess = self(latents[rows])
             loss = functional.l1_loss(guess, target) + functional.mse_loss(guess, target)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             losses.append(float(functional.l1_loss(guess.detach(), target)))
@@ -91,4 +94,5 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the block's output to its input."""
-        return x + self.layers(x)
+        change: Tensor = self.layers(x)
+        return x + change

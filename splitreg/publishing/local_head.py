@@ -79,6 +79,9 @@ class LocalHeadResult:
 class LocalNetwork(nn.Module):
     """(batch, C, h, w) latent to (batch, K) logits: two convolutions, mean and maximum, one layer."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, channels: int, classes: int, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
@@ -91,7 +94,8 @@ class LocalNetwork(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """Return the logits of latents."""
         features = self.convolutions((latent - self.mean) / self.std).flatten(2)
-        return self.linear(torch.cat([features.mean(-1), features.amax(-1)], 1))
+        logits: Tensor = self.linear(torch.cat([features.mean(-1), features.amax(-1)], 1))
+        return logits
 
 
 def add_local_head(
@@ -130,7 +134,7 @@ def add_local_head(
     check = _collect(model, val, head, options, server=True)
     network = _train(fit.latents, fit.labels, len(_labels(model, head)), options)
     with torch.inference_mode():
-        logits = torch.cat([network(rows) for rows in check.latents.split(64)]).numpy().astype(np.float64)
+        logits = torch.cat([network(rows) for rows in torch.split(check.latents, 64)]).numpy().astype(np.float64)
     first, second = np.arange(0, len(logits), 2), np.arange(1, len(logits), 2)
     temperature = fit_temperature(logits[first], check.labels.numpy()[first])
     probabilities = softmax(logits / temperature).astype(np.float64)
@@ -256,18 +260,18 @@ def _train(latents: Tensor, labels: Tensor, classes: int, options: LocalHeadOpti
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = LocalNetwork(latents.shape[1], classes, options.width).train()
-        network.mean.copy_(latents.mean((0, 2, 3), keepdim=True))  # type: ignore[operator]
-        network.std.copy_(latents.std((0, 2, 3), keepdim=True).clamp(min=1e-6))  # type: ignore[operator]
+        network.mean.copy_(latents.mean((0, 2, 3), keepdim=True))
+        network.std.copy_(latents.std((0, 2, 3), keepdim=True).clamp(min=1e-6))
         steps = options.epochs * -(-len(labels) // 32)
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=max(2, steps))
         for _ in Progress(options.progress).track(range(options.epochs), options.epochs, "local head"):
-            for rows in torch.randperm(len(labels)).split(32):
+            for rows in torch.split(torch.randperm(len(labels)), 32):
                 batch = latents[rows]
                 flipped = torch.rand(len(rows)) < 0.5
                 batch = torch.where(flipped[:, None, None, None], batch.flip(-1), batch)
                 optimizer.zero_grad()
-                functional.cross_entropy(network(batch), labels[rows]).backward()
+                functional.cross_entropy(network(batch), labels[rows]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
     return network.eval()
