@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "list", "show", "data", "init", "build", "train", "sweep", "search", "eval", "bench", "choose", "escalate", "audit",
     "predict", "encode", "edge", "infer", "serve", "send", "watch", "inspect", "import", "publish", "verify", "check", "demo",
+    "bridge",
 )  # fmt: skip
 
 

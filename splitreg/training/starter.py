@@ -15,9 +15,10 @@ import torch
 
 from splitreg.data.loading import Source
 from splitreg.data.recognition import detect
+from splitreg.data.selection import describe_dataset
 from splitreg.errors import RecipeError
 from splitreg.evaluation.packets import spread
-from splitreg.recipe import Recipe
+from splitreg.recipe import DataPart, Recipe
 from splitreg.registry import Registry, discover
 from splitreg.specs import TargetSpec
 from splitreg.tasks import CLASSIFICATION, DEPTH, DETECTION, MULTILABEL, RECONSTRUCTION, SEGMENTATION, BoxTarget
@@ -65,6 +66,7 @@ def starter_recipe(
     *,
     backbone: str | None = None,
     weights: str | None = None,
+    classes: Sequence[str] = (),
     registry: Registry | None = None,
 ) -> str:
     """Write a recipe for a folder of one's own images.
@@ -74,6 +76,7 @@ def starter_recipe(
         data: name of the dataset; by default the one that recognises the folder.
         backbone: name of the backbone.
         weights: file of pretrained weights of the backbone; ``"true"``: the published ones.
+        classes: the classes to learn; by default all.
         registry: the installed plugins, by default.
 
     Returns:
@@ -81,12 +84,12 @@ def starter_recipe(
 
     Raises:
         DataError: no dataset recognises the folder, or it is damaged.
-        RecipeError: no head for its targets is installed, or no such weights.
+        RecipeError: no head for its targets is installed, no such weights, or no such class.
     """
     registry = registry or discover()
     name, line, others = detect(root, data, registry)
-    options = _outline_options(name, root, registry)
-    targets = registry.component("dataset", name).cls.describe(root, **options)
+    options = _outline_options(name, root, registry) | ({"classes": list(classes)} if classes else {})
+    targets = describe_dataset(DataPart.parse({"name": name, "root": root, **options}, "data"), registry)
     heads = _heads(targets, registry)
     part = {"name": name, "root": root, **options}
     draft = Recipe.from_mapping({"backbone": "test_resnet", "heads": ["cls"], "data": [part]})

@@ -18,7 +18,7 @@ def checked(*overrides, stages=({"epochs": 1},)):
 @pytest.mark.parametrize(
     ("override", "fact"),
     [
-        ("augment.mosaic=1", "mosaic"),
+        ("augment.mosaik=1", "mosaic"),
         ("stages.schedule=cosin", "cosine"),
         ("stages.optimizer.lrr=1", "lr"),
         ("stages.optimizer=adamv", "adamw"),
@@ -36,7 +36,7 @@ def test_every_wrong_key_and_missing_file_is_found_before_anything_is_built(over
 
 def test_all_problems_are_reported_together():
     with pytest.raises(PlanError) as error:
-        checked("augment.mosaic=1", "stages.schedule=cosin", "sweep.foo=[1]")
+        checked("augment.mosaik=1", "stages.schedule=cosin", "sweep.foo=[1]")
     assert len(error.value.problems) == 3
 
 
@@ -159,3 +159,7 @@ def test_init_with_weights_keeps_the_pretrained_stages(tmp_path):
     assert planned.bottleneck.reads == "feature" and planned.backbone.target.stride == 8
     assert loaded.stages[-1].best == "auto" and loaded.stages[0].train == ("encoder", "decoder", "prior")
     assert not list(start_advice(planned.recipe, planned.registry)) and len(text.splitlines()) <= 33
+    (tmp_path / "own.toml").write_text(starter_recipe(str(tmp_path / "set"), classes=["b"]))
+    assert Recipe.read(tmp_path / "own.toml").data[0].classes == {"b": ("b",)}
+    with pytest.raises(RecipeError, match="'c'.*a, b"):
+        starter_recipe(str(tmp_path / "set"), classes=["c"])
