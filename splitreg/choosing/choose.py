@@ -19,7 +19,7 @@ from splitreg.profiles import DeviceProfile, Figure, LinkProfile, read_device, r
 HERE = "here"
 #: What the best of the feasible plans is best in.
 PREFERENCES = ("time", "energy", "bytes", "accuracy")
-#: Times of the service beside the network, from benchmarks/choose_accuracy.py on an idle machine.
+#: Time of the service beside the network: an assumption, for HTTP and the way to the worker.
 SERVICE_MS = 4.0
 
 
