@@ -46,7 +46,7 @@ Space = Mapping[str, Range | Sequence[Any]]
 def parse_dimension(text: str) -> tuple[str, Range | list[Any]]:
     """Parse ``KEY=LOW..HIGH``, ``KEY=LOW..HIGH:log`` or ``KEY=VALUE,VALUE``.
 
-    >>> parse_dimension("rate_lambda=0.1..3:log")
+    >>> parse_dimension("rate_lambda=0.1..3.0:log")
     ('rate_lambda', Range(low=0.1, high=3.0, log=True))
     >>> parse_dimension("bottleneck.channels=8,16")
     ('bottleneck.channels', [8, 16])

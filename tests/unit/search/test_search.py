@@ -90,7 +90,7 @@ def test_another_search_in_the_folder_is_refused(trained, tmp_path):
 
 def test_a_metric_that_is_none(trained, tmp_path):
     with pytest.raises(RecipeError, match=r"cls\.top5.*cls\.top1"):
-        search_function(RECIPE, tmp_path, {"bottleneck.channels": [4]}, SearchOptions(trials=1, metric="cls.top5"))
+        search_function(RECIPE, tmp_path, SPACE, SearchOptions(trials=1, metric="cls.top5"))
 
 
 def test_the_pareto_front():
