@@ -240,7 +240,7 @@ def _reply(bridge: FrigateBridge, frames: Sequence[bytes]) -> NDArray[np.float32
         bridge.report.failed += 1
         sys.stderr.write(f"a request is not Frigate's: {error}\n")
         return np.zeros((ROWS, COLUMNS), np.float32)
-    return bridge.rows(bridge.detect(image, len(frames[1])), image.shape[:2])
+    return bridge.rows(bridge.detect(image, len(frames[1])), (image.shape[0], image.shape[1]))
 
 
 @contextlib.contextmanager
