@@ -36,7 +36,7 @@ class Tolerances:
     bytes: float = 0.01
     time: float = 0.10
     min_ms: float = 0.2
-    clock: str = "ratio"
+    clock: str = "cpu"
     times: bool = True
 
     def __post_init__(self) -> None:
