@@ -22,7 +22,7 @@ class Trace:
     points: Sequence[tuple[float, float, str]]
 
 
-def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "bytes") -> str:
+def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "bytes", *, log_y: bool = False) -> str:
     """Draw the chart.
 
     Args:
@@ -30,16 +30,21 @@ def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "byt
         y_label: name of the metric.
         traces: at least one with a point.
         x_label: unit of the horizontal axis, per image.
+        log_y: draw the metric, which must be above 0, on a logarithmic axis; the horizontal axis is
+            then no longer per image.
     """
     sent = [x for trace in traces for x, _, _ in trace.points if x > 0] or [1.0]
     heights = [y for trace in traces for _, y, _ in trace.points]
     x_low, x_high = _widened(math.log10(min(sent)), math.log10(max(sent)), 0.06, 0.15)
+    if log_y:
+        heights = [math.log10(y) for y in heights]
     y_low, y_high = _widened(min(heights), max(heights), 0.08, 0.02 * max(abs(max(heights)), 1e-3))
 
     def x_at(value: float) -> float:
         return _LEFT + (math.log10(value) - x_low) / (x_high - x_low) * (_RIGHT - _LEFT)
 
     def y_at(value: float) -> float:
+        value = math.log10(value) if log_y else value
         return _BOTTOM - (value - y_low) / (y_high - y_low) * (_BOTTOM - _TOP)
 
     height = max(_MIN_HEIGHT, _TOP + 24 * (len(traces) + 1))
@@ -54,12 +59,11 @@ def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "byt
         x = x_at(value)
         parts.append(f'<path d="M{x:.1f} {_TOP}V{_BOTTOM}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{x:.1f}" y="{_BOTTOM + 19}" text-anchor="middle">{_short(value)}</text>')
-    step = _nice_step(y_high - y_low)
-    for number in range(math.ceil(y_low / step - 1e-9), math.floor(y_high / step + 1e-9) + 1):
-        y, digits = y_at(number * step), max(0, -math.floor(math.log10(step) + 1e-9))
+    for value, text in _y_ticks(y_low, y_high, log_y):
+        y = y_at(value)
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{_LEFT - 9}" y="{y + 4.5:.1f}" text-anchor="end">{number * step:.{digits}f}</text>')
-    below = f"{escape(x_label)} per image (logarithmic)"
+        parts.append(f'<text x="{_LEFT - 9}" y="{y + 4.5:.1f}" text-anchor="end">{text}</text>')
+    below = f"{escape(x_label)}{'' if log_y else ' per image'} (logarithmic)"
     parts += [
         f'<path d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}" fill="none" stroke="#444"/>',
         f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 44}" text-anchor="middle">{below}</text>',
@@ -106,6 +110,16 @@ def _legend(number: int, name: str, colour: str, *, line: bool, level: bool) -> 
         yield _marker(number, x + 14, y, colour)
     label = name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
     yield f'<text x="{x + 36}" y="{y + 4.5}"><title>{escape(name)}</title>{escape(label)}</text>'
+
+
+def _y_ticks(low: float, high: float, log_y: bool) -> list[tuple[float, str]]:
+    """Return the ticks of the vertical axis with their texts."""
+    if log_y:
+        return [(value, f"{value:,.6g}") for value in _log_ticks(low, high)]
+    step = _nice_step(high - low)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return [(number * step, f"{number * step:.{digits}f}") for number in numbers]
 
 
 def _widened(low: float, high: float, share: float, least: float) -> tuple[float, float]:
