@@ -41,11 +41,11 @@ from splitreg.assembly import load, save
 MODEL, SIZE = "tf_efficientnet_lite0", 224
 #: Codec -> side in pixels -> qualities.
 QUALITIES = {
-    "jpeg": {160: (35, 75), 224: (20, 35, 55, 75, 90)},
-    "webp": {160: (50,), 224: (20, 50, 75, 90)},
-    "avif": {160: (50, 75), 224: (40, 60, 75, 85)},
+    "webp": {224: (90, 75, 50, 20)},
+    "avif": {160: (75, 50), 224: (85, 75, 60, 40)},
+    "jpeg": {160: (75, 35), 224: (90, 75, 55, 35, 20, 10)},
 }
-CUTS = ("blocks.1", "blocks.2", "blocks.4")
+CUTS = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
 
 
 def recipe(weights: str | None, cut: str, bottleneck: dict, codec: str = "rans") -> dict:
@@ -320,8 +320,7 @@ def finish(args: argparse.Namespace, model: torch.nn.Module, steps: int, *, move
         model.freeze_tables()
     model.trained = True
     save(model, args.output, overwrite=True)
-    device = ("prefix", "encoder")
-    macs = sum(cost.macs for name, cost in model.plan.costs().items() if name in device)
+    macs = model.plan.costs()["edge"].macs
     return [{"bundle": str(args.output), "steps": steps, "minutes": args.minutes, "device_macs": macs}]
 
 
@@ -332,8 +331,7 @@ def packets_command(args: argparse.Namespace) -> list[dict]:
     arrays, rows = [np.asarray(image) for image in images], []
     for bundle in args.bundles:
         model = load(bundle)
-        costs = model.plan.costs()
-        macs = sum(cost.macs for name, cost in costs.items() if name in ("prefix", "encoder"))
+        macs = model.plan.costs()["edge"].macs
         for rate in args.rates or [None]:
             packets = [packet for array in arrays for packet in model.edge.encode([array], rate=rate)]
             predicted = [int(p["cls"].probabilities.argmax()) for p in model.server.infer(packets)]

@@ -15,13 +15,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.errors import RecipeError
 from splitreg.predictions import Detections
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["COUNT", "ENTER", "LEAVE", "Event", "EventLog", "EventOptions", "Zone"]
 

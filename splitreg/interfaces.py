@@ -1,4 +1,4 @@
-"""Interfaces of the six kinds of plugin; features are keyed by stride, never by index.
+"""Interfaces of the kinds of plugin that run with torch; features are keyed by stride, never by index.
 
 Shape letters: B images, C channels, H x W input pixels, h x w of a latent, s a stride, K classes.
 

@@ -16,22 +16,76 @@ faster than on a real link.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
+import itertools
 import random
 import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
 
 #: Bytes per segment, those of TCP over Ethernet.
 SEGMENT_BYTES = 1460
+#: Bytes that may arrive at a time of a trace.
+OPPORTUNITY_BYTES = 1500
 #: Seconds until TCP's first retransmission (TCP_RTO_MIN of Linux); they double each time.
 _RETRANSMIT_S = 0.2
 _MAX_RETRANSMITS = 6
 #: Largest number of segments in flight per connection and direction; then the sender waits.
 _MAX_IN_FLIGHT = 256
+
+
+class LinkTrace:
+    """When a link could deliver: recorded times at which 1,500 bytes could arrive; repeated for ever.
+
+    The format is that of Mahimahi (Netravali et al., USENIX ATC 2015): one line per opportunity, in
+    milliseconds from the start, in order; a number that repeats stands for several in that millisecond.
+
+    Args:
+        times_ms: at least one, the last above 0.
+
+    Raises:
+        ValueError: the times are not in order, or there are none.
+    """
+
+    def __init__(self, times_ms: Sequence[int]) -> None:
+        self.times_ms = tuple(times_ms)
+        if not self.times_ms or self.times_ms[-1] <= 0 or self.times_ms[0] < 0:
+            raise ValueError("a trace needs times from 0, the last above 0")
+        if any(later < earlier for earlier, later in itertools.pairwise(self.times_ms)):
+            raise ValueError("the times of a trace must be in order")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a file with one number per line.
+
+        Raises:
+            ValueError: it is not a trace.
+        """
+        lines = Path(path).read_text(encoding="ascii", errors="replace").split()
+        if not all(line.isdecimal() for line in lines):
+            raise ValueError(f"{path} is not a trace: a line is not a whole number of milliseconds")
+        try:
+            return cls([int(line) for line in lines])
+        except ValueError as cause:
+            raise ValueError(f"{path} is not a trace: {cause}") from cause
+
+    def opportunity(self, number: int) -> float:
+        """Return the time of an opportunity in seconds, counted over all repetitions."""
+        rounds, index = divmod(number, len(self.times_ms))
+        return (rounds * self.times_ms[-1] + self.times_ms[index]) / 1000
+
+    def first_after(self, time_s: float) -> int:
+        """Return the number of the first opportunity at or after a time."""
+        rounds, rest = divmod(time_s * 1000, self.times_ms[-1])
+        return int(rounds) * len(self.times_ms) + bisect.bisect_left(self.times_ms, rest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +99,8 @@ class Profile:
         jitter_s: mean of the additional delay per segment, in seconds (exponentially distributed).
         loss: probability that a segment is lost and retransmitted.
         outages: (start, length) in seconds since the start of the link, in which nothing arrives.
+        up_trace: takes the place of ``up_bps``.
+        down_trace: takes the place of ``down_bps``.
     """
 
     up_bps: float
@@ -53,6 +109,8 @@ class Profile:
     jitter_s: float = 0.0
     loss: float = 0.0
     outages: Sequence[tuple[float, float]] = ()
+    up_trace: LinkTrace | None = None
+    down_trace: LinkTrace | None = None
 
     def __post_init__(self) -> None:
         if not (self.up_bps > 0 and self.down_bps > 0):
@@ -80,23 +138,27 @@ class Lane:
         bps: bits per second.
         profile: delay, jitter and loss.
         seed: of the random numbers.
+        trace: when the lane can deliver; None: at ``bps``.
 
     Attributes:
         free_s: time at which the lane is free.
         retransmits: number of retransmitted segments.
     """
 
-    def __init__(self, bps: float, profile: Profile, seed: int) -> None:
-        self.bps = bps
+    def __init__(self, bps: float, profile: Profile, seed: int, trace: LinkTrace | None = None) -> None:
+        self.bps, self.trace = bps, trace
         self.profile = profile
         self.free_s = 0.0
         self.retransmits = 0
         self._random = random.Random(seed)
+        self._opportunity, self._room = -1, 0  # of the trace, and the bytes that are left of it
 
     def arrival(self, now_s: float, size: int) -> float:
         """Send ``size`` bytes at ``now_s``, occupying the lane; return the time of their arrival."""
-        sending = size * 8 / self.bps
+        sending = size * 8 / self.bps if self.trace is None else 0.0
         self.free_s = max(now_s, self.free_s) + sending
+        if self.trace is not None:
+            self.free_s = self._deliver(self.trace, self.free_s, size)
         arrived = self.free_s + self.profile.delay_s
         if self.profile.jitter_s:
             arrived += self._random.expovariate(1 / self.profile.jitter_s)
@@ -109,6 +171,17 @@ class Lane:
             arrived += wait + sending
             wait *= 2
         return arrived
+
+    def _deliver(self, trace: LinkTrace, begin_s: float, size: int) -> float:
+        """Use opportunities of the trace; return the time of the last one."""
+        first = trace.first_after(begin_s)
+        if first > self._opportunity:
+            self._opportunity, self._room = first, OPPORTUNITY_BYTES
+        while size > self._room:
+            size -= self._room
+            self._opportunity, self._room = self._opportunity + 1, OPPORTUNITY_BYTES
+        self._room -= size
+        return trace.opportunity(self._opportunity)
 
 
 @dataclass(slots=True)
@@ -141,7 +214,10 @@ class Link:
         self.profile = profile
         self.port = 0
         self.counts = Counts()
-        self._lanes = (Lane(profile.up_bps, profile, 2 * seed), Lane(profile.down_bps, profile, 2 * seed + 1))
+        self._lanes = (
+            Lane(profile.up_bps, profile, 2 * seed, profile.up_trace),
+            Lane(profile.down_bps, profile, 2 * seed + 1, profile.down_trace),
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
         self._ready = threading.Event()

@@ -20,12 +20,15 @@ import socket
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from splitreg import __version__
 from splitreg.errors import MissingExtra, RecipeError, Unauthorized, Unreachable
 from splitreg.events import COUNT, ENTER, LEAVE, Event
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["MqttOptions", "MqttPublisher"]
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-import tomllib
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from splitreg.errors import RecipeError
+
+if sys.version_info >= (3, 11):  # noqa: UP036
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:

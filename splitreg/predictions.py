@@ -14,7 +14,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from splitreg import drawing
 from splitreg.imaging import Geometry
 from splitreg.masks import decode_mask, encode_mask
 from splitreg.registry import extensions
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = [
     "CLASSIFICATION", "DEPTH", "DETECTION", "GENERIC", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION",

@@ -22,3 +22,6 @@ DEPTH = _head("depth", "depth:DepthHead",
 RECON = _head("recon", "reconstruction:ReconstructionHead",
     "The image itself, from the finest feature by sub-pixel convolutions.",
     "Shi et al. 2016, arXiv:1609.05158")  # fmt: skip
+EMBED = _head("embed", "embedding:EmbeddingHead",
+    "A normalised vector per image, for re-identification and search.",
+    "Zhai and Wu 2019, arXiv:1811.12649")  # fmt: skip

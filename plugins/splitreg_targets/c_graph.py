@@ -43,6 +43,10 @@ class Layer:
         weight: (out, in, height, width), or (channels, 1, height, width) of a depthwise convolution.
         bias: per output channel; of a ``binary`` layer, the constant operand per channel.
         activation: applied to the output.
+        int8: weights of a convolution in 8-bit integers, whose input is quantised.
+        scales: per output channel, from a product of integers to a value.
+        zero: of the input's integers.
+        steps: applied to the output of such a convolution, in this order.
         function: of a ``binary`` or ``pool`` layer, or the mode of a ``pad``.
     """
 
@@ -55,7 +59,17 @@ class Layer:
     weight: Array | None = None
     bias: Array | None = None
     activation: Activation = field(default_factory=Activation)
+    int8: Array | None = None
+    scales: Array | None = None
+    zero: int = 0
+    steps: tuple[Activation, ...] = ()
     function: str = ""
+
+    @property
+    def quantised(self) -> Activation | None:
+        """The quantisation of the output, if it ends with one."""
+        last = self.steps[-1] if self.int8 is not None and self.steps else self.activation
+        return last if last.name == "SR_QUANT" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +87,13 @@ class NetworkGraph:
     features: Mapping[str, tuple[int, int, int]]
     input: str
     output: str
+
+    @property
+    def integers(self) -> frozenset[str]:
+        """Names of features that are kept as 8-bit integers: all that read them compute with integers."""
+        quantised = {layer.output for layer in self.layers if layer.quantised is not None} - {self.output}
+        others = {name for layer in self.layers if layer.int8 is None for name in layer.inputs}
+        return frozenset(quantised - others)
 
     @property
     def macs(self) -> int:
@@ -129,6 +150,8 @@ class _Reader:
         self._features: dict[str, tuple[int, int, int]] = {self._name: (3, *size)}
         self._alias: dict[str, str] = {}
         self._layers: list[Layer] = []
+        self._int8: dict[str, tuple[Array, Array]] = {}  # weights as integers, and their scales
+        self._quantised: dict[str, tuple[float, int]] = {}  # feature -> scale and zero
 
     def read(self) -> NetworkGraph:
         for node in self._model.graph.node:
@@ -139,11 +162,14 @@ class _Reader:
                 attributes = self._attributes(node)
                 self._values[node.output[0]] = shape[attributes.get("start", 0) : attributes.get("end")]
             elif all(name in self._values for name in node.input if name):
-                self._fold(node)
+                if node.op_type == "DequantizeLinear":
+                    self._dequantised(node)
+                else:
+                    self._fold(node)
             else:
                 self._layer(node)
         output = self._real(self._model.graph.output[0].name)
-        layers = _fuse(self._layers, output)
+        layers = _fuse(_with_integers(self._layers), output)
         used = {name for layer in layers for name in (*layer.inputs, layer.output)}
         features = {name: shape for name, shape in self._features.items() if name in used}
         return NetworkGraph(layers=tuple(layers), features=features, input=self._name, output=output)
@@ -172,12 +198,25 @@ class _Reader:
         results = self._onnx.reference.ReferenceEvaluator(model).run(None, {n: self._values[n] for n in names})
         self._values.update(zip(node.output, map(np.asarray, results), strict=True))
 
+    def _dequantised(self, node: Any) -> None:
+        """Evaluate constants that are stored as integers; symmetric weights are remembered as such."""
+        integers, scale = self._values[node.input[0]], np.asarray(self._values[node.input[1]], np.float32)
+        zero = self._values[node.input[2]] if len(node.input) > 2 else np.zeros(scale.shape, integers.dtype)
+        shape = [1] * integers.ndim
+        if scale.size > 1:
+            shape[self._attributes(node).get("axis", 1)] = scale.size
+        centred = integers.astype(np.float32) - zero.astype(np.float32).reshape(shape)
+        self._values[node.output[0]] = centred * scale.reshape(shape)
+        if integers.dtype == np.int8 and not zero.any():
+            self._int8[node.output[0]] = integers, scale.reshape(-1)
+
     def _layer(self, node: Any) -> None:
         kind, attributes = node.op_type, self._attributes(node)
         handlers: dict[str, Callable[[Any, dict[str, Any]], None]] = {
             "Conv": self._conv, "Pad": self._pad, "GlobalAveragePool": self._mean, "ReduceMean": self._mean,
             "MaxPool": self._pool, "AveragePool": self._pool, "BatchNormalization": self._norm, "Clip": self._clip,
-            "HardSwish": self._hard_swish, "Pow": self._power,
+            "HardSwish": self._hard_swish, "Pow": self._power, "QuantizeLinear": self._quantise,
+            "DequantizeLinear": self._dequantise,
         }  # fmt: skip
         if kind in handlers:
             handlers[kind](node, attributes)
@@ -228,14 +267,32 @@ class _Reader:
             self._refuse(node, "its padding must be given in numbers")
         kernel, stride, pads = weight.shape[2:], attributes.get("strides", [1, 1]), attributes.get("pads", [0] * 4)
         bias = np.zeros(len(weight), np.float32) if len(node.input) < 3 else self._constant(node, 2)
+        integers: dict[str, Any] = {}
+        if node.input[1] in self._int8 and name in self._quantised:
+            int8, scales = self._int8[node.input[1]]
+            scale, zero = self._quantised[name]
+            factors = np.broadcast_to(scales.astype(np.float32), (len(weight),)) * np.float32(scale)
+            integers = {"int8": int8, "scales": factors, "zero": zero}
         depthwise = groups == channels == len(weight) and groups > 1 and channels != 3
         if groups > 1 and not depthwise:
             weight = _dense(weight, groups)
+            integers.update({"int8": _dense(integers["int8"], groups)} if integers else {})
         self._append(
             node, (len(weight), *_sizes((height, width), kernel, stride, pads)),
             kind="depthwise" if depthwise else "conv", inputs=(name,), kernel=tuple(kernel), stride=tuple(stride),
-            pads=tuple(pads), weight=weight, bias=np.asarray(bias, np.float32),
+            pads=tuple(pads), weight=weight, bias=np.asarray(bias, np.float32), **integers,
         )  # fmt: skip
+
+    def _quantise(self, node: Any, _: dict[str, Any]) -> None:
+        scale = np.asarray(self._constant(node, 1)).reshape(-1)
+        zero = np.asarray(self._constant(node, 2)).reshape(-1) if len(node.input) > 2 else np.zeros(1, np.uint8)
+        if scale.size != 1 or zero.size != 1 or zero.dtype != np.uint8:
+            self._refuse(node, "activations must be unsigned 8-bit integers with one scale")
+        self._quantised[node.output[0]] = float(scale[0]), int(zero[0])
+        self._unary(node, Activation(name="SR_QUANT", p=float(scale[0]), q=float(zero[0])))
+
+    def _dequantise(self, node: Any, _: dict[str, Any]) -> None:
+        self._alias[node.output[0]] = self._real(node.input[0])
 
     def _pad(self, node: Any, attributes: dict[str, Any]) -> None:
         name, (channels, height, width) = self._input(node)
@@ -332,11 +389,18 @@ def _sizes(size: tuple[int, int], kernel: Any, stride: Any, pads: Any) -> tuple[
 def _dense(weight: Array, groups: int) -> Array:
     """Return a grouped convolution's weight as that of a dense one."""
     out, inside = weight.shape[:2]
-    dense = np.zeros((out, inside * groups, *weight.shape[2:]), np.float32)
+    dense = np.zeros((out, inside * groups, *weight.shape[2:]), weight.dtype)
     for channel in range(out):
         first = channel // (out // groups) * inside
         dense[channel, first : first + inside] = weight[channel]
     return dense
+
+
+def _with_integers(layers: list[Layer]) -> list[Layer]:
+    """Let a convolution compute in float32 if something else reads its quantised input: the values are the same."""
+    readers = [(name, layer.int8 is not None) for layer in layers for name in layer.inputs]
+    mixed = {name for name, integer in readers if not integer}
+    return [replace(layer, int8=None) if layer.inputs[0] in mixed else layer for layer in layers]
 
 
 def _fuse(layers: list[Layer], output: str) -> list[Layer]:
@@ -350,7 +414,12 @@ def _fuse(layers: list[Layer], output: str) -> list[Layer]:
             fused.append(layer)
             continue
         conv = fused[before]
-        if conv.activation.name == "SR_NONE" and layer.kind == "unary" and layer.activation.name in _FUSED:
+        if conv.int8 is not None:
+            if layer.kind == "unary":
+                fused[before] = replace(conv, output=layer.output, steps=(*conv.steps, layer.activation))
+            else:
+                fused.append(layer)
+        elif conv.activation.name == "SR_NONE" and layer.kind == "unary" and layer.activation.name in _FUSED:
             fused[before] = replace(conv, output=layer.output, activation=layer.activation)
         elif conv.activation.name == "SR_NONE" and layer.kind == "binary" and layer.function in ("SR_ADD", "SR_MUL"):
             assert conv.bias is not None and conv.weight is not None and layer.bias is not None

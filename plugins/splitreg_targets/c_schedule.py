@@ -26,7 +26,9 @@ class Ring:
         left: pixels of zeros before a row.
         right: pixels of zeros after it.
         depth: rows in the ring.
-        offset: of the ring in the arena, in values.
+        offset: of the ring in the arena, in floats.
+        integers: values are 8-bit integers.
+        zero: the value of borders.
     """
 
     channels: int
@@ -36,6 +38,13 @@ class Ring:
     right: int = 0
     depth: int = 1
     offset: int = 0
+    integers: bool = False
+    zero: int = 0
+
+    @property
+    def size(self) -> int:
+        """Floats of memory; integers have a row of borders behind the ring."""
+        return -(-self.stride * (self.depth + 1) // 4) if self.integers else self.stride * self.depth
 
     @property
     def stride(self) -> int:
@@ -72,7 +81,9 @@ def rows_of(layer: Layer, y: int, height: int) -> tuple[int, int]:
 def plan_rows(network: NetworkGraph) -> Schedule:
     """Plan the order of rows and the memory of a network."""
     bare = {network.input}  # the image and its padded copies: three values per pixel
-    bare |= {layer.output for layer in network.layers if layer.kind == "pad" and layer.inputs[0] in bare}
+    for layer in network.layers:
+        if layer.kind in ("pad", "unary") and layer.inputs[0] in bare:
+            bare.add(layer.output)
     rings = {}
     for name, (channels, height, width) in network.features.items():
         padded = channels if name in bare else -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK
@@ -83,12 +94,15 @@ def plan_rows(network: NetworkGraph) -> Schedule:
             ring.left = max(ring.left, layer.pads[1])
             right = (width - 1) * layer.stride[1] + layer.kernel[1] - layer.pads[1] - ring.width
             ring.right = max(ring.right, right)
+    for layer in network.layers:
+        if layer.output in network.integers and layer.quantised is not None:
+            rings[layer.output].integers, rings[layer.output].zero = True, int(layer.quantised.q)
     steps = _Simulation(network, rings).run()
     arena = max(ring.stride for ring in rings.values())  # the row of zeros
     arena = -(-arena // 16) * 16
     for ring in rings.values():
         ring.offset = arena
-        arena += -(-ring.stride * ring.depth // 16) * 16
+        arena += -(-ring.size // 16) * 16
     return Schedule(steps=tuple(steps), rings=rings, arena=arena)
 
 

@@ -158,9 +158,14 @@ def _numbers(network: NetworkGraph, coding: LatentCoding, schedule: Schedule, ta
         "SR_LETTERBOX": int(preprocess.mode == "letterbox"), "SR_CHANNELS": channels, "SR_HEIGHT": height,
         "SR_WIDTH": width, "SR_WIDE": (width + 31) // 32 * 32, "SR_SYMBOLS": tables.longest, "SR_RATES": int(tables.variable),
         "SR_ARENA": schedule.arena, "SR_MAX_KERNEL": kernel,
+        "SR_SUMS": max([1, *(r.width * r.channels for r in _integer_outputs(network, schedule))]),
     }  # fmt: skip
     lines = [f"#define {name} {value}" for name, value in values.items()]
     return "\n".join([*lines, _array("float", "sr_input_scale", scale), _array("float", "sr_input_shift", shift)])
+
+
+def _integer_outputs(network: NetworkGraph, schedule: Schedule) -> list[Ring]:
+    return [schedule.rings[layer.output] for layer in network.layers if layer.int8 is not None]
 
 
 class _Tables:
@@ -241,27 +246,36 @@ class _Weights:
             if layer.bias is None:
                 continue
             channels = schedule.rings[layer.output].channels
-            # Padded channels are never read with a weight; 1 keeps divisions finite.
-            bias = np.ones(channels, np.float32)
-            bias[: len(layer.bias)] = layer.bias
-            arrays = {"b": bias}
-            if layer.kind == "conv":
-                arrays["w"] = _pack(layer, schedule.rings[layer.inputs[0]].channels, channels)
-            elif layer.kind == "depthwise":
-                assert layer.weight is not None
-                taps = layer.weight.reshape(len(layer.weight), -1).T
+            arrays = {"b": _padded(layer.bias, channels)}
+            weight = layer.weight if layer.int8 is None else layer.int8
+            if layer.int8 is not None:
+                assert layer.scales is not None
+                arrays["f"] = _padded(layer.scales, channels)
+                sums = layer.zero * layer.int8.reshape(len(layer.int8), -1).astype(np.int64).sum(1)
+                arrays["b"] = _padded(layer.bias - sums * layer.scales.astype(np.float64), channels)
+            if weight is not None and layer.kind == "conv":
+                arrays["w"] = _pack(weight, schedule.rings[layer.inputs[0]].channels, channels)
+            elif weight is not None:
+                taps = weight.reshape(len(weight), -1).T
                 arrays["w"] = np.pad(taps, ((0, 0), (0, channels - taps.shape[1])))
             for name, values in arrays.items():
-                self.nbytes += 4 * values.size
-                parts.append("SR_ALIGNED " + _array("float", f"sr_{name}{index}", values))
+                kind, size = ("int8_t", 1) if name == "w" and layer.int8 is not None else ("float", 4)
+                self.nbytes += size * values.size
+                parts.append("SR_ALIGNED " + _array(kind, f"sr_{name}{index}", values))
         self.text = "\n".join(parts)
 
 
-def _pack(layer: Layer, inside: int, channels: int) -> Array:
+def _padded(values: Array, channels: int) -> Array:
+    """Return values per channel for padded channels too: 1, which keeps divisions finite and is never used."""
+    padded = np.ones(channels, np.float32)
+    padded[: len(values)] = values
+    return padded
+
+
+def _pack(weight: Array, inside: int, channels: int) -> Array:
     """Return a dense convolution's weights in blocks of 16 output channels, then one of 8 if there is one."""
-    assert layer.weight is not None
-    weight = layer.weight.transpose(2, 3, 1, 0)  # height, width, in, out
-    padded = np.zeros((*weight.shape[:2], inside, channels), np.float32)
+    weight = weight.transpose(2, 3, 1, 0)  # height, width, in, out
+    padded = np.zeros((*weight.shape[:2], inside, channels), weight.dtype)
     padded[:, :, : weight.shape[2], : weight.shape[3]] = weight
     blocks = [padded[..., first : first + 16].reshape(-1) for first in range(0, channels, 16)]
     return np.concatenate(blocks)
@@ -280,7 +294,10 @@ class _Layers:
         index = row if ring.depth >= ring.height else f"({row}) % {ring.depth}"
         if ring.depth == 1:
             index = "0"
-        return f"sr_arena.rows + {ring.offset + ring.left * ring.channels} + ({index}) * {ring.stride}"
+        inside = ring.left * ring.channels
+        if ring.integers:
+            return f"(uint8_t *)(sr_arena.rows + {ring.offset}) + {inside} + ({index}) * {ring.stride}"
+        return f"sr_arena.rows + {ring.offset + inside} + ({index}) * {ring.stride}"
 
     def _function(self, index: int, layer: Layer) -> str:
         source, out = self._rings[layer.inputs[0]], self._rings[layer.output]
@@ -291,16 +308,21 @@ class _Layers:
         if layer.kind in ("conv", "depthwise", "pool"):
             pool = layer.kind == "pool"
             before, outside = (0, "0") if pool else (layer.pads[1] * source.channels, "sr_arena.rows")
+            if source.integers:  # the row of borders behind the ring
+                outside = f"(uint8_t *)(sr_arena.rows + {source.offset}) + {source.depth * source.stride}"
             lines += [
-                f"    const float *rows[{kh}];",
+                f"    const {'uint8_t' if source.integers else 'float'} *rows[{kh}];",
                 f"    for (int32_t k = 0; k < {kh}; k++) {{",
                 f"        const int32_t r = {layer.stride[0]} * y - {layer.pads[0]} + k;",
                 f"        rows[k] = (uint32_t)r < {source.height} ? {self._row(source, 'r')} - {before} : {outside};",
                 "    }",
             ]
             step = layer.stride[1] * source.channels
-            if layer.kind == "conv":
-                arguments = f"sr_w{index}, sr_b{index}, {kh}, {kw * source.channels}, {step}, {out.width}, {out.channels}, {act}"
+            if layer.int8 is not None:
+                lines += self._integers(index, layer, source, out)
+            elif layer.kind == "conv":
+                sizes = f"{kh}, {kw * source.channels}, {step}, {out.width}, {out.channels}"
+                arguments = f"sr_w{index}, sr_b{index}, {sizes}, {act}"
                 lines.append(f"    sr_conv_@ISA@(rows, {target}, {arguments});")
             elif layer.kind == "depthwise":
                 sizes = f"{kh}, {kw}, {layer.stride[1]}, {out.width}, {out.channels}, {act}"
@@ -310,6 +332,9 @@ class _Layers:
                 arguments = f"{kh}, {kw}, {layer.stride[1]}, {layer.pads[1]}, {source.width}, {target}"
                 arguments += f", {out.width}, {out.channels}, {scale}"
                 lines.append(f"    sr_pool_@ISA@(rows, {arguments}, {int(layer.function == 'max')});")
+        elif layer.kind == "unary" and out.integers:
+            numbers = f"{out.width * out.channels}, {act.partition(', ')[2]}"
+            lines.append(f"    sr_to_integers_@ISA@({self._row(source, 'y')}, {target}, {numbers});")
         elif layer.kind == "unary":
             lines.append(f"    sr_unary_@ISA@({self._row(source, 'y')}, {target}, {out.width * out.channels}, {act});")
         elif layer.kind == "binary":
@@ -332,6 +357,25 @@ class _Layers:
             lines += self._pad(layer, source, out)
         return "\n".join([*lines, "}\n"])
 
+    def _integers(self, index: int, layer: Layer, source: Ring, out: Ring) -> Iterable[str]:
+        """Yield the lines of a convolution of integers: sums as floats, then the steps in place, then the output."""
+        kh, kw = layer.kernel
+        n = out.width * out.channels
+        arrays = f"rows, sr_sums, sr_w{index}, sr_f{index}, sr_b{index}"
+        if layer.kind == "conv":
+            step = layer.stride[1] * source.channels
+            yield f"    sr_qconv_@ISA@({arrays}, {kh}, {kw * source.channels}, {step}, {out.width}, {out.channels});"
+        else:
+            yield f"    sr_qdepthwise_@ISA@({arrays}, {kh}, {kw}, {layer.stride[1]}, {out.width}, {out.channels});"
+        steps = layer.steps[:-1] if out.integers else layer.steps
+        for step_ in steps:
+            yield f"    sr_inplace_@ISA@(sr_sums, {n}, {_activation(step_)});"
+        if out.integers:
+            scale, zero = (_float(np.float32(v)) for v in (layer.steps[-1].p, layer.steps[-1].q))
+            yield f"    sr_to_integers_@ISA@(sr_sums, {self._row(out, 'y')}, {n}, {scale}, {zero});"
+        else:
+            yield f"    memcpy({self._row(out, 'y')}, sr_sums, {4 * n});"
+
     def _pad(self, layer: Layer, source: Ring, out: Ring) -> Iterable[str]:
         top, left, _, right = layer.pads
         c = source.channels
@@ -346,7 +390,8 @@ class _Layers:
         if layer.function == "edge":
             last = (source.width - 1) * c
             yield f"    for (int i = 0; i < {left}; i++) memcpy(out + i * {c}, in, {4 * c});"
-            yield f"    for (int i = 0; i < {right}; i++) memcpy(out + ({left + source.width} + i) * {c}, in + {last}, {4 * c});"
+            end = left + source.width
+            yield f"    for (int i = 0; i < {right}; i++) memcpy(out + ({end} + i) * {c}, in + {last}, {4 * c});"
 
     def _loop(self, schedule: Schedule) -> str:
         network, count = self._network, len(self._network.layers)
@@ -364,6 +409,10 @@ class _Layers:
             "    };",
             f"    int32_t rows[{count + 2}] = {{0}};",
             "    memset(sr_arena.rows, 0, sizeof sr_arena.rows);",
+            *(
+                f"    memset(sr_arena.rows + {ring.offset}, {ring.zero}, {4 * ring.size});"
+                for ring in self._rings.values() if ring.integers
+            ),
             f"    for (int32_t i = 0; i < {len(schedule.steps)}; i++) {{",
             "        const int32_t y = rows[steps[i]]++;",
             "        switch (steps[i]) {",

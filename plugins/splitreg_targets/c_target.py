@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.edge import EdgeSource, ExportedTarget, ExportTarget, Runner
-from splitreg.errors import RecipeError
+from splitreg.errors import BundleError, RecipeError
 from splitreg_targets.c_compiler import build_library
 from splitreg_targets.c_graph import read_graph
 from splitreg_targets.c_library import CLibrary
@@ -23,6 +23,7 @@ class CTarget(ExportTarget):
 
     Args:
         size: (height, width) of the network's input; the bundle's by default.
+        precision: ``"fp32"``, or ``"int8"`` from ``edge.int8.onnx``.
         prefix: of public names in C, and name of the files.
         max_width: the widest image that can be encoded; memory grows by 8 bytes per pixel.
 
@@ -34,15 +35,18 @@ class CTarget(ExportTarget):
         self,
         *,
         size: tuple[int, int] | None = None,
+        precision: str = "fp32",
         prefix: str = "splitreg_model",
         max_width: int = 1920,
     ) -> None:
         if not prefix.isidentifier() or not prefix.isascii():
             raise RecipeError(f"target c: prefix must be a name in C, got {prefix!r}")
+        if precision not in ("fp32", "int8"):
+            raise RecipeError(f"target c: precision must be 'fp32' or 'int8', got {precision!r}")
         if not 1 <= max_width <= 65535:
             raise RecipeError(f"target c: max_width must be 1 to 65535, got {max_width}")
         self.size = None if size is None else tuple(size)
-        self.prefix, self.max_width = prefix, max_width
+        self.prefix, self.max_width, self.precision = prefix, max_width, precision
 
     def export(self, source: EdgeSource) -> ExportedTarget:
         """Write the C file and its header.
@@ -52,7 +56,12 @@ class CTarget(ExportTarget):
             MissingExtra: onnx is not installed.
         """
         source = source.at(self.size)  # type: ignore[arg-type]
-        network = read_graph(source.graph, source.coding.preprocess.size)
+        graph = source.graph if self.precision == "fp32" else source.int8
+        if graph is None:
+            raise BundleError(
+                "the bundle has no edge.int8.onnx, from which integers are taken; publish it with --int8 --calibrate DIR"
+            )
+        network = read_graph(graph, source.coding.preprocess.size)
         code = write_source(network, source.coding, self.prefix, self.max_width)
         files = {f"{self.prefix}.c": code.source.encode(), f"{self.prefix}.h": code.header.encode()}
         return ExportedTarget(files=files, report=code.report)

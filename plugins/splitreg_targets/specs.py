@@ -13,3 +13,6 @@ C = _target("c", "c_target:CTarget",
 WASM = _target("wasm", "wasm_target:WasmTarget",
     "WebAssembly with SIMD and an ES module, for browsers and Node.",
     "")  # fmt: skip
+OPENVINO = _target("openvino", "openvino_target:OpenvinoTarget",
+    "OpenVINO IR in float32, for programs that use OpenVINO without ONNX.",
+    "")  # fmt: skip

@@ -21,7 +21,8 @@ from splitreg_targets.c_target import CTarget
 
 MODULE, MODEL = "splitreg-edge.js", "splitreg-model.wasm"
 _FLAGS = (
-    "-mcpu=baseline+simd128+bulk_memory+bulk_memory_opt", "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=65536",
+    "-mcpu=baseline+simd128+bulk_memory+bulk_memory_opt", "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-all",
+    "-Wl,-z,stack-size=65536",
 )  # fmt: skip
 _SCRIPT = """
 import { readFileSync, writeSync } from "node:fs";

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from splitreg_heads.bases import MaskHead, check_labels, pixel_cross_entropy, stack_masks
 from splitreg_heads.pyramid import StridedMap
 from torch import Tensor
@@ -14,6 +15,7 @@ from torchvision.models.segmentation import deeplabv3, fcn
 from splitreg.errors import RecipeError
 from splitreg.specs import FeatureSpec
 from splitreg.tasks import IGNORE, Prediction
+from splitreg_torchvision.weights import copy_into, read_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,12 @@ class DeepLabHead(MaskHead):
         labels: K class names, at most 255.
         rates: dilation rates in cells of the deepest feature; choose smaller ones for small images.
         auxiliary: weight of the auxiliary loss; 0: no auxiliary head.
+        pretrained: place of a checkpoint of torchvision's DeepLabV3, such as
+            ``torchvision:deeplabv3_resnet50``. Its auxiliary head is used only if it fits.
 
     Raises:
         RecipeError: an option is out of range, or there are no labels.
+        BundleError: the checkpoint does not have the weights of this head.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class DeepLabHead(MaskHead):
         *,
         rates: tuple[int, ...] = (12, 24, 36),
         auxiliary: float = 0.5,
+        pretrained: str = "",
     ) -> None:
         super().__init__()
         self.labels = check_labels("seg-deeplabv3", labels, IGNORE)
@@ -56,6 +62,12 @@ class DeepLabHead(MaskHead):
         self.weight = auxiliary
         self.classify = deeplabv3.DeepLabHead(features[self.needs[-1]].channels, len(labels), tuple(rates))
         self.assist = fcn.FCNHead(features[self.needs[0]].channels, len(labels)) if auxiliary else None
+        if pretrained and torch.get_default_device().type != "meta":
+            tensors = read_part(pretrained, "segmenter")
+            copy_into(self.classify, _under(tensors, "classify."), f"{pretrained}, as head seg-deeplabv3")
+            own, aux = {} if self.assist is None else self.assist.state_dict(), _under(tensors, "assist.")
+            if self.assist is not None and all(key in aux and aux[key].shape == own[key].shape for key in own):
+                copy_into(self.assist, aux, f"{pretrained}, as head seg-deeplabv3")
 
     @classmethod
     def select(cls, available: Sequence[int]) -> tuple[int, ...]:
@@ -91,3 +103,7 @@ class DeepLabHead(MaskHead):
             # batch normalisation rejects a single value; with two equal ones the pooled branch is constant
             return self.classify(feature.repeat(2, 1, 1, 1))[:1].float()  # type: ignore[no-any-return]
         return self.classify(feature).float()  # type: ignore[no-any-return]
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Specs of the heads made of torchvision's modules; imports no torch."""
+"""Specs of the backbones and heads made of torchvision's modules; imports no torch."""
 
 from splitreg.specs import ComponentSpec
 
@@ -11,4 +11,19 @@ SEG_DEEPLABV3 = ComponentSpec(
     kind="head", name="seg-deeplabv3", api=1, target="splitreg_torchvision.deeplab:DeepLabHead",
     summary="A class per pixel, from torchvision's DeepLabV3 head with an auxiliary FCN head in training.",
     source="Chen et al. 2017, arXiv:1706.05587",
+)  # fmt: skip
+INST_MASKRCNN = ComponentSpec(
+    kind="head", name="inst-maskrcnn", api=1, target="splitreg_torchvision.maskrcnn:MaskRCNNHead",
+    summary="Boxes with a mask for each object, from torchvision's Mask R-CNN.",
+    source="He et al. 2017, arXiv:1703.06870",
+)  # fmt: skip
+POSE_KEYPOINTRCNN = ComponentSpec(
+    kind="head", name="pose-keypointrcnn", api=1, target="splitreg_torchvision.keypointrcnn:KeypointRCNNHead",
+    summary="Boxes with keypoints for each object, from torchvision's Keypoint R-CNN.",
+    source="He et al. 2017, arXiv:1703.06870",
+)  # fmt: skip
+TORCHVISION = ComponentSpec(
+    kind="backbone", name="torchvision", api=1, target="splitreg_torchvision.backbones:TorchvisionBackbone", family=True,
+    members="splitreg_torchvision.members:names", source="github.com/pytorch/vision",
+    summary="torchvision's ResNets and MobileNetV3, as in its detectors and segmenters.",
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """From a recipe to a model and back: ``plan`` checks, ``build`` allocates, ``save`` and ``load`` use bundles."""
 
+import splitreg.python311  # noqa: F401
 from splitreg.assembly.building import build
 from splitreg.assembly.calibration import calibrate
 from splitreg.assembly.edge import EdgeModel

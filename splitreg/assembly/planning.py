@@ -202,10 +202,11 @@ def _preferred_codec(bottleneck: str, symbols: SymbolSpec, registry: Registry) -
 
 
 def _targets(parts: Sequence[DataPart], registry: Registry, problems: _Problems) -> _Targets | None:
-    """Return target name -> task and labels of all datasets; None if the recipe has no dataset."""
+    """Return target name -> task and labels of all datasets; None if the recipe has no dataset, or one is wrong."""
     if not parts:
         return None
     targets: dict[str, TargetSpec] = {}
+    before = len(problems)
     for part in parts:
         with problems.error_context(f"dataset {part.name}"):
             for name, spec in describe_dataset(part, registry).items():
@@ -216,7 +217,7 @@ def _targets(parts: Sequence[DataPart], registry: Registry, problems: _Problems)
                     )
                 targets[name] = spec
     targets.setdefault(RECONSTRUCTION, TargetSpec(task=RECONSTRUCTION))
-    return targets
+    return targets if len(problems) == before else None
 
 
 def _head(

@@ -65,8 +65,10 @@ class Bundle:
             BundleError: the file is missing, not listed or altered.
         """
         with self._listed(name) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._compare(digest, name)
+            digest = hashlib.sha256()
+            while block := file.read(2**20):
+                digest.update(block)
+        self._compare(digest.hexdigest(), name)
         return self.folder / name
 
     def fetch_all(self) -> None:

@@ -10,9 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from splitreg.errors import BundleError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 FORMAT, VERSION = "splitreg-bundle", 1
 #: Name of the file.

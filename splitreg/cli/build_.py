@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from splitreg.assembly import Plan
+    from splitreg.recipe import Recipe
+
 
 @click.command("build")
 @click.option("--backbone", metavar="NAME", help="Backbone, e.g. resnet50.")
@@ -55,7 +58,6 @@ def command(
     """
     from splitreg.assembly import build, calibrate, save
     from splitreg.recipe import Recipe
-    from splitreg.training.checks import check_recipe
 
     if recipe is None and (backbone is None or heads is None):
         raise click.UsageError(
@@ -68,7 +70,7 @@ def command(
         keys["heads"] = heads.split(",")
     if size is not None:
         keys["input"] = {**keys.get("input", {}), "size": read_size(size)}
-    planned = check_recipe(Recipe.from_mapping(keys, overrides))
+    planned = _plan(Recipe.from_mapping(keys, overrides), with_training=recipe is not None or bool(overrides))
     if as_json:
         print_json(planned.to_json())
     else:
@@ -82,6 +84,17 @@ def command(
         save(model, output, overwrite=overwrite)
         state = "untrained; see splitreg train" if images is None else "calibrated, not trained"
         click.echo(f"wrote {output} ({state})", err=True)
+
+
+def _plan(recipe: Recipe, *, with_training: bool) -> Plan:
+    """Plan a model; with training also check stages and data, which imports the libraries that train."""
+    if not with_training:
+        from splitreg.assembly import plan
+
+        return plan(recipe)
+    from splitreg.training.checks import check_recipe
+
+    return check_recipe(recipe)
 
 
 def read_images(folder: Path, number: int) -> list[NDArray[np.uint8]]:

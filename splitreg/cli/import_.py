@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from splitreg.cli.tables import print_json, table
+
+if TYPE_CHECKING:
+    from splitreg.assembly import SplitModel
 
 #: Number of mismatched tensors in the table; ``--json`` has all.
 SHOWN = 40
@@ -20,6 +23,8 @@ SHOWN = 40
 @click.option("--recipe", type=click.Path(dir_okay=False), help="Recipe of the model; keys for training are ignored.")
 @click.option("--backbone", metavar="NAME", help="Backbone, e.g. resnet50.")
 @click.option("--heads", metavar="NAME,...", help="Heads.  [default: those of the checkpoint]")
+@click.option("--cut", metavar="STAGE", help="Stage after which to split.  [default: layer1 for torchvision's models]")
+@click.option("--bottleneck", metavar="NAME", help='Bottleneck to insert, e.g. \'{name="fp",from="feature"}\'.')
 @click.option("--codec", metavar="NAME", help="Codec.  [default: rans]")
 @click.option("--input", "size", metavar="HxW", help="Input size in pixels.  [default: the recipe's, or 224x224]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. bottleneck.channels=12.")
@@ -28,9 +33,17 @@ SHOWN = 40
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def command(
     checkpoints: tuple[str, ...], output: str, recipe: str | None, backbone: str | None, heads: str | None,
-    codec: str | None, size: str | None, overrides: tuple[str, ...], strict: bool, as_json: bool, overwrite: bool,
+    cut: str | None, bottleneck: str | None, codec: str | None, size: str | None, overrides: tuple[str, ...],
+    strict: bool, as_json: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Make a bundle from checkpoints of sc2bench or Ladon.
+    """Make a bundle from checkpoints of torchvision, sc2bench or Ladon.
+
+    CHECKPOINT is a file of torch.save or safetensors, hf:ORG/NAME, or torchvision:MODEL for what torchvision downloads.
+    Detectors, segmenters and ResNets of torchvision are read whole: backbone and heads are found by their tensors. With
+    the bottleneck raw, the default, the split model predicts what torchvision's model does; another one is new and must
+    be trained.
+
+    Of sc2bench and Ladon:
 
     The model is a ResNet with a factorised-prior bottleneck that reads the image, and its heads. Several checkpoints are
     heads on one bitstream, as in Ladon. Every tensor that does not fit is reported: unused (no such tensor in the
@@ -41,6 +54,8 @@ def command(
 
     \b
     splitreg import efficientnet-lite0.pth --backbone tf_efficientnet_lite0 -o lite0.safetensors
+    splitreg import torchvision:fasterrcnn_resnet50_fpn_v2 --input 800x800 -o detector
+    splitreg import detector.pth --cut layer2 --bottleneck '{name="fp",from="feature",encoder="light"}' -o split
     splitreg import ladon.pt --backbone resnet50 --input 416x416 -o ladon
     splitreg import classes.pt boxes.pt masks.pt --backbone resnet50 --input 416x416 -o ladon --strict
     """
@@ -48,16 +63,19 @@ def command(
     from splitreg.bundle import check_free
     from splitreg.cli.build_ import read_size
     from splitreg.interop import import_checkpoint
+    from splitreg.overrides import parse_overrides
     from splitreg.recipe import Recipe
 
-    if recipe is None and backbone is None:
-        raise click.UsageError("--backbone NAME or --recipe FILE is required, as in --backbone resnet50")
     if output.endswith(".safetensors"):
         _import_weights(checkpoints, output, backbone, overwrite=overwrite)
         return
     check_free(Path(output), overwrite=overwrite)
     base = Recipe.read(recipe) if recipe else None
     keys: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
+    if cut is not None:
+        keys["cut"] = cut
+    if bottleneck is not None:
+        keys["bottleneck"] = parse_overrides([f"bottleneck={bottleneck}"])["bottleneck"]
     if codec is not None:
         keys["codec"] = codec
     if heads is not None:
@@ -68,10 +86,12 @@ def command(
     fit = imported.fit
     if as_json:
         print_json(fit.to_json())
-    elif fit.misfits:
+    if not as_json and fit.misfits:
         click.echo(table(("misfit", "tensor", "detail"), [(m.kind, m.name, m.detail) for m in fit.misfits[:SHOWN]]))
         if len(fit.misfits) > SHOWN:
             click.echo(f"... and {len(fit.misfits) - SHOWN} more, see --json")
+    if not as_json:
+        click.echo(_found(imported.model), err=True)
     if strict:
         fit.check()
     save(imported.model, output, overwrite=overwrite)
@@ -79,6 +99,14 @@ def command(
         f"wrote {output}: {fit.used} tensors from {fit.layout}, {fit.derived} derived, {len(fit.misfits)} misfits",
         err=True,
     )
+
+
+def _found(model: SplitModel) -> str:
+    """Return one line about the parts of the model."""
+    recipe = model.recipe
+    heads = ", ".join(f"{head.plugin} with {len(head.labels or ())} classes" for head in recipe.heads)
+    trained = "" if model.trained else "; it needs training"
+    return f"{recipe.backbone.name} cut after {recipe.cut}, bottleneck {recipe.bottleneck.name}, {heads}{trained}"
 
 
 def _import_weights(checkpoints: tuple[str, ...], output: str, backbone: str | None, *, overwrite: bool) -> None:

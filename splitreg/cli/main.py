@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "list", "show", "data", "init", "new", "build", "train", "sweep", "eval", "bench", "predict", "encode", "edge", "infer",
-    "serve", "send", "watch", "inspect", "import", "publish", "verify", "check", "demo",
+    "serve", "send", "watch", "inspect", "import", "publish", "verify", "check", "demo", "bridge",
 )  # fmt: skip
 
 

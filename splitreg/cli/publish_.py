@@ -47,8 +47,8 @@ CALIBRATION_IMAGES = 64
 def command(
     bundle: str, output: str | None, place: str | None, private: bool, data: str | None, root: str | None,
     split: str | None, options: tuple[str, ...], limit: int | None, examples: int, codec: str | None,
-    targets: tuple[str, ...], int8: bool, calibrate: str | None, gate: float | None,
-    overwrite: bool, quiet: bool, unknown: str | None,
+    targets: tuple[str, ...], int8: bool, calibrate: str | None, gate: float | None, overwrite: bool, quiet: bool,
+    unknown: str | None,
 ) -> None:  # fmt: skip
     """Write a checked copy of a bundle with results and exports.
 

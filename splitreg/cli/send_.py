@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from splitreg.cli.writing import stem_of, write_drawings, write_output
 
 if TYPE_CHECKING:
     from splitreg.edge import Answer, Client
+    from splitreg.edge.stream_client import StreamClientOptions
     from splitreg.errors import SplitregError
     from splitreg.imaging import ImageLike
 
@@ -82,12 +83,7 @@ def command(
     token = None if token_file is None else read_token(token_file)
     following = Follower(tracking) if tracking else contextlib.nullcontext()
     if stream:
-        given = click.get_current_context().params
-        if not images or any(given[name] is not None for name in ("outbox", "draw", "answers", "budget_bytes")):
-            raise click.UsageError(
-                "--stream needs a source, and excludes --outbox, --draw, --answers and --budget-bytes"
-            )
-        options = stream_client_options(given, tracked=bool(tracking))
+        options = _stream_options(click.get_current_context().params, tracked=bool(tracking))
         target = StreamTarget(bundle=bundle, url=url, heads=names, token=token)
         with following as follower:
             send_stream(target, follow_frames(images, every, follower), options, as_json=as_json, follower=follower)
@@ -118,6 +114,12 @@ def command(
         budget = {"rate": rate, "budget_bytes": budget_bytes, "budget_ms": budget_ms}
         report = upload(client, _named_images(images, every, printer), printer, on_error=_print_error, rate=budget)
         _check(client, report.failed, report.left, printer, f"splitreg send {bundle} --to {url} --outbox {outbox}")
+
+
+def _stream_options(given: Mapping[str, Any], *, tracked: bool) -> StreamClientOptions:
+    if not given["images"] or any(given[name] is not None for name in ("outbox", "draw", "answers", "budget_bytes")):
+        raise click.UsageError("--stream needs a source, and excludes --outbox, --draw, --answers and --budget-bytes")
+    return stream_client_options(given, tracked=tracked)
 
 
 def _check(client: Client, failed: int, left: int, printer: _Printer, again: str) -> None:

@@ -8,11 +8,13 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from splitreg.events import Event, EventLog
     from splitreg.imaging import ImageLike
     from splitreg.mqtt import MqttPublisher

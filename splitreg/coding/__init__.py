@@ -34,7 +34,8 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "HyperModel": "splitreg.coding.hyper", "IntegerLayer": "splitreg.coding.integer",
     "IntegerNetwork": "splitreg.coding.integer", "LatentCoding": "splitreg.coding.latent_coding",
     "LatentModel": "splitreg.coding.streams", "Packet": "splitreg.coding.packet", "RansCodec": "splitreg.coding.rans",
-    "derive_tables": "splitreg.coding.rans_tables", "SymbolModel": "splitreg.coding.symbols", "VariableModel": "splitreg.coding.variable",
+    "derive_tables": "splitreg.coding.rans_tables",
+    "SymbolModel": "splitreg.coding.symbols", "VariableModel": "splitreg.coding.variable",
     "decode_streams": "splitreg.coding.streams", "encode_streams": "splitreg.coding.streams",
     "load_model": "splitreg.coding.streams",
 })  # fmt: skip

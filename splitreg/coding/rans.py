@@ -12,7 +12,9 @@ arXiv:1402.3392.
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from collections import OrderedDict
 from typing import Any, ClassVar
 
@@ -62,6 +64,8 @@ class RansCodec(Codec):
             raise RecipeError(
                 "codec rans: the C kernel was not built; install splitreg with a C compiler, or use kernel='auto'"
             )
+        if kernel == "auto" and c_kernel is None:
+            _warn_without_kernel()
         self._coder: Any = c_kernel or rans_numpy
         self._cache: OrderedDict[tuple[int, bool], tuple[Any, Tables]] = OrderedDict()
 
@@ -140,6 +144,17 @@ class RansCodec(Codec):
             while len(self._cache) > _CACHED_MODELS:
                 self._cache.popitem(last=False)
         return entry[1]
+
+
+@functools.cache
+def _warn_without_kernel() -> None:
+    """State once what the missing kernel costs."""
+    warnings.warn(
+        "the C kernel of splitreg is not installed: rANS runs in numpy, 100 to 300 times slower, with the same bytes; "
+        "install a wheel for this platform, or install from source with a C compiler (splitreg edge info shows the kernel)",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def _check_limits(shape: tuple[int, ...]) -> None:

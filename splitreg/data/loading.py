@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from splitreg.imaging import Preprocess
 from splitreg.specs import TargetSpec
 from splitreg.tasks import RECONSTRUCTION, Sample
 
-__all__ = ["Batch", "Loader", "LoaderOptions", "Mixture", "OrderedSource", "Renamed", "Source", "collate", "seeded"]
+__all__ = ["Batch", "Loader", "LoaderOptions", "Mixture", "OrderedSource", "Source", "collate", "seeded"]
 
 
 class Source(Protocol):
@@ -60,27 +60,6 @@ def seeded(*key: int) -> Iterator[None]:
         yield
     finally:
         torch.random.set_rng_state(before)
-
-
-class Renamed:
-    """A dataset whose targets have other names.
-
-    Args:
-        dataset: the dataset.
-        rename: values by target name -> the same under other names; it may leave some out.
-    """
-
-    def __init__(self, dataset: Source, rename: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
-        self.dataset, self._rename = dataset, rename
-        self.targets: Mapping[str, TargetSpec] = rename(dataset.targets)
-        self.clips = getattr(dataset, "clips", ())
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.dataset[index]
-        return replace(sample, targets=self._rename(sample.targets))
 
 
 class Mixture:

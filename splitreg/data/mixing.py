@@ -58,10 +58,11 @@ def check_tasks(tasks: Mapping[str, str], options: Mapping[str, Any]) -> None:
 def mosaic(samples: Sequence[Sample]) -> Sample:
     """Return four samples as the tiles of one image, of the size of the first (Bochkovskiy et al. 2020, arXiv:2004.10934).
 
-    Each tile is a random crop, resized. Draws from torch's generator.
+    Each tile is a random crop, resized. Targets other than boxes and masks are left out: a crop may not show them. Draws
+    from torch's generator.
 
     Args:
-        samples: four of them, all with the same targets, of ``TASKS["mosaic"]``.
+        samples: four of them, all with the same targets.
     """
     height, width = samples[0].image.shape[-2:]
     low, high = MEETING
@@ -74,7 +75,7 @@ def mosaic(samples: Sequence[Sample]) -> Sample:
         pixels, targets = _tile(sample, rows, columns)
         image[top : top + rows, left : left + columns] = pixels.as_subclass(Tensor).permute(1, 2, 0)
         tiles.append({name: _moved(target, (top, left), (height, width)) for name, target in targets.items()})
-    targets = {name: _joined([tile[name] for tile in tiles], places) for name in samples[0].targets}
+    targets = {name: _joined([tile[name] for tile in tiles], places) for name in tiles[0]}
     return dataclasses.replace(samples[0], image=tv_tensors.Image(image.permute(2, 0, 1)), targets=targets)
 
 

@@ -5,12 +5,11 @@ Every place that opens or describes a dataset of a recipe uses ``open_dataset`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from splitreg.data.classes import match
-from splitreg.data.loading import Renamed
 from splitreg.errors import RecipeError, suggest
 from splitreg.recipe import DataPart
 from splitreg.registry import Registry
@@ -68,6 +67,27 @@ class Selected:
             if target is not None:
                 targets[name] = target.relabel(selection.indexes, len(selection.labels))
         return replace(sample, targets=targets)
+
+
+class Renamed:
+    """A dataset whose targets have other names.
+
+    Args:
+        dataset: the dataset.
+        rename: values by target name -> the same under other names; it may leave some out.
+    """
+
+    def __init__(self, dataset: Any, rename: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+        self.dataset, self._rename = dataset, rename
+        self.targets: Mapping[str, TargetSpec] = rename(dataset.targets)
+        self.clips = getattr(dataset, "clips", ())
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        return replace(sample, targets=self._rename(sample.targets))
 
 
 def select(targets: Mapping[str, TargetSpec], classes: Classes) -> dict[str, Selection]:

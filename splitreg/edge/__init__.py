@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from splitreg.edge.client import Client
     from splitreg.edge.encoder import EdgeEncoder, read_coding
     from splitreg.edge.half import EdgeHalf
-    from splitreg.edge.info import describe
+    from splitreg.edge.info import describe, describe_machine
     from splitreg.edge.link import LinkEstimate
     from splitreg.edge.options import ClientOptions
     from splitreg.edge.outbox import Outbox
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "EdgeSource", "EdgeStream",
-    "ExportTarget", "ExportedTarget", "Frame",
-    "FrameSource", "LinkEstimate", "Network", "Outbox", "Runner", "SourceOptions", "StreamOptions", "TimedImage", "Times",
-    "UploadReport", "describe", "frames", "load_network", "onnx_session", "open_source", "read_coding", "timed_images",
-    "upload",
+    "ExportTarget", "ExportedTarget", "Frame", "FrameSource", "LinkEstimate", "Network", "Outbox", "Runner",
+    "SourceOptions", "StreamOptions", "TimedImage", "Times", "UploadReport", "describe", "describe_machine", "frames",
+    "load_network", "onnx_session", "open_source", "read_coding", "timed_images", "upload",
 ]  # fmt: skip
 
 # Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
@@ -38,6 +37,7 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "EdgeSource": "splitreg.edge.targets", "ExportTarget": "splitreg.edge.targets",
     "ExportedTarget": "splitreg.edge.targets", "Runner": "splitreg.edge.targets",
     "Times": "splitreg.edge.answer", "UploadReport": "splitreg.edge.uploading", "describe": "splitreg.edge.info",
+    "describe_machine": "splitreg.edge.info",
     "Frame": "splitreg.edge.sources", "FrameSource": "splitreg.edge.sources",
     "SourceOptions": "splitreg.edge.source_options", "TimedImage": "splitreg.edge.sources",
     "timed_images": "splitreg.edge.sources", "open_source": "splitreg.edge.sources",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from splitreg.coding.packet import Packet
 from splitreg.edge.answer import Answer, DrainReport
@@ -46,6 +46,8 @@ from splitreg.wire.protocol import (
 )
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from splitreg.imaging import ImageLike
 
 #: Seconds: pauses are random below a bound that starts here and doubles up to the maximum.

@@ -19,9 +19,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from splitreg.errors import OutboxError, OutboxFull, RecipeError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 ResultT = TypeVar("ResultT")
 _APPLICATION, _VERSION = 0x5352_4F42, 2  # "SROB"

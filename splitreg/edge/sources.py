@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -31,6 +31,9 @@ from splitreg.edge.source_options import SourceOptions
 from splitreg.errors import ImageError, RecipeError, SourceError
 from splitreg.files import VIDEO_SUFFIXES, is_image
 from splitreg.imaging import ImageLike, read
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _CAMERA = "camera:"
 #: Platform -> FFmpeg's input format for cameras, and the name of device n.

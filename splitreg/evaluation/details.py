@@ -101,6 +101,7 @@ class Details:
     def __init__(self, model: SplitModel, worst: int = WORST) -> None:
         self.model, self.worst = model, worst
         self._counters: dict[str, _Counter] = {}
+        self._metrics: dict[str, Any] = {}
         self._worst: dict[str, list[tuple[float, int, Prediction, int]]] = {}
 
     def add(self, observed: Observed) -> None:
@@ -110,8 +111,10 @@ class Details:
             if name not in self._counters:
                 labels = next(planned.labels for planned in self.model.plan.heads if planned.name == name)
                 self._counters[name] = _COUNTERS.get(head.task, _Counter)(labels)
+                self._metrics[name] = head.metric()
             self._counters[name].add(prediction, target)
-            metric = head.metric()
+            metric = self._metrics[name]
+            metric.reset()
             metric.update([prediction], [target])
             value = float(metric.compute()[head.primary])
             if math.isfinite(value):

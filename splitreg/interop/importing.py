@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,17 @@ from splitreg.assembly.building import assemble
 from splitreg.assembly.labels import class_names
 from splitreg.assembly.model import SplitModel
 from splitreg.assembly.planning import plan
-from splitreg.checkpoints import read_checkpoint
+from splitreg.checkpoints import read_checkpoint, weights_file
 from splitreg.errors import CheckpointError
-from splitreg.interop.layouts import LAYOUTS, CheckpointLayout
+from splitreg.interop.layouts import LAYOUTS, SPLIT, CheckpointLayout
 from splitreg.recipe import HeadPart, Recipe
 from splitreg.registry import Registry
 
+#: Beginning of the SHA-256 of torchvision's weights for COCO that it uses with an epsilon of 0.
+ZERO_EPSILON = ("258fb6c6", "bf2d0c1e", "fc266e95", "9f466800")
+_KEPT = "in the model, keeps its initial value"
+#: Keypoints of a person in COCO.
+COCO_POINTS = 17
 #: Keys of a recipe for training, which an imported model has not seen.
 _TRAINING_KEYS = ("data", "augment", "teacher", "stages", "sweep")
 
@@ -30,7 +36,8 @@ class Misfit:
 
     Args:
         kind: ``unused`` (not in the model), ``missing`` (not in the checkpoint), ``shape``,
-            ``values`` (not finite floats), or ``differs`` (two checkpoints differ; the first is used).
+            ``values`` (not finite floats), ``differs`` (two checkpoints differ; the first is used), or
+            ``new`` (of a bottleneck that is inserted into a whole model, no fault).
         name: name in the checkpoint; for ``missing``, in the model.
         detail: what is there and what was expected.
     """
@@ -58,15 +65,16 @@ class Fit:
     misfits: tuple[Misfit, ...]
 
     def check(self) -> None:
-        """Check that every tensor fits.
+        """Check that every tensor fits, but for those of a new bottleneck.
 
         Raises:
             CheckpointError: a tensor does not.
         """
-        if self.misfits:
-            kinds = [misfit.kind for misfit in self.misfits]
+        faults = [misfit for misfit in self.misfits if misfit.kind != "new"]
+        if faults:
+            kinds = [misfit.kind for misfit in faults]
             counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-            first = self.misfits[0]
+            first = faults[0]
             raise CheckpointError(
                 f"{len(kinds)} tensors do not fit ({counts}), for instance {first.name}: {first.detail}; without strict, the "
                 "others are imported"
@@ -120,12 +128,15 @@ def import_checkpoint(
     names = [name for _, tensors in states for name in tensors]
     layout = max(LAYOUTS, key=lambda candidate: sum(_known(candidate, name) for name in names))
     shapes = {layout.plain(name): value.shape for _, tensors in reversed(states) for name, value in tensors.items()}
-    planned = plan(_recipe(layout, shapes, recipe, keys, overrides), registry=registry)
+    whole = {} if layout.whole is None or recipe is not None else layout.whole(shapes)
+    if whole and _uses_zero_epsilon(paths):
+        whole["backbone"]["norm_eps"] = 0.0
+    planned = plan(_recipe(layout, shapes, recipe, {**whole, **keys}, overrides), registry=registry)
     model = assemble(planned, weights=False)
     fit = _fill(model.state_dict(keep_vars=True), states, layout, planned.recipe.heads)
     if strict:
         fit.check()
-    model.trained = all(misfit.kind not in ("missing", "shape", "values") for misfit in fit.misfits)
+    model.trained = all(misfit.kind not in ("missing", "shape", "values", "new") for misfit in fit.misfits)
     return Imported(model=model.eval(), fit=fit)
 
 
@@ -141,10 +152,16 @@ def _recipe(
     overrides: Sequence[str],
 ) -> Recipe:
     """Return the recipe with bottleneck sizes, heads and class counts from the checkpoints' shapes."""
+    options = dict(keys).get("options", {})
     table = {**(recipe.to_mapping() if recipe else {}), **keys}
+    table.pop("options", None)
     table = {key: value for key, value in table.items() if key not in _TRAINING_KEYS}
     if recipe is None:
         table.setdefault("input", {"mode": "resize"})
+    if "backbone" not in table:
+        raise CheckpointError(
+            f"checkpoints of {layout.name} do not name their backbone; name it with --backbone, as in --backbone resnet50"
+        )
     if recipe is None and "bottleneck" not in table:
         sizes = {
             option: int(shapes[name][axis])
@@ -153,22 +170,45 @@ def _recipe(
         }
         table["bottleneck"] = {"name": "fp", "encoder": "gdn", "from": "image", **sizes}
     if "heads" not in table:
-        table["heads"] = [plugin for plugin, (_, name, _) in layout.classes.items() if name in shapes]
+        table["heads"] = _heads_in(layout, shapes)
         if not table["heads"]:
             raise CheckpointError(
                 f"the checkpoint has none of the heads {', '.join(layout.classes)} in the layout of {layout.name}; name the "
                 "heads of the model, as in --heads cls, which stay untrained"
             )
     complete = Recipe.from_mapping(table, overrides)
-    return replace(complete, heads=tuple(_head(layout, shapes, head) for head in complete.heads))
+    return replace(complete, heads=tuple(_head(layout, shapes, head, options) for head in complete.heads))
 
 
-def _head(layout: CheckpointLayout, shapes: Mapping[str, Sequence[int]], head: HeadPart) -> HeadPart:
+def _heads_in(layout: CheckpointLayout, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return the heads whose tensors are in the checkpoint; of those that share tensors, the one with the most."""
+    names = [plugin for plugin, (_, name, _) in layout.classes.items() if name in shapes]
+    detectors = [name for name in names if name.endswith("rcnn")]
+    return [name for name in names if name not in detectors[1:]]
+
+
+def _head(
+    layout: CheckpointLayout, shapes: Mapping[str, Sequence[int]], head: HeadPart, options: Mapping[str, Any]
+) -> HeadPart:
     task, name, others = layout.classes.get(head.plugin, ("", "", 0))
     if not shapes.get(name):
         return head
-    labels = head.labels or class_names(task, int(shapes[name][0]) - others)
-    return replace(head, labels=labels, options={**layout.options.get(head.plugin, {}), **head.options})
+    count = int(shapes[name][0]) - others
+    own = {**layout.options.get(head.plugin, {}), **options.get(head.plugin, {})}
+    if head.plugin == "pose-keypointrcnn":  # its tensor has the keypoints
+        points, count = int(shapes[name][1]), int(shapes["roi_heads.box_predictor.cls_score.weight"][0]) - 1
+        own |= {} if points == COCO_POINTS else {"keypoints": [f"point {index}" for index in range(points)]}
+    labels = head.labels or (("person",) if task == "pose" and count == 1 else class_names(task, count))
+    return replace(head, labels=labels, options={**own, **head.options})
+
+
+def _uses_zero_epsilon(places: Sequence[Path]) -> bool:
+    """Whether a file is one of the weights that torchvision uses with an epsilon of 0."""
+    for place in places:
+        with weights_file(str(place)).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest()[:8] in ZERO_EPSILON:
+                return True
+    return False
 
 
 def _fill(
@@ -192,6 +232,9 @@ def _fill(
         fitting = expected = 0
         for name, value in tensors.items():
             target = layout.target(layout.plain(name), names)
+            if target is not None and target.startswith(SPLIT):
+                before, after = (part + target.removeprefix(SPLIT) for part in ("prefix.", "body."))
+                target = before if before in state else after
             if layout.is_derived(name):
                 derived += 1
                 continue
@@ -216,9 +259,11 @@ def _fill(
         _check_share(path, fitting, expected, layout)
     required = [name for name in state if not layout.is_derived(name)]
     own = [name for name in required if name.startswith("bottleneck.")]
-    _check_share(states[0][0], sum(name in filled for name in own), len(own), layout, " of the bottleneck")
+    if layout.whole is None:
+        _check_share(states[0][0], sum(name in filled for name in own), len(own), layout, " of the bottleneck")
+    new = () if layout.whole is None else ("bottleneck.",)
     misfits += [
-        Misfit(kind="missing", name=name, detail=f"{_size(state[name])} in the model, keeps its initial value")
+        Misfit(kind="new" if name.startswith(new) else "missing", name=name, detail=f"{_size(state[name])}, {_KEPT}")
         for name in required
         if name not in filled
     ]

@@ -11,7 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from splitreg.assembly.labels import COCO_GAPS, class_names
+from splitreg.errors import CheckpointError
 from splitreg.tasks import CLASSIFICATION, DETECTION, SEGMENTATION
+
+#: Prefix in the model of tensors of the backbone, which are before or after the cut.
+SPLIT = "*."
+#: Heads that have the two stages of torchvision's detectors.
+_DETECTORS = "pose-keypointrcnn inst-maskrcnn det-fasterrcnn"
 
 #: (value in the checkpoint, labels of the head; empty for the model itself) -> value in the model.
 Convert = Callable[[Tensor, Sequence[str]], Tensor]
@@ -26,13 +32,16 @@ class CheckpointLayout:
         source: description of the layout.
         wrappers: prefixes to remove, at most one of them.
         renamed: pattern -> replacement, for names of older versions.
-        moves: prefix in the checkpoint -> (head plugin, or "" for the model itself; prefix in the
-            model). The first match is used.
+        moves: prefix in the checkpoint -> (head plugin, several with spaces between, or "" for the model
+            itself; prefix in the model). The first match is used. ``SPLIT`` is the backbone before or
+            after the cut.
         derived: pattern of tensors, in both, that are computed from the others and ignored.
         converted: pattern of a name in the model -> conversion of the value.
         sizes: option of the bottleneck -> (tensor, axis) whose size it is.
         classes: head plugin -> (task, tensor, entries of its first axis that are not classes).
         options: head plugin -> options of its training, unless a recipe overrides them.
+        whole: for models without a bottleneck: (plain name -> shape) -> keys of a recipe, and ``options``
+            of heads as above.
     """
 
     name: str
@@ -45,6 +54,7 @@ class CheckpointLayout:
     sizes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     classes: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    whole: Callable[[Mapping[str, Sequence[int]]], dict[str, Any]] | None = None
 
     def plain(self, name: str) -> str:
         """Return a name in the checkpoint as in the latest version of the project, without a wrapper.
@@ -63,8 +73,9 @@ class CheckpointLayout:
         >>> SC2BENCH.target("fc.weight", {"cls": "animals"})
         'branches.animals.head.layers.3.weight'
         """
-        for prefix, (plugin, here) in self.moves.items():
-            if plain.startswith(prefix) and (not plugin or plugin in heads):
+        for prefix, (plugins, here) in self.moves.items():
+            plugin = next((name for name in plugins.split() if name in heads), "")
+            if plain.startswith(prefix) and (not plugins or plugin):
                 return (f"branches.{heads[plugin]}.head." if plugin else "") + here + plain.removeprefix(prefix)
         return None
 
@@ -148,5 +159,83 @@ SC2BENCH = CheckpointLayout(
     options=MappingProxyType({"det-fasterrcnn": {"anchor_scale": 8.0, "region_scale": 112 / 32**0.5}}),
 )  # fmt: skip
 
+
+def _recipe_of_torchvision(names: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Return backbone, cut, input and options of heads of a model of torchvision, from its plain names and shapes."""
+    frozen = "layer1.0.bn1.weight" in names and "layer1.0.bn1.num_batches_tracked" not in names
+    segmenter, detector = "classifier.4.weight" in names, "rpn.head.cls_logits.weight" in names
+    backbone: dict[str, Any] = {"name": _torchvision_backbone(names)}
+    backbone |= ({"dilated": True} if segmenter else {}) | ({"frozen_norm": True} if frozen else {})
+    size = [800, 800] if detector else [520, 520] if segmenter else [224, 224]
+    version = "_v2" if "rpn.head.conv.1.0.weight" in names else ""
+    likes = {
+        "det-fasterrcnn": f"fasterrcnn_resnet50_fpn{version}", "inst-maskrcnn": f"maskrcnn_resnet50_fpn{version}",
+        "pose-keypointrcnn": "keypointrcnn_resnet50_fpn",
+    }  # fmt: skip
+    mobile = not any(name.startswith("layer1.") for name in names)
+    return {
+        "backbone": backbone, "cut": "3" if mobile else "layer1", "bottleneck": "raw",
+        "input": {"size": size, "mode": "letterbox"},
+        "options": {head: {"like": like} for head, like in likes.items()} | {"seg-deeplabv3": {"auxiliary": 0.0}},
+    }  # fmt: skip
+
+
+#: (blocks of layer3, whether a block has three convolutions, width of the first) -> ResNet.
+_RESNETS = {
+    (2, False, 64): "resnet18", (6, False, 64): "resnet34", (6, True, 64): "resnet50", (23, True, 64): "resnet101",
+    (36, True, 64): "resnet152", (6, True, 128): "resnext50_32x4d", (23, True, 256): "resnext101_32x8d",
+}  # fmt: skip
+
+
+def _torchvision_backbone(names: Mapping[str, Sequence[int]]) -> str:
+    """Return the backbone with these tensors; raises CheckpointError if none is known."""
+    if "16.0.weight" in names:
+        return "tv_mobilenet_v3_large"
+    if "12.0.weight" in names:
+        return "tv_mobilenet_v3_small"
+    blocks = len({name.split(".")[1] for name in names if name.startswith("layer3.")})
+    key = (blocks, "layer1.0.conv3.weight" in names, int(names.get("layer1.0.conv1.weight", (0,))[0]))
+    shape = names.get("layer1.0.conv2.weight", (0, 0))
+    if key == (6, True, 128) and shape[1] == 128:
+        return "tv_wide_resnet50_2"
+    if key in _RESNETS:
+        return f"tv_{_RESNETS[key]}"
+    raise CheckpointError(
+        f"the backbone in the checkpoint is not known: {blocks} blocks in layer3, {key[2]} channels in its first block; "
+        "name it with --backbone"
+    )
+
+
+TORCHVISION = CheckpointLayout(
+    name="torchvision",
+    source="torchvision's detectors, segmenters and ResNets; github.com/pytorch/vision",
+    wrappers=("backbone.body.", "backbone.", "features."),
+    renamed=MappingProxyType({
+        r"^(fpn\.\w+_blocks\.\d)\.(weight|bias)$": r"\1.0.\2",  # torchvision before 0.13
+        r"^(rpn\.head\.conv)\.(weight|bias)$": r"\1.0.0.\2",
+        **{rf"^(roi_heads\.mask_head)\.mask_fcn{i + 1}\.(weight|bias)$": rf"\1.{i}.0.\2" for i in range(4)},
+    }),
+    moves=MappingProxyType({
+        **{f"{name}.": ("", f"{SPLIT}net.{name}.") for name in ("conv1", "bn1", *(f"layer{i}" for i in range(1, 5)))},
+        **{f"{i}.": ("", f"{SPLIT}net.{i}.") for i in range(17)},  # MobileNet
+        "fc.": ("cls", "layers.3."),
+        "fpn.": (_DETECTORS, "pyramid."),
+        "rpn.": (_DETECTORS, "rpn."),
+        "roi_heads.": (_DETECTORS, "regions."),
+        "classifier.": ("seg-deeplabv3", "classify."),
+        "aux_classifier.": ("seg-deeplabv3", "assist."),
+    }),
+    derived=r"(^|\.)num_batches_tracked$",
+    converted=MappingProxyType({r"\.regions\.box_predictor\.": _coco_order, r"\.mask_fcn_logits\.": _coco_order}),
+    classes=MappingProxyType({
+        "cls": (CLASSIFICATION, "fc.weight", 0),
+        "pose-keypointrcnn": ("pose", "roi_heads.keypoint_predictor.kps_score_lowres.weight", 0),
+        "inst-maskrcnn": (DETECTION, "roi_heads.mask_predictor.mask_fcn_logits.weight", 1),
+        "det-fasterrcnn": (DETECTION, "roi_heads.box_predictor.cls_score.weight", 1),
+        "seg-deeplabv3": (SEGMENTATION, "classifier.4.weight", 0),
+    }),
+    whole=_recipe_of_torchvision,
+)  # fmt: skip
+
 #: All layouts.
-LAYOUTS: tuple[CheckpointLayout, ...] = (SC2BENCH,)
+LAYOUTS: tuple[CheckpointLayout, ...] = (SC2BENCH, TORCHVISION)

@@ -119,7 +119,8 @@ def verify_target(
     packet = encode(image)
     parsed, recorded = Packet.parse(packet), Packet.parse(bundle.read(_RECORDED))
     if parsed.coded != recorded.coded:  # exported at another size: compare with the graph at that size
-        return f"packet of {len(packet)} bytes at {parsed.coded[1]}x{parsed.coded[0]} pixels; the test vectors have another size"
+        size = f"{parsed.coded[1]}x{parsed.coded[0]} pixels"
+        return f"packet of {len(packet)} bytes at {size}; the test vectors have another size"
     shape = _latent_shape(edge, image)
     decoded, expected = (edge.coding.decode(p.streams, shape) for p in (parsed, recorded))
     difference = symbol_difference(decoded, expected)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from splitreg.errors import RecipeError
 from splitreg.parsing import is_int, name_list, named, only, typed
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Options = Mapping[str, Any]
 _T = TypeVar("_T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import tomllib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,11 @@ from splitreg.parsing import listed, only, typed
 from splitreg.recipe.parts import IGNORE, REFUSE, BottleneckPart, DataPart, HeadPart, Input, Options, Part, TeacherPart
 from splitreg.recipe.stage import Stage
 from splitreg.zoo import find_recipe
+
+if sys.version_info >= (3, 11):  # noqa: UP036
+    import tomllib
+else:
+    import tomli as tomllib
 
 #: Example of each required key, for errors.
 _EXAMPLES = {"backbone": 'backbone = "resnet50"', "heads": 'heads = ["det", "seg"]'}

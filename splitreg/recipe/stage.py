@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from splitreg.errors import RecipeError
 from splitreg.parsing import listed, name_list, only, typed
 from splitreg.recipe.parts import Part
+
+if TYPE_CHECKING:
+    from typing import Self
 
 #: Precisions of training and serving, as in Lightning Fabric; the first is single precision.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

@@ -45,6 +45,7 @@ _OPERATIONS: Mapping[tuple[str, str], _Operation] = {
     ("GET", protocol.READYZ): ("Whether requests are accepted", (), (), (), (protocol.JSON,)),
     ("GET", protocol.METRICS): ("Metrics for Prometheus", (), (), (), ("text/plain",)),
     ("GET", OPENAPI): ("This document", (), (), (), (protocol.JSON,)),
+    ("GET", "/v1/edge"): ("The edge half of a model for browsers", ("model",), (), (), ("application/wasm",)),
     ("POST", "/v1/encode"): (
         "Encode an image for the page", ("model", "rate", "files"), (protocol.DEADLINE,),
         ("image/jpeg", "image/png", "image/webp"), (protocol.PACKET,),

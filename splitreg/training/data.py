@@ -159,6 +159,11 @@ class DataLoaders:
         return self._loader(self.datasets.val, options, False)
 
     @property
+    def mixed(self) -> bool:
+        """Whether images are augmented as the recipe says, with mosaic and mix-up."""
+        return self.augmented and self.augment is None
+
+    @property
     def _targets(self) -> frozenset[str]:
         return frozenset(head.target for head in self.recipe.heads if head.target is not None)
 

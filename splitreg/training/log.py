@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from splitreg.errors import TrainingError
+from splitreg.errors import SplitregError, TrainingError
 from splitreg.files import disk_errors, dump_json
 from splitreg.training.loggers import TensorBoard, TrainingLogger, open_loggers
 from splitreg.training.options import OnEvent, TrainOptions
@@ -51,11 +51,22 @@ class RunLog:
                 self._file.truncate(position)
             try:
                 for logger in loggers:
-                    logger.start(folder, recipe or {}, step)
-                    self._loggers.append(logger)
+                    self._start(logger, recipe or {}, step)
             except BaseException:
                 self.close()
                 raise
+
+    def _start(self, logger: TrainingLogger, recipe: Mapping[str, Any], step: int) -> None:
+        try:
+            logger.start(self._folder, recipe, step)
+        except SplitregError:
+            raise
+        except Exception as cause:  # of a package that this one does not know
+            name = type(logger).__name__
+            raise TrainingError(
+                f"the logger {name} does not start: {cause}; change its settings, or remove it"
+            ) from cause
+        self._loggers.append(logger)
 
     def write(self, event: str, **fields: Any) -> None:
         """Write one line; numbers that are not finite become null.

@@ -245,8 +245,10 @@ class Loop:
 
     def _warn_of_collapse(self, validation: Validation) -> None:
         stage = self._stage_run.stage
-        heads = [head_collapse(name, self.model.head(name), *pairs) for name, pairs in validation.probes.items()]
-        constant = [constant_output(name, *pairs) for name, pairs in validation.probes.items()]
+        learning = self._stage_run.active_heads  # a stage for the bottleneck alone teaches no head
+        probes = {name: pairs for name, pairs in validation.probes.items() if name in learning}
+        heads = [head_collapse(name, self.model.head(name), *pairs) for name, pairs in probes.items()]
+        constant = [constant_output(name, *pairs) for name, pairs in probes.items()]
         unknown = [unknown_pixels(name, targets) for name, (_, targets) in validation.probes.items()]
         rate = (rate_collapse(validation.bits, stage.rate_lambda), self._idle_rate())
         for warning in (*rate, *unknown, *constant, *heads):
@@ -257,7 +259,9 @@ class Loop:
         """Return a warning if the first stage with a rate term has not lowered the rate."""
         stages, stage = self.recipe.stages, self._stage_run.stage
         bits = [line["train"]["bits"] for line in self.history if line["stage"] == stage.name]
-        if len(bits) < 3 or any(earlier.rate_lambda for earlier in stages[: self.position.stage]):
+        if len(bits) < max(3, 2 * stage.rate_warmup) or any(
+            earlier.rate_lambda for earlier in stages[: self.position.stage]
+        ):
             return None
         return rate_idle(bits[0], bits[-1], stage.rate_lambda)
 

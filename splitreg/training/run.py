@@ -195,7 +195,7 @@ def _check(run: Run) -> None:
         raise RecipeError("; ".join(problems))
     for number, stage in enumerate(run.recipe.stages):
         check_stage(stage.freeze_to, run.model.plan.backbone.meta.stages, f"stages[{number}]: ")
-    if run.loaders.augmented:
+    if run.loaders.mixed:
         check_tasks({head.name: head.task for head in run.model.plan.heads}, with_preset(run.recipe.augment))
     student = student_capabilities(run.model)
     size = run.model.plan.preprocess.size

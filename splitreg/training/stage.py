@@ -38,7 +38,7 @@ class StageRun:
         self.model, self.stage, self.classes = run.model, run.recipe.stages[number], run.train_classes
         self.steps_per_epoch = steps_per_epoch
         self._key = f"{run.recipe.seed}/{number}"
-        self._mixup = float(with_preset(run.recipe.augment).get("mixup", 0.0)) if run.loaders.augmented else 0.0
+        self._mixup = float(with_preset(run.recipe.augment).get("mixup", 0.0)) if run.loaders.mixed else 0.0
         self.fabric = devices.open_fabric(device, self.stage.precision)
         self.model.to(memory_format=torch.channels_last)  # convolutions are a fifth faster
         self._freezer = parts.Freezer(self.model)

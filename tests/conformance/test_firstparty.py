@@ -71,6 +71,7 @@ CASES = {
     "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
     "Onnx": (TargetSuite, "onnx", {}),
     "C": (TargetSuite, "c", {}),
+    "Openvino": (TargetSuite, "openvino", {}),
     "Wasm": (TargetSuite, "wasm", {}),
     "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
     "ScenesVideo": (DatasetSuite, "scenes", {"options": {"mode": "video", "size": 32, "count": 70}}),

@@ -134,6 +134,7 @@ def test_every_key_of_a_recipe_is_documented_with_its_default():
     for heading, part in (("Bottleneck", BottleneckPart), ("Head", HeadPart), ("Data", DataPart)):
         # every documented key is the part's own, any other one is an option of the plugin
         valid = {"from": "image", "labels": ["x"], "unknown_classes": "ignore"}
+        valid |= {"classes": ["x"], "balance": 0.5, "share": 1.0, "targets": {"x": "y"}}
         table = {key: valid.get(key, "x") for key in tables[heading]}
         fields = [getattr(part.parse(table, ""), field) for field in part.__dataclass_fields__ if field != "options"]
         assert all(fields) and not part.parse(table, "").options

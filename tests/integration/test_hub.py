@@ -14,7 +14,6 @@ from support.fake_hub import TOKEN, running_hub
 import splitreg
 from splitreg.assembly import load, load_edge, load_server, save
 from splitreg.bundle import Bundle
-from splitreg.cli.main import main
 from splitreg.cli.publish_ import command
 from splitreg.edge import EdgeEncoder
 from splitreg.errors import BundleError, HubError
@@ -115,7 +114,7 @@ def test_a_half_fetches_its_own_files_only(pushed, bundle):
 
 
 def test_a_revision_is_a_branch_a_tag_or_a_commit(pushed, bundle):
-    commit, files = pushed.files("me/tiny")
+    commit, _ = pushed.files("me/tiny")
     pushed.add("me/tiny", {"README.md": b"gone"})
     with pytest.raises(HubError, match=r"config\.json"):
         Bundle.open(PLACE)
@@ -225,15 +224,19 @@ def test_weights_of_a_backbone_come_from_the_hub(hub, tmp_path):
     assert fetch(HubPlace.parse("hf:me/weights/other.txt")).read_bytes() == b"no"
 
 
-def test_commands_take_places_on_the_hub(pushed, tmp_path):
-    """In a process of its own, with the variables of the environment that users set."""
+def test_the_environment_of_a_process_is_respected(pushed, tmp_path):
     environment = {
         **os.environ, "HF_ENDPOINT": pushed.url, "HF_HUB_CACHE": str(tmp_path / "env"), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0",
     }  # fmt: skip
-    run = [sys.executable, "-m", "splitreg", "verify", PLACE]
+    code = "import sys; from splitreg.bundle import Bundle; print(Bundle.open(sys.argv[1]).check('edge.onnx'))"
+    run = [sys.executable, "-c", code, PLACE]
     done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    failed = subprocess.run([*run[:-1], "hf:me/none"], env=environment, capture_output=True, text=True, timeout=300)
-    assert failed.returncode != 0 and "me/none" in failed.stdout + failed.stderr
-    assert "Traceback" not in failed.stderr
-    assert callable(main)
+    assert done.stdout.startswith(str(tmp_path / "env")), done.stderr
+    pushed.requests.clear()
+    again = subprocess.run(run, env={**environment, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=300)
+    assert again.stdout == done.stdout and pushed.requests == []
+
+
+def test_commands_print_one_line(hub):
+    failed = CliRunner().invoke(command, ["hf:me/none", "-o", "nowhere"])
+    assert isinstance(failed.exception, HubError) and "me/none" in str(failed.exception)

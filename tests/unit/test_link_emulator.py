@@ -6,8 +6,10 @@ import sys
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from splitreg.link_emulator import PRESETS, SEGMENT_BYTES, Lane, Link, Profile
+from splitreg.link_emulator import PRESETS, SEGMENT_BYTES, Lane, Link, LinkTrace, Profile
 
 
 def test_a_lane_is_its_bandwidth_and_its_delay():
@@ -181,3 +183,34 @@ def test_it_needs_no_torch():
     code = "import sys; from splitreg.link_emulator import Link; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_trace_delivers_1500_bytes_at_each_time_and_repeats():
+    lane = Lane(1, Profile(up_bps=1, down_bps=1), seed=0, trace=LinkTrace([0, 10, 10, 40]))
+    assert [lane.arrival(0, 1000), lane.arrival(0, 500), lane.arrival(0, 1)] == [0, 0, 0.01]
+    assert lane.arrival(0, 2999) == 0.01  # both of that millisecond
+    assert lane.arrival(0, 1) == 0.04
+    assert lane.arrival(0.041, 3000) == pytest.approx(0.05)  # 10 ms after the begin of the second round
+    assert lane.arrival(0.19, 1500) == pytest.approx(0.2)  # the end of a round is the begin of the next
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=20), st.lists(st.integers(1, 4000), max_size=20))
+def test_a_trace_never_delivers_more_than_its_times_allow(times, sizes):
+    times = [*sorted(times), 501]
+    lane, arrivals = Lane(1, Profile(up_bps=1, down_bps=1), seed=0, trace=LinkTrace(times)), []
+    for size in sizes:
+        arrivals += [lane.arrival(0.0, size)] * size
+    for end in (100, 501, 1002):
+        allowed = 1500 * sum(time + 501 * turn <= end for turn in range(3) for time in times)
+        assert sum(arrival <= end / 1000 + 1e-9 for arrival in arrivals) <= allowed
+    assert arrivals == sorted(arrivals)
+
+
+def test_traces_that_are_none(tmp_path):
+    path = tmp_path / "link.up"
+    path.write_text("0\n3\n3\n9\n")
+    assert LinkTrace.read(path).times_ms == (0, 3, 3, 9)
+    for text in ("", "3\n2\n", "0\n", "1\nx\n", "-1\n4\n", "\xff"):
+        path.write_text(text, encoding="latin1")
+        with pytest.raises(ValueError, match=r"link\.up"):
+            LinkTrace.read(path)

@@ -27,6 +27,7 @@ SMALL = {
     "ladon-coco": ["backbone=resnet18"],
     "compressible-camvid": ["backbone=resnet18"],
     "mtl-split-shapes3d": ["backbone=mobilenetv3_small_050", "cut=blocks.5"],
+    "splitreg-three-datasets": ["backbone.pretrained=false", "teacher.pretrained=false", "heads.cls.pretrained=false"],
     "splitreg-pets": ["backbone.pretrained=false", "teacher.pretrained=false"],
     "entropic-student-camvid": ["backbone=resnet18", "teacher.backbone=resnet18", "teacher.pretrained=false"],
 }
@@ -89,8 +90,9 @@ def write_voc(root, split, generator):
 
 
 def read(path, roots, *overrides):
-    name = splitreg.Recipe.read(path).data[0].name
-    return splitreg.Recipe.read(path, [f"data.root={roots[name]}", *overrides])
+    names = [part.name for part in splitreg.Recipe.read(path).data]
+    places = [f"data.{name}.root={roots[name]}" for name in names]
+    return splitreg.Recipe.read(path, [*places, *overrides])
 
 
 class First:
@@ -144,6 +146,7 @@ def test_recipe_is_short_and_plans(path, roots):
     [
         "compressible-camvid", "compressible-camvid-small", "compressible-scenes", "entropic-student-camvid",
         "mtl-split-scenes", "mtl-split-shapes3d", "splitreg-dense-scenes", "splitreg-pets",
+        "splitreg-three-datasets",
     ],
 )  # fmt: skip
 def test_recipe_trains(name, roots, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ void *memset(void *, int, size_t);
 #define SR_ALIGNED __attribute__((aligned(64)))
 
 /* Activations; p and q are their parameters. */
-enum { SR_NONE, SR_RELU, SR_CLIP, SR_LEAKY, SR_ABS, SR_HSWISH, SR_HSIGMOID, SR_SIGMOID, SR_SQRT, SR_SQUARE, SR_RECIPROCAL };
+enum { SR_NONE, SR_RELU, SR_CLIP, SR_LEAKY, SR_ABS, SR_HSWISH, SR_HSIGMOID, SR_SIGMOID, SR_SQRT, SR_SQUARE, SR_RECIPROCAL, SR_QUANT };
 enum { SR_ADD, SR_SUB, SR_MUL, SR_DIV };
 enum { SR_CONTEXTS = 6, SR_MAX_LANES = 8, SR_SAMPLED = 4, SR_FILL = 114, SR_BITS = 22, SR_RING = 4 };
 enum { SR_FLAG_ADAPT = 4, SR_FLAG_ESCAPES = 8, SR_NO_ROOM = -3 };

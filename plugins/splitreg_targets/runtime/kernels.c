@@ -171,6 +171,109 @@ SR_INLINE_@ISA@ void sr_depthwise_@ISA@(const float *const *rows, float *out, co
     }
 }
 
+/* The 8-bit integer of a value, rounded half to even as ONNX does. */
+SR_INLINE_@ISA@ float sr_integer_@ISA@(float v, const float scale, const float zero) {
+    v /= scale;
+    v = v > -zero ? v : -zero, v = v < 255.0f - zero ? v : 255.0f - zero;
+    return (v + 12582912.0f) - 12582912.0f + zero;
+}
+
+SR_INLINE_@ISA@ void sr_to_integers_@ISA@(const float *restrict in, uint8_t *restrict out, const int n, const float scale,
+                                          const float zero) {
+    for (int i = 0; i < n; i++) out[i] = (uint8_t)sr_integer_@ISA@(in[i], scale, zero);
+}
+
+/* Convolutions of 8-bit integers: sums in 32 bits, times a factor per channel, to floats. */
+#define SR_QKERNELS_@ISA@(lanes, tile, vectors)                                                                        \
+    SR_INLINE_@ISA@ void sr_qmicro##tile##_@ISA@(                                                                      \
+        const uint8_t *const *rows, const int kh, const int len, const int step, const int8_t *w, const float *factors,\
+        const float *bias, float *out, const int channels, const int mr, const int x) {                               \
+        sr_q##lanes##_@ISA@ acc[4][vectors];                                                                           \
+        SR_UNROLL for (int m = 0; m < mr; m++)                                                                         \
+            SR_UNROLL for (int n = 0; n < vectors; n++) acc[m][n] = (sr_q##lanes##_@ISA@){0};                          \
+        for (int ky = 0; ky < kh; ky++) {                                                                              \
+            const uint8_t *a = rows[ky] + (int64_t)x * step;                                                           \
+            const int8_t *b = w + (int64_t)ky * len * tile;                                                            \
+            for (int k = 0; k < len; k++) {                                                                            \
+                sr_q##lanes##_@ISA@ weight[vectors];                                                                   \
+                SR_UNROLL for (int n = 0; n < vectors; n++)                                                            \
+                    weight[n] = SR_WIDEN_@ISA@(lanes, *(const sr_s##lanes##_@ISA@ *)(b + k * tile + n * lanes));       \
+                SR_UNROLL for (int m = 0; m < mr; m++)                                                                 \
+                    SR_UNROLL for (int n = 0; n < vectors; n++) acc[m][n] += (int32_t)a[m * step + k] * weight[n];     \
+            }                                                                                                          \
+        }                                                                                                              \
+        SR_UNROLL for (int m = 0; m < mr; m++)                                                                         \
+            SR_UNROLL for (int n = 0; n < vectors; n++) {                                                              \
+                int32_t sums[lanes];                                                                                   \
+                memcpy(sums, &acc[m][n], sizeof sums);                                                                 \
+                for (int i = 0; i < lanes; i++) {                                                                      \
+                    const int c = n * lanes + i;                                                                       \
+                    out[(x + m) * channels + c] = (float)sums[i] * factors[c] + bias[c];                               \
+                }                                                                                                      \
+            }                                                                                                          \
+    }
+
+#if SR_LANES_@ISA@ > 1
+#define SR_WIDEN_@ISA@(lanes, v) __builtin_convertvector(v, sr_q##lanes##_@ISA@)
+#define SR_QTYPES_@ISA@(lanes)                                                                                         \
+    typedef int32_t sr_q##lanes##_@ISA@ __attribute__((vector_size(4 * lanes)));                                       \
+    typedef int8_t sr_s##lanes##_@ISA@ __attribute__((vector_size(lanes), aligned(1), may_alias));
+#else
+#define SR_WIDEN_@ISA@(lanes, v) (v)
+#define SR_QTYPES_@ISA@(lanes)                                                                                         \
+    typedef int32_t sr_q##lanes##_@ISA@;                                                                               \
+    typedef int8_t sr_s##lanes##_@ISA@;
+#endif
+#if SR_LANES_@ISA@ >= 8
+SR_QTYPES_@ISA@(8)
+SR_QKERNELS_@ISA@(8, 16, 2)
+SR_QKERNELS_@ISA@(8, 8, 1)
+#elif SR_LANES_@ISA@ == 4
+SR_QTYPES_@ISA@(4)
+SR_QKERNELS_@ISA@(4, 16, 4)
+SR_QKERNELS_@ISA@(4, 8, 2)
+#else
+SR_QTYPES_@ISA@(1)
+SR_QKERNELS_@ISA@(1, 16, 16)
+SR_QKERNELS_@ISA@(1, 8, 8)
+#endif
+
+SR_INLINE_@ISA@ void sr_qconv_@ISA@(const uint8_t *const *rows, float *out, const int8_t *w, const float *factors,
+                                    const float *bias, const int kh, const int len, const int step, const int width,
+                                    const int channels) {
+    for (int c = 0; c < channels; c += 16) {
+        const int8_t *block = w + (int64_t)c * kh * len;
+        int x = 0;
+        if (channels - c >= 16) {
+            for (; x + 4 <= width; x += 4)
+                sr_qmicro16_@ISA@(rows, kh, len, step, block, factors + c, bias + c, out + c, channels, 4, x);
+            for (int rest = 0; rest < width % 4; rest++, x++)
+                sr_qmicro16_@ISA@(rows, kh, len, step, block, factors + c, bias + c, out + c, channels, 1, x);
+        } else {
+            for (; x + 4 <= width; x += 4)
+                sr_qmicro8_@ISA@(rows, kh, len, step, block, factors + c, bias + c, out + c, channels, 4, x);
+            for (int rest = 0; rest < width % 4; rest++, x++)
+                sr_qmicro8_@ISA@(rows, kh, len, step, block, factors + c, bias + c, out + c, channels, 1, x);
+        }
+    }
+}
+
+SR_INLINE_@ISA@ void sr_qdepthwise_@ISA@(const uint8_t *const *rows, float *restrict out, const int8_t *w,
+                                         const float *factors, const float *bias, const int kh, const int kw,
+                                         const int stride, const int width, const int channels) {
+    for (int x = 0; x < width; x++)
+        for (int c = 0; c < channels; c += 8) {
+            int32_t sums[8] = {0};
+            for (int ky = 0; ky < kh; ky++)
+                for (int kx = 0; kx < kw; kx++) {
+                    const uint8_t *restrict in = rows[ky] + (x * stride + kx) * channels + c;
+                    const int8_t *restrict weight = w + (ky * kw + kx) * channels + c;
+                    for (int i = 0; i < 8; i++) sums[i] += (int32_t)in[i] * weight[i];
+                }
+            for (int i = 0; i < 8; i++) out[x * channels + c + i] = (float)sums[i] * factors[c + i] + bias[c + i];
+        }
+}
+
 /* An activation alone, n values. */
 SR_INLINE_@ISA@ void sr_unary_@ISA@(const float *restrict in, float *restrict out, const int n, const int kind,
                                     const float p, const float q) {
@@ -183,6 +286,7 @@ SR_INLINE_@ISA@ void sr_unary_@ISA@(const float *restrict in, float *restrict ou
         case SR_ABS: v = v > 0.0f ? v : -v; break;
         case SR_SQRT: v = __builtin_sqrtf(v); break;
         case SR_SQUARE: v = v * v; break;
+        case SR_QUANT: v = (sr_integer_@ISA@(v, p, q) - q) * p; break;
         case SR_RECIPROCAL: v = 1.0f / v; break;
         case SR_SIGMOID: v = 1.0f / (1.0f + sr_exp(-v)); break;
         case SR_HSWISH:
@@ -195,6 +299,15 @@ SR_INLINE_@ISA@ void sr_unary_@ISA@(const float *restrict in, float *restrict ou
         default: break;
         }
         out[i] = v;
+    }
+}
+
+SR_INLINE_@ISA@ void sr_inplace_@ISA@(float *values, const int n, const int kind, const float p, const float q) {
+    float chunk[64];
+    for (int i = 0; i < n; i += 64) {
+        const int count = n - i < 64 ? n - i : 64;
+        sr_unary_@ISA@(values + i, chunk, count, kind, p, q);
+        memcpy(values + i, chunk, 4 * (size_t)count);
     }
 }
 

@@ -17,6 +17,9 @@ static struct {
     uint8_t lines[SR_RING][3 * SR_INPUT_WIDTH];
 } sr_resize;
 
+#if SR_SUMS > 1
+static SR_ALIGNED float sr_sums[SR_SUMS]; /* a row of sums of integers */
+#endif
 static SR_ALIGNED float sr_latent[SR_CHANNELS * SR_HEIGHT * SR_WIDTH];
 
 /* Of the coder; the network's rows lie in the same memory, because it has run before. */

@@ -27,5 +27,6 @@ int main(int count, char **arguments) {
     fprintf(stderr, "%.6f\n", (double)(clock() - begin) / CLOCKS_PER_SEC / repeats);
     if (bytes < 0) return 10 - bytes;
     fwrite(packet, 1, (size_t)bytes, stdout);
+    free(data);
     return 0;
 }

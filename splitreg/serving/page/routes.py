@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from importlib import resources
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from splitreg.errors import BadRequest
+from splitreg.errors import BadRequest, Unavailable
 from splitreg.serving.app import App, Handler, check_content_type, client_address, read_body
+from splitreg.serving.logs import log
 from splitreg.serving.page.device import BrowserEncoder, EncodeOptions, is_image
 from splitreg.serving.page.edge import BrowserModels
 from splitreg.serving.query import parse_number, parse_query
@@ -32,7 +34,8 @@ _MEDIA_TYPES = {
 #: Scripts, styles and requests only from and to this server; no framing.
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
-        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; object-src 'none'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -87,9 +90,14 @@ def _static(content: bytes, media_type: str) -> Handler:
 
 def _edge_of(models: BrowserModels) -> Handler:
     async def edge(service: Service, request: Request) -> Response:
-        """``GET /v1/edge?model=ID``: return the edge half of a model as WebAssembly."""
+        """``GET /v1/edge?model=ID``: return the edge half of a model as WebAssembly; 204 where there is none."""
         model = parse_query(request.scope["query_string"], ("model",)).get("model", "")
-        return Response(await models.get(model), media_type="application/wasm", headers=dict(HEADERS))
+        try:
+            data = await models.get(model)
+        except Unavailable as error:
+            log("images of browsers are encoded here", logging.INFO, model=model[:40], reason=str(error))
+            return Response(status_code=204, headers=dict(HEADERS))
+        return Response(data, media_type="application/wasm", headers=dict(HEADERS))
 
     return edge
 

@@ -46,11 +46,11 @@ def test_the_check_counts_and_finds_images_in_two_splits(photos, tmp_path):
     assert text.exit_code == 0 and "60x40" in text.output and "two splits" in text.output
 
 
-def test_augmentations_are_drawn(photos, tmp_path):
+@pytest.mark.parametrize("setting", ["preset=detection", "mosaic=1"])
+def test_augmentations_are_drawn(photos, tmp_path, setting):
     output = tmp_path / "augmented.png"
     done = CliRunner().invoke(
-        command,
-        ["augment", "yolo", "--root", str(photos), "-o", str(output), "--index", "1", "--set", "preset=detection"],
+        command, ["augment", "yolo", "--root", str(photos), "-o", str(output), "--index", "1", "--set", setting]
     )
     assert done.exit_code == 0, done.output
     assert size_of(output)[0] == 4 * 320

@@ -15,7 +15,7 @@ from splitreg.data.transforms import Augment
 from splitreg.errors import PlanError, RecipeError
 from splitreg.imaging import Preprocess
 from splitreg.recipe import Recipe
-from splitreg.tasks import BoxTarget, MaskTarget, Sample
+from splitreg.tasks import BoxTarget, MaskTarget, MultiLabelTarget, Sample
 from splitreg.training import Datasets, TrainOptions, train
 from splitreg.training.checks import check_recipe
 from splitreg.training.data import DataLoaders
@@ -74,6 +74,12 @@ def test_objects_outside_their_tile_are_dropped():
     outside = dataclasses.replace(box, boxes=tv_tensors.wrap(box.boxes - 100, like=box.boxes))
     sample = dataclasses.replace(far, targets={"detection": outside})
     assert len(mosaic([sample] * 4).targets["detection"].labels) == 0
+
+
+def test_targets_that_a_crop_may_not_show_are_left_out():
+    known = square(100)
+    tagged = dataclasses.replace(known, targets={**known.targets, "tags": MultiLabelTarget(present=torch.ones(2))})
+    assert set(mosaic([tagged] * 4).targets) == {"detection", "segmentation"}
 
 
 def test_samples_without_a_target_are_not_combined():

@@ -59,7 +59,7 @@ def test_the_page_and_its_files(server):
     kinds = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
     assert {"index.html", "app.js", "style.css"} <= set(FILES)
     for name, text in FILES.items():
-        path = "/" if name == "index.html" else f"/page/{name}"
+        path = {"index.html": "/", "sw.js": "/sw.js"}.get(name, f"/page/{name}")
         for method in ("GET", "HEAD"):
             status, headers, body = server.ask(method, path)
             assert status == 200 and headers.get_content_type() == kinds[name.rpartition(".")[2]]

@@ -13,9 +13,10 @@ from support.serving_toys import gated, running, stub
 from splitreg import drawing
 from splitreg.assembly import ServerModel
 from splitreg.edge import EdgeEncoder
+from splitreg.errors import Unavailable
 from splitreg.serving import security
 from splitreg.serving.local import LocalBackend
-from splitreg.serving.page import routes
+from splitreg.serving.page import edge, routes
 from splitreg.wire import protocol, to_json
 
 pytestmark = [
@@ -23,6 +24,18 @@ pytestmark = [
     pytest.mark.skipif(chromium.find() is None, reason="no Chromium is installed"),
 ]
 CANVAS = "document.getElementById('canvas')"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_server_encodes():
+    """These are the tests of the server's encoder; test_page_edge.py has those of the browser's."""
+
+    def no_model(bundle):
+        raise Unavailable("the server encodes in these tests")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edge, "_compile", no_model)
+        yield
 
 
 @pytest.fixture(scope="module")

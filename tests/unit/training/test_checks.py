@@ -18,7 +18,7 @@ def checked(*overrides, stages=({"epochs": 1},)):
 @pytest.mark.parametrize(
     ("override", "fact"),
     [
-        ("augment.mosaic=1", "mosaic"),
+        ("augment.mosaik=1", "mosaic"),
         ("stages.schedule=cosin", "cosine"),
         ("stages.optimizer.lrr=1", "lr"),
         ("stages.optimizer=adamv", "adamw"),
@@ -36,7 +36,7 @@ def test_every_wrong_key_and_missing_file_is_found_before_anything_is_built(over
 
 def test_all_problems_are_reported_together():
     with pytest.raises(PlanError) as error:
-        checked("augment.mosaic=1", "stages.schedule=cosin", "sweep.foo=[1]")
+        checked("augment.mosaik=1", "stages.schedule=cosin", "sweep.foo=[1]")
     assert len(error.value.problems) == 3
 
 

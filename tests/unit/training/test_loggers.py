@@ -61,6 +61,17 @@ def test_loggers_are_closed_when_a_run_fails(tmp_path):
     assert diary.closed == 1
 
 
+def test_a_logger_that_cannot_start_is_named(tmp_path):
+    class Offline(Diary):
+        def start(self, folder, recipe, step):
+            raise ConnectionError("no route to host")
+
+    first = Diary()
+    with pytest.raises(TrainingError, match="Offline.*no route to host"):
+        run(tmp_path, loggers=(first, Offline()))
+    assert first.closed == 1
+
+
 def test_names_and_import_paths(monkeypatch):
     module = types.ModuleType("acme_logging")
     module.Diary = Diary
@@ -149,6 +160,7 @@ def test_mlflows_own_file_store(tmp_path, monkeypatch):
     import mlflow
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 wants a database
     run(tmp_path / "first", loggers=("mlflow",))
     identity = (tmp_path / "first" / "mlflow-run.txt").read_text().strip()
     data = mlflow.MlflowClient().get_run(identity).data

@@ -6,7 +6,8 @@ from support.training import train
 from support.training_toys import REGISTRY, Spy, ToyDataset, toy_recipe
 
 from splitreg.assembly import build, plan, save
-from splitreg.data.loading import Mixture, Renamed
+from splitreg.data.loading import Mixture
+from splitreg.data.selection import Renamed
 from splitreg.errors import PlanError, RecipeError
 from splitreg.recipe import DataPart, Recipe
 from splitreg.training.data import open_split

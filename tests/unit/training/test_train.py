@@ -273,6 +273,23 @@ def test_an_interrupted_run_may_get_more_epochs_but_not_fewer(tmp_path):
     assert len(run(toy_recipe({**stage, "epochs": 5}), tmp_path, resume=True).history) == 5
 
 
+@pytest.mark.parametrize("name", ["lion", "adan", "muon"])
+def test_the_state_of_timms_optimizers_survives_a_resume(tmp_path, name):
+    from splitreg.training import Callback, Hooks
+
+    class Stop(Callback):
+        def on_epoch(self, state, line):
+            if state.epoch == 1:
+                raise TrainingError("enough")
+
+    recipe = toy_recipe({"epochs": 3, "batch_size": 10, "optimizer": name, "schedule": "timm-cosine"})
+    whole = run(recipe, tmp_path / "whole").model.state_dict()
+    with pytest.raises(TrainingError, match="enough"):
+        run(recipe, tmp_path / "cut", hooks=Hooks(callbacks=(Stop(),)))
+    resumed = run(recipe, tmp_path / "cut", resume=True).model.state_dict()
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
+
+
 def test_a_run_that_exists_names_both_options(tmp_path):
     run(toy_recipe({"epochs": 1, "batch_size": 10}), tmp_path)
     with pytest.raises(TrainingError, match="--resume.*--run"):
@@ -285,8 +302,15 @@ def test_a_rate_weight_without_effect_is_reported(tmp_path):
     assert rate_idle(8000, 4000, 0.5) is None and rate_idle(8000, 7990, 0.0) is None
     assert "1,000 bytes" in rate_idle(8000, 7990, 0.5) and "0.5" in rate_idle(8000, 7990, 0.5)
     stage = {"epochs": 3, "batch_size": 10, "rate_lambda": 0.1, "train": ["heads"]}
-    (warning,) = [line for line in run(toy_recipe(stage), tmp_path).warnings if "rate_lambda" in line]
-    assert "no difference" in warning or "bytes" in warning
+    (warning,) = [line for line in run(toy_recipe(stage), tmp_path).warnings if "rate_lambda = 0.1" in line]
+    assert "bytes per image" in warning
+
+
+def test_a_stage_that_teaches_no_head_does_not_warn_of_heads(tmp_path):
+    restore = {"name": "distill", "compare": "cut", "reduction": "relative"}
+    stage = {"epochs": 1, "batch_size": 10, "train": ["encoder", "decoder"], "objectives": [restore]}
+    result = run(toy_recipe(stage, bottleneck={"name": "toy", "from": "feature"}), tmp_path)
+    assert "val" in result.history[0] and not result.warnings
 
 
 def test_masks_that_are_mostly_unknown_are_reported():

@@ -10,7 +10,8 @@ export async function encoderOf(model) {
   if (!loaded.has(model)) {
     let encoder = null;
     try {
-      encoder = await EdgeEncoder.load(await edgeModel(model));
+      const code = await edgeModel(model);
+      if (code.byteLength) encoder = await EdgeEncoder.load(code); // none: the server encodes
     } catch (error) {
       if (error.status === 401) throw error;
       if (error.status === 0 || error.seconds) return null; // ask again later

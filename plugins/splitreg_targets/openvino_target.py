@@ -1,0 +1,94 @@
+"""Target ``openvino``: OpenVINO's own format, at one input size."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitreg.edge import EdgeSource, ExportedTarget, ExportTarget, Runner
+from splitreg.errors import BundleError, MissingExtra
+from splitreg.imaging import prepare, read
+from splitreg_targets.packets import packet_of
+
+XML, WEIGHTS = "edge.xml", "edge.bin"
+
+
+class OpenvinoTarget(ExportTarget):
+    """OpenVINO IR in float32: ``edge.xml`` and ``edge.bin``, for programs that use OpenVINO without ONNX.
+
+    Args:
+        size: (height, width) of the network's input; the bundle's by default.
+    """
+
+    def __init__(self, *, size: tuple[int, int] | None = None) -> None:
+        self.size = size
+
+    def export(self, source: EdgeSource) -> ExportedTarget:
+        """Convert the graph with OpenVINO's converter.
+
+        Raises:
+            BundleError: OpenVINO cannot convert the graph; the message names the operator.
+            MissingExtra: openvino is not installed.
+        """
+        openvino = _openvino()
+        height, width = source.at(self.size).coding.preprocess.size
+        try:
+            graph = openvino.Core().read_model(source.graph)
+            graph.reshape({"image": [1, 3, height, width]})
+            for index, node in enumerate(graph.get_ordered_ops()):  # its own names count up with every graph
+                if node.get_type_name() != "Parameter":
+                    node.set_friendly_name(f"{node.get_type_name()}_{index}")
+            with tempfile.TemporaryDirectory(prefix="splitreg-openvino-") as folder:
+                openvino.save_model(graph, str(Path(folder) / XML), compress_to_fp16=False)
+                files = {name: (Path(folder) / name).read_bytes() for name in (XML, WEIGHTS)}
+        except RuntimeError as cause:
+            raise BundleError(f"openvino cannot convert the edge half: {_first_line(cause)}") from cause
+        report = {"bytes": sum(map(len, files.values())), "openvino": str(openvino.__version__).partition("-")[0]}
+        return ExportedTarget(files=files, report=report)
+
+    def open(self, files: Mapping[str, bytes], source: EdgeSource) -> Runner:
+        """Run the converted graph in float32 on the CPU; splitreg codes its latent.
+
+        Raises:
+            BundleError: OpenVINO cannot read the files.
+            MissingExtra: openvino is not installed.
+        """
+        openvino = _openvino()
+        coding = source.at(self.size).coding
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        try:
+            core = openvino.Core()
+            with tempfile.TemporaryDirectory(prefix="splitreg-openvino-") as folder:
+                for name in (XML, WEIGHTS):
+                    (Path(folder) / name).write_bytes(files[name])
+                compiled = core.compile_model(core.read_model(str(Path(folder) / XML)), "CPU", settings)
+            request = compiled.create_infer_request()
+        except RuntimeError as cause:
+            raise BundleError(f"openvino cannot run the edge half: {_first_line(cause)}") from cause
+
+        def encode(image: NDArray[np.uint8]) -> bytes:
+            pixels, geometry = prepare(read(image), coding.preprocess)
+            latent = np.array(request.infer({"image": pixels[None]})["latent"][0])
+            return packet_of(latent, geometry, coding)
+
+        return encode
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ModuleNotFoundError as cause:
+        raise MissingExtra(
+            "target openvino needs openvino, which is not installed; pip install 'splitreg[openvino]'"
+        ) from cause
+    return openvino
+
+
+def _first_line(cause: Exception) -> str:
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0] if lines else type(cause).__name__
