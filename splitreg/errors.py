@@ -9,6 +9,7 @@
     │   ├── BrokenComponent          the plugin is installed but cannot be loaded
     │   └── ApiMismatch              the plugin was written for another version of the API
     ├── ScaffoldError            a new plugin package that cannot be created
+    ├── ReportError              a file that no report can be made from
     ├── MissingExtra             a required package is not installed
     ├── RecipeError              an invalid recipe or option
     ├── PlanError                parts that do not fit together; lists every mismatch
@@ -78,6 +79,10 @@ class ApiMismatch(RegistryError):
 
 class ScaffoldError(SplitregError):
     """A new plugin package that cannot be created."""
+
+
+class ReportError(SplitregError):
+    """A file that no report can be made from."""
 
 
 class MissingExtra(SplitregError):
