@@ -151,7 +151,10 @@ def sweep(value: Mapping[str, Any], name: str) -> list[ReportSection]:
         )
         times.append((point["label"], [float(point["seconds"])]))
     header = ["point", "status", "steps", "last validation", "message"]
-    blocks = [Table(header=header, rows=rows), Bars(rows=times, parts=["duration"], unit="s", caption="Duration")]
+    blocks: list[Block] = [
+        Table(header=header, rows=rows),
+        Bars(rows=times, parts=["duration"], unit="s", caption="Duration"),
+    ]
     return [ReportSection(title=f"Sweep: {name}", blocks=blocks)]
 
 
