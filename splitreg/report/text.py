@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 from splitreg.report.blocks import Bars, Block, Chart, Gallery, ReportSection, Table, Text
 from splitreg.report.page import bar_number
@@ -44,15 +45,22 @@ def _block(block: Block, stem: str, files: dict[str, bytes]) -> Iterator[str]:
             ]
             yield _table(header, rows)
         case Chart():
-            name = f"{stem}-{block.stem}.svg"
+            name = _free(f"{stem}-{block.stem}", ".svg", files)
             files[name] = block.svg.encode()
             yield f"![{block.caption}]({name})"
         case Gallery():
             for number, picture in enumerate(block.pictures):
-                name = f"{stem}-{block.stem}-{number}.{'jpg' if picture.suffix == 'jpeg' else picture.suffix}"
+                suffix = ".jpg" if picture.suffix == "jpeg" else f".{picture.suffix}"
+                name = _free(f"{stem}-{block.stem}-{number}", suffix, files)
                 files[name] = picture.data
                 yield f"![{picture.caption}]({name})"
                 yield picture.caption
+
+
+def _free(name: str, suffix: str, files: Mapping[str, bytes]) -> str:
+    """Return a file name that no other chart or image of the page has."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(f"{one}{suffix}" for one in names if f"{one}{suffix}" not in files)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -129,6 +129,11 @@ def test_a_folder_and_a_bundle_are_read_with_examples(files, tmp_path):
     assert extra == {"zoo-examples-0.jpg": b"\xff\xd8jpeg"} and "Examples of bundle" in text
 
 
+def test_files_of_two_results_do_not_replace_each_other(files):
+    text, extra = make_report([files["bench"], files["bench"]]).markdown("r")
+    assert set(extra) == {"r-cls-top1.svg", "r-cls-top1-2.svg"} and all(f"({name})" in text for name in extra)
+
+
 @pytest.mark.parametrize(
     ("content", "fact"),
     [(None, "missing"), (b"not json", "JSON"), (b"", "JSON|empty"), (b"\xff\xfe", "UTF-8"), (b'[{"event": "start"}]', "epoch"),
