@@ -8,6 +8,8 @@
     │   ├── DuplicateComponent       two packages declare one name
     │   ├── BrokenComponent          the plugin is installed but cannot be loaded
     │   └── ApiMismatch              the plugin was written for another version of the API
+    ├── ScaffoldError            a new plugin package that cannot be created
+    ├── ReportError              a file that no report can be made from
     ├── MissingExtra             a required package is not installed
     ├── RecipeError              an invalid recipe or option
     ├── PlanError                parts that do not fit together; lists every mismatch
@@ -74,6 +76,14 @@ class BrokenComponent(RegistryError):
 
 class ApiMismatch(RegistryError):
     """The plugin was written for another version of the API."""
+
+
+class ScaffoldError(SplitregError):
+    """A new plugin package that cannot be created."""
+
+
+class ReportError(SplitregError):
+    """A file that no report can be made from."""
 
 
 class MissingExtra(SplitregError):

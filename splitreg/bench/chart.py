@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-# Okabe and Ito 2008: distinguishable with every kind of colour vision.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+# After Okabe and Ito 2008, distinguishable with every kind of colour vision; darker, so that the contrast with white
+# is at least 4.5. Series differ in their markers, too.
+COLOURS = ("#0072b2", "#b34700", "#00735a", "#99487a", "#8a6100", "#35789f", "#000000")
 _WIDTH, _MIN_HEIGHT = 820, 480
 _LEFT, _TOP, _RIGHT, _BOTTOM = 76, 48, 590, 420  # of the plotting area
 _MAX_NAME = 26  # characters of a name in the legend
@@ -22,26 +23,36 @@ class Trace:
     points: Sequence[tuple[float, float, str]]
 
 
-def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "bytes", *, log_y: bool = False) -> str:
+def chart(
+    title: str,
+    y_label: str,
+    traces: Sequence[Trace],
+    x_label: str = "bytes",
+    *,
+    logarithmic: bool = True,
+    log_y: bool = False,
+) -> str:
     """Draw the chart.
 
     Args:
         title: title above the chart.
         y_label: name of the metric.
         traces: at least one with a point.
-        x_label: unit of the horizontal axis, per image.
-        log_y: draw the metric, which must be above 0, on a logarithmic axis; the horizontal axis is
-            then no longer per image.
+        x_label: unit of the horizontal axis, per image if only that axis is logarithmic.
+        logarithmic: whether the horizontal axis is.
+        log_y: draw the metric, which must be above 0, on a logarithmic axis.
     """
     sent = [x for trace in traces for x, _, _ in trace.points if x > 0] or [1.0]
     heights = [y for trace in traces for _, y, _ in trace.points]
-    x_low, x_high = _widened(math.log10(min(sent)), math.log10(max(sent)), 0.06, 0.15)
+    scale = math.log10 if logarithmic else float
+    least = 0.15 if logarithmic else 0.5
+    x_low, x_high = _widened(scale(min(sent)), scale(max(sent)), 0.06, least)
     if log_y:
         heights = [math.log10(y) for y in heights]
     y_low, y_high = _widened(min(heights), max(heights), 0.08, 0.02 * max(abs(max(heights)), 1e-3))
 
     def x_at(value: float) -> float:
-        return _LEFT + (math.log10(value) - x_low) / (x_high - x_low) * (_RIGHT - _LEFT)
+        return _LEFT + (scale(value) - x_low) / (x_high - x_low) * (_RIGHT - _LEFT)
 
     def y_at(value: float) -> float:
         value = math.log10(value) if log_y else value
@@ -55,7 +66,7 @@ def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "byt
         f'<rect width="{_WIDTH}" height="{height}" fill="#fff"/>',
         f'<text x="{_LEFT}" y="28" font-size="16" font-weight="bold">{escape(title)}</text>',
     ]
-    for value in _log_ticks(x_low, x_high):
+    for value in _log_ticks(x_low, x_high) if logarithmic else _ticks(x_low, x_high):
         x = x_at(value)
         parts.append(f'<path d="M{x:.1f} {_TOP}V{_BOTTOM}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{x:.1f}" y="{_BOTTOM + 19}" text-anchor="middle">{_short(value)}</text>')
@@ -63,7 +74,8 @@ def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "byt
         y = y_at(value)
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{_LEFT - 9}" y="{y + 4.5:.1f}" text-anchor="end">{text}</text>')
-    below = f"{escape(x_label)}{'' if log_y else ' per image'} (logarithmic)"
+    unit = "" if log_y or not logarithmic else " per image"
+    below = f"{escape(x_label)}{unit}{' (logarithmic)' if logarithmic else ''}"
     parts += [
         f'<path d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}" fill="none" stroke="#444"/>',
         f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 44}" text-anchor="middle">{below}</text>',
@@ -71,7 +83,7 @@ def chart(title: str, y_label: str, traces: Sequence[Trace], x_label: str = "byt
     ]
     levels, lines, markers, legend = list[str](), list[str](), list[str](), list[str]()
     for number, trace in enumerate(traces):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         points = sorted(trace.points)
         places = [(x_at(x), y_at(y), f"{label}: {x:,.0f} {x_label}, {y:.4g}") for x, y, label in points if x > 0]
         if len(places) > 1:
@@ -136,6 +148,12 @@ def _nice_step(span: float, ticks: int = 8) -> float:
 def _short(value: float) -> str:
     """Return a number that fits below a tick: 20,000 or 20 M."""
     return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.15g} M"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round numbers, at most eight."""
+    step = _nice_step(high - low)
+    return [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

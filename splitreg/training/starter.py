@@ -93,8 +93,7 @@ def starter_recipe(
     targets = describe_dataset(DataPart.parse(part, "data"), registry)
     heads = _heads(targets, registry)
     datasets, held_out = _open(part, registry)
-    facts = _facts(datasets.train)
-    size, why_size = _input(facts, [targets[target].task for _, target in heads if target in targets])
+    size, why_size = _input(_facts(datasets.train), [targets[target].task for _, target in heads if target in targets])
     count, pretrained = len(datasets.train), weights is not None
     batch = _batch_size(size, count, pretrained=pretrained)
     steps = PRETRAINED_STEPS if pretrained else STEPS
