@@ -69,7 +69,7 @@ class AuditOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reconstruction:
+class ReconstructionQuality:
     """Quality of one kind of reconstruction, in the pixels of the network's input.
 
     Args:
@@ -99,7 +99,7 @@ class AuditResult:
         picture: PNG with a row per image: original, from the packet, JPEG at equal bytes.
     """
 
-    reconstructions: tuple[Reconstruction, ...]
+    reconstructions: tuple[ReconstructionQuality, ...]
     attacker: Mapping[str, float]
     images: int
     hardware: str
@@ -281,7 +281,7 @@ _View = Callable[[Pixels, bytes], tuple[Pixels, int]]
 
 def _measure(
     model: SplitModel, source: Source, name: str, view: _View, options: AuditOptions
-) -> tuple[Reconstruction, list[Pixels], int]:
+) -> tuple[ReconstructionQuality, list[Pixels], int]:
     """Return the quality of a kind of reconstruction, the first of them, and the number of images."""
     ratios, distances, shown = list[float](), list[float](), list[Pixels]()
 
@@ -304,7 +304,7 @@ def _measure(
         limit=options.val_images, progress=options.progress, unknown_classes=options.unknown_classes
     )
     report = measure(model, source, send, name, evaluation)
-    reconstruction = Reconstruction(
+    reconstruction = ReconstructionQuality(
         name=name, bytes=report.bytes.mean, psnr_db=float(np.mean(ratios)), distance=float(np.mean(distances)),
         metrics={h: {model.head(h).primary: v[model.head(h).primary]} for h, v in report.metrics.items()},
     )  # fmt: skip

@@ -76,7 +76,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class BenchChanges:
     """All compared numbers of two files."""
 
     changes: tuple[Change, ...]
@@ -108,7 +108,7 @@ class Comparison:
         return summary + "\n\n" + markdown_table(["", "before", "after", "worse by", "tolerance", ""], rows)
 
 
-def compare_files(before: str | Path, after: str | Path, tolerances: Tolerances | None = None) -> Comparison:
+def compare_files(before: str | Path, after: str | Path, tolerances: Tolerances | None = None) -> BenchChanges:
     """Compare two files ``bench.json``.
 
     Args:
@@ -125,7 +125,7 @@ def compare_files(before: str | Path, after: str | Path, tolerances: Tolerances 
 
 def compare_results(
     before: Mapping[str, Any], after: Mapping[str, Any], tolerances: Tolerances | None = None
-) -> Comparison:
+) -> BenchChanges:
     """Compare two results as ``BenchResult.to_json`` returns them; see ``compare_files``.
 
     Raises:
@@ -141,7 +141,7 @@ def compare_results(
     changes = list(_points(before, after, tolerances))
     if tolerances.times and "speed" in before:
         changes += _times(before["speed"], after.get("speed"), tolerances)
-    return Comparison(changes=tuple(changes))
+    return BenchChanges(changes=tuple(changes))
 
 
 def read_result(path: str | Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from splitreg.bench.chart import Trace, chart
 from splitreg.bench.compare import read_result
-from splitreg.choosing.plans import LOCAL, OFFLOAD, SPLIT, Plan, Setting, plans
+from splitreg.choosing.plans import LOCAL, OFFLOAD, SPLIT, DeploymentPlan, DeploymentSetting, plans
 from splitreg.errors import BenchError, RecipeError
 from splitreg.parsing import check_name
 from splitreg.profiles import DeviceProfile, Figure, LinkProfile, read_device, read_link
@@ -36,7 +36,7 @@ class ChooseOptions:
         runtime: of the edge half; None: the first that was measured.
         server_speed: how many times as fast as the benchmark's machine the server is.
         service_ms: time of the service beside the network.
-        clock: ``"wall"`` or ``"cpu"``, see ``Setting``.
+        clock: ``"wall"`` or ``"cpu"``, see ``DeploymentSetting``.
     """
 
     budget_ms: float | None = None
@@ -85,12 +85,12 @@ class Choice:
 
     device: str
     link: LinkProfile
-    plans: tuple[Plan, ...]
+    plans: tuple[DeploymentPlan, ...]
     crossovers: tuple[Crossover, ...]
-    setting: Setting
+    setting: DeploymentSetting
 
     @property
-    def best(self) -> Plan | None:
+    def best(self) -> DeploymentPlan | None:
         """The best feasible plan; None if there is none."""
         return None if self.plans[0].problems else self.plans[0]
 
@@ -147,7 +147,7 @@ def choose(
         raise BenchError("the result has no times; measure them with: splitreg bench ... --times")
     profile = _device(device)
     link_profile = link if isinstance(link, LinkProfile) else read_link(link)
-    setting = Setting(
+    setting = DeploymentSetting(
         speed=data["speed"], device=profile, link=link_profile, threads=options.threads, runtime=options.runtime,
         server_speed=options.server_speed, service_ms=options.service_ms,
         clock=options.clock,
@@ -176,7 +176,7 @@ def _errors(result: Mapping[str, Any]) -> dict[str, bool]:
     }  # fmt: skip
 
 
-def _problems(plan: Plan, options: ChooseOptions, errors: Mapping[str, bool]) -> list[str]:
+def _problems(plan: DeploymentPlan, options: ChooseOptions, errors: Mapping[str, bool]) -> list[str]:
     """Return which requirements a plan misses."""
     problems, joules = [], plan.costs.joules
     if options.budget_ms is not None and plan.costs.total_ms > options.budget_ms:
@@ -196,7 +196,7 @@ def _problems(plan: Plan, options: ChooseOptions, errors: Mapping[str, bool]) ->
     return problems
 
 
-def _order(plan: Plan, options: ChooseOptions, errors: Mapping[str, bool]) -> tuple[float, ...]:
+def _order(plan: DeploymentPlan, options: ChooseOptions, errors: Mapping[str, bool]) -> tuple[float, ...]:
     """Return the sorting key of the preference, with time to break ties."""
     costs = plan.costs
     if options.prefer == "energy":
@@ -213,14 +213,14 @@ def _order(plan: Plan, options: ChooseOptions, errors: Mapping[str, bool]) -> tu
     return (costs.total_ms,)
 
 
-def _fastest(rows: Sequence[Plan]) -> dict[str, Plan]:
+def _fastest(rows: Sequence[DeploymentPlan]) -> dict[str, DeploymentPlan]:
     """Return kind -> its fastest plan."""
     ordered = sorted(rows, key=lambda plan: plan.costs.total_ms, reverse=True)
     fastest = {plan.kind: plan for plan in ordered}
     return {kind: fastest[kind] for kind in (LOCAL, OFFLOAD, SPLIT) if kind in fastest}
 
 
-def _at(link: LinkProfile, plan: Plan, factor: float) -> float:
+def _at(link: LinkProfile, plan: DeploymentPlan, factor: float) -> float:
     """Return milliseconds of a plan if the link had this many times its bandwidth."""
     costs = plan.costs
     if not costs.up_bytes:
@@ -236,13 +236,13 @@ def faster(link: LinkProfile, factor: float) -> LinkProfile:
     return replace(link, figures=figures, up=None, down=None)
 
 
-def _crossovers(link: LinkProfile, rows: Sequence[Plan]) -> list[Crossover]:
+def _crossovers(link: LinkProfile, rows: Sequence[DeploymentPlan]) -> list[Crossover]:
     """Return where the order of two plans changes, by bisection over nine decades of bandwidth."""
     result = []
     bps = link.emulated().up_bps
     for one, other in itertools.combinations(rows, 2):
 
-        def difference(power: float, one: Plan = one, other: Plan = other) -> float:
+        def difference(power: float, one: DeploymentPlan = one, other: DeploymentPlan = other) -> float:
             return _at(link, one, 10**power) - _at(link, other, 10**power)
 
         low, high = -4.5, 4.5

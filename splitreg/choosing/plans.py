@@ -54,7 +54,7 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class DeploymentPlan:
     """One way to get predictions.
 
     Args:
@@ -99,7 +99,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class DeploymentSetting:
     """Where the plans run.
 
     Args:
@@ -128,7 +128,7 @@ class Setting:
         return timing["cpu_ms" if self.clock == "cpu" else "ms"]
 
 
-def plans(result: Mapping[str, Any], setting: Setting) -> Iterator[Plan]:
+def plans(result: Mapping[str, Any], setting: DeploymentSetting) -> Iterator[DeploymentPlan]:
     """Yield a plan for every point of a benchmark; that of the whole network on the device once per bundle.
 
     Args:
@@ -142,13 +142,13 @@ def plans(result: Mapping[str, Any], setting: Setting) -> Iterator[Plan]:
         for point in points:
             sent = point["sent"]
             kind = {"packet": SPLIT, "local": LOCAL}.get(sent["how"], OFFLOAD)
-            yield Plan(
+            yield DeploymentPlan(
                 kind=kind, series=series, label=point["label"], sent=sent, metrics=point["metrics"],
                 costs=_costs(kind, point, setting),
             )  # fmt: skip
 
 
-def _costs(kind: str, point: Mapping[str, Any], setting: Setting) -> Costs:
+def _costs(kind: str, point: Mapping[str, Any], setting: DeploymentSetting) -> Costs:
     sent, device = point["sent"], setting.device
     bundle = _measured(setting.speed["bundles"], sent["bundle"], "bundle")
     server_ms, up = 0.0, 0.0
@@ -178,7 +178,7 @@ def _costs(kind: str, point: Mapping[str, Any], setting: Setting) -> Costs:
     )  # fmt: skip
 
 
-def _split_ms(bundle: Mapping[str, Any], setting: Setting) -> tuple[float, float]:
+def _split_ms(bundle: Mapping[str, Any], setting: DeploymentSetting) -> tuple[float, float]:
     """Return milliseconds of the edge half on the device, and its multiply-accumulates."""
     runtimes, edge = bundle["edge"]["runtimes"], bundle["edge"]
     runtime = setting.runtime or next(name for name in _RUNTIMES if name in runtimes)
@@ -194,7 +194,7 @@ def _split_ms(bundle: Mapping[str, Any], setting: Setting) -> tuple[float, float
     return macs / device.gmacs(setting.threads) / 1e6 + others * _scale(bundle, setting), macs
 
 
-def _local_ms(bundle: Mapping[str, Any], setting: Setting) -> float:
+def _local_ms(bundle: Mapping[str, Any], setting: DeploymentSetting) -> float:
     device = setting.device
     if device is None:
         return setting.ms(bundle["local"])
@@ -205,7 +205,7 @@ def _local_ms(bundle: Mapping[str, Any], setting: Setting) -> float:
     return float(prepare + _macs(bundle) / device.gmacs(setting.threads) / 1e6)
 
 
-def _scale(bundle: Mapping[str, Any], setting: Setting) -> float:
+def _scale(bundle: Mapping[str, Any], setting: DeploymentSetting) -> float:
     """Return how many times as long as here the device takes for code that is no network.
 
     With measured times of the bundle it is the ratio of both times to prepare an image, otherwise that

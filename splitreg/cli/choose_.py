@@ -10,7 +10,7 @@ import click
 from splitreg.cli.tables import print_json, table
 
 if TYPE_CHECKING:
-    from splitreg.choosing import Choice, Plan
+    from splitreg.choosing import Choice, DeploymentPlan
 
 
 @click.command("choose")
@@ -84,7 +84,7 @@ def _text(choice: Choice) -> str:
     return "\n\n".join([lines[0], "\n".join(lines[1:])])
 
 
-def _row(plan: Plan) -> tuple[str, ...]:
+def _row(plan: DeploymentPlan) -> tuple[str, ...]:
     costs = plan.costs
     metrics = [f"{head} {next(iter(values.values())):.3f}" for head, values in plan.metrics.items() if values]
     return (

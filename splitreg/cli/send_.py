@@ -18,7 +18,6 @@ from splitreg.cli.writing import stem_of, write_drawings, write_output
 
 if TYPE_CHECKING:
     from splitreg.edge import Answer, Client
-    from splitreg.edge.stream_client import StreamClientOptions
     from splitreg.errors import SplitregError
     from splitreg.imaging import ImageLike
 
@@ -83,23 +82,16 @@ def command(
     from splitreg.edge import Client, ClientOptions, EdgeEncoder, EscalatingClient, LocalHead, Outbox, upload
     from splitreg.edge.transport import read_token
 
+    _check_options(click.get_current_context().params)
     names = None if heads is None else tuple(heads.split(","))
     token = None if token_file is None else read_token(token_file)
     following = Follower(tracking) if tracking else contextlib.nullcontext()
     if stream:
-        options = _stream_options(click.get_current_context().params, tracked=bool(tracking))
+        options = stream_client_options(click.get_current_context().params, tracked=bool(tracking))
         target = StreamTarget(bundle=bundle, url=url, heads=names, token=token)
         with following as follower:
             send_stream(target, follow_frames(images, every, follower), options, as_json=as_json, follower=follower)
         return
-    if fps is not None or budget_kbps is not None or motion is not None or tolerance:
-        raise click.UsageError("--fps, --budget-kbps, --motion and --tolerance require --stream")
-    if not images and outbox is None:
-        raise click.UsageError("name an image, a folder, a video or a camera; or --outbox FILE, to send its packets")
-    if threshold is not None and not escalate:
-        raise click.UsageError("--threshold is that of the local head; add --escalate")
-    if escalate and (outbox is not None or stream):
-        raise click.UsageError("--escalate excludes --outbox and --stream")
     local = LocalHead.open(bundle, threshold=threshold) if escalate else None
     if local is not None:
         names = names or (local.head,)
@@ -131,10 +123,23 @@ def command(
         _check(client, report.failed, report.left, printer, f"splitreg send {bundle} --to {url} --outbox {outbox}")
 
 
-def _stream_options(given: Mapping[str, Any], *, tracked: bool) -> StreamClientOptions:
-    if not given["images"] or any(given[name] is not None for name in ("outbox", "draw", "answers", "budget_bytes")):
-        raise click.UsageError("--stream needs a source, and excludes --outbox, --draw, --answers and --budget-bytes")
-    return stream_client_options(given, tracked=tracked)
+def _check_options(given: Mapping[str, Any]) -> None:
+    """Refuse options that need or exclude another one."""
+    if given["threshold"] is not None and not given["escalate"]:
+        raise click.UsageError("--threshold is that of the local head; add --escalate")
+    if given["escalate"] and (given["outbox"] is not None or given["stream"]):
+        raise click.UsageError("--escalate excludes --outbox and --stream")
+    if given["stream"]:
+        excluded = ("outbox", "draw", "answers", "budget_bytes")
+        if not given["images"] or any(given[name] is not None for name in excluded):
+            raise click.UsageError(
+                "--stream needs a source, and excludes --outbox, --draw, --answers and --budget-bytes"
+            )
+        return
+    if any(given[name] is not None for name in ("fps", "budget_kbps", "motion")) or given["tolerance"]:
+        raise click.UsageError("--fps, --budget-kbps, --motion and --tolerance require --stream")
+    if not given["images"] and given["outbox"] is None:
+        raise click.UsageError("name an image, a folder, a video or a camera; or --outbox FILE, to send its packets")
 
 
 def _check(client: Client, failed: int, left: int, printer: _Printer, again: str) -> None:

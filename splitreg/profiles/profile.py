@@ -11,7 +11,7 @@ from typing import Any
 
 from splitreg.errors import BenchError, suggest
 from splitreg.link_emulator import Profile
-from splitreg.profiles.trace import Trace
+from splitreg.profiles.trace import RecordedLink
 
 _FOLDER = Path(__file__).parent
 #: Figures of a device: name -> unit.
@@ -114,8 +114,8 @@ class LinkProfile(_Described):
         down: recording of the way down.
     """
 
-    up: Trace | None = None
-    down: Trace | None = None
+    up: RecordedLink | None = None
+    down: RecordedLink | None = None
 
     def seconds(self, up_bytes: float, down_bytes: float) -> float:
         """Return the expected seconds of one request and its answer on an open connection.
@@ -212,7 +212,9 @@ def read_link(place: str | Path) -> LinkProfile:
         BenchError: there is none, it is not valid, or a trace cannot be read.
     """
     path, data, figures = _read(place, "link", links(), LINK_FIGURES, ("up_trace", "down_trace"))
-    traces = {key: Trace.read(path.parent / data[f"{key}_trace"]) for key in ("up", "down") if f"{key}_trace" in data}
+    traces = {
+        key: RecordedLink.read(path.parent / data[f"{key}_trace"]) for key in ("up", "down") if f"{key}_trace" in data
+    }
     return LinkProfile(name=path.stem, summary=data["summary"], figures=figures, place=path, **traces)
 
 

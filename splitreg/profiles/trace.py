@@ -14,7 +14,7 @@ from splitreg.errors import BenchError
 OPPORTUNITY_BYTES = 1504
 
 
-class Trace:
+class RecordedLink:
     """A recorded link in one direction; it repeats at its end.
 
     Source of the format: Netravali et al. 2015, "Mahimahi" (USENIX ATC).
@@ -32,7 +32,7 @@ class Trace:
             raise BenchError("a trace has one time in ms per line, from the start of the recording, not falling")
 
     @classmethod
-    def read(cls, path: Path) -> Trace:
+    def read(cls, path: Path) -> RecordedLink:
         """Read a file with one whole number of milliseconds per line.
 
         Raises:

@@ -4,7 +4,7 @@ import pytest
 
 from splitreg.errors import BenchError
 from splitreg.link_emulator import Lane
-from splitreg.profiles import Trace, devices, links, read_device, read_link
+from splitreg.profiles import RecordedLink, devices, links, read_device, read_link
 
 
 def test_every_profile_is_valid_and_says_where_its_figures_come_from():
@@ -60,7 +60,7 @@ def test_a_name_that_is_none():
 
 
 def test_a_recording_delivers_when_it_could(tmp_path):
-    trace = Trace([100, 100, 200, 1000])  # 4 packets of 1,504 bytes per second
+    trace = RecordedLink([100, 100, 200, 1000])  # 4 packets of 1,504 bytes per second
     assert trace.bps == pytest.approx(4 * 1504 * 8)
     assert trace.transfer_s(1, 0) == pytest.approx(0.1) and trace.transfer_s(3000, 0) == pytest.approx(0.1)
     assert trace.transfer_s(3009, 0) == pytest.approx(0.2) and trace.transfer_s(1, 0.5) == pytest.approx(0.5)
