@@ -4,8 +4,9 @@
 
     python benchmarks/code_length.py
 
-36 latents of 16 channels of 16x16: four amplitudes, three degrees of smoothness, and three degrees of difference in
-strength between channels. Each is written as PNG and as JPEG 85 of the tiled 8-bit image. Prints Spearman's rank correlation of each objective with the bits per element of the files.
+36 latents of 16 channels of 16x16: four amplitudes, three degrees of smoothness, and three degrees of difference
+between channels. Each is written as PNG and as JPEG 85 of the tiled 8-bit image. Prints Spearman's rank correlation of
+each objective with the bits per element of the files.
 """
 
 from __future__ import annotations
@@ -55,7 +56,13 @@ def published(scale):
 
     def term(latent):
         context = StepContext(
-            losses={}, rate=torch.zeros(1), images=torch.zeros(1), features={}, teacher=None, progress=0.0, latent=latent
+            losses={},
+            rate=torch.zeros(1),
+            images=torch.zeros(1),
+            features={},
+            teacher=None,
+            progress=0.0,
+            latent=latent,
         )
         return objective(context)["compressibility"]
 

@@ -61,7 +61,7 @@ def check(python: Path, wheel: Path, extra: list[str]) -> dict[str, object]:
         environment = Path(folder) / "venv"
         subprocess.run([python, "-m", "venv", environment], check=True)
         here = environment / "bin" / "python"
-        install = [here, "-m", "pip", "install", "-q", "--only-binary=:all:", f"{wheel}[edge]", *extra]
+        install = [here, "-m", "pip", "install", "-q", "--only-binary=:all:", f"{wheel.resolve()}[edge]", *extra]
         done = subprocess.run(install, capture_output=True, text=True, check=False, cwd=folder)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["pip failed"]

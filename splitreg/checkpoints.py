@@ -68,7 +68,7 @@ def _torchvision_file(place: str) -> Path:
         )
     url = (weights[member] if member else weights.DEFAULT).url
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / url.rpartition("/")[2]
+    file: Path = folder / str(url).rpartition("/")[2]
     if not file.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)

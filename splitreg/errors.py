@@ -18,6 +18,7 @@
     │   └── SourceError              a video or camera that cannot be opened, or has stopped
     ├── TrainingError            a run that cannot start, continue or be resumed
     │   └── TrainingInterrupted      a run that was stopped by a signal and can be resumed
+    ├── BenchError               a result of a benchmark, or a profile, that is not valid or comparable
     ├── BundleError              a bundle that is missing, altered or not valid
     │   └── HubError                 a place on the Hugging Face Hub that cannot be read or written
     ├── CheckpointError          a checkpoint that cannot be read, or does not fit the model
@@ -132,6 +133,10 @@ class TrainingInterrupted(TrainingError):
     def __init__(self, message: str, signal: int = 0) -> None:
         self.signal = signal
         super().__init__(message)
+
+
+class BenchError(SplitregError):
+    """A result of a benchmark, or a profile of a device or link, that is not valid or comparable."""
 
 
 class BundleError(SplitregError):

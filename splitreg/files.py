@@ -28,6 +28,7 @@ IMAGE_CODECS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "jpeg": ("JPEG", {"optimize": True}),
     "webp": ("WEBP", {"method": 6}),
     "png": ("PNG", {"optimize": True}),
+    "avif": ("AVIF", {"speed": 6}),
 }
 #: Largest header of a safetensors file, in bytes: the library's own limit.
 MAX_HEADER_BYTES = 100_000_000

@@ -80,10 +80,8 @@ class Calibrated(Bottleneck):
         self.decoder = nn.Conv2d(kept, source.channels, 1)
         with torch.no_grad():  # before calibration: the first channels, in steps of 1/8
             eye = torch.eye(kept, source.channels)
-            self.encoder.weight.copy_(8 * eye[..., None, None])
-            self.decoder.weight.copy_(eye.T[..., None, None] / 8)
-            self.encoder.bias.zero_()  # type: ignore[union-attr]
-            self.decoder.bias.zero_()  # type: ignore[union-attr]
+            _set(self.encoder, 8 * eye, torch.zeros(kept))
+            _set(self.decoder, eye.T / 8, torch.zeros(source.channels))
         normal = 8 * torch.special.ndtri(torch.linspace(1e-3, 1 - 1e-3, QUANTILES))
         self.register_buffer("quantiles", normal.expand(kept, -1).clone())
 
@@ -114,10 +112,8 @@ class Calibrated(Bottleneck):
         vectors, values = vectors[:, order], values.clamp(min=0)
         step = _step(values, DEFAULT_ERROR)
         analysis, synthesis = vectors.T @ root / step, inverse @ vectors * step
-        self.encoder.weight.copy_(analysis[..., None, None])
-        self.encoder.bias.copy_(-(analysis @ mean))  # type: ignore[union-attr]
-        self.decoder.weight.copy_(synthesis[..., None, None])
-        self.decoder.bias.copy_(mean)  # type: ignore[union-attr]
+        _set(self.encoder, analysis, -(analysis @ mean))
+        _set(self.decoder, synthesis, mean)
         self.quantiles.copy_(_quantiles(analysis @ centred))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,6 +171,11 @@ def _quantiles(rows: Tensor) -> Tensor:
     shares = (torch.arange(QUANTILES, dtype=torch.float64, device=rows.device) + 0.5) / QUANTILES
     index = (shares * (rows.shape[1] - 1)).round().long()
     return rows.sort(1).values[:, index]
+
+
+def _set(convolution: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Copy a matrix and a bias into a 1x1 convolution."""
+    convolution.load_state_dict({"weight": weight[..., None, None].float(), "bias": bias.float()})
 
 
 def _square_roots(metric: Tensor) -> tuple[Tensor, Tensor]:

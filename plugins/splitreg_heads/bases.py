@@ -20,7 +20,7 @@ from splitreg.tasks import DETECTION, IGNORE, SEGMENTATION, Prediction
 from splitreg_heads.pyramid import StridedMap, dense_strides
 
 if TYPE_CHECKING:
-    from splitreg.evaluation.metrics import MeanAveragePrecision, MeanIoU
+    from splitreg.evaluation.metrics import MeanIoU
 
 
 def check_labels(head: str, labels: Sequence[str], limit: int | None = None) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class BoxHead(Head):
             identities=None if target.identities is None else target.identities[single].long().cpu().numpy(),
         )
 
-    def metric(self) -> MeanAveragePrecision:
+    def metric(self) -> Any:
         """Return ``mAP``, ``mAP50`` and ``mAP75``."""
         from splitreg.evaluation.metrics import MeanAveragePrecision
 

@@ -31,10 +31,11 @@ class CodeLength(Objective):
 
     The latent is scaled to ``2**bits - 1`` steps over its range, as bottleneck ``quantise`` does. For PNG
     the symbols are the differences to the best of PNG's linear predictors per channel; for JPEG, the
-    DCT coefficients of 8x8 blocks of the tiled image, divided by the quantisation table. Each gets
-    uniform noise in place of rounding, and the length ``-log2 p`` under a Laplace distribution whose
-    scale is fitted per channel (PNG) or per block and frequency (JPEG). So a bit counts the same in a weak
-    channel as in a strong one, and a symbol that is zero anyway costs nothing.
+    DCT coefficients of 8x8 blocks of the tiled image, divided by the quantisation table. In training
+    each gets uniform noise in place of rounding. It has the length ``-log2 p`` under a Laplace
+    distribution per block and frequency (JPEG), or a mixture of them over the channels (PNG, which has
+    one code for all). Their scales are fitted to the batch. So a bit counts the same in a weak channel
+    as in a strong one, and a symbol that is zero anyway costs nothing.
 
     Args:
         heads: names of the heads.
@@ -51,6 +52,7 @@ class CodeLength(Objective):
     """
 
     reads_heads = False
+    table: Tensor
 
     def __init__(
         self,
@@ -88,7 +90,10 @@ class CodeLength(Objective):
         coders = CODERS[:2] if self.coder == "both" else (self.coder,)
         with torch.autocast(latent.device.type, enabled=False):
             symbols = self._symbols(latent)
-            lengths = {"png": lambda: png_bits(symbols), "jpeg": lambda: jpeg_bits(symbols, self.table)}
+            lengths = {
+                "png": lambda: png_bits(symbols, noise=self.training),
+                "jpeg": lambda: jpeg_bits(symbols, self.table, noise=self.training),
+            }
             return {name: self.weight / len(coders) * lengths[name]() for name in coders}
 
     def problems(self, student: TeacherCapabilities, teacher: TeacherCapabilities | None) -> list[str]:
@@ -97,7 +102,7 @@ class CodeLength(Objective):
 
     def _symbols(self, latent: Tensor) -> Tensor:
         """Return the latent in steps of the quantiser, not rounded, within 0 and ``2**bits - 1``."""
-        top = 2**self.bits - 1
+        top = float(2**self.bits - 1)
         if self.percentile < 100:
             sample = latent.flatten()
             sample = sample[:: max(1, len(sample) // 2**18)]
@@ -122,7 +127,7 @@ def quantisation_table(quality: int) -> Tensor:
     return ((table * scale + 50) / 100).floor().clamp(1, 255)
 
 
-def png_bits(symbols: Tensor) -> Tensor:
+def png_bits(symbols: Tensor, *, noise: bool = False) -> Tensor:
     """(B, C, h, w) symbols -> bits per element, with the linear predictor of the smallest differences per channel.
 
     PNG has one code for all channels: the distribution is the mixture of those of groups of channels.
@@ -135,7 +140,7 @@ def png_bits(symbols: Tensor) -> Tensor:
     left, above, corner = padded[..., 1:, :-1], padded[..., :-1, 1:], padded[..., :-1, :-1]
     here = padded[..., 1:, 1:]
     guesses = (left, above, 0.5 * (left + above), left + above - corner, torch.zeros_like(here))
-    residuals = torch.stack([noisy(here - guess) for guess in guesses])
+    residuals = torch.stack([_rounded(here - guess, noise) for guess in guesses])
     sizes = residuals.detach().abs().mean((1, 3, 4))  # (predictors, C)
     chosen = residuals[sizes.argmin(0), :, torch.arange(sizes.shape[1], device=sizes.device)]  # (C, B, h, w)
     groups = sizes.amin(0).sort().values.tensor_split(min(GROUPS, sizes.shape[1]))
@@ -143,7 +148,7 @@ def png_bits(symbols: Tensor) -> Tensor:
     return -(torch.stack(masses).sum(0) / sizes.shape[1]).clamp(min=1e-9).log2().mean()
 
 
-def jpeg_bits(symbols: Tensor, table: Tensor) -> Tensor:
+def jpeg_bits(symbols: Tensor, table: Tensor, *, noise: bool = False) -> Tensor:
     """(B, C, h, w) symbols -> bits per element of the tiled image's 8x8 blocks, quantised by ``table``.
 
     A scale is the product of one per place of the block in the image, which is mostly one channel, and
@@ -154,7 +159,7 @@ def jpeg_bits(symbols: Tensor, table: Tensor) -> Tensor:
     image = functional.pad(image, (0, -width % 8, 0, -height % 8), mode="replicate") - 128
     blocks = image.unfold(-2, 8, 8).unfold(-2, 8, 8).flatten(1, 3)  # (B, N, 8, 8)
     matrix = basis(8, image)
-    coefficients = noisy(matrix @ blocks @ matrix.T / table)
+    coefficients = _rounded(matrix @ blocks @ matrix.T / table, noise)
     dc = functional.pad(coefficients[:, 1:, :1, :1] - coefficients[:, :-1, :1, :1], (0, 0, 0, 0, 1, 0))
     first = torch.zeros(8, 8, dtype=torch.bool, device=image.device)
     first[0, 0] = True
@@ -165,9 +170,9 @@ def jpeg_bits(symbols: Tensor, table: Tensor) -> Tensor:
     return -laplace_mass(coefficients, scale).clamp(min=1e-9).log2().sum() / symbols.numel()
 
 
-def noisy(values: Tensor) -> Tensor:
-    """Return the values with uniform noise of one step, rounded where no gradient is needed."""
-    return values + torch.rand_like(values) - 0.5 if torch.is_grad_enabled() else values.round()
+def _rounded(values: Tensor, noise: bool) -> Tensor:
+    """Return the values with uniform noise of one step, or rounded, without a gradient."""
+    return values + torch.rand_like(values) - 0.5 if noise else values.round()
 
 
 def laplace_mass(values: Tensor, scale: Tensor) -> Tensor:

@@ -168,6 +168,23 @@ def _integer_outputs(network: NetworkGraph, schedule: Schedule) -> list[Ring]:
     return [schedule.rings[layer.output] for layer in network.layers if layer.int8 is not None]
 
 
+def _checked(model: object) -> SymbolModel:
+    """Return a model that the C coder has.
+
+    Raises:
+        BundleError: it is another one.
+    """
+    if not isinstance(model, SymbolModel):
+        raise BundleError(
+            "the c target does not have hyperpriors (bottlenecks shp and mshp); use bottleneck 'fp', or --target onnx"
+        )
+    if not model.has_tables or model.mode == "bits" or (model.mode == "round" and model.bits):
+        raise BundleError(
+            f"the c target needs frequency tables, and symbols of mode round or uniform; got {model.mode}"
+        )
+    return model
+
+
 class _Tables:
     """Tables of the coder as C."""
 
@@ -178,16 +195,7 @@ class _Tables:
             )
         tables = coding.tables
         self.variable = isinstance(tables, VariableModel)
-        models = tables.models if isinstance(tables, VariableModel) else (tables,)
-        for model in models:
-            if not isinstance(model, SymbolModel):
-                raise BundleError(
-                    "the c target does not have hyperpriors (bottlenecks shp and mshp); use bottleneck 'fp', or --target onnx"
-                )
-            if not model.has_tables or model.mode == "bits" or (model.mode == "round" and model.bits):
-                raise BundleError(
-                    f"the c target needs frequency tables, and symbols of mode round or uniform; got {model.mode}"
-                )
+        models = [_checked(m) for m in (tables.models if isinstance(tables, VariableModel) else (tables,))]
         self.nbytes, self.longest, parts, entries = 0, 0, [], []
         for index, model in enumerate(models):
             parts.append(self._model(index, model, coding.codec.adapt))

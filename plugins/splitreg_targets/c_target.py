@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from splitreg.edge import EdgeSource, ExportedTarget, ExportTarget, Runner
 from splitreg.errors import BundleError, RecipeError
@@ -72,11 +68,6 @@ class CTarget(ExportTarget):
         Raises:
             MissingExtra: there is no compiler.
         """
-        folder = tempfile.TemporaryDirectory(prefix="splitreg-c-")
-        library = CLibrary(build_library(files, self.prefix, Path(folder.name)), self.prefix)
-        return functools.partial(_encode, library, folder)
-
-
-def _encode(library: CLibrary, folder: tempfile.TemporaryDirectory[str], image: NDArray[np.uint8]) -> bytes:
-    """Encode an image; holds the folder of the library as long as it is used."""
-    return library.encode(image)
+        # A library that is loaded may be deleted, except on Windows.
+        with tempfile.TemporaryDirectory(prefix="splitreg-c-", ignore_cleanup_errors=True) as folder:
+            return CLibrary(build_library(files, self.prefix, Path(folder)), self.prefix).encode

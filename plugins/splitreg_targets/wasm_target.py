@@ -91,6 +91,6 @@ class WasmTarget(ExportTarget):
                 done = subprocess.run(command, cwd=folder, input=pixels, capture_output=True, check=False)
             if done.returncode:
                 raise BundleError(f"Node cannot run the module: {done.stderr.decode(errors='replace').strip()[-300:]}")
-            return done.stdout
+            return bytes(done.stdout)
 
         return encode

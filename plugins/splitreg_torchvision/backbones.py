@@ -128,7 +128,7 @@ def _options(name: str, dilated: bool, frozen_norm: bool, norm_eps: float | None
     if dilated:
         options.update({"dilated": True} if mobile else {"replace_stride_with_dilation": [False, True, True]})
     if frozen_norm or norm_eps is not None:
-        layer = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
+        layer: Any = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
         eps = norm_eps if norm_eps is not None else (1e-3 if mobile else 1e-5)
         extra = {"momentum": 0.01} if mobile and not frozen_norm else {}
         options["norm_layer"] = functools.partial(layer, eps=eps, **extra)

@@ -21,7 +21,7 @@ from splitreg.errors import RecipeError, suggest
 from splitreg.predictions import Detections
 from splitreg.specs import FeatureSpec
 from splitreg.tasks import BoxTarget, Prediction
-from splitreg_torchvision.levels import Anchors, Pyramid, region_pool
+from splitreg_torchvision.levels import Anchors, RcnnPyramid, region_pool
 from splitreg_torchvision.weights import class_order, copy_into, read_part
 
 #: torchvision's name of a loss -> ours.
@@ -125,7 +125,7 @@ class RcnnHead(BoxHead):
                 f"head {name} like {options.like} reads strides up to 32, the body has {self.needs}; cut earlier"
             )
         channels = {stride: features[stride].channels for stride in self.needs}
-        self.pyramid = Pyramid(channels, self.levels, width, norm)
+        self.pyramid = RcnnPyramid(channels, self.levels, width, norm)
         # the extra level halves the deepest one
         anchors = Anchors((*self.levels, 2 * self.levels[-1]), anchor_scale, inferred=own)
         self.rpn = _Proposals(

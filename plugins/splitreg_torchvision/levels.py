@@ -44,7 +44,7 @@ class Anchors(AnchorGenerator):  # type: ignore[misc]
         return anchors
 
 
-class Pyramid(FeaturePyramidNetwork):  # type: ignore[misc]
+class RcnnPyramid(FeaturePyramidNetwork):  # type: ignore[misc]
     """torchvision's feature pyramid, also without its finest inputs: those levels continue the one below.
 
     Args:

@@ -16,7 +16,7 @@ from splitreg.specs import FeatureSpec
 from splitreg.tasks import Prediction
 from splitreg_torchvision.fasterrcnn import DETECTORS, PyramidOutput, RcnnHead, RcnnOptions, truth_of
 from splitreg_torchvision.levels import region_pool
-from splitreg_torchvision.predictions import Instances
+from splitreg_torchvision.predictions import InstanceMasks
 
 if TYPE_CHECKING:
     from splitreg_torchvision.metrics import MaskAveragePrecision
@@ -80,7 +80,7 @@ class MaskRCNNHead(RcnnHead):
     def predict(self, output: PyramidOutput) -> list[Prediction]:
         """Return the objects of each image, best first."""
         return [
-            Instances(
+            InstanceMasks(
                 **self._objects(result),
                 masks=result["masks"][:, 0].float().cpu().numpy(),
                 size=(int(output.size[0]), int(output.size[1])),
@@ -88,14 +88,14 @@ class MaskRCNNHead(RcnnHead):
             for result in self._results(output)
         ]
 
-    def truth(self, target: Any) -> Instances:
+    def truth(self, target: Any) -> InstanceMasks:
         """Return the target's objects with score 1, without crowds."""
         single = ~target.crowd
         boxes = target.boxes.as_subclass(Tensor).float().reshape(-1, 4)
         height, width = target.boxes.canvas_size
         masks = _masks(target, len(boxes), (height, width), boxes.device)
         grids = [_grid(mask, box) for mask, box in zip(masks[single], boxes[single], strict=True)]
-        return Instances(
+        return InstanceMasks(
             boxes=boxes[single].cpu().numpy(),
             scores=np.ones(int(single.sum()), np.float32),
             labels=target.labels[single].long().cpu().numpy(),

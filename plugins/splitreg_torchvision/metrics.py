@@ -14,7 +14,7 @@ from torchmetrics import Metric, detection
 
 from splitreg.tasks import BoxTarget
 from splitreg_torchvision.poses import PoseTarget
-from splitreg_torchvision.predictions import Instances, Poses
+from splitreg_torchvision.predictions import InstanceMasks, Poses
 
 #: Falloff of COCO's 17 keypoints; other sets have ``_SIGMA`` for each point.
 _COCO_SIGMAS = np.array(
@@ -27,7 +27,7 @@ _RECALLS = np.linspace(0, 1, 101)
 _MAX_OBJECTS = 20
 
 
-class MaskAveragePrecision(detection.MeanAveragePrecision):  # type: ignore[misc]
+class MaskAveragePrecision(detection.MeanAveragePrecision):
     """COCO mean average precision of masks: ``mask_mAP`` (IoU .50 to .95), ``mask_mAP50``, ``mask_mAP75``.
 
     Source: Lin et al. 2014, arXiv:1405.0312; computed by faster-coco-eval.
@@ -39,7 +39,7 @@ class MaskAveragePrecision(detection.MeanAveragePrecision):  # type: ignore[misc
         super().__init__(iou_type="segm", backend="faster_coco_eval")
         self.warn_on_many_detections = False
 
-    def update(self, predictions: Sequence[Instances], targets: Sequence[BoxTarget]) -> None:
+    def update(self, predictions: Sequence[InstanceMasks], targets: Sequence[BoxTarget]) -> None:  # type: ignore[override]
         """Keep one batch; images without masks of their objects are left out."""
         pairs = [(p, t) for p, t in zip(predictions, targets, strict=True) if t.masks is not None or not len(t.labels)]
         found = [
@@ -69,7 +69,7 @@ class MaskAveragePrecision(detection.MeanAveragePrecision):  # type: ignore[misc
         return {ours: math.nan if (v := float(values[theirs])) < 0 else v for ours, theirs in names.items()}
 
 
-def _bitmaps(prediction: Instances) -> NDArray[np.bool_]:
+def _bitmaps(prediction: InstanceMasks) -> NDArray[np.bool_]:
     masks = [prediction.bitmap(index) for index in range(len(prediction.scores))]
     return np.stack(masks) if masks else np.zeros((0, *prediction.size), np.bool_)
 
@@ -94,6 +94,8 @@ class PosePrecision(Metric):
     """
 
     full_state_update = False
+    rows: list[Tensor]
+    counts: list[Tensor]
 
     def __init__(self, points: int) -> None:
         super().__init__()
@@ -124,20 +126,27 @@ class PosePrecision(Metric):
 
 
 def similarity(
-    found: NDArray[Any], points: NDArray[Any], visible: NDArray[Any], area: NDArray[Any], variances: NDArray[Any]
+    found: NDArray[Any], points: NDArray[Any], visible: NDArray[Any], boxes: NDArray[Any], variances: NDArray[Any]
 ) -> NDArray[np.float64]:
     """Return the (N, G) object keypoint similarity.
+
+    Points of an object without any known point are compared with its box, three times as wide and high.
 
     Args:
         found: (N, K, 2) predicted points.
         points: (G, K, 2) points of the truth.
         visible: (G, K) bool.
-        area: (G,) in pixels.
+        boxes: (G, 4) of the truth.
         variances: (K,) tolerance of each point.
     """
-    distance = ((found[:, None].astype(np.float64) - points[None]) ** 2).sum(-1)  # (N, G, K)
+    places, sides = found[:, None].astype(np.float64), boxes[:, 2:] - boxes[:, :2]
+    area = 0.5 * sides.prod(axis=1)
+    low, high = (boxes[:, :2] - sides)[None, :, None], (boxes[:, 2:] + sides)[None, :, None]
+    outside = np.maximum(0, low - places) + np.maximum(0, places - high)
+    hidden = ~visible.any(axis=1)
+    distance = (np.where(hidden[None, :, None, None], outside, places - points[None]) ** 2).sum(-1)  # (N, G, K)
     error = distance / variances / (area[None, :, None] + np.spacing(1)) / 2
-    known = np.broadcast_to(visible[None], error.shape)
+    known = np.broadcast_to((visible | hidden[:, None])[None], error.shape)
     total: NDArray[np.float64] = (np.exp(-error) * known).sum(-1) / np.maximum(known.sum(-1), 1)
     return total
 
@@ -150,12 +159,11 @@ def _match(
     own = own[np.argsort(-prediction.scores[own], kind="stable")][:_MAX_OBJECTS]
     theirs = target.labels.cpu().numpy() == label
     boxes = target.boxes.as_subclass(Tensor).float().reshape(-1, 4).cpu().numpy()[theirs]
-    points = target.points.as_subclass(Tensor).float().cpu().numpy().reshape(len(theirs), -1, 2)[theirs]
-    visible = target.visible.cpu().numpy().reshape(len(theirs), -1)[theirs].astype(bool)
+    points = target.points.as_subclass(Tensor).float().cpu().numpy().reshape(len(theirs), len(variances), 2)[theirs]
+    visible = target.visible.cpu().numpy().reshape(len(theirs), len(variances))[theirs].astype(bool)
     ignored = target.crowd.cpu().numpy()[theirs].astype(bool) | ~visible.any(axis=1)
     order = np.argsort(ignored, kind="stable")  # those that count first
-    area = 0.5 * (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    scores = similarity(prediction.keypoints[own], points, visible, area, variances)
+    scores = similarity(prediction.keypoints[own], points, visible, boxes, variances)
     rows = np.zeros((len(own), 2 + 2 * len(_THRESHOLDS)))
     rows[:, 0], rows[:, 1] = label, prediction.scores[own]
     for t, threshold in enumerate(_THRESHOLDS):

@@ -26,7 +26,7 @@ _MAX_VALUES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Instances(Detections):
+class InstanceMasks(Detections):
     """Objects with masks, highest score first.
 
     Args:

@@ -24,7 +24,13 @@ class Trace:
 
 
 def chart(
-    title: str, y_label: str, traces: Sequence[Trace], x_label: str = "bytes", *, logarithmic: bool = True
+    title: str,
+    y_label: str,
+    traces: Sequence[Trace],
+    x_label: str = "bytes",
+    *,
+    logarithmic: bool = True,
+    log_y: bool = False,
 ) -> str:
     """Draw the chart.
 
@@ -32,20 +38,24 @@ def chart(
         title: title above the chart.
         y_label: name of the metric.
         traces: at least one with a point.
-        x_label: unit of the horizontal axis, per image if it is logarithmic.
+        x_label: unit of the horizontal axis, per image if only that axis is logarithmic.
         logarithmic: whether the horizontal axis is.
+        log_y: draw the metric, which must be above 0, on a logarithmic axis.
     """
     sent = [x for trace in traces for x, _, _ in trace.points if x > 0] or [1.0]
     heights = [y for trace in traces for _, y, _ in trace.points]
     scale = math.log10 if logarithmic else float
     least = 0.15 if logarithmic else 0.5
     x_low, x_high = _widened(scale(min(sent)), scale(max(sent)), 0.06, least)
+    if log_y:
+        heights = [math.log10(y) for y in heights]
     y_low, y_high = _widened(min(heights), max(heights), 0.08, 0.02 * max(abs(max(heights)), 1e-3))
 
     def x_at(value: float) -> float:
         return _LEFT + (scale(value) - x_low) / (x_high - x_low) * (_RIGHT - _LEFT)
 
     def y_at(value: float) -> float:
+        value = math.log10(value) if log_y else value
         return _BOTTOM - (value - y_low) / (y_high - y_low) * (_BOTTOM - _TOP)
 
     height = max(_MIN_HEIGHT, _TOP + 24 * (len(traces) + 1))
@@ -60,12 +70,12 @@ def chart(
         x = x_at(value)
         parts.append(f'<path d="M{x:.1f} {_TOP}V{_BOTTOM}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{x:.1f}" y="{_BOTTOM + 19}" text-anchor="middle">{_short(value)}</text>')
-    step = _nice_step(y_high - y_low)
-    for number in range(math.ceil(y_low / step - 1e-9), math.floor(y_high / step + 1e-9) + 1):
-        y, digits = y_at(number * step), max(0, -math.floor(math.log10(step) + 1e-9))
+    for value, text in _y_ticks(y_low, y_high, log_y):
+        y = y_at(value)
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="#e4e4e4"/>')
-        parts.append(f'<text x="{_LEFT - 9}" y="{y + 4.5:.1f}" text-anchor="end">{number * step:.{digits}f}</text>')
-    below = f"{escape(x_label)} per image (logarithmic)" if logarithmic else escape(x_label)
+        parts.append(f'<text x="{_LEFT - 9}" y="{y + 4.5:.1f}" text-anchor="end">{text}</text>')
+    unit = "" if log_y or not logarithmic else " per image"
+    below = f"{escape(x_label)}{unit}{' (logarithmic)' if logarithmic else ''}"
     parts += [
         f'<path d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}" fill="none" stroke="#444"/>',
         f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 44}" text-anchor="middle">{below}</text>',
@@ -112,6 +122,16 @@ def _legend(number: int, name: str, colour: str, *, line: bool, level: bool) -> 
         yield _marker(number, x + 14, y, colour)
     label = name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
     yield f'<text x="{x + 36}" y="{y + 4.5}"><title>{escape(name)}</title>{escape(label)}</text>'
+
+
+def _y_ticks(low: float, high: float, log_y: bool) -> list[tuple[float, str]]:
+    """Return the ticks of the vertical axis with their texts."""
+    if log_y:
+        return [(value, f"{value:,.6g}") for value in _log_ticks(low, high)]
+    step = _nice_step(high - low)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return [(number * step, f"{number * step:.{digits}f}") for number in numbers]
 
 
 def _widened(low: float, high: float, share: float, least: float) -> tuple[float, float]:

@@ -6,22 +6,29 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 import splitreg
 from splitreg.assembly import SplitModel, load
 from splitreg.bundle import Bundle
+from splitreg.data.classes import match_heads
 from splitreg.data.image_codecs import parse_codec
 from splitreg.data.loading import Source
 from splitreg.errors import TrainingError
 from splitreg.evaluation import EvalOptions, evaluate, evaluate_image_codec
+from splitreg.evaluation.intervals import Bootstrap
+from splitreg.evaluation.packets import spread
 from splitreg.files import IMAGE_CODECS, disk_errors, write_json
 from splitreg.parsing import check_name
 from splitreg.recipe import IGNORE, REFUSE, DataPart
 from splitreg.registry import Registry
 from splitreg.training.data import open_split
+from splitreg.zoo import bundles
 
 #: Values of ``Sent.how`` beside the image codecs: a packet; or nothing, the whole network runs on the device.
 PACKET, LOCAL = "packet", "local"
@@ -69,6 +76,10 @@ class Point:
         parameters: weights on the device; 0 if it runs only an image codec.
         macs: multiply-accumulates per image on the device; 0 if it runs only an image codec.
         report: the whole evaluation.
+        intervals: head -> metric -> ``low`` and ``high`` of its 95 % interval, and its ``values`` in
+            the resamples; empty if none were drawn. See ``splitreg.evaluation.intervals``.
+        sent: what was sent, as plain data: ``how``, ``quality``, ``rate``, and the name and place of
+            the bundle.
         cached: whether it was measured before.
     """
 
@@ -79,6 +90,8 @@ class Point:
     parameters: int
     macs: int
     report: Mapping[str, Any]
+    intervals: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    sent: Mapping[str, Any] = field(default_factory=dict)
     cached: bool = False
 
 
@@ -89,10 +102,12 @@ class Setting:
     Args:
         data: the datasets; ``val`` is the split.
         limit: number of images, spread evenly; None: all of them.
+        resamples: number of bootstrap resamples of the images; 0: no intervals.
     """
 
     data: tuple[DataPart, ...]
     limit: int | None = None
+    resamples: int = 0
 
     @property
     def dataset(self) -> str:
@@ -102,7 +117,8 @@ class Setting:
     def to_json(self) -> dict[str, Any]:
         """Return what identifies the images, with absolute paths."""
         parts = [{**p.to_mapping(), "root": None if p.root is None else str(Path(p.root).resolve())} for p in self.data]
-        return {"data": [{k: v for k, v in p.items() if k != "train"} for p in parts], "limit": self.limit}
+        return {"data": [{k: v for k, v in p.items() if k != "train"} for p in parts], "limit": self.limit,
+                "resamples": self.resamples}  # fmt: skip
 
 
 class Points:
@@ -144,8 +160,18 @@ class Points:
         return Point(
             label=sent.label, bytes=0.0 if sent.how == LOCAL else report["bytes"]["mean"], metrics=report["metrics"],
             primary={head: (name, lower) for head, (name, lower) in result["primary"].items()},
-            parameters=cost["parameters"], macs=cost["macs"], report=report, cached=cached,
+            parameters=cost["parameters"], macs=cost["macs"], report=report, intervals=result["intervals"],
+            sent={
+                "how": sent.how, "quality": sent.quality, "rate": sent.rate, "bundle": bundle_name(sent.bundle),
+                "place": bundle_place(sent.bundle),
+            },
+            cached=cached,
         )  # fmt: skip
+
+    def images(self, bundle: Path, count: int = 8) -> list[NDArray[np.uint8]]:
+        """Return the first images, (H, W, 3), of the dataset of a bundle."""
+        _, source = self._open(bundle)
+        return [source[index].array() for index in spread(len(source), min(count, len(source)))]
 
     def _key(self, sent: Sent) -> dict[str, Any]:
         # The predictions are the same with and without packets, up to rounding.
@@ -162,19 +188,36 @@ class Points:
 
     def _evaluate(self, sent: Sent) -> dict[str, Any]:
         model, source = self._open(sent.bundle)
+        classes = match_heads(model.plan.heads, source.targets, self._options.unknown_classes)
+        bootstrap = Bootstrap(model, classes, resamples=self._setting.resamples)
+        options = replace(self._options, observer=bootstrap.add) if self._setting.resamples else self._options
         if sent.how in (PACKET, LOCAL):
-            report = evaluate(model, source, self._options, rate=sent.rate)
+            report = evaluate(model, source, options, rate=sent.rate)
         else:  # without the bottleneck, if that is possible
             split = model.prefix is None
             report = evaluate_image_codec(
-                model, source, sent.how, sent.quality or 75, split=split, options=self._options
+                model, source, sent.how, sent.quality or 75, split=split, options=options
             )  # fmt: skip
         costs = {part: asdict(cost) for part, cost in model.plan.costs().items() if part != "unsplit"}
         whole = {key: sum(cost[key] for cost in costs.values()) for key in ("parameters", "macs")}
         primary = {
             name: (head.primary, head.lower_is_better) for name in model.heads if (head := model.head(name)).primary
         }
-        return {"report": report.to_json(), "primary": primary, "costs": {PACKET: costs["edge"], LOCAL: whole}}
+        return {
+            "report": report.to_json(), "primary": primary, "costs": {PACKET: costs["edge"], LOCAL: whole},
+            "intervals": _intervals(bootstrap) if self._setting.resamples else {},
+        }  # fmt: skip
+
+
+def _intervals(bootstrap: Bootstrap) -> dict[str, Any]:
+    """Return the intervals as plain data, with values of six digits."""
+    return {
+        head: {
+            name: {"low": one.low, "high": one.high, "values": [float(f"{value:.6g}") for value in one.values]}
+            for name, one in metrics.items()
+        }
+        for head, metrics in bootstrap.intervals().items()
+    }
 
 
 def packet_points(bundle: Path, rates: Sequence[float] = ()) -> tuple[Sent, ...]:
@@ -210,10 +253,15 @@ def bundle_name(bundle: Path) -> str:
     return path.parent.name if path.name == "bundle" else path.name
 
 
+def bundle_place(bundle: Path) -> str:
+    """Return ``zoo:NAME`` for a bundle of the zoo, otherwise its path."""
+    return next((f"zoo:{name}" for name, path in bundles().items() if path.resolve() == bundle.resolve()), str(bundle))
+
+
 def _read_result(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a stored result of exactly these settings; None if there is none, or it is damaged."""
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return result if result["key"] == key and {"report", "primary", "costs"} <= result.keys() else None
+        return result if result["key"] == key and {"report", "primary", "costs", "intervals"} <= result.keys() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from splitreg.bench.chart import Trace, chart
 from splitreg.bench.curves import Axis, Comparison, Series
+from splitreg.bench.machine import machine
 from splitreg.bench.points import Point
+from splitreg.bench.speed_report import speed_tables
+from splitreg.bench.tables import markdown_table
+
+#: Name and version of ``bench.json``.
+FORMAT, VERSION = "splitreg-bench", 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +29,7 @@ class BenchResult:
         series: the series with their points.
         comparisons: one per metric.
         output: folder of ``bench.json``, ``bench.md`` and the charts.
+        speed: result of ``measure_speed``; empty if no times were measured.
     """
 
     dataset: str
@@ -31,20 +38,26 @@ class BenchResult:
     series: tuple[Series, ...]
     comparisons: tuple[Comparison, ...]
     output: Path
+    speed: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, with the whole evaluation of every point."""
         return {
+            "format": FORMAT, "version": VERSION, "machine": machine(),
             "dataset": self.dataset, "images": self.images, "anchor": self.anchor,
             "series": {
                 one.name: [
                     {"label": p.label, "bytes": p.bytes, "device": {"parameters": p.parameters, "macs": p.macs},
-                     "metrics": p.metrics, "evaluation": p.report}
+                     "sent": p.sent, "metrics": p.metrics, "intervals": p.intervals,
+                     "primary": {head: {"metric": name, "lower_is_better": lower}
+                                 for head, (name, lower) in p.primary.items()},
+                     "evaluation": p.report}
                     for p in one.points
                 ]
                 for one in self.series
             },
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            **({"speed": self.speed} if self.speed else {}),
         }  # fmt: skip
 
     def charts(self) -> dict[str, str]:
@@ -77,7 +90,7 @@ class BenchResult:
         """Return tables of all points, of all series against the anchor, and of bytes at equal accuracy."""
         names = [str(c.axis) for c in self.comparisons]
         points = [
-            [one.name, p.label, f"{p.bytes:,.0f}", *(_number(c.axis.value(p)) for c in self.comparisons)]
+            [one.name, p.label, f"{p.bytes:,.0f}", *(_cell(c.axis, p) for c in self.comparisons)]
             for one in self.series
             for p in sorted(one.points, key=lambda p: p.bytes)
         ]
@@ -88,9 +101,9 @@ class BenchResult:
         ]  # fmt: skip
         blocks = [
             f"{self.images} images of {self.dataset}.",
-            _table(["series", "sent", "bytes per image", *names], points),
+            markdown_table(["series", "sent", "bytes per image", *names], points),
             f"Bytes at equal accuracy against {self.anchor} (BD-rate; less is better):",
-            _table(["series", "device parameters", "device MACs", *names], series),
+            markdown_table(["series", "device parameters", "device MACs", *names], series),
         ]
         notes = [f"- {', '.join(where)}: {note}." for note, where in self._notes().items()]
         if notes:
@@ -105,7 +118,8 @@ class BenchResult:
                 blocks.append(
                     f"Bytes per image for the same {comparison.axis}, interpolated (≤: the smallest point is better):"
                 )
-                blocks.append(_table([str(comparison.axis), *sending], rows))
+                blocks.append(markdown_table([str(comparison.axis), *sending], rows))
+        blocks += speed_tables(self.speed)
         return "\n\n".join(blocks) + "\n"
 
     def _notes(self) -> dict[str, list[str]]:
@@ -146,8 +160,15 @@ def _needed(sizes: Mapping[str, float | None], name: str, at_most: Sequence[str]
     return "-" if size is None else f"{'≤ ' if name in at_most else ''}{size:,.0f}"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _cell(axis: Axis, point: Point) -> str:
+    """Return a metric, with its interval if there is one."""
+    value = axis.value(point)
+    interval = point.intervals.get(axis.head, {}).get(axis.metric)
+    if value is None:
+        return "-"
+    if interval is None or interval["low"] is None:
+        return f"{value:.4f}"
+    return f"{value:.4f} ({interval['low']:.4f} to {interval['high']:.4f})"
 
 
 def _range(values: Iterable[int]) -> str:
@@ -156,17 +177,3 @@ def _range(values: Iterable[int]) -> str:
     if not high:
         return "-"  # the device runs only an image codec
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return an aligned Markdown table; all columns but the first are numbers."""
-    cells = [list(header), *[list(row) for row in rows]]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
-    lines = [
-        "| "
-        + " | ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        + " |"
-        for row in cells
-    ]
-    rule = "| " + " | ".join("-" * (w - 1) + ":" if i else "-" * w for i, w in enumerate(widths)) + " |"
-    return "\n".join([lines[0], rule, *lines[1:]])

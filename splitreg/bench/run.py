@@ -12,14 +12,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from splitreg.bench.curves import Series, axes, compare, default_anchor
-from splitreg.bench.points import Point, Points, Sent, Setting
+from splitreg.bench.points import Point, Points, Sent, Setting, bundle_name
 from splitreg.bench.report import BenchResult
+from splitreg.bench.speed import SpeedOptions, measure_speed
 from splitreg.errors import DataError, RecipeError, TrainingError
-from splitreg.files import disk_errors, write_atomic, write_json
+from splitreg.evaluation.intervals import RESAMPLES
+from splitreg.files import IMAGE_CODECS, disk_errors, write_atomic, write_json
 from splitreg.parsing import check_name
 from splitreg.recipe import DataPart
 from splitreg.registry import Registry
@@ -35,12 +38,16 @@ class BenchOptions:
         anchor: series that the others are compared with; None: the first one with several points.
         progress: show bars on stderr.
         on_point: called with the series and each point.
+        resamples: number of bootstrap resamples for the intervals of the metrics; 0: none.
+        speed: also measure times of the bundles; None: do not.
     """
 
     limit: int | None = None
     anchor: str | None = None
     progress: bool = False
     on_point: Callable[[str, Point], None] | None = None
+    resamples: int = RESAMPLES
+    speed: SpeedOptions | None = None
 
 
 def run(
@@ -73,7 +80,9 @@ def run(
         raise RecipeError("a benchmark needs series with at least one point each; name a bundle")
     if options.anchor is not None:
         check_name(options.anchor, series, "series")
-    setting = Setting(data=(data,) if isinstance(data, DataPart) else tuple(data), limit=options.limit)
+    setting = Setting(
+        data=(data,) if isinstance(data, DataPart) else tuple(data), limit=options.limit, resamples=options.resamples
+    )
     points = Points(folder / "points", setting, registry=registry, progress=options.progress)
     measured = []
     for name, items in series.items():
@@ -90,9 +99,29 @@ def run(
     result = BenchResult(
         dataset=setting.dataset, images=measured[0].points[0].report["images"], anchor=anchor, series=tuple(measured),
         comparisons=tuple(compare(axis, measured, anchor) for axis in metrics), output=folder,
+        speed=_speed(series, points, options, registry),
     )  # fmt: skip
     _write(result)
     return result
+
+
+def _speed(
+    series: Mapping[str, Sequence[Sent | str | Path]], points: Points, options: BenchOptions, registry: Registry | None
+) -> dict[str, Any]:
+    """Measure the times of all bundles and image codecs of the series on the first images."""
+    if options.speed is None:
+        return {}
+    sent = [
+        item if isinstance(item, Sent) else Sent(bundle=find_bundle(item))
+        for items in series.values()
+        for item in items
+    ]
+    bundles = {bundle_name(one.bundle): one.bundle for one in sent}
+    codecs = dict.fromkeys(
+        f"{one.how}:{one.quality}" if one.quality else one.how for one in sent if one.how in IMAGE_CODECS
+    )
+    chosen = replace(options.speed, codecs=options.speed.codecs or tuple(codecs))
+    return measure_speed(bundles, points.images(sent[0].bundle), chosen, registry=registry)
 
 
 def _write(result: BenchResult) -> None:

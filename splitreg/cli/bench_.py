@@ -15,7 +15,32 @@ if TYPE_CHECKING:
     from splitreg.bench import Point, Sent
 
 
-@click.command("bench")
+class BenchGroup(click.Group):
+    """A group whose default command measures: ``splitreg bench BUNDLE`` is ``splitreg bench measure BUNDLE``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Insert the default command if the first argument is no subcommand."""
+        if args[:1] not in (["-h"], ["--help"]) and (not args or args[0] not in self.commands):
+            args = [_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+_DEFAULT = "measure"
+
+
+@click.group("bench", cls=BenchGroup)
+def command() -> None:
+    """Compare bundles and baselines: bytes, metrics, times.
+
+    Without the name of a subcommand, "measure" is meant.
+
+    \b
+    splitreg bench zoo:camvid-small --data camvid --root camvid --images webp:80,webp:20,webp:5 -o bench
+    splitreg bench compare main/bench.json bench/bench.json
+    """
+
+
+@command.command(_DEFAULT)
 @click.argument("bundles", nargs=-1, metavar="BUNDLE...", type=click.Path())
 @click.option(
     "--series",
@@ -40,15 +65,28 @@ if TYPE_CHECKING:
 @unknown_option
 @click.option("--limit", type=click.IntRange(min=1), help="Number of images, spread evenly.")
 @click.option("--anchor", metavar="NAME", help="Series to compare with.  [default: the first one with several points]")
+@click.option(
+    "--resamples",
+    default=200,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Bootstrap resamples of the images for 95 % intervals; 0: no intervals.",
+)
+@click.option("--times", is_flag=True, help="Also measure times, throughput, start and memory on this machine.")
+@click.option("--rounds", default=15, show_default=True, type=click.IntRange(min=3), help="Rounds of --times.")
+@click.option(
+    "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="CPU threads per network for --times."
+)
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder for results and charts.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
-def command(
+def measure(
     bundles: tuple[str, ...], joined: tuple[str, ...], unsplit: str | None, images: str | None, raw: bool,
     local: str | None, data: str | None, root: str | None, split: str | None, options: tuple[str, ...], limit: int | None,
     anchor: str | None, output: str, as_json: bool, quiet: bool, rates: str | None, unknown: str | None,
+    resamples: int, times: bool, rounds: int, threads: int,
 ) -> None:  # fmt: skip
-    """Compare bundles and baselines: bytes and metrics.
+    """Measure bundles and baselines on a dataset.
 
     Measures bytes per image against each head's metric, as tables and charts. Every BUNDLE is a series of one point,
     the folder of a sweep is one series. Images of ordinary codecs run without the bottleneck of --unsplit, if that is
@@ -60,7 +98,7 @@ def command(
     """
     from dataclasses import replace
 
-    from splitreg.bench import BenchOptions, Sent, image_points, run
+    from splitreg.bench import BenchOptions, Sent, SpeedOptions, image_points, run
     from splitreg.bundle import Bundle
     from splitreg.cli.eval_ import data_parts
     from splitreg.recipe import REFUSE, Recipe
@@ -91,12 +129,93 @@ def command(
     if more:
         raise click.UsageError("the first bundle was trained on several datasets; choose one with --data NAME")
     part = replace(part, unknown_classes=unknown or (part.unknown_classes if data is None else REFUSE))
-    wanted = BenchOptions(limit=limit, anchor=anchor, progress=not quiet, on_point=None if quiet else print_point)
+    speed = SpeedOptions(rounds=rounds, threads=threads, progress=not quiet) if times else None
+    wanted = BenchOptions(
+        limit=limit, anchor=anchor, progress=not quiet, on_point=None if quiet else print_point, resamples=resamples,
+        speed=speed,
+    )  # fmt: skip
     result = run(series, Path(output), data=part, options=wanted)
     if as_json:
         print_json(result.to_json())
     else:
         click.echo(str(result))
+
+
+@command.command("compare")
+@click.argument("before", type=click.Path(exists=True))
+@click.argument("after", type=click.Path(exists=True))
+@click.option("--metric", default=0.005, show_default=True, help="Largest loss of a metric, absolute.")
+@click.option("--bytes", "bytes_", default=0.01, show_default=True, help="Largest relative increase of bytes.")
+@click.option("--time", "time_", default=0.10, show_default=True, help="Largest relative increase of a time.")
+@click.option("--min-ms", default=0.2, show_default=True, help="Times below this are not compared.")
+@click.option(
+    "--clock",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|ratio|wall",
+    help="Processor time, the same relative to the reference task, or wall time.",
+)
+@click.option("--no-times", is_flag=True, help="Compare bytes and metrics only.")
+@click.option("--all", "everything", is_flag=True, help="Show every number, not only regressions.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(
+    before: str, after: str, metric: float, bytes_: float, time_: float, min_ms: float, clock: str, no_times: bool,
+    everything: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Fail if a result is worse than an earlier one.
+
+    Compares bytes, primary metrics and times of two results of splitreg bench on the same images. The exit status is 1
+    if one of them is worse by more than its tolerance.
+
+    \b
+    splitreg bench compare main/bench.json bench/bench.json
+    splitreg bench compare main branch --time 0.05 --all
+    """
+    from splitreg.bench import Tolerances, compare_files
+
+    tolerances = Tolerances(
+        metric=metric, bytes=bytes_, time=time_, min_ms=min_ms, clock=clock, times=not no_times
+    )  # fmt: skip
+    result = compare_files(before, after, tolerances)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        click.echo(result.markdown(everything=everything))
+    if result.regressions:
+        raise SystemExit(1)
+
+
+@command.command("calibrate")
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="TOML file of the profile.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="Runtime of the edge halves.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="CPU threads.")
+@click.option(
+    "--rounds", default=15, show_default=True, type=click.IntRange(min=3), help="Rounds; medians are written."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def calibrate(bundles: tuple[str, ...], output: str, runtime: str, threads: int, rounds: int, as_json: bool) -> None:
+    """Write a device profile of this machine.
+
+    Runs the edge halves and the whole networks of some bundles here, and measures power where the machine has counters
+    for it. splitreg choose takes the file as --device.
+
+    \b
+    splitreg bench calibrate zoo:camvid-small -o my-device.toml
+    splitreg choose --bench bench --device my-device.toml --link lte-m
+    """
+    from splitreg.bench.calibrate import CalibrationOptions, named
+    from splitreg.bench.calibrate import calibrate as run
+
+    result = run(named(bundles), output, CalibrationOptions(runtime=runtime, threads=threads, rounds=rounds))
+    if as_json:
+        print_json({
+            "figures": {name: {"value": value, "source": source} for name, (value, source) in result["figures"].items()},
+            "bundles": result["bundles"],
+        })  # fmt: skip
+    else:
+        for name, (value, source) in result["figures"].items():
+            click.echo(f"{name} {value:.4g}  ({source})")
 
 
 def _bundle_series(bundles: Sequence[str], joined: Sequence[str], rates: list[float]) -> dict[str, tuple[Sent, ...]]:

@@ -10,7 +10,11 @@ import click
 from splitreg.cli.tables import print_json, table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from splitreg.assembly import SplitModel
+    from splitreg.interop.importing import Misfit
+    from splitreg.recipe import Recipe
 
 #: Number of mismatched tensors in the table; ``--json`` has all.
 SHOWN = 40
@@ -36,18 +40,19 @@ def command(
     cut: str | None, bottleneck: str | None, codec: str | None, size: str | None, overrides: tuple[str, ...],
     strict: bool, as_json: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Make a bundle from checkpoints of torchvision, sc2bench or Ladon.
+    """Make a bundle from checkpoints of other projects.
 
-    CHECKPOINT is a file of torch.save or safetensors, hf:ORG/NAME, or torchvision:MODEL for what torchvision downloads.
+    Known are torchvision, sc2bench and Ladon. CHECKPOINT is a file of torch.save or safetensors, hf:ORG/NAME, or
+    torchvision:MODEL for what torchvision downloads. Every tensor that does not fit is reported: unused (no such tensor
+    in the model), missing (keeps its initial value), of another shape, or new (of an inserted bottleneck). Nothing in a
+    checkpoint is executed.
+
     Detectors, segmenters and ResNets of torchvision are read whole: backbone and heads are found by their tensors. With
     the bottleneck raw, the default, the split model predicts what torchvision's model does; another one is new and must
     be trained.
 
-    Of sc2bench and Ladon:
-
-    The model is a ResNet with a factorised-prior bottleneck that reads the image, and its heads. Several checkpoints are
-    heads on one bitstream, as in Ladon. Every tensor that does not fit is reported: unused (no such tensor in the
-    model), missing (keeps its initial value), or of another shape. Nothing in a checkpoint is executed.
+    A model of sc2bench or Ladon is a ResNet with a factorised-prior bottleneck that reads the image, and its heads.
+    Several checkpoints are heads on one bitstream, as in Ladon. They need --backbone.
 
     With an output NAME.safetensors, CHECKPOINT holds the weights of a backbone alone, under its own names or those of a
     project that its plugin knows. The file has the plugin's names, for the option pretrained of a recipe.
@@ -61,9 +66,7 @@ def command(
     """
     from splitreg.assembly import save
     from splitreg.bundle import check_free
-    from splitreg.cli.build_ import read_size
     from splitreg.interop import import_checkpoint
-    from splitreg.overrides import parse_overrides
     from splitreg.recipe import Recipe
 
     if output.endswith(".safetensors"):
@@ -71,26 +74,13 @@ def command(
         return
     check_free(Path(output), overwrite=overwrite)
     base = Recipe.read(recipe) if recipe else None
-    keys: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
-    if cut is not None:
-        keys["cut"] = cut
-    if bottleneck is not None:
-        keys["bottleneck"] = parse_overrides([f"bottleneck={bottleneck}"])["bottleneck"]
-    if codec is not None:
-        keys["codec"] = codec
-    if heads is not None:
-        keys["heads"] = heads.split(",")
-    if size is not None:
-        keys["input"] = {**(base.input.to_mapping() if base else {"mode": "resize"}), "size": read_size(size)}
+    keys = _recipe_keys(click.get_current_context().params, base)
     imported = import_checkpoint(checkpoints, base, overrides=overrides, **keys)
     fit = imported.fit
     if as_json:
         print_json(fit.to_json())
-    if not as_json and fit.misfits:
-        click.echo(table(("misfit", "tensor", "detail"), [(m.kind, m.name, m.detail) for m in fit.misfits[:SHOWN]]))
-        if len(fit.misfits) > SHOWN:
-            click.echo(f"... and {len(fit.misfits) - SHOWN} more, see --json")
-    if not as_json:
+    else:
+        _print_misfits(fit.misfits)
         click.echo(_found(imported.model), err=True)
     if strict:
         fit.check()
@@ -99,6 +89,28 @@ def command(
         f"wrote {output}: {fit.used} tensors from {fit.layout}, {fit.derived} derived, {len(fit.misfits)} misfits",
         err=True,
     )
+
+
+def _recipe_keys(given: Mapping[str, Any], base: Recipe | None) -> dict[str, Any]:
+    """Return the keys of the recipe that options name."""
+    from splitreg.cli.build_ import read_size
+    from splitreg.overrides import parse_overrides
+
+    keys = {name: given[name] for name in ("backbone", "cut", "codec") if given[name] is not None}
+    if given["bottleneck"] is not None:
+        keys["bottleneck"] = parse_overrides([f"bottleneck={given['bottleneck']}"])["bottleneck"]
+    if given["heads"] is not None:
+        keys["heads"] = given["heads"].split(",")
+    if given["size"] is not None:
+        keys["input"] = {**(base.input.to_mapping() if base else {"mode": "resize"}), "size": read_size(given["size"])}
+    return keys
+
+
+def _print_misfits(misfits: Sequence[Misfit]) -> None:
+    if misfits:
+        click.echo(table(("misfit", "tensor", "detail"), [(m.kind, m.name, m.detail) for m in misfits[:SHOWN]]))
+    if len(misfits) > SHOWN:
+        click.echo(f"... and {len(misfits) - SHOWN} more, see --json")
 
 
 def _found(model: SplitModel) -> str:

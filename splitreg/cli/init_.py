@@ -18,9 +18,11 @@ import click
 @click.option(
     "--weights", metavar="FILE", help="Pretrained weights of the backbone; true: download the published ones."
 )
+@click.option("--classes", metavar="NAME,...", help="Classes to learn.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def command(
-    root: str, data: str | None, output: str, backbone: str | None, weights: str | None, overwrite: bool
+    root: str, data: str | None, output: str, backbone: str | None, weights: str | None, classes: str | None,
+    overwrite: bool,
 ) -> None:  # fmt: skip
     """Write a recipe for a folder of images.
 
@@ -38,7 +40,8 @@ def command(
     path = Path(output)
     if output != "-" and path.exists() and not overwrite:
         raise RecipeError(f"{path} exists already; replace it with --overwrite, or choose another file with -o")
-    text = starter_recipe(root, data, backbone=backbone, weights=weights)
+    chosen = [name.strip() for name in classes.split(",")] if classes else []
+    text = starter_recipe(root, data, backbone=backbone, weights=weights, classes=chosen)
     if output == "-":
         click.echo(text, nl=False)
         return

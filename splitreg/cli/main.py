@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from splitreg.registry import PluginOrigin
 
 COMMANDS = (
-    "list", "show", "data", "init", "new", "build", "train", "sweep", "eval", "bench", "report", "predict", "encode", "edge",
-    "infer", "serve", "send", "watch", "inspect", "import", "publish", "verify", "check", "demo", "bridge",
+    "list", "show", "data", "init", "new", "build", "train", "sweep", "search", "eval", "bench", "report", "choose", "escalate",
+    "audit", "predict", "encode", "edge", "infer", "serve", "send", "watch", "inspect", "import", "publish", "verify", "check",
+    "demo", "bridge",
 )  # fmt: skip
 
 

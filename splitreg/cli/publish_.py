@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +54,8 @@ def command(
 
     BUNDLE is loaded and checked, measured on --data, and written with its edge half as ONNX, a new card and new test
     vectors. Without --data and --root, the results of BUNDLE are kept. With --int8, every head is measured with both
-    edge halves, and nothing is written if one loses more than the gate.
-
-    With --push, the copy is uploaded in one commit, with its results in the metadata of the card. The token is that of
-    HF_TOKEN or hf auth login.
+    edge halves, and nothing is written if one loses more than the gate. With --push, the copy is uploaded in one
+    commit, with its results in the card's metadata; the token is that of HF_TOKEN or hf auth login.
 
     \b
     splitreg publish my-bundle -o published --data scenes
@@ -70,27 +68,15 @@ def command(
     from splitreg.bundle import check_free
     from splitreg.cli.eval_ import open_data
     from splitreg.hub import HubPlace
-    from splitreg.overrides import parse_overrides
     from splitreg.publishing import Measurement, PublishOptions, publish, push
     from splitreg.publishing.int8 import GATE
     from splitreg.recipe import REFUSE
 
-    if output is None and place is None:
-        raise click.UsageError("-o FOLDER or --push hf:ORG/NAME is required")
-    if private and place is None:
-        raise click.UsageError("--private requires --push hf:ORG/NAME")
+    measured = data is not None or root is not None
+    _check(click.get_current_context().params, measured=measured)
     target = None if place is None else HubPlace.parse(place)
     if output is not None:
         check_free(Path(output), overwrite=overwrite)
-    measured = data is not None or root is not None
-    if not measured and (limit is not None or options):
-        raise click.UsageError("--set and --limit require --data NAME or --root DIR")
-    if not int8 and (calibrate is not None or gate is not None):
-        raise click.UsageError("--calibrate and --gate require --int8")
-    if int8 and (calibrate is None or not measured):
-        raise click.UsageError(
-            "--int8 requires calibration images, --calibrate DIR|NAME, and a dataset, --data NAME or --root DIR"
-        )
     measurement = None
     if measured:
         model = load(bundle)
@@ -104,21 +90,42 @@ def command(
         )  # fmt: skip
     changes = PublishOptions(
         measurement=measurement,
-        codec=None if codec is None else parse_overrides([f"codec={codec}"])["codec"],
+        codec=_codec(codec),
         targets=_targets(targets) if targets else None,
         overwrite=overwrite,
     )
     with tempfile.TemporaryDirectory() as temporary:
         default = Path(temporary) / (target.repo.rpartition("/")[2] if target else "bundle")
         folder = publish(bundle, output or default, changes)
-        if int8 and not quiet:
-            _print_int8(folder)
-        if targets and not quiet:
-            _print_targets(folder)
+        if not quiet:
+            _print_exports(folder, int8=int8, targets=bool(targets))
         if output is not None:
             click.echo(str(folder))
         if place is not None:
             click.echo(push(folder, place, private=private))
+
+
+def _check(given: Mapping[str, Any], *, measured: bool) -> None:
+    """Refuse options that need another one."""
+    if given["output"] is None and given["place"] is None:
+        raise click.UsageError("-o FOLDER or --push hf:ORG/NAME is required")
+    if given["private"] and given["place"] is None:
+        raise click.UsageError("--private requires --push hf:ORG/NAME")
+    if not measured and (given["limit"] is not None or given["options"]):
+        raise click.UsageError("--set and --limit require --data NAME or --root DIR")
+    if not given["int8"] and (given["calibrate"] is not None or given["gate"] is not None):
+        raise click.UsageError("--calibrate and --gate require --int8")
+    if given["int8"] and (given["calibrate"] is None or not measured):
+        raise click.UsageError(
+            "--int8 requires calibration images, --calibrate DIR|NAME, and a dataset, --data NAME or --root DIR"
+        )
+
+
+def _print_exports(folder: Path, *, int8: bool, targets: bool) -> None:
+    if int8:
+        _print_int8(folder)
+    if targets:
+        _print_targets(folder)
 
 
 def _print_int8(folder: Path) -> None:
@@ -128,6 +135,13 @@ def _print_int8(folder: Path) -> None:
     graph = Bundle.open(folder).config.graph
     if graph is not None and graph.int8 is not None:
         click.echo(f"8-bit edge half: {summary(graph.int8)}", err=True)
+
+
+def _codec(text: str | None) -> Any:
+    """Return a codec's name, or a table of a name and options."""
+    from splitreg.overrides import parse_overrides
+
+    return None if text is None else parse_overrides([f"codec={text}"])["codec"]
 
 
 def _targets(values: tuple[str, ...]) -> list[Any]:

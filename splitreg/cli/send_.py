@@ -52,6 +52,9 @@ _WHEN_FULL = ("refuse", "drop-oldest")
               help="Send one frame out of N of a video or camera.")  # fmt: skip
 @click.option("--compact", is_flag=True, help="Ask for small answers: rounded boxes and scores, exact masks.")
 @click.option("--resolution", type=click.Choice(RESOLUTIONS), help="Size of masks in answers.  [default: full]")
+@click.option("--escalate", is_flag=True, help="Send only images of which the bundle's local head is not sure.")
+@click.option("--threshold", type=click.FloatRange(0, 1),
+              help="Smallest confidence of a local answer.  [default: the calibrated one]")  # fmt: skip
 @click.option("--stream", is_flag=True, help="Send frames over one WebSocket, each coded given the ones before.")
 @stream_options
 @tracking_options
@@ -61,6 +64,7 @@ def command(
     outbox: str | None, when_full: str, deadline_s: float, token_file: str | None, ca: str | None, insecure: bool,
     every: int, compact: bool, resolution: str | None, stream: bool, fps: float | None, budget_kbps: float | None,
     motion: float | None, tolerance: float, key_interval_s: float, tracking: TrackingOptions,
+    escalate: bool, threshold: float | None,
 ) -> None:  # fmt: skip
     """Send images to a service and print its predictions.
 
@@ -76,7 +80,7 @@ def command(
     splitreg send my-bundle rtsp://cam/1 --to http://localhost:8080 --events --zone door=0,0,80,200
     """
     from splitreg.cli.send_stream import StreamTarget, send_stream
-    from splitreg.edge import Client, ClientOptions, EdgeEncoder, Outbox, upload
+    from splitreg.edge import Client, ClientOptions, EdgeEncoder, EscalatingClient, LocalHead, Outbox, upload
     from splitreg.edge.transport import read_token
 
     names = None if heads is None else tuple(heads.split(","))
@@ -92,7 +96,14 @@ def command(
         raise click.UsageError("--fps, --budget-kbps, --motion and --tolerance require --stream")
     if not images and outbox is None:
         raise click.UsageError("name an image, a folder, a video or a camera; or --outbox FILE, to send its packets")
-    client = Client(
+    if threshold is not None and not escalate:
+        raise click.UsageError("--threshold is that of the local head; add --escalate")
+    if escalate and (outbox is not None or stream):
+        raise click.UsageError("--escalate excludes --outbox and --stream")
+    local = LocalHead.open(bundle, threshold=threshold) if escalate else None
+    if local is not None:
+        names = names or (local.head,)
+    client = (EscalatingClient if escalate else Client)(
         url,
         EdgeEncoder.open(bundle) if images else None,
         heads=names,
@@ -106,6 +117,8 @@ def command(
             insecure=insecure,
         ),
     )
+    if isinstance(client, EscalatingClient):
+        client.local = local
     with client, following as follower:
         printer = _Printer(as_json, draw, answers, follower)
         if outbox is not None:
@@ -113,6 +126,8 @@ def command(
             client.outbox = Outbox(outbox, when_full=when_full)
         budget = {"rate": rate, "budget_bytes": budget_bytes, "budget_ms": budget_ms}
         report = upload(client, _named_images(images, every, printer), printer, on_error=_print_error, rate=budget)
+        if isinstance(client, EscalatingClient):
+            click.echo(f"{client.answered} answered on the device, {client.escalated} sent", err=True)
         _check(client, report.failed, report.left, printer, f"splitreg send {bundle} --to {url} --outbox {outbox}")
 
 

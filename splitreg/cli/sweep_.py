@@ -74,7 +74,7 @@ def command(
 
         curve = measure(
             {Path(output).name: bundles}, Path(output) / "bench", data=loaded.data,
-            options=BenchOptions(limit=limit, progress=not quiet),
+            options=BenchOptions(limit=limit, progress=not quiet, resamples=0),
         )  # fmt: skip
     if as_json:
         print_json({"points": [p.to_json() for p in points], "bench": None if curve is None else curve.to_json()})

@@ -150,7 +150,7 @@ class RansCodec(Codec):
 def _warn_without_kernel() -> None:
     """State once what the missing kernel costs."""
     warnings.warn(
-        "the C kernel of splitreg is not installed: rANS runs in numpy, 100 to 300 times slower, with the same bytes; "
+        "the C kernel of splitreg is not installed: rANS runs in numpy, some 300 times slower, with the same bytes; "
         "install a wheel for this platform, or install from source with a C compiler (splitreg edge info shows the kernel)",
         RuntimeWarning,
         stacklevel=4,

@@ -86,7 +86,7 @@ class Renamed:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.dataset[index]
+        sample: Sample = self.dataset[index]
         return replace(sample, targets=self._rename(sample.targets))
 
 

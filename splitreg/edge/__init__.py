@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from splitreg.edge.answer import Answer, DrainReport, Times
     from splitreg.edge.client import Client
     from splitreg.edge.encoder import EdgeEncoder, read_coding
+    from splitreg.edge.escalation import EscalatingClient, LocalAnswer, LocalHead
     from splitreg.edge.half import EdgeHalf
     from splitreg.edge.info import describe, describe_machine
     from splitreg.edge.link import LinkEstimate
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from splitreg.edge.uploading import UploadReport, upload
 
 __all__ = [
-    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "EdgeSource", "EdgeStream",
-    "ExportTarget", "ExportedTarget", "Frame", "FrameSource", "LinkEstimate", "Network", "Outbox", "Runner",
-    "SourceOptions", "StreamOptions", "TimedImage", "Times", "UploadReport", "describe", "describe_machine", "frames",
-    "load_network", "onnx_session", "open_source", "read_coding", "timed_images", "upload",
+    "RUNTIMES", "Answer", "Client", "ClientOptions", "DrainReport", "EdgeEncoder", "EdgeHalf", "EdgeSource",
+    "EdgeStream", "EscalatingClient", "ExportTarget", "ExportedTarget", "Frame", "FrameSource", "LinkEstimate",
+    "LocalAnswer", "LocalHead", "Network", "Outbox", "Runner", "SourceOptions", "StreamOptions", "TimedImage",
+    "Times", "UploadReport", "describe", "describe_machine", "frames", "load_network", "onnx_session",
+    "open_source", "read_coding", "timed_images", "upload",
 ]  # fmt: skip
 
 # Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
@@ -32,6 +34,8 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "RUNTIMES": "splitreg.edge.runtimes", "Answer": "splitreg.edge.answer", "Client": "splitreg.edge.client",
     "ClientOptions": "splitreg.edge.options", "DrainReport": "splitreg.edge.answer",
     "EdgeEncoder": "splitreg.edge.encoder", "read_coding": "splitreg.edge.encoder",
+    "EscalatingClient": "splitreg.edge.escalation", "LocalAnswer": "splitreg.edge.escalation",
+    "LocalHead": "splitreg.edge.escalation",
     "EdgeStream": "splitreg.edge.stream", "StreamOptions": "splitreg.edge.stream", "EdgeHalf": "splitreg.edge.half",
     "LinkEstimate": "splitreg.edge.link", "Network": "splitreg.edge.runtimes", "Outbox": "splitreg.edge.outbox",
     "EdgeSource": "splitreg.edge.targets", "ExportTarget": "splitreg.edge.targets",

@@ -240,7 +240,7 @@ def _reply(bridge: FrigateBridge, frames: Sequence[bytes]) -> NDArray[np.float32
         bridge.report.failed += 1
         sys.stderr.write(f"a request is not Frigate's: {error}\n")
         return np.zeros((ROWS, COLUMNS), np.float32)
-    return bridge.rows(bridge.detect(image, len(frames[1])), image.shape[:2])
+    return bridge.rows(bridge.detect(image, len(frames[1])), (image.shape[0], image.shape[1]))
 
 
 @contextlib.contextmanager
@@ -266,7 +266,7 @@ def deepstack_server(bridge: FrigateBridge, host: str = "127.0.0.1", port: int =
 
 
 def _handler(bridge: FrigateBridge) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class _Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 10
 
@@ -299,7 +299,7 @@ def _handler(bridge: FrigateBridge) -> type[http.server.BaseHTTPRequestHandler]:
         def log_message(self, format: str, *args: Any) -> None:
             """Print nothing for each request."""
 
-    return Handler
+    return _Handler
 
 
 def _objects(detections: Detections) -> list[dict[str, Any]]:

@@ -78,6 +78,31 @@ class EdgeHalf(abc.ABC):
         pixels, geometry = imaging.prepare(imaging.read(image), self.coding.preprocess)
         return self._analyse(pixels), geometry
 
+    def encode_latent(
+        self,
+        latent: NDArray[np.float32],
+        geometry: imaging.Geometry,
+        *,
+        rate: float | None = None,
+        budget_bytes: int | None = None,
+    ) -> bytes:
+        """Encode what ``latent_of`` returned as a packet; equal to that of ``encode``.
+
+        Args:
+            latent: (C, h, w), before quantisation.
+            geometry: of the image.
+            rate: see ``encode``.
+            budget_bytes: see ``encode``.
+
+        Raises:
+            SplitregError: as ``encode``.
+        """
+        if rate is not None or budget_bytes is not None:
+            self._check_rate(rate, budget_bytes)
+        if budget_bytes is not None:
+            return self._within_budget(latent, geometry, budget_bytes).to_bytes()
+        return self._packet(latent, geometry, rate).to_bytes()
+
     @abc.abstractmethod
     def _analyse(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """(3, H, W) normalised -> (C, h, w) latent; the next call may overwrite it."""

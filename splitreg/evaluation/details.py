@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
+class PrecisionRecallCurve:
     """Precision by recall of one class.
 
     Args:
@@ -47,7 +47,7 @@ class Curve:
     truths: int
 
     @classmethod
-    def of(cls, name: str, scores: Sequence[float], right: Sequence[bool], truths: int) -> Curve:
+    def of(cls, name: str, scores: Sequence[float], right: Sequence[bool], truths: int) -> PrecisionRecallCurve:
         """Compute the curve.
 
         Args:
@@ -86,7 +86,7 @@ class HeadDetails:
 
     classes: Mapping[str, Mapping[str, float]]
     confusion: Confusion | None
-    curves: Sequence[Curve]
+    curves: Sequence[PrecisionRecallCurve]
     worst: Sequence[tuple[float, int, Prediction, int]]
 
 
@@ -155,7 +155,7 @@ class _Counter:
         """Return the confusion matrix."""
         return None
 
-    def curves(self) -> list[Curve]:
+    def curves(self) -> list[PrecisionRecallCurve]:
         """Return the precision-recall curves."""
         return []
 
@@ -169,10 +169,10 @@ class _Scored(_Counter):
         self.right: list[list[bool]] = [[] for _ in labels]
         self.truths = [0] * len(labels)
 
-    def curves(self) -> list[Curve]:
+    def curves(self) -> list[PrecisionRecallCurve]:
         """Return a curve for each class that the truth has."""
         rows = zip(self.labels, self.scores, self.right, self.truths, strict=True)
-        return [Curve.of(*row) for row in rows if row[-1]]
+        return [PrecisionRecallCurve.of(*row) for row in rows if row[-1]]
 
     def _precisions(self, metric: str, unit: str) -> dict[str, dict[str, float]]:
         return {curve.name: {metric: curve.average, unit: float(curve.truths)} for curve in self.curves()}

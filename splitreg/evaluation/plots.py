@@ -13,7 +13,7 @@ from splitreg import drawing
 from splitreg.assembly import SplitModel
 from splitreg.data.classes import ClassMapping, match_heads
 from splitreg.data.loading import Source
-from splitreg.evaluation.details import Confusion, Curve, Details
+from splitreg.evaluation.details import Confusion, Details, PrecisionRecallCurve
 from splitreg.evaluation.examples import example, jpeg, sheet
 from splitreg.evaluation.packets import EvalOptions, evaluate
 from splitreg.evaluation.report import Report
@@ -101,7 +101,7 @@ def confusion_png(confusion: Confusion, title: str) -> bytes:
     return _png(image)
 
 
-def curves_png(curves: Sequence[Curve], title: str) -> bytes:
+def curves_png(curves: Sequence[PrecisionRecallCurve], title: str) -> bytes:
     """Draw precision by recall, a line per class; the legend has the average precisions."""
     from PIL import Image, ImageDraw, ImageFont
 

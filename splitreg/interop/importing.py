@@ -129,7 +129,9 @@ def import_checkpoint(
     layout = max(LAYOUTS, key=lambda candidate: sum(_known(candidate, name) for name in names))
     shapes = {layout.plain(name): value.shape for _, tensors in reversed(states) for name, value in tensors.items()}
     whole = {} if layout.whole is None or recipe is not None else layout.whole(shapes)
-    if whole and _uses_zero_epsilon(paths):
+    if "backbone" in keys:  # with stages of other names
+        whole = {key: value for key, value in whole.items() if key not in ("backbone", "cut")}
+    elif "backbone" in whole and _uses_zero_epsilon(paths):
         whole["backbone"]["norm_eps"] = 0.0
     planned = plan(_recipe(layout, shapes, recipe, {**whole, **keys}, overrides), registry=registry)
     model = assemble(planned, weights=False)
@@ -160,7 +162,7 @@ def _recipe(
         table.setdefault("input", {"mode": "resize"})
     if "backbone" not in table:
         raise CheckpointError(
-            f"checkpoints of {layout.name} do not name their backbone; name it with --backbone, as in --backbone resnet50"
+            f"the backbone of this checkpoint, in the layout of {layout.name}, is not known; name it: --backbone resnet50"
         )
     if recipe is None and "bottleneck" not in table:
         sizes = {

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from splitreg.assembly.labels import COCO_GAPS, class_names
-from splitreg.errors import CheckpointError
 from splitreg.tasks import CLASSIFICATION, DETECTION, SEGMENTATION
 
 #: Prefix in the model of tensors of the backbone, which are before or after the cut.
@@ -172,9 +171,9 @@ def _recipe_of_torchvision(names: Mapping[str, Sequence[int]]) -> dict[str, Any]
         "det-fasterrcnn": f"fasterrcnn_resnet50_fpn{version}", "inst-maskrcnn": f"maskrcnn_resnet50_fpn{version}",
         "pose-keypointrcnn": "keypointrcnn_resnet50_fpn",
     }  # fmt: skip
-    mobile = not any(name.startswith("layer1.") for name in names)
+    known = {"backbone": backbone, "cut": "layer1" if "layer1" in " ".join(names) else "3"} if backbone["name"] else {}
     return {
-        "backbone": backbone, "cut": "3" if mobile else "layer1", "bottleneck": "raw",
+        **known, "bottleneck": "raw",
         "input": {"size": size, "mode": "letterbox"},
         "options": {head: {"like": like} for head, like in likes.items()} | {"seg-deeplabv3": {"auxiliary": 0.0}},
     }  # fmt: skip
@@ -188,7 +187,7 @@ _RESNETS = {
 
 
 def _torchvision_backbone(names: Mapping[str, Sequence[int]]) -> str:
-    """Return the backbone with these tensors; raises CheckpointError if none is known."""
+    """Return the name of the backbone with these tensors; empty if none is known."""
     if "16.0.weight" in names:
         return "tv_mobilenet_v3_large"
     if "12.0.weight" in names:
@@ -198,12 +197,7 @@ def _torchvision_backbone(names: Mapping[str, Sequence[int]]) -> str:
     shape = names.get("layer1.0.conv2.weight", (0, 0))
     if key == (6, True, 128) and shape[1] == 128:
         return "tv_wide_resnet50_2"
-    if key in _RESNETS:
-        return f"tv_{_RESNETS[key]}"
-    raise CheckpointError(
-        f"the backbone in the checkpoint is not known: {blocks} blocks in layer3, {key[2]} channels in its first block; "
-        "name it with --backbone"
-    )
+    return f"tv_{_RESNETS[key]}" if key in _RESNETS else ""
 
 
 TORCHVISION = CheckpointLayout(

@@ -65,8 +65,8 @@ def check_origin(headers: Mapping[str, str], allowed: Collection[str] = ()) -> N
         return
     if origin.partition("://")[2].lower() != headers.get("host", "").lower():
         raise Unauthorized(
-            f"a page of {origin[:100]} may not open a stream here; its origin must be this server or an allowed one "
-            "(--allowed-origin)"
+            f"a page of {origin[:100]} may not open a stream here; its origin must be the Host of the request (let a proxy "
+            "keep the Host header) or an allowed one (--allowed-origin)"
         )
 
 

@@ -124,7 +124,7 @@ def _sources() -> dict[str, EdgeSource]:
 
     sources = {}
     size = {"size": [64, 64], "mode": "letterbox"}
-    light = {"name": "fp", "channels": 12, "hidden": 24, "decoder_hidden": 8, "from": "image"}
+    light: dict[str, Any] = {"name": "fp", "channels": 12, "hidden": 24, "decoder_hidden": 8, "from": "image"}
     for name, bottleneck, more in (
         ("one rate", light, {}),
         ("several rates", {**light, "rates": 3}, {"input": {"size": [64, 64], "mode": "resize"}}),
@@ -132,7 +132,12 @@ def _sources() -> dict[str, EdgeSource]:
         ("quantised feature", {"name": "quantise", "bits": 6}, {"cut": "layer1", "codec": "rans"}),
     ):
         torch.manual_seed(0)
-        recipe = {"backbone": "test_resnet", "heads": [{"name": "cls", "labels": 3}], "input": size, **more}
+        recipe: dict[str, Any] = {
+            "backbone": "test_resnet",
+            "heads": [{"name": "cls", "labels": 3}],
+            "input": size,
+            **more,
+        }
         model = splitreg.build(bottleneck=bottleneck, **recipe)
         sources[name] = edge_source(model)
     return sources

@@ -15,13 +15,14 @@ import torch
 
 from splitreg.data.loading import Source
 from splitreg.data.recognition import detect
+from splitreg.data.selection import describe_dataset
 from splitreg.errors import RecipeError
 from splitreg.evaluation.packets import spread
-from splitreg.recipe import Recipe
+from splitreg.recipe import DataPart, Recipe
 from splitreg.registry import Registry, discover
 from splitreg.specs import TargetSpec
 from splitreg.tasks import CLASSIFICATION, DEPTH, DETECTION, MULTILABEL, RECONSTRUCTION, SEGMENTATION, BoxTarget
-from splitreg.training.data import open_datasets
+from splitreg.training.data import Datasets, open_datasets
 
 #: Number of images that are read to choose the size of the input.
 MAX_READ = 32
@@ -65,6 +66,7 @@ def starter_recipe(
     *,
     backbone: str | None = None,
     weights: str | None = None,
+    classes: Sequence[str] = (),
     registry: Registry | None = None,
 ) -> str:
     """Write a recipe for a folder of one's own images.
@@ -74,6 +76,7 @@ def starter_recipe(
         data: name of the dataset; by default the one that recognises the folder.
         backbone: name of the backbone.
         weights: file of pretrained weights of the backbone; ``"true"``: the published ones.
+        classes: the classes to learn; by default all.
         registry: the installed plugins, by default.
 
     Returns:
@@ -81,33 +84,25 @@ def starter_recipe(
 
     Raises:
         DataError: no dataset recognises the folder, or it is damaged.
-        RecipeError: no head for its targets is installed, or no such weights.
+        RecipeError: no head for its targets is installed, no such weights, or no such class.
     """
     registry = registry or discover()
     name, line, others = detect(root, data, registry)
-    options = _outline_options(name, root, registry)
-    targets = registry.component("dataset", name).cls.describe(root, **options)
-    heads = _heads(targets, registry)
+    options = _outline_options(name, root, registry) | ({"classes": list(classes)} if classes else {})
     part = {"name": name, "root": root, **options}
-    draft = Recipe.from_mapping({"backbone": "test_resnet", "heads": ["cls"], "data": [part]})
-    with warnings.catch_warnings(record=True) as held_out:  # the recipe states it
-        warnings.simplefilter("always")
-        datasets = open_datasets(draft, registry)
-    facts = _facts(datasets.train)
-    size, why_size = _input(facts, [targets[target].task for _, target in heads if target in targets])
-    count = len(datasets.train)
-    pretrained = weights is not None
-    pixels = PIXELS_PER_BATCH // (size[0] * size[1])
-    batch = _power_of_two(min(pixels, max(1, count // (10 if pretrained else 4)), 32))
+    targets = describe_dataset(DataPart.parse(part, "data"), registry)
+    heads = _heads(targets, registry)
+    datasets, held_out = _open(part, registry)
+    size, why_size = _input(_facts(datasets.train), [targets[target].task for _, target in heads if target in targets])
+    count, pretrained = len(datasets.train), weights is not None
+    batch = _batch_size(size, count, pretrained=pretrained)
     steps = PRETRAINED_STEPS if pretrained else STEPS
-    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, math.ceil(steps * batch / count)))
-    seen = f"# Also recognised as {', '.join(others)}: splitreg init --data NAME.\n" if others else ""
+    epochs = _epochs(steps, batch, count)
     validation = f"{len(datasets.val or ())} images" + (", held out of train, validate" if held_out else " validate")
-    model = _model(backbone or BACKBONE, weights, size, registry)
     return f"""\
 # {line}
-{seen}# Train: splitreg train THIS_FILE --root DIR. {count:,} images train, {validation}.
-{model}
+{_alternatives(others)}# Train: splitreg train THIS_FILE --root DIR. {count:,} images train, {validation}.
+{_model(backbone or BACKBONE, weights, size, registry)}
 # One head per target of the dataset: {"; ".join(_reason(target, targets) for _, target in heads)}.
 heads = [{", ".join(text for text, _ in heads)}]
 # {why_size}
@@ -126,6 +121,27 @@ clip = {20.0 if pretrained else 5.0}
 best = "auto"  # keep the weights of the best epoch
 patience = {max(5, round(epochs * PATIENCE))}
 """
+
+
+def _batch_size(size: tuple[int, int], count: int, *, pretrained: bool) -> int:
+    pixels = PIXELS_PER_BATCH // (size[0] * size[1])
+    return _power_of_two(min(pixels, max(1, count // (10 if pretrained else 4)), 32))
+
+
+def _epochs(steps: int, batch: int, count: int) -> int:
+    return min(MAX_EPOCHS, max(MIN_EPOCHS, math.ceil(steps * batch / count)))
+
+
+def _alternatives(others: Sequence[str]) -> str:
+    return f"# Also recognised as {', '.join(others)}: splitreg init --data NAME.\n" if others else ""
+
+
+def _open(part: Mapping[str, Any], registry: Registry) -> tuple[Datasets, bool]:
+    """Open a dataset for training; also whether its validation images are held out of the others."""
+    draft = Recipe.from_mapping({"backbone": "test_resnet", "heads": ["cls"], "data": [part]})
+    with warnings.catch_warnings(record=True) as held_out:  # the recipe states it
+        warnings.simplefilter("always")
+        return open_datasets(draft, registry), bool(held_out)
 
 
 def _model(backbone: str, weights: str | None, size: tuple[int, int], registry: Registry) -> str:

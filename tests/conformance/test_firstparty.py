@@ -1,11 +1,16 @@
 """The conformance suites, on every first-party plugin."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
+from splitreg_torchvision.poses import PoseTarget
+from torchvision import tv_tensors
 
 from splitreg.registry import discover
 from splitreg.specs import FeatureSpec
+from splitreg.tasks import DETECTION, ClassTarget
 from splitreg.testing import (
     BackboneSuite,
     BottleneckSuite,
@@ -15,12 +20,37 @@ from splitreg.testing import (
     ObjectiveSuite,
     TargetSuite,
 )
+from splitreg.testing.targets import some_target
 
 pytestmark = pytest.mark.integration
 
 FEATURE = FeatureSpec(channels=12, stride=4)
 SMALL = {"channels": 4, "hidden": 8, "decoder_hidden": 8}
 HYPER = {**SMALL, "hyper_channels": 3, "hyper_hidden": 8}
+
+
+def with_masks(size, seed):
+    """Objects with masks that fill half of their boxes."""
+    target = some_target(DETECTION, 3, size, seed)
+    masks = torch.zeros(len(target.labels), *size, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, target.boxes.int().tolist(), strict=True):
+        mask[y0:y1, x0 : (x0 + x1) // 2] = True
+    return dataclasses.replace(target, masks=tv_tensors.Mask(masks))
+
+
+def with_points(size, seed, objects=2):
+    """Objects with COCO's keypoints on a diagonal of their boxes; the last one is not known."""
+    target = some_target(DETECTION, 3, size, seed)
+    boxes = target.boxes.as_subclass(torch.Tensor)[:objects]
+    steps = torch.linspace(0.1, 0.9, 17)[None, :, None]
+    points = boxes[:, None, :2] + steps * (boxes[:, None, 2:] - boxes[:, None, :2])
+    visible = torch.ones(objects, 17, dtype=torch.bool)
+    visible[:, -1] = False
+    return PoseTarget(
+        boxes=tv_tensors.wrap(boxes, like=target.boxes), labels=target.labels[:objects], crowd=target.crowd[:objects],
+        points=tv_tensors.KeyPoints(points, canvas_size=size), visible=visible,
+    )  # fmt: skip
+
 
 #: Name of the test class -> suite, plugin, and what differs from the suite's attributes.
 ROOT = Path(__file__).parents[2]
@@ -61,6 +91,26 @@ CASES = {
     "Recon": (HeadSuite, "recon", {}),
     "FasterRCNN": (HeadSuite, "det-fasterrcnn", {"options": {"width": 16, "hidden": 32, "proposals": 50}}),
     "DeepLab": (HeadSuite, "seg-deeplabv3", {}),
+    "MaskRCNN": (
+        HeadSuite,
+        "inst-maskrcnn",
+        {
+            "options": {"width": 16, "hidden": 32, "proposals": 50},
+            "make_target": lambda self, seed: with_masks(self.size, seed),
+        },
+    ),
+    "KeypointRCNN": (
+        HeadSuite,
+        "pose-keypointrcnn",
+        {
+            "options": {"width": 16, "hidden": 32, "layers": 16, "proposals": 50},
+            "make_target": lambda self, seed: with_points(self.size, seed),
+            "make_empty_target": lambda self: with_points(self.size, 0, objects=0),
+        },
+    ),
+    "Embed": (HeadSuite, "embed", {"make_target": lambda self, seed: ClassTarget(index=1)}),
+    "TorchvisionResNet": (BackboneSuite, "tv_resnet18", {}),
+    "TorchvisionMobileNet": (BackboneSuite, "tv_mobilenet_v3_small", {}),
     "Sum": (ObjectiveSuite, "sum", {}),
     "Distill": (ObjectiveSuite, "distill", {"options": {"logits": {"cls": 0.5, "seg": 0.5}, "temperature": 2.0}}),
     "Uncertainty": (ObjectiveSuite, "uncertainty", {}),

@@ -238,13 +238,15 @@ def test_the_example_of_a_camera_board_compiles(model, tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("machine", MACHINES)
-def test_other_machines(model, encoder, tmp_path, machine):
+def test_other_machines(tmp_path, machine):
     """Compiled with ziglang and run under qemu. CI installs both."""
     target, emulator = MACHINES[machine]
     if not os.environ.get("CI") and (shutil.which(emulator) is None or importlib.util.find_spec("ziglang") is None):
         pytest.skip(f"{emulator} or ziglang is not installed")
-    image = pixels_of(model)
-    write_files({**model[2], "driver.c": DRIVER.read_bytes()}, tmp_path)
+    name = "splitreg-camvid"
+    image, encoder = pixels_of((name,)), EdgeEncoder.open(f"zoo:{name}", size=(96, 96))
+    files = CTarget().export(EdgeSource.read(f"zoo:{name}").at((96, 96))).files
+    write_files({**files, "driver.c": DRIVER.read_bytes()}, tmp_path)
     command = [*zig_compiler(target), *FLAGS, "splitreg_model.c", "driver.c", "-o", "driver"]
     subprocess.run(command, cwd=tmp_path, check=True)
     packet = run_driver([emulator, tmp_path / "driver"], image)

@@ -49,9 +49,10 @@ HEADERS: Mapping[str, str] = {
 def add_page(app: App) -> None:
     """Add the page to an application; its files are public, since they are part of the package."""
     for name, (content, media_type) in static_files().items():
-        # A service worker controls the pages below its own path.
-        path = {_INDEX: protocol.PAGE, _WORKER: f"/{_WORKER}"}.get(name, f"/page/{name}")
-        app.routes[path] = {"GET": _static(content, media_type)}
+        path = protocol.PAGE if name == _INDEX else f"/page/{name}"
+        # A service worker may control pages above its own folder only with this header.
+        more = {"Service-Worker-Allowed": "../"} if name == _WORKER else {}
+        app.routes[path] = {"GET": _static(content, media_type, more)}
         app.public.add(path)
     app.routes[EDGE] = {"GET": _edge_of(BrowserModels(app.service))}
     app.routes[ENCODE] = {"POST": _encode_with(BrowserEncoder(app.service))}
@@ -81,9 +82,9 @@ def parse_encode_options(query: bytes) -> EncodeOptions:
     return EncodeOptions(model=parameters.get("model"), rate=parse_number(parameters, "rate"), files=files == "1")
 
 
-def _static(content: bytes, media_type: str) -> Handler:
+def _static(content: bytes, media_type: str, more: Mapping[str, str]) -> Handler:
     async def respond(service: Service, request: Request) -> Response:
-        return Response(content, media_type=media_type, headers=dict(HEADERS))
+        return Response(content, media_type=media_type, headers={**HEADERS, **more})
 
     return respond
 

@@ -14,7 +14,17 @@ from torchvision import tv_tensors
 from splitreg.assembly import build, save
 from splitreg.assembly.card import card
 from splitreg.evaluation import EvalOptions, evaluate
-from splitreg.evaluation.details import NOTHING, Confusion, Curve, Details, _Boxes, _Images, _Labels, _Pixels, box_iou
+from splitreg.evaluation.details import (
+    NOTHING,
+    Confusion,
+    Details,
+    PrecisionRecallCurve,
+    _Boxes,
+    _Images,
+    _Labels,
+    _Pixels,
+    box_iou,
+)
 from splitreg.evaluation.metrics import MeanIoU
 from splitreg.evaluation.plots import MAX_CLASSES, confusion_png, curves_png, evaluate_with_figures
 from splitreg.predictions import Classification, Detections, MultiLabel, Segmentation
@@ -152,7 +162,7 @@ def test_many_classes_stay_readable():
     names = tuple(f"class {i}" for i in range(count))
     big = Confusion(names=names, counts=np.diag(np.arange(count, dtype=float)))
     assert Image.open(io.BytesIO(confusion_png(big, "t"))).width < 60 * MAX_CLASSES
-    curve = Curve.of("x", [0.5], [True], 1)
+    curve = PrecisionRecallCurve.of("x", [0.5], [True], 1)
     assert Image.open(io.BytesIO(curves_png([curve] * count, "t"))).height < 40 * MAX_CLASSES
 
 

@@ -159,3 +159,7 @@ def test_init_with_weights_keeps_the_pretrained_stages(tmp_path):
     assert planned.bottleneck.reads == "feature" and planned.backbone.target.stride == 8
     assert loaded.stages[-1].best == "auto" and loaded.stages[0].train == ("encoder", "decoder", "prior")
     assert not list(start_advice(planned.recipe, planned.registry)) and len(text.splitlines()) <= 33
+    (tmp_path / "own.toml").write_text(starter_recipe(str(tmp_path / "set"), classes=["b"]))
+    assert Recipe.read(tmp_path / "own.toml").data[0].classes == {"b": ("b",)}
+    with pytest.raises(RecipeError, match="'c'.*a, b"):
+        starter_recipe(str(tmp_path / "set"), classes=["c"])

@@ -263,5 +263,5 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (file) sendFile(file);
   });
 }
-navigator.serviceWorker?.register("sw.js").catch(() => {}); // not over plain HTTP from another machine
+navigator.serviceWorker?.register("page/sw.js", { scope: "./" }).catch(() => {}); // not over plain HTTP from another machine
 load();

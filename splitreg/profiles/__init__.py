@@ -1,0 +1,8 @@
+"""Profiles of devices and links: data files that state where each figure comes from; no torch."""
+
+from splitreg.profiles.profile import DeviceProfile, Figure, LinkProfile, devices, links, read_device, read_link
+from splitreg.profiles.trace import Trace
+
+__all__ = [
+    "DeviceProfile", "Figure", "LinkProfile", "Trace", "devices", "links", "read_device", "read_link",
+]  # fmt: skip

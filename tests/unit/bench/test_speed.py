@@ -1,0 +1,72 @@
+"""Times of toy bundles, and a slowdown that is really there."""
+
+import time
+
+import numpy as np
+import pytest
+from support import toys
+
+from splitreg.assembly import build, save
+from splitreg.bench import BenchOptions, SpeedOptions, measure_speed, run
+from splitreg.bench.compare import compare_results, timings
+from splitreg.bench.timing import measure
+from splitreg.errors import BenchError
+from splitreg.recipe import DataPart, Recipe
+
+QUICK = SpeedOptions(rounds=3, batches=(1, 2), codecs=("jpeg:50", "png"), processes=False)
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return toys.registry()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, registry):
+    folder = tmp_path_factory.mktemp("speed") / "toy"
+    save(build(Recipe.from_mapping(toys.KEYS), registry=registry), folder)
+    return folder
+
+
+def test_every_part_has_a_time(bundle, registry):
+    images = [np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8) for i in range(2)]
+    result = measure_speed({"toy": bundle}, images, QUICK, registry=registry)
+    names = [name for name, _ in timings(result)]
+    for part in ("edge prepare", "edge code", "torch network", "torch encode", "server decode", "server body",
+                 "heads toy", "server write", "server infer", "local"):  # fmt: skip
+        assert any(part in name for name in names), part
+    assert {"jpeg:50: encode", "jpeg:50: decode", "png: encode", "png: decode"} <= set(names)
+    assert all(
+        timing["ms"] > 0 and timing["low_ms"] <= timing["ms"] <= timing["high_ms"] for _, timing in timings(result)
+    )
+    toy = result["bundles"]["toy"]
+    assert toy["bytes"]["packet"] > 20 and set(toy["throughput"]) == {"1", "2"} and result["machine"]["hardware"]
+    with pytest.raises(BenchError):
+        measure_speed({"toy": bundle}, [], QUICK, registry=registry)
+
+
+def test_times_and_intervals_are_in_the_result(bundle, registry, tmp_path):
+    data = DataPart(name="toys", options={"count": 8})
+    result = run({"toy": [bundle]}, tmp_path, data=data, registry=registry,
+                 options=BenchOptions(resamples=20, speed=QUICK))  # fmt: skip
+    plain = result.to_json()
+    interval = plain["series"]["toy"][0]["intervals"]["toy"]["top1"]
+    assert len(interval["values"]) == 20
+    assert interval["low"] <= plain["series"]["toy"][0]["metrics"]["toy"]["top1"] <= interval["high"]
+    assert "toy, torch" in result.markdown() and not compare_results(plain, plain).regressions
+
+
+def test_a_busy_loop_of_15_percent_is_seen():
+    """Processor time relative to the reference of the same round, so that other load does not matter."""
+
+    def busy(ms):
+        def run(_):
+            end = time.thread_time() + ms / 1000
+            while time.thread_time() < end:
+                pass
+
+        return run
+
+    times, reference = measure({"a": busy(10.0), "b": busy(11.5)}, rounds=7)
+    assert times["b"].ratio / times["a"].ratio == pytest.approx(1.15, abs=0.05)
+    assert reference.ratio == 1
