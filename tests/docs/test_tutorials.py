@@ -23,7 +23,11 @@ trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 FASTER = (
     (r"^splitreg init .*$", r"\g<0> --backbone test_resnet"),
     (r"^(splitreg train (?:.*\\\n)*.*)$", r"\1 --epochs 1 --quiet"),
-    (r"^(splitreg serve .*) &$", r"\1 --port PORT > ready & until grep -q ready ready; do sleep 0.2; done"),
+    # python itself, not the function, whose shell would leave it running when it is killed
+    (
+        r"^splitreg (serve .*) &$",
+        r"python -m splitreg \1 --port PORT > ready & until grep -q ready ready; do sleep 0.2; done",
+    ),
     (r"127\.0\.0\.1:8080", "127.0.0.1:PORT"),
     (r"^pip install .*$", ""),
     (r"^python -m pytest$", ""),  # of a generated package: test_new_plugin.py
