@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -81,6 +81,14 @@ def chart(
         f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 44}" text-anchor="middle">{below}</text>',
         f'<text transform="translate(20 {(_TOP + _BOTTOM) / 2}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>',
     ]
+    parts += _curves(traces, x_at, y_at, x_label)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _curves(
+    traces: Sequence[Trace], x_at: Callable[[float], float], y_at: Callable[[float], float], x_label: str
+) -> list[str]:
+    """Return lines, markers and legend; later elements cover earlier ones."""
     levels, lines, markers, legend = list[str](), list[str](), list[str](), list[str]()
     for number, trace in enumerate(traces):
         colour = COLOURS[number % len(COLOURS)]
@@ -96,8 +104,7 @@ def chart(
             )
         markers += [_marker(number, x, y, colour, text) for x, y, text in places]
         legend += _legend(number, trace.name, colour, line=len(places) > 1, level=not places)
-    parts += [*levels, *lines, *markers, *legend]  # later elements cover earlier ones
-    return "\n".join([*parts, "</svg>", ""])
+    return [*levels, *lines, *markers, *legend]
 
 
 def _marker(number: int, x: float, y: float, colour: str, text: str = "") -> str:

@@ -101,14 +101,10 @@ def command(
         heads=names,
         token=token,
         options=ClientOptions(
-            min_score=min_score or 0.0,
-            compact=compact,
-            resolution=resolution or "full",
-            deadline_s=deadline_s,
-            ca=ca,
+            min_score=min_score or 0.0, compact=compact, resolution=resolution or "full", deadline_s=deadline_s, ca=ca,
             insecure=insecure,
         ),
-    )
+    )  # fmt: skip
     if isinstance(client, EscalatingClient):
         client.local = local
     with client, following as follower:

@@ -96,8 +96,7 @@ def starter_recipe(
     size, why_size = _input(_facts(datasets.train), [targets[target].task for _, target in heads if target in targets])
     count, pretrained = len(datasets.train), weights is not None
     batch = _batch_size(size, count, pretrained=pretrained)
-    steps = PRETRAINED_STEPS if pretrained else STEPS
-    epochs = _epochs(steps, batch, count)
+    steps, epochs = _epochs(batch, count, pretrained=pretrained)
     validation = f"{len(datasets.val or ())} images" + (", held out of train, validate" if held_out else " validate")
     return f"""\
 # {line}
@@ -128,8 +127,10 @@ def _batch_size(size: tuple[int, int], count: int, *, pretrained: bool) -> int:
     return _power_of_two(min(pixels, max(1, count // (10 if pretrained else 4)), 32))
 
 
-def _epochs(steps: int, batch: int, count: int) -> int:
-    return min(MAX_EPOCHS, max(MIN_EPOCHS, math.ceil(steps * batch / count)))
+def _epochs(batch: int, count: int, *, pretrained: bool) -> tuple[int, int]:
+    """Return useful steps, and epochs for about as many."""
+    steps = PRETRAINED_STEPS if pretrained else STEPS
+    return steps, min(MAX_EPOCHS, max(MIN_EPOCHS, math.ceil(steps * batch / count)))
 
 
 def _alternatives(others: Sequence[str]) -> str:
