@@ -22,6 +22,8 @@ from splitreg.coding import Packet
 from splitreg.edge import EdgeEncoder, EdgeSource, load_network
 from splitreg.errors import BundleError, ImageError, RecipeError
 
+pytestmark = pytest.mark.integration
+
 ZOO = ("camvid-small", "splitreg-camvid")
 DRIVER = Path(__file__).with_name("driver.c")
 #: Machine -> target of zig, and emulator.
@@ -236,7 +238,6 @@ def test_the_example_of_a_camera_board_compiles(model, tmp_path):
     subprocess.run(["gcc", *flags, "-c", str(example / "main.c"), "-o", str(tmp_path / "main.o")], check=True)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("machine", MACHINES)
 def test_other_machines(tmp_path, machine):
     """Compiled with ziglang and run under qemu. CI installs both."""

@@ -9,6 +9,8 @@ import splitreg
 from splitreg.assembly import load, save
 from splitreg.errors import PlanError
 
+pytestmark = pytest.mark.integration
+
 FAMILIES = [
     "tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_100", "convnext_atto", "regnetx_002", "repvgg_a0",
 ]  # fmt: skip

@@ -19,6 +19,8 @@ from splitreg.errors import DataError
 from splitreg.imaging import Geometry
 from splitreg.wire import pack, unpack
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize(
     "box", [[3.2, 4.7, 20.1, 15.9], [-5.0, -3.0, 8.0, 60.0], [10.0, 10.0, 10.2, 10.1], [50, 0, 70, 9]]

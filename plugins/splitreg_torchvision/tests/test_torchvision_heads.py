@@ -15,6 +15,8 @@ from splitreg.errors import RecipeError
 from splitreg.imaging import Geometry
 from splitreg.tasks import IGNORE, MaskTarget
 
+pytestmark = pytest.mark.integration
+
 LABELS = ("car", "person")
 
 
@@ -23,7 +25,6 @@ def rcnn(strides=(8, 16)):
     return FasterRCNNHead(specs(*strides), LABELS, width=16, hidden=32, proposals=60)
 
 
-@pytest.mark.integration
 def test_fasterrcnn_learns_a_batch_and_finds_its_boxes():
     head, features = rcnn(), maps((8, 16))
     targets = [boxes([[8, 8, 40, 40]], [1]), boxes([[48, 16, 88, 56], [4, 36, 30, 60]], [0, 1])]
@@ -96,7 +97,6 @@ def test_regions_are_read_from_the_level_of_their_size():
     assert pool.map_levels([corners]).tolist() == [0, 0, 0, 1, 1, 1]
 
 
-@pytest.mark.integration
 def test_deeplab_learns_a_batch():
     torch.manual_seed(0)
     head = DeepLabHead(specs(16, 32), LABELS, rates=(1, 2, 3))

@@ -16,6 +16,8 @@ from splitreg.audit.similarity import multi_scale_ssim
 from splitreg.recipe import Recipe
 from splitreg.training.data import open_split
 
+pytestmark = pytest.mark.integration
+
 
 def smooth(seed=0, size=(192, 176)):
     noise = np.random.default_rng(seed).integers(0, 256, (12, 11, 3), dtype=np.uint8)

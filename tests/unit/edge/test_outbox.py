@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from splitreg.edge import Outbox, outbox
 from splitreg.errors import OutboxError, OutboxFull, RecipeError
 
+pytestmark = pytest.mark.integration
+
 STEPS = st.lists(
     st.one_of(st.tuples(st.just("put"), st.binary(max_size=30)), st.sampled_from(["record", "forget", "reopen"])),
     max_size=25,

@@ -23,6 +23,8 @@ from splitreg.publishing.local_head import (
 from splitreg.recipe import Recipe
 from splitreg.training.data import open_split
 
+pytestmark = pytest.mark.integration
+
 RECIPE = {
     "backbone": "mobilenetv3_small_050", "bottleneck": {"name": "fp", "encoder": "light", "channels": 2, "blocks": 1},
     "heads": ["cls"], "input": {"size": [32, 32], "mode": "resize"}, "data": {"name": "scenes", "size": 32, "count": 24},
