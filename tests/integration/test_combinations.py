@@ -24,7 +24,11 @@ CASES = [
     *((backbone, "fp", "compressai", "seg") for backbone in combinations.BACKBONES),
 ]
 #: What must be refused: the codec cannot carry these symbols.
-REFUSED = {(bottleneck, codec) for bottleneck in ("fp", "shp", "mshp", "raw") for codec in ("png", "jpeg", "webp")}
+REFUSED = {
+    (bottleneck, codec)
+    for bottleneck in ("fp", "shp", "mshp", "raw", "calibrated")
+    for codec in ("png", "jpeg", "webp")
+}
 REFUSED |= {("raw", "rans"), ("raw", "compressai")}
 
 
