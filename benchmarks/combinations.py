@@ -34,13 +34,16 @@ OPTIONS = {"fp": _SMALL, "shp": {**_SMALL, "hyper_hidden": 16}, "mshp": {**_SMAL
 SIZE = (64, 64)
 SIZES = {"swin_tiny_patch4_window7_224": (224, 224), "levit_128s": (224, 224)}
 LABELS = ("one", "two", "three")
+#: Heads that do not fit the scenes: they have no keypoints, and not the classes of ImageNet.
+UNFIT = {"pose-keypointrcnn": "needs a target", "cls-timm": "has 1000 classes"}
 
 
 def recipe(backbone: str, bottleneck: str, codec: str, heads: tuple[str, ...]) -> splitreg.Recipe:
     return splitreg.Recipe.from_mapping(
         {
             "backbone": backbone, "bottleneck": {"name": bottleneck, **OPTIONS.get(bottleneck, {})}, "codec": codec,
-            "heads": list(heads), "input": {"size": list(SIZES.get(backbone, SIZE))}, "data": {"name": "scenes", "count": 2},
+            "heads": [{"name": "cls-timm", "model": backbone} if head == "cls-timm" else head for head in heads],
+            "input": {"size": list(SIZES.get(backbone, SIZE))}, "data": {"name": "scenes", "count": 2},
         }
     )  # fmt: skip
 
@@ -89,7 +92,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     registry = splitreg.discover()
-    heads = [(head,) for head in registry["head"]] if args.apart else [tuple(registry["head"])]
+    names = [head for head in registry["head"] if head not in UNFIT]
+    heads = [(head,) for head in names] if args.apart else [tuple(names)]
     every = list(itertools.product(BACKBONES, registry["bottleneck"], registry["codec"], heads))
     index, count = map(int, args.shard.split("/"))
     dataset, outcomes, failures, reasons = scenes(), collections.Counter(), [], collections.Counter()

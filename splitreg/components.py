@@ -138,10 +138,17 @@ class Component:
             reserved: parameters that only the core sets.
 
         Raises:
-            RecipeError: an unknown option, or the constructor rejects a value.
+            RecipeError: an unknown option, one without a default that is missing, or the constructor rejects
+                a value.
         """
         reserved = reserved or {}
         self.check_options(options, reserved=reserved)
+        missing = [name for name in self.required if name not in options and name not in reserved]
+        if missing:
+            raise RecipeError(
+                f"{self.kind} {self.name!r} needs {', '.join(missing)}; give it in a table: "
+                f'{{ name = "{self.name}", {missing[0]} = ... }}. See splitreg show {self.kind}:{self.name}'
+            )
         first = () if self.member is None else (self.member,)
         try:
             return self.cls(*first, *args, **options, **reserved)

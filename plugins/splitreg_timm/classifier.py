@@ -51,10 +51,12 @@ class TimmClassifier(Head):
         features: Mapping[int, FeatureSpec],
         labels: tuple[str, ...],
         *,
-        model: str,
+        model: str | None = None,
         pretrained: bool | str = False,
     ) -> None:
         super().__init__()
+        if model is None:
+            raise RecipeError("head cls-timm needs the option model, usually the name of the backbone")
         self.labels = tuple(labels)
         self.needs = (max(features),)
         traced = trace_model(model, (224, 224), classifier=True)

@@ -36,6 +36,7 @@ class HeadSuite(Suite):
         size: (height, width) of the network's input.
         labels: class names; not used for a task without classes, or with targets of a dataset.
         root: folder of the dataset whose targets are used for a new task.
+        channels: of all features; None: another number per stride.
     """
 
     kind: ClassVar[str] = "head"
@@ -44,6 +45,7 @@ class HeadSuite(Suite):
     size: ClassVar[tuple[int, int]] = (64, 96)
     labels: ClassVar[tuple[str, ...]] = ("cat", "dog", "cow")
     root: ClassVar[str | None] = None
+    channels: ClassVar[int | None] = None
 
     def make_target(self, seed: int) -> Target:
         """Return a target that is not empty."""
@@ -74,7 +76,7 @@ class HeadSuite(Suite):
         torch.manual_seed(0)
         cls = self.load()
         needs = tuple(cls.select(available))
-        features = {stride: FeatureSpec(channels=8 + stride, stride=stride) for stride in needs}
+        features = {stride: FeatureSpec(channels=self.channels or 8 + stride, stride=stride) for stride in needs}
         labelled = cls.task in LABELLED or some_target(cls.task, 1, self.size, 0) is None
         labels = self.labels if labelled else ()
         if some_target(cls.task, 1, self.size, 0) is None and type(self).make_target is HeadSuite.make_target:
@@ -89,7 +91,7 @@ class HeadSuite(Suite):
         for stride in head.needs:
             generator = torch.Generator().manual_seed(stride)
             size = (-(-side // stride) for side in self.size)
-            features[stride] = torch.randn(batch, 8 + stride, *size, generator=generator).to(device)
+            features[stride] = torch.randn(batch, self.channels or 8 + stride, *size, generator=generator).to(device)
         return features
 
     def predictions(self, batch: int = 2) -> list[Prediction]:

@@ -84,6 +84,11 @@ CASES = {
     "ResNet": (BackboneSuite, "resnet18", {}),
     "MobileNet": (BackboneSuite, "timm:mobilenetv3_small_050", {}),
     "Cls": (HeadSuite, "cls", {}),
+    "ClsTimm": (
+        HeadSuite,
+        "cls-timm",
+        {"options": {"model": "test_resnet"}, "channels": 96, "labels": tuple(map(str, range(1000)))},
+    ),
     "MultiLabel": (HeadSuite, "multilabel", {}),
     "Det": (HeadSuite, "det", {"options": {"width": 16}}),
     "Seg": (HeadSuite, "seg", {"options": {"width": 16}}),

@@ -43,5 +43,7 @@ def test_pairs_work_or_are_refused(case, dataset, tmp_path):
     outcome = combinations.attempt(*parts, (head,), tmp_path, dataset)
     if (case[1], case[2]) in REFUSED:
         assert outcome.startswith("refused: codec")
+    elif head in combinations.UNFIT:
+        assert outcome.startswith("refused: ") and combinations.UNFIT[head] in outcome
     else:
         assert outcome == "ok"
