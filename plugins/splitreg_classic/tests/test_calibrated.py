@@ -10,6 +10,8 @@ from splitreg.assembly import calibrate, load, save
 from splitreg.errors import InvalidTables, RecipeError
 from splitreg.specs import FeatureSpec
 
+pytestmark = pytest.mark.integration
+
 SPEC = FeatureSpec(channels=6, stride=8)
 
 

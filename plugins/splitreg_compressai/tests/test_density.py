@@ -15,6 +15,8 @@ from splitreg_compressai.tables import REACH, TAIL, density_tables, quantised
 
 from splitreg.coding import SymbolModel
 
+pytestmark = pytest.mark.integration
+
 
 def pair(channels=5, seed=0, spread=0.0):
     """compressai's layer and ours, with the same weights."""

@@ -11,6 +11,8 @@ from support.bottlenecks import fit
 from splitreg.errors import InvalidTables, RecipeError
 from splitreg.specs import FeatureSpec
 
+pytestmark = pytest.mark.integration
+
 IMAGE = FeatureSpec(channels=3, stride=1)
 SMALL = {"hidden": 8, "decoder_hidden": 8, "channels": 4}
 

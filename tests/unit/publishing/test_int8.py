@@ -25,6 +25,8 @@ from splitreg.publishing.int8 import images_in, quantise_graph
 from splitreg.publishing.onnx_export import export_edge
 from splitreg.tasks import Sample
 
+pytestmark = pytest.mark.integration
+
 DATA = ToyData(None, "val", count=12)
 IMAGES = [ToyData(None, "train")[i].array() for i in range(8)]
 
@@ -233,7 +235,6 @@ def drawn(tmp_path_factory):
     return bundle
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("calibrate", ["folder", "scenes"])
 def test_the_command_publishes(drawn, tmp_path, monkeypatch, capsys, calibrate):
     monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path / "cache"))
@@ -247,7 +248,6 @@ def test_the_command_publishes(drawn, tmp_path, monkeypatch, capsys, calibrate):
     assert read_raw(tmp_path / "out")["edge"]["int8"]["images"] == 4
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -274,7 +274,6 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists() and not [p for p in tmp_path.iterdir() if p.name != "cache"]
 
 
-@pytest.mark.integration
 def test_the_command_leaves_nothing_where_the_gate_refuses(drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(

@@ -19,6 +19,8 @@ from splitreg.publishing.onnx_export import export_edge, run_graph
 from splitreg.publishing.onnx_graph import simplify
 from splitreg.specs import FeatureSpec
 
+pytestmark = pytest.mark.integration
+
 SCENES = {
     "gdn": {"bottleneck": {"name": "fp", "encoder": "gdn", "channels": 4, "hidden": 8}},
     "light": {"bottleneck": {"name": "fp", "channels": 4, "hidden": 8, "encoder": "light"}},
