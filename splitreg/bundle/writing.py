@@ -46,9 +46,11 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     Raises:
         BundleError: the path exists, and is not a bundle that may be replaced.
     """
+    # While another process replaces a bundle, its path may lead nowhere for a moment, also between two looks.
+    looks = (path.exists() and not is_bundle(path) for _ in range(MAX_ATTEMPTS))
     if not path.exists():
         return
-    if not is_bundle(path):
+    if all(looks):
         raise BundleError(f"cannot write a bundle to {path}: it exists and is not a bundle; choose another path")
     if not overwrite:
         raise BundleError(
