@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from splitreg.errors import RecipeError
 from splitreg.interfaces import Head
-from splitreg.predictions import Detections, Segmentation
-from splitreg.tasks import DETECTION, IGNORE, SEGMENTATION, Prediction
+from splitreg.predictions import Classification, Detections, Segmentation
+from splitreg.tasks import CLASSIFICATION, DETECTION, IGNORE, SEGMENTATION, Prediction
 from splitreg_heads.pyramid import StridedMap, dense_strides
 
 if TYPE_CHECKING:
-    from splitreg.evaluation.metrics import MeanIoU
+    from splitreg.evaluation.metrics import Accuracy, MeanIoU
 
 
 def check_labels(head: str, labels: Sequence[str], limit: int | None = None) -> tuple[str, ...]:
@@ -38,6 +38,31 @@ def check_labels(head: str, labels: Sequence[str], limit: int | None = None) -> 
         count = "" if limit is None else f"1 to {limit} "
         raise RecipeError(f"head {head} needs {count}class names, got {len(labels)}; set labels, or name a dataset")
     return tuple(labels)
+
+
+class ClassificationHead(Head):
+    """Base class of heads with (B, K) logits of one class per image."""
+
+    task = CLASSIFICATION
+    primary = "top1"
+    labels: tuple[str, ...]
+
+    def predict(self, output: Tensor) -> list[Prediction]:
+        """Return the class probabilities of each image."""
+        shares = output.detach().softmax(dim=1).cpu().numpy()
+        return [Classification(probabilities=row, names=self.labels) for row in shares]
+
+    def truth(self, target: Any) -> Classification:
+        """Return the class with probability 1."""
+        sure = np.zeros(len(self.labels), np.float32)
+        sure[target.index] = 1
+        return Classification(probabilities=sure, names=self.labels)
+
+    def metric(self) -> Accuracy:
+        """Return ``top1`` and ``top5``."""
+        from splitreg.evaluation.metrics import Accuracy
+
+        return Accuracy()
 
 
 class BoxHead(Head):

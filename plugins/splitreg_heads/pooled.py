@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splitreg.errors import RecipeError
 from splitreg.interfaces import Head
-from splitreg.predictions import Classification, MultiLabel
+from splitreg.predictions import MultiLabel
 from splitreg.specs import FeatureSpec
-from splitreg.tasks import CLASSIFICATION, MULTILABEL, Prediction
-from splitreg_heads.bases import check_labels, focal_factor
+from splitreg.tasks import MULTILABEL, Prediction
+from splitreg_heads.bases import ClassificationHead, check_labels, focal_factor
 
 if TYPE_CHECKING:
-    from splitreg.evaluation.metrics import Accuracy, LabelPrecision
+    from splitreg.evaluation.metrics import LabelPrecision
 
 
 class _PooledHead(Head):
@@ -61,7 +60,7 @@ class _PooledHead(Head):
         return logits.float()
 
 
-class ClassHead(_PooledHead):
+class ClassHead(ClassificationHead, _PooledHead):
     """One class per image.
 
     Args:
@@ -76,9 +75,6 @@ class ClassHead(_PooledHead):
     Raises:
         RecipeError: an option is out of range, or there are no labels.
     """
-
-    task = CLASSIFICATION
-    primary = "top1"
 
     def __init__(
         self,
@@ -103,23 +99,6 @@ class ClassHead(_PooledHead):
             return {"ce": F.cross_entropy(output, index, label_smoothing=self.label_smoothing)}
         each = F.cross_entropy(output, index, label_smoothing=self.label_smoothing, reduction="none")
         return {"ce": (each * focal_factor(output, index, self.focal)).mean()}
-
-    def predict(self, output: Tensor) -> list[Prediction]:
-        """Return the class probabilities of each image."""
-        shares = output.detach().softmax(dim=1).cpu().numpy()
-        return [Classification(probabilities=row, names=self.labels) for row in shares]
-
-    def truth(self, target: Any) -> Classification:
-        """Return the class with probability 1."""
-        sure = np.zeros(len(self.labels), np.float32)
-        sure[target.index] = 1
-        return Classification(probabilities=sure, names=self.labels)
-
-    def metric(self) -> Accuracy:
-        """Return ``top1`` and ``top5``."""
-        from splitreg.evaluation.metrics import Accuracy
-
-        return Accuracy()
 
 
 class MultiLabelHead(_PooledHead):

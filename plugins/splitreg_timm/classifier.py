@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
+from splitreg_heads.bases import ClassificationHead
 from torch import Tensor
 from torch.nn import functional
 
 from splitreg.errors import RecipeError
-from splitreg.interfaces import Head
-from splitreg.predictions import Classification
 from splitreg.specs import FeatureSpec
-from splitreg.tasks import CLASSIFICATION, Prediction
 from splitreg_timm import graphs, loading
 from splitreg_timm.backbone import trace_model
 
-if TYPE_CHECKING:
-    from splitreg.evaluation.metrics import Accuracy
 
-
-class TimmClassifier(Head):
+class TimmClassifier(ClassificationHead):
     """The layers of a timm model between its last feature map and its logits.
 
     With the same model as backbone and bottleneck ``raw``, the split model returns the logits of timm's
@@ -42,9 +36,6 @@ class TimmClassifier(Head):
         MissingExtra: the weights cannot be downloaded.
         BundleError: the file does not have the weights of this model.
     """
-
-    task = CLASSIFICATION
-    primary = "top1"
 
     def __init__(
         self,
@@ -93,20 +84,3 @@ class TimmClassifier(Head):
         """Return the cross-entropy as ``ce``."""
         index = torch.tensor([target.index for target in targets], device=output.device)
         return {"ce": functional.cross_entropy(output, index)}
-
-    def predict(self, output: Tensor) -> list[Prediction]:
-        """Return the class probabilities of each image."""
-        shares = output.detach().softmax(dim=1).cpu().numpy()
-        return [Classification(probabilities=row, names=self.labels) for row in shares]
-
-    def truth(self, target: Any) -> Classification:
-        """Return the class with probability 1."""
-        sure = np.zeros(len(self.labels), np.float32)
-        sure[target.index] = 1
-        return Classification(probabilities=sure, names=self.labels)
-
-    def metric(self) -> Accuracy:
-        """Return ``top1`` and ``top5``."""
-        from splitreg.evaluation.metrics import Accuracy
-
-        return Accuracy()

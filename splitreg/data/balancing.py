@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splitreg.data.loading import Source
+from splitreg.data.wrapper import DatasetWrapper
 from splitreg.specs import TargetSpec
 from splitreg.tasks import IGNORE, BoxTarget, ClassTarget, MaskTarget, MultiLabelTarget, Sample, Target
 
 
-class Balanced:
+class Balanced(DatasetWrapper):
     """A dataset whose epochs have as many samples as it has, but repeat images of rare classes.
 
     An image is drawn in proportion to ``max(1 / f) ** power`` over its classes, where f is the part of the images
@@ -30,20 +31,14 @@ class Balanced:
     """
 
     def __init__(self, dataset: Source, power: float) -> None:
-        self.dataset, self.power = dataset, power
+        super().__init__(dataset)
+        self.power = power
         self.targets: Mapping[str, TargetSpec] = dataset.targets
         self._weights: NDArray[np.float64] | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "dataset":  # while it is unpickled
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, index: int) -> Sample:
-        return self.dataset[index]
+        sample: Sample = self.dataset[index]
+        return sample
 
     @property
     def weights(self) -> NDArray[np.float64]:

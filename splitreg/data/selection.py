@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from splitreg.data.classes import match
+from splitreg.data.wrapper import DatasetWrapper
 from splitreg.errors import RecipeError, suggest
 from splitreg.recipe import DataPart
 from splitreg.registry import Registry
@@ -35,7 +36,7 @@ class Selection:
     indexes: tuple[int | None, ...]
 
 
-class Selected:
+class Selected(DatasetWrapper):
     """A dataset with other classes; everything else is the dataset's.
 
     Args:
@@ -47,17 +48,9 @@ class Selected:
     """
 
     def __init__(self, dataset: Any, classes: Classes) -> None:
-        self.dataset = dataset
+        super().__init__(dataset)
         self.selections = select(dataset.targets, classes)
         self.targets: Mapping[str, TargetSpec] = _described(dataset.targets, self.selections)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "dataset":  # while it is unpickled
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
         sample: Sample = self.dataset[index]
