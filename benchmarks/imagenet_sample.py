@@ -200,8 +200,11 @@ def loop(args: argparse.Namespace, views: dict, groups: list[dict], loss, batch_
 
 
 def tails(model: torch.nn.Module, steps: int = 1000) -> None:
-    """Move the quantiles of the prior to its tails."""
-    optimizer = torch.optim.Adam(model.bottleneck.auxiliary_parameters(), 0.05)
+    """Move the quantiles of the prior to its tails, if it has such."""
+    quantiles = list(model.bottleneck.auxiliary_parameters())
+    if not quantiles:
+        return
+    optimizer = torch.optim.Adam(quantiles, 0.05)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
         optimizer.zero_grad()

@@ -39,7 +39,7 @@ class LivePage:
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
-        self._changed = threading.Condition()
+        self._changed, self._compressing = threading.Condition(), threading.Lock()
         self._frame: NDArray[np.uint8] | None = None
         self._number = 0
         self._jpeg: tuple[int, bytes] = (0, b"")
@@ -81,14 +81,16 @@ class LivePage:
             self._changed.wait_for(lambda: self._closed or self._number > number, timeout=_FRAME_TIMEOUT_S)
             if self._closed:
                 return None
-            if self._frame is None:
-                return number, b""
-            if self._jpeg[0] != self._number:
+            frame, newest = self._frame, self._number
+        if frame is None:
+            return number, b""
+        with self._compressing:  # not the other lock: showing the next frame must not wait
+            if self._jpeg[0] < newest:
                 from PIL import Image
 
                 data = io.BytesIO()
-                Image.fromarray(self._frame).save(data, "JPEG", quality=80)
-                self._jpeg = self._number, data.getvalue()
+                Image.fromarray(frame).save(data, "JPEG", quality=80)
+                self._jpeg = newest, data.getvalue()
             return self._jpeg
 
     def viewer(self) -> threading.Semaphore:

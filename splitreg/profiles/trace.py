@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.errors import BenchError
+from splitreg.link_emulator import LinkTrace
 
 #: Bytes that each line of a trace delivers.
 OPPORTUNITY_BYTES = 1504
@@ -27,9 +28,11 @@ class RecordedLink:
     """
 
     def __init__(self, times_ms: Sequence[int]) -> None:
-        self.times_s: NDArray[np.float64] = np.asarray(times_ms, np.float64) / 1000
-        if not len(self.times_s) or self.times_s[-1] <= 0 or np.any(np.diff(self.times_s) < 0):
-            raise BenchError("a trace has one time in ms per line, from the start of the recording, not falling")
+        try:
+            times = LinkTrace(times_ms).times_ms
+        except ValueError as cause:
+            raise BenchError(str(cause)) from cause
+        self.times_s: NDArray[np.float64] = np.asarray(times, np.float64) / 1000
 
     @classmethod
     def read(cls, path: Path) -> RecordedLink:
@@ -39,7 +42,7 @@ class RecordedLink:
             BenchError: it cannot be read or is no trace.
         """
         try:
-            return cls([int(line) for line in path.read_text(encoding="ascii").split()])
+            return cls(LinkTrace.read(path).times_ms)
         except (OSError, ValueError) as cause:
             raise BenchError(f"cannot read the trace {path}: {cause}") from cause
 
