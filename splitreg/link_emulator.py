@@ -43,7 +43,7 @@ _MAX_IN_FLIGHT = 256
 
 
 class LinkTrace:
-    """When a link could deliver: recorded times at which 1,500 bytes could arrive; repeated for ever.
+    """Recorded times at which a link could deliver 1,500 bytes; the recording repeats.
 
     The format is that of Mahimahi (Netravali et al., USENIX ATC 2015): one line per opportunity, in
     milliseconds from the start, in order; a number that repeats stands for several in that millisecond.

@@ -21,7 +21,7 @@ def find_compiler() -> list[str]:
     """Return the command of a C compiler: ``CC``, cc, gcc or clang, or the one of the package ziglang.
 
     Raises:
-        MissingExtra: there is none.
+        MissingExtra: no C compiler is installed.
     """
     for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
         words = shlex.split(name)
