@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.edge import EdgeSource, ExportedTarget, ExportTarget, Runner
-from splitreg.errors import BundleError, MissingExtra
+from splitreg.edge import EdgeSource, ExportedTarget, ExportTarget, Runner, openvino_core
+from splitreg.errors import BundleError
 from splitreg.imaging import prepare, read
 from splitreg_targets.packets import packet_of
 
@@ -35,10 +34,12 @@ class OpenvinoTarget(ExportTarget):
             BundleError: OpenVINO cannot convert the graph; the message names the operator.
             MissingExtra: openvino is not installed.
         """
-        openvino = _openvino()
+        core = openvino_core()
+        import openvino
+
         height, width = source.at(self.size).coding.preprocess.size
         try:
-            graph = openvino.Core().read_model(source.graph)
+            graph = core.read_model(source.graph)
             graph.reshape({"image": [1, 3, height, width]})
             for index, node in enumerate(graph.get_ordered_ops()):  # its own names count up with every graph
                 if node.get_type_name() != "Parameter":
@@ -58,11 +59,10 @@ class OpenvinoTarget(ExportTarget):
             BundleError: OpenVINO cannot read the files.
             MissingExtra: openvino is not installed.
         """
-        openvino = _openvino()
+        core = openvino_core()
         coding = source.at(self.size).coding
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         try:
-            core = openvino.Core()
             with tempfile.TemporaryDirectory(prefix="splitreg-openvino-") as folder:
                 for name in (XML, WEIGHTS):
                     (Path(folder) / name).write_bytes(files[name])
@@ -77,16 +77,6 @@ class OpenvinoTarget(ExportTarget):
             return packet_of(latent, geometry, coding)
 
         return encode
-
-
-def _openvino() -> Any:
-    try:
-        import openvino
-    except ModuleNotFoundError as cause:
-        raise MissingExtra(
-            "target openvino needs openvino, which is not installed; pip install 'splitreg[openvino]'"
-        ) from cause
-    return openvino
 
 
 def _first_line(cause: Exception) -> str:

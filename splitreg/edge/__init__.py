@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from splitreg.edge.link import LinkEstimate
     from splitreg.edge.options import ClientOptions
     from splitreg.edge.outbox import Outbox
-    from splitreg.edge.runtimes import RUNTIMES, Network, load_network, onnx_session
+    from splitreg.edge.runtimes import RUNTIMES, Network, load_network, onnx_session, openvino_core
     from splitreg.edge.source_options import SourceOptions
     from splitreg.edge.sources import Frame, FrameSource, TimedImage, frames, open_source, timed_images
     from splitreg.edge.stream import EdgeStream, StreamOptions
@@ -26,7 +26,7 @@ __all__ = [
     "EdgeStream", "EscalatingClient", "ExportTarget", "ExportedTarget", "Frame", "FrameSource", "LinkEstimate",
     "LocalAnswer", "LocalHead", "Network", "Outbox", "Runner", "SourceOptions", "StreamOptions", "TimedImage",
     "Times", "UploadReport", "describe", "describe_machine", "frames", "load_network", "onnx_session",
-    "open_source", "read_coding", "timed_images", "upload",
+    "open_source", "openvino_core", "read_coding", "timed_images", "upload",
 ]  # fmt: skip
 
 # Encoding needs neither HTTP nor a database, and a device that starts for one image pays for each import.
@@ -46,5 +46,5 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "SourceOptions": "splitreg.edge.source_options", "TimedImage": "splitreg.edge.sources",
     "timed_images": "splitreg.edge.sources", "open_source": "splitreg.edge.sources",
     "frames": "splitreg.edge.sources", "load_network": "splitreg.edge.runtimes",
-    "onnx_session": "splitreg.edge.runtimes", "upload": "splitreg.edge.uploading",
+    "onnx_session": "splitreg.edge.runtimes", "openvino_core": "splitreg.edge.runtimes", "upload": "splitreg.edge.uploading",
 })  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,17 +117,37 @@ class _OnnxRuntime(Network):
         return latent
 
 
+def openvino_core() -> Any:
+    """Return the ``openvino.Core`` of this process.
+
+    The CPU plugin of each core gives its thread another alternate signal stack, and takes it back when the
+    core is freed. When cores are freed in another order than the reverse, the thread keeps a freed stack, and
+    the next signal is a segmentation fault. One core is never freed.
+
+    Raises:
+        MissingExtra: openvino is not installed.
+    """
+    try:
+        import openvino
+    except ModuleNotFoundError as cause:
+        raise MissingExtra("openvino is not installed; pip install 'splitreg[openvino]'") from cause
+    return _core(openvino)
+
+
+@functools.cache
+def _core(openvino: Any) -> Any:
+    return openvino.Core()
+
+
 class _OpenVino(Network):
     def __init__(self, data: bytes, name: str, size: tuple[int, int], threads: int) -> None:
-        try:
-            import openvino
-        except ModuleNotFoundError as cause:
-            raise MissingExtra("openvino is not installed; pip install 'splitreg[openvino]'") from cause
+        core = openvino_core()
+        import openvino
+
         self.name = name
         # By default it computes in bfloat16 on some processors, which changes many symbols.
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         try:
-            core = openvino.Core()
             graph = core.read_model(data)
             inputs, outputs = (
                 {port.any_name: (port.element_type == openvino.Type.f32, _axes(port.partial_shape)) for port in ports}

@@ -306,6 +306,7 @@ class StreamClient:
                 continue
             pause = self._controller.wait_s(now) + self._pause_s
             full = waiting >= (1 if until_empty else self.options.max_in_flight)
+            full = full or (oldest is not None and self._controller.overdue(now - oldest))
             if not full and (until_empty or pause <= 0):
                 return
             self._pause_s = 0.0

@@ -22,6 +22,8 @@ _DOWN, _UP = 0.08, 0.02
 _FULL, _FREE = 0.9, 0.6
 #: Answers whose latencies are remembered; shares of them that meet the budget.
 _WINDOW, _CERTAINTY = 20, 0.95
+#: Share of a budget of time: while a frame waits longer for its answer, the next one would be late too.
+_OVERDUE = 0.5
 #: Size of the image in which motion is looked for, and of its blocks.
 _MOTION_SIZE, _MOTION_BLOCK = (48, 64), 8
 
@@ -54,7 +56,8 @@ class StreamController:
     """Chooses the time and the rate of each frame.
 
     A byte budget is a bucket that fills at a constant speed: a frame waits until it is not empty. A
-    budget of time is kept by the rate, and where the lowest rate does not help, by fewer frames.
+    budget of time is kept by the rate, and where the lowest rate does not help, by fewer frames. While
+    the link stalls, no frame is sent: it would only wait behind the one that is late already.
 
     Args:
         budget: to keep.
@@ -88,6 +91,10 @@ class StreamController:
             waits.append((-self._bucket - passed * speed) / speed)
         return max(0.0, *waits)
 
+    def overdue(self, age_s: float) -> bool:
+        """Whether no frame should be sent, because one that was sent ``age_s`` seconds ago has no answer yet."""
+        return self.budget.ms is not None and 1000 * age_s > _OVERDUE * self.budget.ms
+
     def sent(self, packet_bytes: int, now: float, *, key: bool) -> None:
         """Count a frame.
 
@@ -113,11 +120,12 @@ class StreamController:
             return
         self._latencies.append(latency_s)
         ordered = sorted(self._latencies)
+        median = ordered[len(ordered) // 2]
         slowest = ordered[min(len(ordered) - 1, int(_CERTAINTY * len(ordered)))]
         share = 1000 * slowest / self.budget.ms
-        if share > _FULL and self.rate in (None, 0.0):
+        if self.rate in (None, 0.0) and 1000 * median > _FULL * self.budget.ms:  # not one pause of the link
             self._slower = min(8.0, self._slower * 1.3)
-            self._pace_s = self._pace_s or latency_s
+            self._pace_s = self._pace_s or median
             self._latencies.clear()
         elif share < _FREE and self._slower > 1:
             self._slower = max(1.0, self._slower / 1.05)

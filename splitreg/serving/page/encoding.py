@@ -2,7 +2,7 @@
 
 ``python -m splitreg.serving.page.encoding FD`` reads images from its socket until it is closed. A
 hostile image can occupy or end this process, but not the server: a decoder that takes too much CPU
-time is ended by SIGXCPU, one that takes too much memory gets no more.
+time is ended by SIGPROF, one that takes too much memory gets no more.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import socket
 import sys
 import time
@@ -60,6 +61,7 @@ def _answer(
     encoder = encoders.get(table["model"])
     if encoder is None:
         _limit_memory(None)
+        _limit_cpu(None)
         encoder = encoders[table["model"]] = open_encoder(table["bundles"], table["model"])
     _limit_memory(table["max_bytes"])
     _limit_cpu(table["seconds"])
@@ -132,12 +134,12 @@ def _limit_memory(count: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def _limit_cpu(seconds: float) -> None:
-    """Allow this many seconds of CPU time more than now; then SIGXCPU ends the process."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    soft = int(used.ru_utime + used.ru_stime + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+def _limit_cpu(seconds: float | None) -> None:
+    """Allow this many seconds of CPU time more than now, then SIGPROF ends the process; None removes the limit.
+
+    RLIMIT_CPU counts whole seconds only.
+    """
+    signal.setitimer(signal.ITIMER_PROF, seconds or 0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -141,6 +142,22 @@ def test_a_runtime_that_is_not_installed_names_its_extra(runtime, extra, publish
     monkeypatch.setitem(sys.modules, runtime, None)
     with pytest.raises(MissingExtra, match=rf"pip install 'splitreg\[{extra}\]'"):
         open_(published, runtime=runtime)
+
+
+def test_signals_arrive_after_encoders_of_openvino_are_freed_in_any_order(published):
+    program = f"""
+import gc, os, pathlib, signal
+from splitreg.edge import load_network
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+graph = pathlib.Path({str(published / "edge.onnx")!r}).read_bytes()
+networks = [load_network("openvino", graph, name="edge.onnx", size=(64, 64), threads=1) for _ in range(3)]
+while networks:
+    del networks[0]
+    gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.parametrize("edge", [None, {"dynamic": False}, {"dynamic": 1}, {}, 3], ids=str)

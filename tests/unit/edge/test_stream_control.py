@@ -62,6 +62,26 @@ def test_where_the_rate_does_not_help_frames_become_fewer():
     assert len(sent) < 300
 
 
+def test_a_pause_of_the_link_makes_one_frame_late_and_changes_nothing_after_it():
+    controller = StreamController(Budget(ms=300, fps=5), None)
+    now, waiting, late, answered = 0.0, [], 0, 0
+    while now < 30:  # a FIFO that delivers after 0.1 s, but nothing between seconds 10 and 13
+        for sent in [sent for sent in waiting if now >= sent + 0.1 and not 10 <= now < 13]:
+            waiting.remove(sent)
+            controller.answered(now - sent)
+            late, answered = late + (now - sent > 0.3), answered + 1
+        if not controller.wait_s(now) and not (waiting and controller.overdue(now - waiting[0])):
+            controller.sent(200, now, key=False)
+            waiting.append(now)
+        now += 0.01
+    assert late == 1
+    assert answered == pytest.approx(27 * 5, abs=3)
+
+
+def test_without_a_budget_of_time_no_answer_is_overdue():
+    assert not StreamController(Budget(fps=5), None).overdue(60)
+
+
 @pytest.mark.parametrize("wrong", [{"fps": 0}, {"kbps": -1}, {"ms": float("nan")}, {"ms": float("inf")}], ids=str)
 def test_wrong_budgets(wrong):
     with pytest.raises(RecipeError):
