@@ -164,7 +164,7 @@ def test_init_with_weights_keeps_the_pretrained_stages(tmp_path):
     loaded = Recipe.read(tmp_path / "own.toml", [f"data.root={tmp_path / 'set'}"])
     planned = check_recipe(loaded)
     assert planned.bottleneck.reads == "feature" and planned.backbone.target.stride == 8
-    assert loaded.stages[-1].best == "auto" and loaded.stages[0].train == ("encoder", "decoder", "prior")
+    assert loaded.stages[-1].best == "auto" and set(loaded.stages[0].freeze) == {"prefix", "encoder", "decoder"}
     assert not list(start_advice(planned.recipe, planned.registry)) and len(text.splitlines()) <= 33
     (tmp_path / "own.toml").write_text(starter_recipe(str(tmp_path / "set"), classes=["b"]))
     assert Recipe.read(tmp_path / "own.toml").data[0].classes == {"b": ("b",)}
