@@ -122,6 +122,7 @@ CASES = {
     "Compressibility": (ObjectiveSuite, "compressibility", {}),
     "TiledCompressibility": (ObjectiveSuite, "compressibility", {"options": {"tiled": True}}),
     "CodeLength": (ObjectiveSuite, "code-length", {}),
+    "Inversion": (ObjectiveSuite, "inversion", {}),
     "Surgery": (ObjectiveSuite, "surgery", {}),
     "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
     "Onnx": (TargetSuite, "onnx", {}),
