@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from splitreg_targets.executorch_target import ExecutorchTarget
+from splitreg_targets.litert_target import LitertTarget
 from torch import nn
 
 from splitreg.errors import BundleError, MissingExtra, RecipeError
 from splitreg.publishing import edge_source
-from splitreg_targets.executorch_target import ExecutorchTarget
-from splitreg_targets.litert_target import LitertTarget
 
 TARGETS = {"executorch": (ExecutorchTarget, "executorch"), "litert": (LitertTarget, "litert_torch")}
 
