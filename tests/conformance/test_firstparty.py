@@ -128,6 +128,8 @@ CASES = {
     "C": (TargetSuite, "c", {}),
     "Openvino": (TargetSuite, "openvino", {}),
     "Wasm": (TargetSuite, "wasm", {}),
+    "Executorch": (TargetSuite, "executorch", {}),
+    "Litert": (TargetSuite, "litert", {}),
     "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
     "ScenesVideo": (DatasetSuite, "scenes", {"options": {"mode": "video", "size": 32, "count": 70}}),
 }
