@@ -23,6 +23,7 @@ OBJECTIVES = {
     "compressibility": ["sum", {"name": "compressibility", "weight": 0.1}],
     "distill": ["sum", {"name": "distill", "weight": 1e-4, "logits": {"cls": 0.5, "seg": 0.5}, "temperature": 2.0}],
     "code-length": ["sum", {"name": "code-length", "weight": 0.01}],
+    "inversion": ["sum", {"name": "inversion", "weight": 0.1}],
 }
 KEYS = {
     "backbone": "mobilenetv3_small_050", "bottleneck": {"name": "fp", "encoder": "light", "channels": 4},
