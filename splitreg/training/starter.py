@@ -160,7 +160,7 @@ def _model(backbone: str, weights: str | None, size: tuple[int, int], registry: 
     return (
         f"backbone = {_toml_table({'name': backbone, **options})}\n"
         f'cut = "{cut}"  # the pretrained stages up to here run on the device\n'
-        'bottleneck = { name = "calibrated", rate_range = 8.0 }  # set from some images; rate 0 to 1 when sending'
+        'bottleneck = { name = "calibrated", rate_range = 4.0 }  # set from some images; rate 0 to 1 when sending'
     )
 
 
