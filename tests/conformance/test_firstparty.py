@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from splitreg_torchvision.poses import PoseTarget
 from torchvision import tv_tensors
 
 from splitreg.registry import discover
 from splitreg.specs import FeatureSpec
-from splitreg.tasks import DETECTION, ClassTarget
+from splitreg.tasks import DETECTION, ClassTarget, PoseTarget
 from splitreg.testing import (
     BackboneSuite,
     BottleneckSuite,
@@ -129,6 +128,8 @@ CASES = {
     "C": (TargetSuite, "c", {}),
     "Openvino": (TargetSuite, "openvino", {}),
     "Wasm": (TargetSuite, "wasm", {}),
+    "Executorch": (TargetSuite, "executorch", {}),
+    "Litert": (TargetSuite, "litert", {}),
     "Scenes": (DatasetSuite, "scenes", {"options": {"size": 32, "count": 6}}),
     "ScenesVideo": (DatasetSuite, "scenes", {"options": {"mode": "video", "size": 32, "count": 70}}),
 }
