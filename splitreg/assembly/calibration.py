@@ -32,7 +32,9 @@ _DRAWS = 4
 _MAX_POSITIONS = 100_000
 
 
-def calibrate(model: SplitModel, images: Sequence[NDArray[np.uint8]], *, seed: int = 0) -> None:
+def calibrate(
+    model: SplitModel, images: Sequence[NDArray[np.uint8]], *, seed: int = 0, probes: int | None = None
+) -> None:
     """Set the bottleneck of a model from images, and freeze its tables.
 
     The bottleneck's ``calibrate`` gets the features at the cut and the sensitivity of the heads to
@@ -42,6 +44,7 @@ def calibrate(model: SplitModel, images: Sequence[NDArray[np.uint8]], *, seed: i
         model: with a bottleneck that has ``calibrate`` and reads the feature at the cut.
         images: (H, W, 3), like those that will be sent; a hundred are enough.
         seed: of the random outputs whose gradients are taken.
+        probes: number of images from which the sensitivity is taken, which costs most; None: all.
 
     Raises:
         RecipeError: the bottleneck needs training instead, or there are no images.
@@ -57,15 +60,17 @@ def calibrate(model: SplitModel, images: Sequence[NDArray[np.uint8]], *, seed: i
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     features, total = [], torch.zeros(())
+    probes = len(images) if probes is None else min(probes, len(images))
     for start in range(0, len(images), _BATCH):
         arrays = [prepare(image, model.coding.preprocess)[0] for image in images[start : start + _BATCH]]
         batch = torch.from_numpy(np.stack(arrays))
         with torch.no_grad():
             feature = model.prefix(batch)
         size = (batch.shape[-2], batch.shape[-1])
-        total = total + _sensitivity(model, feature, size, generator)
+        if start < probes:
+            total = total + _sensitivity(model, feature[: probes - start], size, generator)
         features.append(_thinned(feature, _MAX_POSITIONS // len(images)))
-    bottleneck.calibrate(torch.cat(features, dim=-1), total / len(images))
+    bottleneck.calibrate(torch.cat(features, dim=-1), total / probes)
     model.trained = True
     model.freeze_tables()
 

@@ -42,8 +42,8 @@ from splitreg.training.parts import check_stage
 from splitreg.training.setup import Run
 from splitreg.training.teacher import Teacher, as_teacher, copy_parts, open_teacher, student_capabilities
 
-#: Training images from which a bottleneck is set that needs no training.
-CALIBRATION_IMAGES = 32
+#: Training images from which a bottleneck is set that needs no training, and those whose gradients are taken.
+CALIBRATION_IMAGES, PROBES = 32, 8
 
 
 @dataclass(kw_only=True)
@@ -141,7 +141,8 @@ def train(
 def _calibrate(model: SplitModel, source: Source) -> None:
     """Set a bottleneck that needs no training from images, if the model has one; see ``assembly.calibrate``."""
     if hasattr(model.bottleneck, "calibrate") and model.prefix is not None:
-        calibrate(model, [source[index].array() for index in spread(len(source), CALIBRATION_IMAGES)])
+        images = [source[index].array() for index in spread(len(source), CALIBRATION_IMAGES)]
+        calibrate(model, images, probes=PROBES)
 
 
 def _teacher(value: Any, recipe: Recipe, model: SplitModel, registry: Registry) -> Teacher | None:

@@ -18,9 +18,7 @@ from splitreg.data.recognition import detect
 from splitreg.data.selection import describe_dataset
 from splitreg.errors import RecipeError
 from splitreg.evaluation.packets import spread
-from splitreg.overrides import parse_overrides
 from splitreg.recipe import DataPart, Recipe
-from splitreg.recipe.parts import HeadPart
 from splitreg.registry import Registry, discover
 from splitreg.specs import TargetSpec
 from splitreg.tasks import CLASSIFICATION, DEPTH, DETECTION, MULTILABEL, RECONSTRUCTION, SEGMENTATION, BoxTarget
@@ -35,8 +33,6 @@ MIN_EPOCHS, MAX_EPOCHS = 10, 100
 BACKBONE = "mobilenetv3_small_100"
 #: Stride of the stage after which a pretrained backbone is cut: the stages before it stay frozen.
 PRETRAINED_STRIDE = 8
-#: Weight of the loss of masks beside that of boxes.
-MASK_WEIGHT = 3.0
 #: Epochs without a better validation after which training stops, as a share of all.
 PATIENCE = 0.4
 #: Largest side of the input in pixels, by task; objects that become small get the larger one.
@@ -115,7 +111,7 @@ augment = {{ preset = "{_preset(targets, heads)}" }}
 # {epochs} epochs of {count:,} images are {epochs * max(1, count // batch):,} steps; about {steps:,} are useful.
 epochs = {epochs}
 batch_size = {batch}  # at most {PIXELS_PER_BATCH / 1e6:g} million pixels, and several batches per epoch
-{_learning(epochs, pretrained=pretrained)}{_objectives(targets, heads) if pretrained else ""}
+{_learning(epochs, pretrained=pretrained)}
 clip = {20.0 if pretrained else 5.0}
 best = "auto"  # keep the weights of the best epoch
 patience = {max(5, round(epochs * PATIENCE))}
@@ -164,7 +160,7 @@ def _model(backbone: str, weights: str | None, size: tuple[int, int], registry: 
     return (
         f"backbone = {_toml_table({'name': backbone, **options})}\n"
         f'cut = "{cut}"  # the pretrained stages up to here run on the device\n'
-        'bottleneck = { name = "calibrated", rate_range = 8.0 }  # set from some images; rate 0 to 1 when sending'
+        'bottleneck = { name = "calibrated", rate_range = 4.0 }  # set from some images; rate 0 to 1 when sending'
     )
 
 
@@ -177,20 +173,6 @@ def _learning(epochs: int, *, pretrained: bool) -> str:
             f"{optimizer}\nbackbone_lr = 0.1  # of the stages after the cut"
         )
     return f"rate_lambda = 0.5  # larger: fewer bytes per image\nrate_warmup = {max(1, epochs // 5)}\n{optimizer}"
-
-
-def _objectives(targets: Mapping[str, TargetSpec], heads: Sequence[tuple[str, str]]) -> str:
-    """Return a line that weights masks beside boxes; empty without both."""
-    tasks = {targets[target].task for _, target in heads if target in targets}
-    if not {DETECTION, SEGMENTATION} <= tasks:
-        return ""
-    names = [
-        HeadPart.parse(parse_overrides([f"head={text}"])["head"], "head").name
-        for text, target in heads
-        if target in targets and targets[target].task == SEGMENTATION
-    ]
-    weights = ", ".join(f"{name} = {MASK_WEIGHT}" for name in names)
-    return f'\nobjectives = [{{ name = "sum", weights = {{ {weights} }} }}]  # the loss of boxes is larger'
 
 
 def _outline_options(name: str, root: str, registry: Registry) -> dict[str, Any]:
