@@ -1,4 +1,4 @@
-"""From a picture to the bytes that are sent: splitreg.edge against the peer, one thread, batch 1, 416x416.
+"""From a picture to the bytes that are sent: splitreg.edge against the peer, one thread, batch 1, 416x416 by default.
 
 Both have the same encoder weights and the same prior. Every contestant is a process of its own that lives through all
 rounds; in a round each encodes the same picture, in an order that turns, once from its file and once from its pixels
@@ -7,6 +7,9 @@ rounds; in a round each encodes the same picture, in an order that turns, once f
 
     python benchmarks/image_to_bytes.py --rounds 25 --root kodak --peer-python other-venv/bin/python > result.json
 
+    python benchmarks/image_to_bytes.py --size 192 256 --zoo zoo:splitreg-camvid --root camvid/val > result.json
+
+``--zoo`` adds an encoder of the zoo, by onnxruntime, OpenVINO and the target c: other weights, other bytes.
 Without ``--root`` a picture is drawn. ``--peer-python`` is an interpreter that has sc2bench; without sc2bench the peer
 is built from compressai's layers, which the result says.
 """
@@ -83,12 +86,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--root", type=Path, default=None, help="folder of PNG pictures (default: SPLITREG_DATA/kodak)")
     parser.add_argument("--peer-python", default=sys.executable)
+    parser.add_argument("--size", nargs=2, type=int, default=ladon.SIZE, metavar=("H", "W"))
+    parser.add_argument("--zoo", help="a bundle that is measured, too")
     options = parser.parse_args()
     root = options.root or (Path(os.environ["SPLITREG_DATA"]) / "kodak" if "SPLITREG_DATA" in os.environ else None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures = ladon.prepare(folder, sorted(root.glob("*.png"))[:8] if root else [])
-        weights = ("peer", folder / "peer.npz", *ladon.SIZE)
+        pictures = ladon.prepare(folder, sorted(root.glob("*.png"))[:8] if root else [], options.size)
+        weights = ("peer", folder / "peer.npz", *options.size)
         wanted = {
             "peer": Worker(options.peer_python, *weights),
             "peer_malloc_tuned": Worker(options.peer_python, *weights, env=TUNED),
@@ -96,6 +101,10 @@ def main():
         for runtime in ("onnxruntime", "openvino"):
             for precision in ("fp32", "int8"):
                 wanted[f"{runtime}_{precision}"] = Worker(sys.executable, "ours", folder / "bundle", runtime, precision)
+        if options.zoo:
+            for runtime in ("onnxruntime", "openvino"):
+                wanted[f"zoo_{runtime}"] = Worker(sys.executable, "ours", options.zoo, runtime, "fp32")
+            wanted["zoo_c"] = Worker(sys.executable, "compiled", options.zoo, *options.size)
         workers = {who: worker for who, worker in wanted.items() if worker.what}
         found = measure(workers, pictures, options.rounds)
         for worker in workers.values():
@@ -104,7 +113,7 @@ def main():
     from splitreg.evaluation.report import hardware, versions
 
     print(json.dumps({
-        "what": "from a picture to bytes, batch 1, 416x416, one thread, the same weights",
+        "what": f"from a picture to bytes, batch 1, {options.size[1]}x{options.size[0]}, one thread",
         "contestants": {who: worker.what for who, worker in workers.items()},
         "absent": {who: worker.why_not for who, worker in wanted.items() if not worker.what},
         **{f"from_{kind}": summary(found[kind]) for kind in KINDS},

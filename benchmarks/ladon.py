@@ -146,15 +146,41 @@ def ours(bundle, runtime="onnxruntime", precision="fp32"):
     return (lambda picture: encoder.encode(picture)[0]), f"splitreg.edge, {runtime}, {precision}"
 
 
+def compiled(bundle, height, width):
+    """Return picture (path or PIL image) -> bytes by the target c, compiled for this machine, and what it is."""
+    import tempfile
+
+    import numpy as np
+    from PIL import Image
+    from splitreg_targets.c_compiler import build_library
+    from splitreg_targets.c_library import CLibrary
+    from splitreg_targets.c_target import CTarget
+
+    from splitreg.edge import EdgeSource
+
+    exported = CTarget(size=(int(height), int(width))).export(EdgeSource.read(bundle))
+    with tempfile.TemporaryDirectory() as folder:
+        library = CLibrary(build_library(exported.files, "splitreg_model", Path(folder)), "splitreg_model")
+
+    def run(picture):
+        image = Image.open(picture).convert("RGB") if isinstance(picture, str) else picture
+        return library.encode(np.asarray(image))
+
+    return run, f"target c of {bundle}"
+
+
+CONTESTANTS = {"peer": peer, "ours": ours, "compiled": compiled}
+
+
 def once(who, picture, *arguments):
     """Encode one picture and print the number of bytes."""
-    run, _ = {"peer": peer, "ours": ours}[who](*arguments)
+    run, _ = CONTESTANTS[who](*arguments)
     print(len(run(picture)), flush=True)
 
 
 def serve(who, *arguments):
     """Say what this is; for each line ("file" or "pixels", then a picture) print wall seconds, CPU seconds and bytes."""
-    run, what = {"peer": peer, "ours": ours}[who](*arguments)
+    run, what = CONTESTANTS[who](*arguments)
     from PIL import Image
 
     print(what, flush=True)

@@ -2,7 +2,7 @@
 
 The rivals code the frames at the network's input size with H.264 (x264), HEVC (x265) and AV1 (SVT-AV1)
 through PyAV, without B-frames or lookahead, one key frame per 10 seconds (per clip of scenes), and MJPEG.
-The decoded frames go to the same network without packets, or to the bundles of ``--unsplit`` and ``--receiver``.
+The decoded frames go to the same network without quantisation, or to the bundles of ``--unsplit`` and ``--receiver``.
 Accuracy is the mIoU of the masks and the mAP of the boxes. On a clip without labels the truth is what the
 network answers on the uncompressed frames (boxes with a score of at least 0.3); ``scenes`` have labels.
 
@@ -161,9 +161,15 @@ def main() -> None:
         receivers[" to the receiver"] = Network(options.receiver, heads)
     originals, fps, key_every, truth = read_frames(options)
     images, geometries = zip(*map(network.fitted, originals), strict=True)
-    latents = [network.model.edge.latent_of(pixels)[0].copy() for pixels in images]
+
+    def latents_of(decoded):
+        return [network.model.edge.latent_of(pixels)[0].copy() for pixels in decoded]
+
+    latents = latents_of(images)
 
     def answers(receiver: Network, decoded):
+        if receiver is network:  # predict() quantises at one rate, and would favour packets of that rate
+            return from_latents(network, latents_of(decoded), geometries)
         return [receiver.predict(image, geometry) for image, geometry in zip(decoded, geometries, strict=True)]
 
     if truth is None:

@@ -3,7 +3,12 @@
 The names below are imported on first use, so that ``import splitreg`` costs nothing.
 """
 
+import sys
 from typing import TYPE_CHECKING
+
+# pip checks it, but not for a copied folder; this file is parsed by Python 3.6, too
+if sys.version_info < (3, 10):  # noqa: UP036
+    raise ImportError("splitreg needs Python 3.10 or later, this is Python %d.%d" % sys.version_info[:2])  # noqa: UP031
 
 from splitreg.lazy import lazy_exports
 

@@ -16,3 +16,9 @@ WASM = _target("wasm", "wasm_target:WasmTarget",
 OPENVINO = _target("openvino", "openvino_target:OpenvinoTarget",
     "OpenVINO IR in float32, for programs that use OpenVINO without ONNX.",
     "")  # fmt: skip
+EXECUTORCH = _target("executorch", "executorch_target:ExecutorchTarget",
+    "ExecuTorch program in float32, for phones.",
+    "")  # fmt: skip
+LITERT = _target("litert", "litert_target:LitertTarget",
+    "LiteRT (TensorFlow Lite) model in float32, for phones and microprocessors.",
+    "")  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from splitreg.coding import temporal_sources
 from splitreg.edge import EdgeSource, ExportedTarget, ExportTarget, Runner
 from splitreg.errors import BundleError, MissingExtra
 from splitreg_targets.c_compiler import compile_c, write_files, zig_compiler
@@ -22,7 +23,7 @@ from splitreg_targets.c_target import CTarget
 MODULE, MODEL = "splitreg-edge.js", "splitreg-model.wasm"
 _FLAGS = (
     "-mcpu=baseline+simd128+bulk_memory+bulk_memory_opt", "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-all",
-    "-Wl,-z,stack-size=65536",
+    "-Wl,-z,stack-size=65536", "-I.",
 )  # fmt: skip
 _SCRIPT = """
 import { readFileSync, writeSync } from "node:fs";
@@ -57,7 +58,8 @@ class WasmTarget(ExportTarget):
         code = self._c.export(source)
         with tempfile.TemporaryDirectory(prefix="splitreg-wasm-") as name:
             folder = Path(name)
-            write_files({**code.files, "wasm.c": runtime_file("wasm.c").encode()}, folder)
+            parts = {name: runtime_file(name).encode() for name in ("wasm.c", "stream.c", "string.h")}
+            write_files({**code.files, **temporal_sources(), **parts}, folder)
             compile_c(zig_compiler("wasm32-freestanding"), [*_FLAGS, "wasm.c", "-o", MODEL], folder)
             model = (folder / MODEL).read_bytes()
         browser = resources.files("splitreg.edge").joinpath("browser")

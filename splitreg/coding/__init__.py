@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from splitreg.coding.stream_packet import STREAM_HEADER_BYTES, StreamFormat, StreamPacket
     from splitreg.coding.streams import LatentModel, decode_streams, encode_streams, load_model
     from splitreg.coding.symbols import SymbolModel
+    from splitreg.coding.temporal_source import temporal_sources
     from splitreg.coding.variable import POSITIONS, VariableModel
 
 __all__ = [
     "MAX_PACKET_BYTES", "POSITIONS", "STREAM_HEADER_BYTES", "Codec", "FrameDecoder", "FrameEncoder", "HyperModel",
     "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel", "Packet", "RansCodec", "StreamFormat", "StreamPacket",
     "SymbolModel", "TemporalCoder", "VariableModel", "decode_streams", "derive_tables", "encode_streams",
-    "load_model",
+    "load_model", "temporal_sources",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_exports(__name__, {
@@ -37,5 +38,5 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "derive_tables": "splitreg.coding.rans_tables",
     "SymbolModel": "splitreg.coding.symbols", "VariableModel": "splitreg.coding.variable",
     "decode_streams": "splitreg.coding.streams", "encode_streams": "splitreg.coding.streams",
-    "load_model": "splitreg.coding.streams",
+    "load_model": "splitreg.coding.streams", "temporal_sources": "splitreg.coding.temporal_source",
 })  # fmt: skip

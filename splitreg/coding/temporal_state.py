@@ -32,8 +32,8 @@ QUIET_MIX, CHANGE_MIX, DIRECTION_MIX, DISTANCE_MIX, MIXES = 0, 1, 2, 3, 6
 
 _FIRST_WEIGHTS = {QUIET_MIX: (0.5, 0.5), CHANGE_MIX: (0.35, 0.35, 0.45), DIRECTION_MIX: (0.5, 0.5, 0.5)}
 _FIRST_DISTANCE_WEIGHTS = (0.35, 0.35, 0.35, 0.35)
-_FIRST_RATE = 327
-_FIRST_VOTES = 4
+#: State after a key frame: fraction of a channel that changes, in 1/65536; how sure the background is.
+FIRST_RATE, FIRST_VOTES = 327, 4
 
 
 class Scores(NamedTuple):
@@ -66,6 +66,15 @@ class Scores(NamedTuple):
 SCORES = Scores()
 
 
+def first_weights() -> NDArray[np.int32]:
+    """Return (MIXES, MAX_INPUTS + 1): the mixers' weights after a key frame, in 1/65536."""
+    weights = np.zeros((MIXES, MAX_INPUTS + 1), np.int32)
+    for row in range(MIXES):
+        first = _FIRST_WEIGHTS.get(row, _FIRST_DISTANCE_WEIGHTS)
+        weights[row, : len(first)] = [int(weight * 65536) for weight in first]
+    return weights
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class History:
     """State of one (C, h, w) plane of a stream.
@@ -93,14 +102,11 @@ class History:
     @classmethod
     def begin(cls, symbols: NDArray[np.int32]) -> History:
         """Return the state after a key frame of (C, h, w) symbols."""
-        weights = np.zeros((MIXES, MAX_INPUTS + 1), np.int32)
-        for row in range(MIXES):
-            first = _FIRST_WEIGHTS.get(row, _FIRST_DISTANCE_WEIGHTS)
-            weights[row, : len(first)] = [int(weight * 65536) for weight in first]
         return cls(
             previous=symbols.copy(), background=symbols.copy(), alternative=symbols.copy(),
-            votes=np.full(symbols.shape, _FIRST_VOTES, np.uint8), age=np.full(symbols.shape, NEVER, np.uint8),
-            rates=np.full(symbols.shape[0], _FIRST_RATE, np.uint32), slots=np.zeros(SLOTS, np.uint32), weights=weights,
+            votes=np.full(symbols.shape, FIRST_VOTES, np.uint8), age=np.full(symbols.shape, NEVER, np.uint8),
+            rates=np.full(symbols.shape[0], FIRST_RATE, np.uint32), slots=np.zeros(SLOTS, np.uint32),
+            weights=first_weights(),
         )  # fmt: skip
 
     @property

@@ -1,7 +1,9 @@
 """Checks files that describe the project: README, navigation, citation, changelog, CI."""
 
+import ast
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -78,6 +80,16 @@ def test_the_version_has_one_source():
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "splitreg.__version__"}
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == splitreg.__version__
+
+
+def test_an_older_python_is_refused_with_the_oldest_supported_one(monkeypatch):
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        oldest = tomllib.load(file)["project"]["requires-python"].removeprefix(">=")
+    source = Path(splitreg.__file__).read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 6))  # else a SyntaxError would hide the reason
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    with pytest.raises(ImportError, match=rf"{re.escape(oldest)}.* 3\.9"):
+        exec(compile(source, "splitreg", "exec"), {"__name__": "splitreg_old"})
 
 
 def test_the_changelog_has_the_version_and_its_date():

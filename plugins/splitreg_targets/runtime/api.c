@@ -1,11 +1,12 @@
 /* ---- packets ---------------------------------------------------------------------------------------------------- */
 
-static uint32_t sr_crc(const uint8_t *data, int32_t length) {
+/* CRC-32 of data that follows bytes whose CRC-32 is `crc`; 0 if there are none. */
+static uint32_t sr_crc(uint32_t crc, const uint8_t *data, int32_t length) {
     static const uint32_t nibbles[16] = {
         0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
         0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
     };
-    uint32_t crc = 0xffffffff;
+    crc = ~crc;
     for (int32_t i = 0; i < length; i++) {
         crc ^= data[i];
         crc = crc >> 4 ^ nibbles[crc & 15];
@@ -15,6 +16,7 @@ static uint32_t sr_crc(const uint8_t *data, int32_t length) {
 }
 
 static void sr_put16(uint8_t *out, uint32_t value) { out[0] = (uint8_t)value, out[1] = (uint8_t)(value >> 8); }
+static void sr_put32(uint8_t *out, uint32_t value) { sr_put16(out, value & 0xffff), sr_put16(out + 2, value >> 16); }
 
 static int32_t sr_dispatch(int32_t (*const *variants)(int32_t, uint8_t *, int32_t), int32_t rate, uint8_t *out, int32_t room) {
 #if defined(SR_DISPATCH)
@@ -54,10 +56,9 @@ int32_t @PREFIX@_encode(const @PREFIX@_image *image, int32_t rate, uint8_t *pack
     const int32_t payload = sr_analyse_and_code(rate, packet + 16, capacity - 20);
     if (payload < 0) return payload;
     packet[0] = 'S', packet[1] = 'R', packet[2] = 1, packet[3] = 0;
-    sr_put16(packet + 4, SR_MODEL_ID & 0xffff), sr_put16(packet + 6, SR_MODEL_ID >> 16);
+    sr_put32(packet + 4, SR_MODEL_ID);
     sr_put16(packet + 8, (uint32_t)image->height), sr_put16(packet + 10, (uint32_t)image->width);
     sr_put16(packet + 12, SR_INPUT_HEIGHT), sr_put16(packet + 14, SR_INPUT_WIDTH);
-    const uint32_t crc = sr_crc(packet, 16 + payload);
-    sr_put16(packet + 16 + payload, crc & 0xffff), sr_put16(packet + 18 + payload, crc >> 16);
+    sr_put32(packet + 16 + payload, sr_crc(0, packet, 16 + payload));
     return 20 + payload;
 }

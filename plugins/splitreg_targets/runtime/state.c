@@ -21,6 +21,9 @@ static struct {
 static SR_ALIGNED float sr_sums[SR_SUMS]; /* a row of sums of integers */
 #endif
 static SR_ALIGNED float sr_latent[SR_CHANNELS * SR_HEIGHT * SR_WIDTH];
+#if defined(SR_STREAMS)
+static int32_t sr_symbols[SR_CHANNELS * SR_HEIGHT * SR_WIDTH]; /* of the image encoded last */
+#endif
 
 /* Of the coder; the network's rows lie in the same memory, because it has run before. */
 typedef struct {

@@ -1,7 +1,8 @@
 // The page: an image from a file or the camera is encoded, sent and drawn with its predictions.
 
 import { draw, makeLayers } from "./draw.js";
-import { compareHere, encodeHere, encoderOf } from "./edge.js";
+import { closeStream, compareHere, encodeHere, encoderOf, sendFrame, streamOf } from "./edge.js";
+import { StreamClosed } from "./splitreg-edge.js";
 import { Canceled, Refused, encode, infer, models, setToken } from "./service.js";
 import { describe, make, showBytes, showHeads, showPredictions, showTimes } from "./show.js";
 
@@ -72,8 +73,11 @@ function redraw() {
   canvas.setAttribute("aria-label", describe(layers.filter(({ head }) => shown.has(head)), Number(score.value)));
 }
 
+const wantedHeads = (entry) => Object.keys(entry.heads).filter((head) => !camera || !hidden.has(head));
+
 // One image is in flight at a time; changes made meanwhile are sent once it has been answered.
 async function send() {
+  if (camera?.streams) return; // the next frame has the new settings
   if (busy) {
     sendAgain = true;
     wake();
@@ -122,7 +126,7 @@ function watch(what, share) {
 async function sendOnce() {
   const [entry, sent] = [selectedModel(), image];
   if (!entry || !sent) return;
-  const wanted = Object.keys(entry.heads).filter((head) => !camera || !hidden.has(head));
+  const wanted = wantedHeads(entry);
   const compare = !camera || answers % COMPARE_EVERY === 0 || files === null;
   const chosen = entry.rates ? rate.value : null;
   const encoder = await encoderOf(entry.id);
@@ -139,13 +143,57 @@ async function sendOnce() {
   const { predictions, serverMs, linkMs } = await infer(encoded.packet, wanted.length ? wanted : null, { watch, signal: controller.signal });
   const layers = await makeLayers(predictions, entry);
   if (selectedModel() !== entry || sendAgain) return; // outdated
-  answer = { bitmap: sent.bitmap, layers };
-  answers += 1;
-  canvas.dataset.answers = answers;
+  showAnswer(sent.bitmap, layers);
   showBytes(encoded.packet.byteLength, files);
   showTimes({ device: encoded.deviceMs, link: linkMs, server: serverMs });
   redraw();
   if (!camera) showStatus(`Answered: ${encoded.packet.byteLength.toLocaleString("en")} bytes sent.${sent.note ?? ""}`);
+}
+
+function showAnswer(bitmap, layers) {
+  answer = { bitmap, layers };
+  answers += 1;
+  canvas.dataset.answers = answers;
+}
+
+/** Send a camera image over a stream, unless too many are without an answer; false where single requests are sent. */
+async function sendInStream(bitmap, current) {
+  const entry = selectedModel();
+  if (!entry) return false;
+  const [encoder, wanted] = [await encoderOf(entry.id), wantedHeads(entry)];
+  const stream = streamOf(encoder, wanted.length ? wanted : null);
+  current.streams = stream !== null;
+  if (!stream?.ready) return current.streams;
+  showDevice(encoder, true);
+  const number = ++current.sent;
+  sendFrame(stream, bitmap, entry.rates ? rate.value : null).then(
+    (frame) => onFrame(frame, { current, number, entry, encoder, bitmap }), (error) => onFrameError(error, stream, current),
+  );
+  return true;
+}
+
+async function onFrame(frame, { current, number, entry, encoder, bitmap }) {
+  const layers = await makeLayers(frame.answer, entry);
+  if (camera !== current || selectedModel() !== entry || number < current.shown) return; // outdated
+  current.shown = number;
+  image = { bitmap };
+  showAnswer(bitmap, layers);
+  canvas.dataset.frames = Number(canvas.dataset.frames ?? 0) + 1;
+  showBytes(frame.bytes, files);
+  showTimes({ device: frame.deviceMs, link: frame.linkMs, server: null });
+  redraw();
+  showStatus("The camera is on; its packets are sent as a stream.");
+  if (answers % COMPARE_EVERY && files) return;
+  const { packet } = encodeHere(encoder, bitmap, entry.rates ? rate.value : null);
+  files = await compareHere(encoder, bitmap, packet.length);
+}
+
+function onFrameError(error, stream, current) {
+  if (camera !== current || error.type === "KeyFrameNeeded" || error.retryAfter) return; // the next frame may be accepted
+  if (!(error instanceof StreamClosed)) {
+    showError(error);
+    stopCamera();
+  } else if (stream.failed && stream.connections) showStatus("The connection was lost; it is opened again.", true);
 }
 
 /** Draw an image on a canvas, scaled down to at most `maxSide` pixels per side. */
@@ -161,9 +209,10 @@ function scaleDown(source, width, height, maxSide) {
 
 const asJpeg = (frame) => frame.convertToBlob({ type: "image/jpeg", quality: 0.95 });
 
-/** State where images are encoded. */
-function showDevice(encoder) {
+/** State where images are encoded, and how they are sent. */
+function showDevice(encoder, streams = false) {
   canvas.dataset.device = encoder ? "browser" : "server";
+  canvas.dataset.link = streams ? "stream" : "request";
   $("device-note").textContent = encoder
     ? "Images are encoded in this browser: only packets are sent."
     : "Images are sent to this server, which encodes them on one thread.";
@@ -202,7 +251,7 @@ async function startCamera() {
     return;
   }
   stream.getTracks().forEach((track) => track.addEventListener("ended", stopCamera));
-  const current = camera = { stream };
+  const current = camera = { stream, streams: false, sent: 0, shown: 0 };
   files = null;
   $("camera").setAttribute("aria-pressed", "true");
   $("camera").textContent = "Stop camera";
@@ -210,8 +259,11 @@ async function startCamera() {
   while (camera === current) {
     const start = performance.now();
     if (!document.hidden && !busy) {
-      image = { bitmap: scaleDown(video, video.videoWidth, video.videoHeight, CAMERA_SIDE) };
-      await send();
+      const bitmap = scaleDown(video, video.videoWidth, video.videoHeight, CAMERA_SIDE);
+      if (!(await sendInStream(bitmap, current)) && camera === current) {
+        image = { bitmap };
+        await send();
+      }
     }
     await new Promise((resolve) => setTimeout(resolve, Math.max(5, interval() - (performance.now() - start))));
   }
@@ -223,6 +275,7 @@ function stopCamera() {
   if (!camera) return;
   camera.stream.getTracks().forEach((track) => track.stop());
   camera = null;
+  closeStream();
   $("camera").setAttribute("aria-pressed", "false");
   $("camera").textContent = "Start camera";
   if (!$("status").classList.contains("wrong")) showStatus("The camera is off.");

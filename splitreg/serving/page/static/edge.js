@@ -1,7 +1,7 @@
 // Encodes in this browser, if the model can: only packets are sent then.
 
-import { EdgeEncoder } from "./splitreg-edge.js";
-import { edgeModel } from "./service.js";
+import { CameraStream, EdgeEncoder } from "./splitreg-edge.js";
+import { edgeModel, hasToken } from "./service.js";
 
 const loaded = new Map(); // model id -> encoder, or null where the server encodes
 
@@ -29,6 +29,29 @@ const pixelsOf = (source, width, height) => {
   pen.drawImage(source, 0, 0, width, height);
   return pen.getImageData(0, 0, width, height);
 };
+
+let stream = null; // of the camera
+let streamKey = ""; // model and heads of the stream
+let refused = false; // the server accepts no streams, for instance behind a proxy without WebSockets
+
+/** The camera's stream; null where frames go in single requests. */
+export function streamOf(encoder, heads) {
+  if (stream?.failed && !stream.connections) refused = true;
+  if (!encoder || refused || hasToken()) return null; // a browser cannot send a token with a WebSocket
+  const key = JSON.stringify([encoder.modelId, heads]);
+  if (stream && streamKey !== key) closeStream();
+  stream ??= new CameraStream(new URL(".", location.href).href, encoder, { heads });
+  streamKey = key;
+  return stream;
+}
+
+export function closeStream() {
+  stream?.close();
+  stream = null;
+}
+
+/** Encode a canvas as the next frame of a stream and send it; see `CameraStream.send`. */
+export const sendFrame = (to, source, rate) => to.send(pixelsOf(source, source.width, source.height), { rate: rate === null ? null : Number(rate) });
 
 /** Encode an image or a canvas; returns the packet and the milliseconds. */
 export function encodeHere(encoder, source, rate) {

@@ -3,6 +3,7 @@
 let token = "";
 
 export const setToken = (value) => { token = value; };
+export const hasToken = () => token !== "";
 
 /** An error response of the server. */
 export class Refused extends Error {

@@ -45,11 +45,11 @@ export function showBytes(bytes, files) {
   )));
 }
 
-/** Show the milliseconds of device, link and server. */
+/** Show the milliseconds of device, link and server; null: not known, and part of the link's. */
 export function showTimes(times) {
   const total = times.device + times.link + times.server || 1;
   for (const [name, ms] of Object.entries(times)) {
-    $(`${name}-ms`).textContent = milliseconds(ms);
+    $(`${name}-ms`).textContent = ms === null ? "part of the link's" : milliseconds(ms);
     $("split").querySelector(`.${name}`).style.width = `${(100 * ms) / total}%`;
   }
 }
