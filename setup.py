@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithZoo(build_py):
-    """Copies ``model_zoo`` into the package; an editable install finds it where it is."""
+    """Copies ``model_zoo`` into the package, without ``local``; an editable install finds it where it is."""
 
     def run(self) -> None:
         """Build as usual, then copy."""
@@ -20,7 +20,8 @@ class BuildWithZoo(build_py):
         if not self.editable_mode:
             target = Path(self.build_lib) / "splitreg" / "model_zoo"
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(Path(__file__).parent / "model_zoo", target)
+            local = shutil.ignore_patterns("local")
+            shutil.copytree(Path(__file__).parent / "model_zoo", target, ignore=local)
 
 
 class BuildKernel(build_ext):

@@ -230,7 +230,7 @@ def calibrate_command(args: argparse.Namespace) -> list[dict]:
 
 
 def fit_ours(args: argparse.Namespace) -> list[dict]:
-    """Continue from the training-free model: bottleneck, body and classifier learn from the unsplit model."""
+    """Continue from the training-free model: the bottleneck learns from the unsplit model, and so does the server if asked."""
     torch.manual_seed(args.seed)
     cached = torch.load(args.cache, weights_only=True)
     views = {"feature": cached["feature"], "logits": cached["logits"]}
@@ -240,8 +240,11 @@ def fit_ours(args: argparse.Namespace) -> list[dict]:
     frozen = copy.deepcopy(model.body).eval().requires_grad_(False)
     groups = [
         *({"params": [weight], "lr": args.lr * float(weight.std())} for weight in weights),
-        {"params": [*model.body.parameters(), *model.branches.parameters()], "lr": args.lr * 0.02},
     ]
+    model.body.requires_grad_(args.server_lr > 0), model.branches.requires_grad_(args.server_lr > 0)
+    if args.server_lr:
+        server = [*model.body.parameters(), *model.branches.parameters()]
+        groups.append({"params": server, "lr": args.lr * args.server_lr})
 
     def loss(batch: dict, part: float):
         feature = batch["feature"].float()
@@ -250,9 +253,8 @@ def fit_ours(args: argparse.Namespace) -> list[dict]:
         logits = model.branches["cls"](features, (SIZE, SIZE))
         with torch.no_grad():
             targets = frozen(feature)
-        deep = max(targets)
         kl, cut = divergence(logits, batch["logits"]), relative(restored, feature)
-        last, rate = relative(features[deep], targets[deep]), bits.mean()
+        last, rate = relative(features[max(targets)], targets[max(targets)]), bits.mean()
         weight = args.rate_lambda / SIZE**2
         total = kl + 0.2 * last + weight * rate
         return total, {"kl": kl, "cut": cut, "last": last, "bytes": rate / 8}
@@ -410,6 +412,7 @@ def main() -> None:
     fit.add_argument("--rate-lambda", type=float, default=1.0)
     fit.add_argument("--beta", type=float, default=1.28)
     fit.add_argument("--lr", type=float, default=2e-3)
+    fit.add_argument("--server-lr", type=float, default=0.0, help="of body and classifier, as a share of --lr")
     fit.add_argument("--minutes", type=float, default=10.0)
     fit.add_argument("--start", type=Path)
     fit.add_argument("-o", "--output", type=Path, required=True)

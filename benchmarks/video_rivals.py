@@ -1,11 +1,13 @@
 """Video streams compared with video codecs in low-delay settings, at equal answers.
 
 The rivals code the frames at the network's input size with H.264 (x264), HEVC (x265) and AV1 (SVT-AV1)
-through PyAV, without B-frames or lookahead, one key frame per 10 seconds, and MJPEG. The decoded frames
-go to the same network without packets. The truth is what that network answers on the uncompressed
-frames: accuracy is the mIoU of the masks and the mAP of the boxes (score at least 0.3) against it.
+through PyAV, without B-frames or lookahead, one key frame per 10 seconds (per clip of scenes), and MJPEG.
+The decoded frames go to the same network without quantisation, or to the bundles of ``--unsplit`` and ``--receiver``.
+Accuracy is the mIoU of the masks and the mAP of the boxes. On a clip without labels the truth is what the
+network answers on the uncompressed frames (boxes with a score of at least 0.3); ``scenes`` have labels.
 
     python benchmarks/video_rivals.py SPLITREG_DATA/video/car-detection.mp4 --every 2 > result.json
+    python benchmarks/video_rivals.py scenes --bundle ours --unsplit unsplit --receiver receiver > result.json
 
 Bytes are those of the packets of each codec, without a container; those of streams have their headers.
 Prints curves and BD-rates as JSON.
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 from end_to_end import Network
 from PIL import Image
+from splitreg_scenes.dataset import Scenes
 from torchvision import tv_tensors
 
 from splitreg import imaging
@@ -51,12 +54,12 @@ JPEG_QUALITIES = (90, 75, 50, 30, 15)
 STREAMS = ((1.0, 0.0), (0.75, 0.0), (0.5, 0.0), (0.5, 0.1), (0.25, 0.1), (0.25, 0.25), (0.0, 0.25))
 
 
-def by_codec(images, name: str, quality: int, fps: float):
+def by_codec(images, name: str, quality: int, fps: float, key_every: int):
     """Return the decoded images and the bytes of each frame's packet."""
     height, width = images[0].shape[:2]
     encoder = av.CodecContext.create(name, "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-    encoder.framerate, encoder.gop_size = round(fps), round(10 * fps)
+    encoder.framerate, encoder.gop_size = round(fps), key_every
     encoder.options = {**RIVALS[name][0], "crf": str(quality)}
     decoder = av.CodecContext.create({"libx264": "h264", "libx265": "hevc", "libsvtav1": "libdav1d"}[name], "r")
     sizes, decoded = [], []
@@ -83,40 +86,36 @@ def by_jpeg(images, quality: int):
     return decoded, sizes
 
 
-def by_stream(network: Network, latents, rate: float, tolerance: float, fps: float):
+def by_stream(network: Network, latents, rate: float, tolerance: float, key_every: int):
     """Return the decoded latents and the bytes of each packet."""
     coding = network.model.edge.coding
     sender = FrameEncoder(coding, latents[0].shape, tolerance=tolerance)
     receiver = FrameDecoder(coding, latents[0].shape)
     packets = [
-        sender.encode(latent, rate if coding.has_rates else None, key=number % round(10 * fps) == 0)
+        sender.encode(latent, rate if coding.has_rates else None, key=number % key_every == 0)
         for number, latent in enumerate(latents)
     ]
     return [receiver.decode(packet) for packet in packets], [len(packet) for packet in packets]
 
 
-class Agreement:
-    """Masks and boxes compared with those of the uncompressed frames."""
+def accuracy(answers, truth) -> dict[str, float]:
+    """Return head -> mIoU or mAP; ``answers`` and ``truth`` have a dictionary per frame."""
+    scores = {}
+    for head, first in answers[0].items():
+        if isinstance(first, Segmentation):
+            metric, name = MeanIoU(len(first.names)), "mIoU"
+        else:
+            metric, name = MeanAveragePrecision(), "mAP"
+        metric.update([answer[head] for answer in answers], [targets[head] for targets in truth])
+        scores[head] = float(metric.compute()[name])
+    return scores
 
-    def __init__(self, truth) -> None:
-        self.truth = truth
 
-    def of(self, answers) -> dict[str, float]:
-        """Return head -> accuracy."""
-        found = {}
-        for head, first in self.truth[0].items():
-            pairs = [(answer[head], truth[head]) for answer, truth in zip(answers, self.truth, strict=True)]
-            if isinstance(first, Segmentation):
-                metric = MeanIoU(len(first.names))
-                metric.update(
-                    [a for a, _ in pairs], [MaskTarget(mask=tv_tensors.Mask(t.mask.astype(np.int64))) for _, t in pairs]
-                )
-                found[head] = float(metric.compute()["mIoU"])
-            elif isinstance(first, Detections):
-                metric = MeanAveragePrecision()
-                metric.update([a for a, _ in pairs], [boxes_of(t.above(0.3)) for _, t in pairs])
-                found[head] = float(metric.compute()["mAP"])
-        return found
+def target_of(prediction: Segmentation | Detections) -> MaskTarget | BoxTarget:
+    """Return a prediction as ground truth."""
+    if isinstance(prediction, Segmentation):
+        return MaskTarget(mask=tv_tensors.Mask(prediction.mask.astype(np.int64)))
+    return boxes_of(prediction.above(0.3))
 
 
 def boxes_of(prediction: Detections) -> BoxTarget:
@@ -127,50 +126,79 @@ def boxes_of(prediction: Detections) -> BoxTarget:
     return BoxTarget(boxes=boxes, labels=labels, crowd=torch.zeros(count, dtype=torch.bool))
 
 
+def read_frames(options) -> tuple[list, float, int, list | None]:
+    """Return images, frames per second, frames from key to key, and the labels if there are any."""
+    if options.source == "scenes":
+        scenes = Scenes(None, "val", mode="video", count=options.limit)
+        samples = [scenes[index] for index in range(len(scenes))]
+        images = [sample.image.permute(1, 2, 0).numpy() for sample in samples]
+        heads = {"seg": "segmentation", "det": "detection"}
+        truth = [{head: sample.targets[target] for head, target in heads.items()} for sample in samples]
+        return images, scenes.clips[0].rate, len(scenes.clips[0].frames), truth
+    source = frames(options.source, every=options.every)
+    images = [imaging.read(image) for _, (_, image) in zip(range(options.limit), source, strict=False)]
+    fps = options.fps / options.every
+    return images, fps, round(10 * fps), None
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="video or folder of images")
+    parser.add_argument("source", help="video, folder of images, or scenes")
     parser.add_argument("--bundle", default="zoo:splitreg-camvid")
+    parser.add_argument("--unsplit", help="bundle of the network of the rivals; the bundle's own by default")
+    parser.add_argument("--receiver", help="bundle of a network that was trained on compressed images")
     parser.add_argument("--heads", default="seg,det")
     parser.add_argument("--fps", type=float, default=10.0, help="of the source")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--limit", type=int, default=150)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    fps = options.fps / options.every
-    network = Network(options.bundle, options.heads.split(","))
-    images, geometries = [], []
-    for _, (_, image) in zip(range(options.limit), frames(options.source, every=options.every), strict=False):
-        pixels, geometry = network.fitted(imaging.read(image))
-        images.append(pixels)
-        geometries.append(geometry)
-    latents = [network.model.edge.latent_of(pixels)[0].copy() for pixels in images]
+    heads = options.heads.split(",")
+    network = Network(options.bundle, heads)
+    receivers = {"": Network(options.unsplit, heads) if options.unsplit else network}
+    if options.receiver:
+        receivers[" to the receiver"] = Network(options.receiver, heads)
+    originals, fps, key_every, truth = read_frames(options)
+    images, geometries = zip(*map(network.fitted, originals), strict=True)
 
-    def answers(decoded):
-        return [network.predict(image, geometry) for image, geometry in zip(decoded, geometries, strict=True)]
+    def latents_of(decoded):
+        return [network.model.edge.latent_of(pixels)[0].copy() for pixels in decoded]
 
-    agreement = Agreement(answers(images))
+    latents = latents_of(images)
+
+    def answers(receiver: Network, decoded):
+        if receiver is network:  # predict() quantises at one rate, and would favour packets of that rate
+            return from_latents(network, latents_of(decoded), geometries)
+        return [receiver.predict(image, geometry) for image, geometry in zip(decoded, geometries, strict=True)]
+
+    if truth is None:
+        answered = answers(receivers[""], images)
+        truth = [{head: target_of(prediction) for head, prediction in answer.items()} for answer in answered]
     curves: dict[str, list[dict]] = {}
 
     def add(name: str, setting, answered, sizes) -> None:
-        point = {"setting": setting, "bytes": round(statistics.mean(sizes), 1), **agreement.of(answered)}
+        point = {"setting": setting, "bytes": round(statistics.mean(sizes), 1), **accuracy(answered, truth)}
         curves.setdefault(name, []).append(point)
 
+    def add_rival(name: str, setting, decoded, sizes) -> None:
+        for suffix, receiver in receivers.items():
+            add(name + suffix, setting, answers(receiver, decoded), sizes)
+
     for rate, tolerance in STREAMS:
-        decoded, sizes = by_stream(network, latents, rate, tolerance, fps)
+        decoded, sizes = by_stream(network, latents, rate, tolerance, key_every)
         add("stream", [rate, tolerance], from_latents(network, decoded, geometries), sizes)
     for name, (_, qualities) in RIVALS.items():
         for quality in qualities:
-            decoded, sizes = by_codec(images, name, quality, fps)
-            add(name, quality, answers(decoded), sizes)
+            add_rival(name, quality, *by_codec(images, name, quality, fps, key_every))
     for quality in JPEG_QUALITIES:
-        decoded, sizes = by_jpeg(images, quality)
-        add("mjpeg", quality, answers(decoded), sizes)
+        add_rival("mjpeg", quality, *by_jpeg(images, quality))
     print(json.dumps({
-        "what": "bytes per frame and agreement with the answers to uncompressed frames", "source": Path(options.source).name,
-        "bundle": options.bundle, "frames": len(images), "fps": fps, "curves": curves,
-        "bd_rate_of_the_stream": {head: bd_rates(curves, head) for head in network.heads},
+        "what": "bytes per frame and accuracy", "source": Path(options.source).name, "bundle": options.bundle,
+        "truth": "labels" if options.source == "scenes" else "answers to the uncompressed frames",
+        "frames": len(images), "fps": fps, "uncompressed": {
+            suffix or "unsplit": accuracy(answers(receiver, images), truth) for suffix, receiver in receivers.items()
+        }, "curves": curves, "bd_rate_of_the_stream": {head: bd_rates(curves, head) for head in heads},
         "hardware": hardware(), "versions": versions(),
     }, indent=1))  # fmt: skip
 

@@ -7,6 +7,8 @@ token of ``hf auth login``.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -94,7 +96,7 @@ def fetch(place: HubPlace, *, again: bool = False) -> Path:
         MissingExtra: ``huggingface_hub`` is not installed.
     """
     hub = library()
-    with hub_errors(f"cannot fetch {place}", place):
+    with quiet_log(), hub_errors(f"cannot fetch {place}", place):
         path = hub.hf_hub_download(
             place.repo, place.file, revision=place.revision, cache_dir=place.cache, force_download=again
         )
@@ -138,6 +140,22 @@ def library() -> Any:
     except ImportError as cause:
         raise MissingExtra("places on the Hub (hf:) need huggingface_hub; pip install 'splitreg[hub]'") from cause
     return huggingface_hub
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """Hide the library's warnings about repeated requests in a block that reports the failure itself.
+
+    ``HF_HUB_VERBOSITY`` and ``HF_DEBUG`` show them.
+    """
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    if not os.environ.get("HF_HUB_VERBOSITY") and not os.environ.get("HF_DEBUG"):
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

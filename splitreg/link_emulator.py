@@ -19,6 +19,7 @@ import asyncio
 import bisect
 import contextlib
 import itertools
+import math
 import random
 import socket
 import struct
@@ -81,6 +82,22 @@ class LinkTrace:
         """Return the time of an opportunity in seconds, counted over all repetitions."""
         rounds, index = divmod(number, len(self.times_ms))
         return (rounds * self.times_ms[-1] + self.times_ms[index]) / 1000
+
+    @property
+    def bps(self) -> float:
+        """Mean bits per second."""
+        return 8000 * OPPORTUNITY_BYTES * len(self.times_ms) / self.times_ms[-1]
+
+    def transfer_s(self, size: float, start_s: float) -> float:
+        """Return the seconds until ``size`` bytes are delivered that are sent at ``start_s``."""
+        last = self.first_after(start_s) + max(1, math.ceil(size / OPPORTUNITY_BYTES)) - 1
+        return self.opportunity(last) - start_s
+
+    def typical_s(self, size: float, quantile: float = 0.5, starts: int = 200) -> float:
+        """Return a quantile of the seconds for ``size`` bytes over evenly spaced starts."""
+        offsets = (self.times_ms[-1] / 1000 * start / starts for start in range(starts))
+        times = sorted(self.transfer_s(size, offset) for offset in offsets)
+        return times[round(quantile * (starts - 1))]
 
     def first_after(self, time_s: float) -> int:
         """Return the number of the first opportunity at or after a time."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
-    "CLASSIFICATION", "DEPTH", "DETECTION", "GENERIC", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION",
+    "CLASSIFICATION", "DEPTH", "DETECTION", "GENERIC", "IGNORE", "MULTILABEL", "POSE", "RECONSTRUCTION", "SEGMENTATION",
     "Classification", "Depth", "Detections", "GenericPrediction", "MultiLabel", "Prediction", "Reconstruction",
     "Segmentation", "decode_mask", "draw_all", "encode_mask",
 ]  # fmt: skip
@@ -38,6 +38,7 @@ MULTILABEL = "multilabel"
 DETECTION = "detection"
 SEGMENTATION = "segmentation"
 DEPTH = "depth"
+POSE = "pose"
 RECONSTRUCTION = "reconstruction"
 #: Kind, in ``meta``, of a prediction of a plugin's own type.
 GENERIC = "other"

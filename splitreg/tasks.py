@@ -4,7 +4,7 @@ A task is a name. Each built-in task has a target type (torch tensors, in pixels
 and a prediction type (numpy arrays, in pixels of the original image after ``restore``, see
 ``splitreg.predictions``). A plugin with a new task defines both types.
 
-Shape letters: N objects, K classes, H x W pixels.
+Shape letters: N objects, K classes (of poses: keypoints), H x W pixels.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from splitreg.predictions import (
     DETECTION,
     IGNORE,
     MULTILABEL,
+    POSE,
     RECONSTRUCTION,
     SEGMENTATION,
     Prediction,
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from torchvision import tv_tensors
 
 __all__ = [
-    "CLASSIFICATION", "DEPTH", "DETECTION", "IGNORE", "MULTILABEL", "RECONSTRUCTION", "SEGMENTATION", "BoxTarget",
-    "ClassTarget", "Clip", "DepthTarget", "ImageTarget", "MaskTarget", "MultiLabelTarget", "Prediction", "Sample", "Target",
+    "CLASSIFICATION", "DEPTH", "DETECTION", "IGNORE", "MULTILABEL", "POSE", "RECONSTRUCTION", "SEGMENTATION",
+    "BoxTarget", "ClassTarget", "Clip", "DepthTarget", "ImageTarget", "MaskTarget", "MultiLabelTarget", "PoseTarget",
+    "Prediction", "Sample", "Target",
 ]  # fmt: skip
 
 
@@ -116,13 +118,59 @@ class BoxTarget(Target):
             return self
         labels = _lookup(indexes, -1, self.labels.device)[self.labels]
         known = labels >= 0
-        if bool(known.all()):
-            return replace(self, labels=labels)
-        boxes, masks = _rows(self.boxes, known), None if self.masks is None else _rows(self.masks, known)
-        identities = None if self.identities is None else self.identities[known]
+        relabelled = replace(self, labels=labels)
+        return relabelled if bool(known.all()) else relabelled.select(known)
+
+    def select(self, keep: Tensor) -> BoxTarget:
+        """Return it with the objects of a (N,) bool tensor only."""
         return replace(
-            self, boxes=boxes, labels=labels[known], crowd=self.crowd[known], masks=masks, identities=identities
-        )
+            self, boxes=_rows(self.boxes, keep), labels=self.labels[keep], crowd=self.crowd[keep],
+            masks=None if self.masks is None else _rows(self.masks, keep),
+            identities=None if self.identities is None else self.identities[keep],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoseTarget(Target):
+    """Objects with keypoints.
+
+    Args:
+        boxes: (N, 4) x0, y0, x1, y1 in pixels, with the canvas size.
+        labels: (N,) int64.
+        crowd: (N,) bool: groups, which losses and the metric ignore.
+        points: (N, K, 2) x, y in pixels, with the canvas size.
+        visible: (N, K) bool: whether the position of a point is known.
+        mirror: K indexes: which keypoint each one is in a mirrored image, as the left eye is the right one; empty: itself.
+    """
+
+    boxes: tv_tensors.BoundingBoxes
+    labels: Tensor
+    crowd: Tensor
+    points: tv_tensors.KeyPoints
+    visible: Tensor
+    mirror: tuple[int, ...] = ()
+
+    def relabel(self, indexes: Sequence[int | None], count: int) -> PoseTarget:
+        """Return it with other labels, without the objects whose class is left out."""
+        if not len(self.labels):
+            return self
+        labels = _lookup(indexes, -1, self.labels.device)[self.labels]
+        return replace(self, labels=labels).select(labels >= 0)
+
+    def select(self, keep: Tensor) -> PoseTarget:
+        """Return it with the objects of a (N,) bool tensor only."""
+        return replace(
+            self, boxes=_rows(self.boxes, keep), labels=self.labels[keep], crowd=self.crowd[keep],
+            points=_rows(self.points, keep), visible=self.visible[keep],
+        )  # fmt: skip
+
+    def mirrored(self) -> PoseTarget:
+        """Return it with the keypoints renamed as in a mirrored image; positions stay."""
+        if not self.mirror:
+            return self
+        order = list(self.mirror)
+        points = _like(self.points, self.points.as_subclass(Tensor)[:, order])
+        return replace(self, points=points, visible=self.visible[:, order])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """The model zoo: ``zoo:camvid-small`` is a bundle, ``zoo:recipes/camvid-small`` a recipe; no torch.
 
 The zoo is the folder ``model_zoo`` in the installed package, or beside it in a source checkout.
-``SPLITREG_ZOO`` replaces it.
+``SPLITREG_ZOO`` replaces it. Bundles that scripts make in a checkout lie in its folder ``local``; they
+are neither in git nor in the package.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from splitreg.hub import HubPlace, fetch, is_hub
 #: Prefix of names in the zoo.
 PREFIX = "zoo:"
 _RECIPES = "recipes"
+_LOCAL = "local"
 
 
 def folder() -> Path:
@@ -40,7 +42,8 @@ def folder() -> Path:
 
 def bundles() -> dict[str, Path]:
     """Return name -> folder of every bundle in the zoo."""
-    return {path.parent.name: path.parent for path in sorted(folder().glob("*/config.json"))}
+    places = [folder(), folder() / _LOCAL]
+    return {path.parent.name: path.parent for place in places for path in sorted(place.glob("*/config.json"))}
 
 
 def recipes() -> dict[str, Path]:

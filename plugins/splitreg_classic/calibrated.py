@@ -131,7 +131,8 @@ class Calibrated(Bottleneck):
             gain = self.rate_range ** (rates - 0.5)
             weight = self.rate_range ** (1 - 2 * rates)
             spread = latent.abs().mean((0, 2, 3))
-            self._follow(latent.detach())
+            if self.encoder.weight.requires_grad:
+                self._follow(latent.detach())
         gain = gain[:, None, None, None]
         scaled = latent * gain
         noise = torch.rand_like(scaled) - 0.5 if self.training else (scaled.round() - scaled).detach()

@@ -1,4 +1,4 @@
-"""COCO's layout: boxes, masks, classes present; semantic labels from panoptic files or label images."""
+"""COCO's layout: boxes, masks, keypoints, classes present; semantic labels from panoptic files or label images."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from splitreg_datasets.instances import (
     read_instances,
     unused_parents,
 )
+from splitreg_datasets.keypoints import Keypoints, read_keypoints
 from splitreg_datasets.layout import Splits
 from splitreg_datasets.objects import INSTANCES, object_specs, object_targets, semantic_mask
 
@@ -41,6 +42,7 @@ class Coco(Dataset):
         root/annotations/instances_<split>[2017].json
         root/annotations/panoptic_<split>[2017].json, panoptic_<split>[2017]/     optional: semantic labels
         root/annotations/semantic_<split>[2017]/                                  optional: 8-bit PNG, category ids
+        root/annotations/person_keypoints_<split>[2017].json                      if there are no instances, or named
         root/<split>[2017]/ or root/images/<split>[2017]/
         root/<split>/_annotations.coco.json, root/<split>/*.jpg                   Roboflow
         root/annotations/instances_default.json, root/images/                     CVAT; 20 % are held out as "val"
@@ -49,7 +51,8 @@ class Coco(Dataset):
     Category ids may have gaps; class indexes follow rising ids. Semantic id 0 and panoptic pixels without a segment are
     unknown (``IGNORE``). A class seen only in a crowd region is unknown to the multi-label target. With panoptic files
     alone, objects are the segments of things. Roboflow's category 0, which only groups the others, is left out unless
-    an object has it.
+    an object has it. Categories that list ``keypoints`` give the target ``pose`` too, with a point per name. Of COCO, set
+    ``annotations`` to ``"annotations/person_keypoints_{split}2017.json"``: persons with boxes, masks and keypoints.
 
     Args:
         root: the folder; None: ``$SPLITREG_DATA/coco``.
@@ -103,6 +106,9 @@ class Coco(Dataset):
         if instances and any(source.panoptic for source in sources):
             raise DataError(f"{smallest} has panoptic segments, which give a class per pixel: set semantic=panoptic")
         targets = object_specs(tuple(names.values()), semantic=instances) if names else {}
+        keypoints = read_keypoints(smallest, names)
+        if keypoints is not None:
+            targets[tasks.POSE] = keypoints.spec()
         notes = _notes(folder)
         if not instances and labels.resolve(notes, semantic) != "none":
             classes = tuple(labels.categories(notes, smallest).values())
@@ -128,7 +134,8 @@ class Coco(Dataset):
             return f"coco: {classes}, {counts} with semantic labels"
         boxes = layout.plural(sum(len(record.objects) for record in records), "box")
         empty = layout.plural(sum(not record.objects for record in records), "image")
-        return f"coco: {classes}, {counts}, {boxes}, {empty} without labels"
+        points = f" with {len(parts[0].keypoints.names)} keypoints" if parts[0].keypoints else ""
+        return f"coco: {classes}, {counts}, {boxes}{points}, {empty} without labels"
 
     def __len__(self) -> int:
         return len(self._images)
@@ -146,6 +153,8 @@ class Coco(Dataset):
             boxes = part.instances.boxes(record, masks=self._masks or self._instances)
             targets[tasks.DETECTION] = boxes if self._masks else dataclasses.replace(boxes, masks=None)
             targets[tasks.MULTILABEL] = part.instances.present(record)
+            if part.keypoints is not None:
+                targets[tasks.POSE] = part.instances.poses(record, part.keypoints)
             if self._instances:
                 targets[tasks.SEGMENTATION] = semantic_mask(boxes, record.size)
         if part.semantic is not None and tasks.SEGMENTATION in self.targets:
@@ -169,6 +178,7 @@ class _Part:
     instances: Instances
     folders: list[Path]
     semantic: labels.Semantic | None
+    keypoints: Keypoints | None
 
 
 def _sources(root: str | None, annotations: str) -> tuple[Path, list[AnnotationFile]]:
@@ -212,6 +222,7 @@ def _open(folder: Path, source: AnnotationFile, images: str, semantic: str, targ
     instances = read_instances(source.path, names, strict=source.strict, panoptic=source.panoptic)
     if instances.labels != names:
         raise DataError(f"{source.path} lists other categories than another split's file; a dataset has one list")
+    keypoints = _keypoints(source, instances, targets)
     folders = cocofiles.image_folders(folder, source, images)
     if not folders or not folders[0].is_dir():
         raise layout.not_this("coco", folder, f"its images in {images or 'a folder of the split, or images/'}")
@@ -220,9 +231,18 @@ def _open(folder: Path, source: AnnotationFile, images: str, semantic: str, targ
     found = None if kind == "none" else labels.find(notes, source.word or source.split, kind, source.path)
     records = list(instances.records.values())
     return _Part(
-        source=source, instances=instances, semantic=found,
+        source=source, instances=instances, semantic=found, keypoints=keypoints,
         folders=cocofiles.choose_folder(folders, records, strict=source.strict),
     )  # fmt: skip
+
+
+def _keypoints(source: AnnotationFile, instances: Instances, targets: Mapping[str, TargetSpec]) -> Keypoints | None:
+    if tasks.POSE not in targets or source.panoptic:
+        return None
+    keypoints = read_keypoints(source.path, {i: instances.labels[index] for i, index in instances.classes.items()})
+    if keypoints is None or keypoints.labels != targets[tasks.POSE].labels:
+        raise DataError(f"{source.path} lists other categories with keypoints than another split's file")
+    return keypoints
 
 
 def _splits(parts: Sequence[_Part], min_objects: int, hold_out: float) -> Splits[tuple[int, Any]]:

@@ -15,8 +15,10 @@ from splitreg_datasets.instances import Record
 MAX_COUNTED_BYTES = 200_000_000
 #: Bytes at either end of a JSON in which its keys are looked for.
 _PEEK = 1 << 20
+#: First letters of COCO's and CVAT's JSON files of objects with keypoints.
+_KEYPOINTS = "person_keypoints"
 #: COCO's JSON files for other tasks, which name images and annotations too.
-_OTHER_TASKS = ("captions", "person_keypoints", "stuff", "image_info", "labels_")
+_OTHER_TASKS = ("captions", _KEYPOINTS, "stuff", "image_info", "labels_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ def find_sources(root: Path, annotations: str = "") -> list[AnnotationFile]:
     notes = layout.child_folder(root, "annotations")
     if notes is not None:
         files = [name for name in layout.listing(notes).files if name.lower().endswith(".json")]
-        for prefix in ("instances", "panoptic"):
+        for prefix in ("instances", "panoptic", _KEYPOINTS):
             listed = [name for name in files if name.lower().startswith(prefix)]
             if listed:
                 return _unique(_standard(notes / name, prefix) for name in listed)

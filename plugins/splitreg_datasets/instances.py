@@ -13,9 +13,10 @@ import torch
 from torchvision import tv_tensors
 
 from splitreg.errors import DataError
-from splitreg.tasks import BoxTarget, MultiLabelTarget
+from splitreg.tasks import BoxTarget, MultiLabelTarget, PoseTarget
 from splitreg_datasets import rle
 from splitreg_datasets.files import read_json
+from splitreg_datasets.keypoints import Keypoints
 from splitreg_datasets.layout import inside, stored_name
 
 
@@ -53,7 +54,7 @@ class Instances:
             DataError: a mask that is malformed.
         """
         height, width = record.size
-        kept = [(o, box) for o in record.objects if (box := _corners(o["bbox"], record.size)) is not None]
+        kept = _solid(record)
         objects = [o for o, _ in kept]
         with_masks = masks and self.has_masks and all(o.get("segmentation") for o in objects)
         return BoxTarget(
@@ -66,6 +67,14 @@ class Instances:
             crowd=torch.tensor([bool(o.get("iscrowd", 0)) for o in objects], dtype=torch.bool),
             masks=tv_tensors.Mask(self._masks(record, objects)) if with_masks else None,
         )
+
+    def poses(self, record: Record, keypoints: Keypoints) -> PoseTarget:
+        """Return a picture's objects with keypoints; those with an empty box are left out.
+
+        Raises:
+            DataError: keypoints that are malformed.
+        """
+        return keypoints.target(_solid(record), record.size)
 
     def present(self, record: Record) -> MultiLabelTarget:
         """Return which classes a picture shows; one that is only seen in a crowd region is unknown."""
@@ -243,6 +252,11 @@ def read_records(path: Path, loaded: Mapping[str, Any], *, strict: bool = True) 
 def _whole(value: Any) -> int | None:
     """Return a side of an image; some tools write 64.0."""
     return int(value) if _finite(value) and value == int(value) and value >= 1 else None
+
+
+def _solid(record: Record) -> list[tuple[dict[str, Any], tuple[float, float, float, float]]]:
+    """Return the annotations with their corners, without those whose box is empty."""
+    return [(item, box) for item in record.objects if (box := _corners(item["bbox"], record.size)) is not None]
 
 
 def _corners(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float] | None:

@@ -20,7 +20,7 @@ SHAPES3D = _dataset(
 COCO = _dataset(
     "coco",
     "coco:Coco",
-    "COCO layout: boxes, masks, classes present, and semantic labels where there are panoptic ones.",
+    "COCO layout: boxes, masks, classes present, keypoints, and semantic labels where there are panoptic ones.",
     "Lin et al. 2014, arXiv:1405.0312; Kirillov et al. 2019, arXiv:1801.00868",
 )
 YOLO = _dataset(

@@ -19,6 +19,9 @@ COMPRESSIBILITY = _objective("compressibility", "compressibility:Compressibility
 CODE_LENGTH = _objective("code-length", "codelength:CodeLength",
     "Keeps the bytes small that PNG and JPEG spend on the latent's 8-bit image.",
     "Ballé et al. 2017, arXiv:1611.01704; RFC 2083; ITU-T T.81")  # fmt: skip
+INVERSION = _objective("inversion", "inversion:Inversion",
+    "Keeps small what a linear attacker sees of the image in the latent.",
+    "Xiao et al. 2020, arXiv:1911.10143, with an adversary in closed form")  # fmt: skip
 SURGERY = _objective("surgery", "surgery:Surgery",
     "Combines the heads' gradients so that they do not conflict (PCGrad, MGDA, ...).",
     "Yu et al. 2020 (PCGrad), arXiv:2001.06782; torchjd, arXiv:2406.16232")  # fmt: skip

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 
-from splitreg.errors import RecipeError
+from splitreg.errors import DataError, RecipeError
 from splitreg.specs import FeatureSpec
-from splitreg.tasks import Prediction
+from splitreg.tasks import POSE, Prediction
 from splitreg_torchvision.fasterrcnn import PyramidOutput, RcnnHead, RcnnOptions, truth_of
 from splitreg_torchvision.levels import region_pool
-from splitreg_torchvision.poses import COCO_KEYPOINTS, TASK
+from splitreg_torchvision.poses import COCO_KEYPOINTS
 from splitreg_torchvision.predictions import Poses
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class KeypointRCNNHead(RcnnHead):
         BundleError: the checkpoint does not have the weights of this head.
     """
 
-    task = TASK
+    task = POSE
     primary = "OKS_AP"
 
     def __init__(
@@ -95,8 +95,7 @@ class KeypointRCNNHead(RcnnHead):
 
     def truth(self, target: Any) -> Poses:
         """Return the target's objects with score 1, without crowds."""
-        single = ~target.crowd
-        count = len(self.keypoints)
+        single, count = ~target.crowd, self._count(target)
         return Poses(
             boxes=target.boxes.as_subclass(Tensor)[single].float().reshape(-1, 4).cpu().numpy(),
             scores=np.ones(int(single.sum()), np.float32),
@@ -116,6 +115,21 @@ class KeypointRCNNHead(RcnnHead):
     def _truth(self, target: Any, output: PyramidOutput) -> dict[str, Tensor]:
         truth = truth_of(target, output)
         device = truth["boxes"].device
-        points = target.points.as_subclass(Tensor).to(device, torch.float32).reshape(-1, len(self.keypoints), 2)
-        seen = target.visible.to(device, torch.float32).reshape(-1, len(self.keypoints), 1)
+        count = self._count(target)
+        points = target.points.as_subclass(Tensor).to(device, torch.float32).reshape(-1, count, 2)
+        seen = target.visible.to(device, torch.float32).reshape(-1, count, 1)
         return {**truth, "keypoints": torch.cat([points, seen], dim=2)[truth["single"]]}
+
+    def _count(self, target: Any) -> int:
+        """Return K.
+
+        Raises:
+            DataError: the target has another number of keypoints.
+        """
+        count = len(self.keypoints)
+        if target.visible.shape[-1] != count:
+            raise DataError(
+                f"head pose-keypointrcnn predicts {count} keypoints, and the objects of the dataset have "
+                f"{target.visible.shape[-1]}; set keypoints to their names, in the order of the dataset"
+            )
+        return count

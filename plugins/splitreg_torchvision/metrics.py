@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric, detection
 
-from splitreg.tasks import BoxTarget
-from splitreg_torchvision.poses import PoseTarget
+from splitreg.tasks import BoxTarget, PoseTarget
 from splitreg_torchvision.predictions import InstanceMasks, Poses
 
 #: Falloff of COCO's 17 keypoints; other sets have ``_SIGMA`` for each point.

@@ -17,6 +17,7 @@ from splitreg.cli.tables import print_json
 @click.option("--train-images", type=click.IntRange(min=1), help="Pairs of packet and image for the attacker.")
 @click.option("--limit", type=click.IntRange(min=1), help="Number of measured images.")
 @click.option("--steps", default=2000, show_default=True, type=click.IntRange(min=1), help="Updates of the attacker.")
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Pairs per update.")
 @click.option("--width", default=96, show_default=True, type=click.IntRange(min=1), help="Channels of the attacker.")
 @click.option("--rate", type=float, help="Rate of the packets, 0 to 1, if BUNDLE has several.")
 @click.option("--seed", default=0, show_default=True, help="Seed of weights and batches.")
@@ -25,8 +26,8 @@ from splitreg.cli.tables import print_json
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     bundle: str, data: str | None, root: str | None, options: tuple[str, ...], unknown: str | None,
-    train_images: int | None, limit: int | None, steps: int, width: int, rate: float | None, seed: int, output: str,
-    quiet: bool, as_json: bool,
+    train_images: int | None, limit: int | None, steps: int, batch_size: int, width: int, rate: float | None, seed: int,
+    output: str, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure what an attacker reconstructs from packets.
 
@@ -49,7 +50,8 @@ def command(
     parts = tuple(data_parts(recipe, data, root, None, options))
     recipe = replace(recipe, data=parts)
     chosen = AuditOptions(
-        train_images=train_images, val_images=limit, steps=steps, width=width, rate=rate, seed=seed, progress=not quiet,
+        train_images=train_images, val_images=limit, steps=steps, batch_size=batch_size, width=width, rate=rate,
+        seed=seed, progress=not quiet,
         unknown_classes=unknown or (parts[0].unknown_classes if data is None else REFUSE),
     )  # fmt: skip
     train, val = (open_split(recipe, split, None) for split in ("train", "val"))

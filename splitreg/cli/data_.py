@@ -47,7 +47,10 @@ def check(
     else:
         for split, result in report.splits.items():
             sizes = ", ".join(f"{width}x{height}" for width, height in result.sizes)
-            click.echo(f"{split}: {result.images} images; smallest, median, largest: {sizes}")
+            count = f"{result.images} images" if result.checked == result.images else (
+                f"{result.checked} of {result.images} images checked"
+            )  # fmt: skip
+            click.echo(f"{split}: {count}; smallest, median, largest: {sizes}")
         for target in next(iter(sources.values())).targets:
             labels = next(iter(sources.values())).targets[target].labels
             if labels:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from splitreg.cli.resuming import RunCommand
     from splitreg.recipe import DataPart, Recipe
     from splitreg.training import TrainOptions
 
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(file_okay=False), help="Bundle to write.  [default: runs/RECIPE/bundle]"
 )
 @click.option("--run", type=click.Path(file_okay=False), help="Folder of checkpoints and logs.  [default: runs/RECIPE]")
-@click.option("--resume", is_flag=True, help="Continue the run in this folder.")
+@click.option("--resume", is_flag=True, help="Continue the run with its options.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. stages.0.epochs=3.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data, in the last stage.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), help="Passes over the data in the last stage; at most as many before."
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per step, in every stage.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate, in the last stage.")
 @click.option("--backbone", metavar="NAME", help="Another backbone.")
@@ -47,38 +51,42 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--dry-run", is_flag=True, help="Check the recipe, its data and the model, and print the plan only.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
+@click.pass_context
 def command(
-    recipe: str, output: str | None, run: str | None, resume: bool, overrides: tuple[str, ...], epochs: int | None,
-    batch_size: int | None, lr: float | None, backbone: str | None, weights: str | None, heads: str | None,
-    root: str | None, added: str | None, source: str | None, device: str, threads: int | None, workers: int, every: int,
-    pictures: int, loggers: str | None, overwrite: bool, dry_run: bool, quiet: bool,
+    context: click.Context, recipe: str, output: str | None, run: str | None, resume: bool, overrides: tuple[str, ...],
+    epochs: int | None, batch_size: int | None, lr: float | None, backbone: str | None, weights: str | None,
+    heads: str | None, root: str | None, added: str | None, source: str | None, device: str, threads: int | None,
+    workers: int, every: int, pictures: int, loggers: str | None, overwrite: bool, dry_run: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train the model of a recipe and write a bundle.
 
-    A recipe with a sweep gives one bundle per point. Ctrl-C writes a checkpoint; --resume continues and ends with the
-    same weights.
+    A recipe with a sweep gives one bundle per point. Ctrl-C writes a checkpoint; the same recipe with --resume continues
+    and ends with the same weights. Other options need no repetition, and --resume --epochs N trains longer.
 
     \b
     splitreg train model_zoo/recipes/scenes-small.toml -o my-bundle
     splitreg train recipe.toml --root my-images --epochs 20 --batch-size 8 --lr 5e-4
     splitreg train model_zoo/recipes/scenes-depth.toml --add-head depth --from my-bundle -o bigger-bundle
     """
-    from splitreg.data.recognition import detect
+    from splitreg.cli.resuming import RunCommand
     from splitreg.errors import RecipeError
-    from splitreg.overrides import text_override
-    from splitreg.recipe import Recipe
     from splitreg.threads import set_threads
     from splitreg.training import TrainOptions
 
+    folder = Path(run) if run else Path("runs") / Path(recipe).stem
+    before = RunCommand.read(folder) if resume else None
+    flags = {"epochs": epochs, "batch_size": batch_size, "optimizer.lr": lr}
+    overrides = (
+        *model_overrides(recipe, backbone, weights, heads),
+        *stage_overrides(recipe, flags, only_last=before is not None), *overrides,
+    )  # fmt: skip
+    memory = (before or RunCommand()).then(overrides, given_options(context))
+    root, output, source, added, loggers, every, pictures = (
+        memory.options.get(name, context.params[name]) for name in _REMEMBERED
+    )
     if added is not None and source is None:
         raise click.UsageError("--add-head needs --from BUNDLE")
-    flags = {"epochs": epochs, "batch_size": batch_size, "optimizer.lr": lr}
-    overrides = (*model_overrides(recipe, backbone, weights, heads), *stage_overrides(recipe, flags), *overrides)
-    loaded = Recipe.read(recipe, overrides)
-    if root is not None:
-        if not loaded.data:
-            overrides = (*overrides, f'data=[{{name="{detect(root)[0]}"}}]')
-        loaded = Recipe.read(recipe, (*overrides, text_override("data.root", root)))
+    loaded = _read(recipe, memory.overrides, root)
     if not quiet:
         for part in loaded.data:
             _describe(part)
@@ -89,17 +97,41 @@ def command(
         click.echo(describe(check_recipe(loaded).to_json()))
         return
     set_threads(threads)
-    folder = Path(run) if run else Path("runs") / Path(recipe).stem
     options = TrainOptions(
         resume=resume, device=device, workers=workers, validate_every=every, progress=not quiet, pictures=pictures,
         loggers=tuple(loggers.split(",")) if loggers else (),
     )  # fmt: skip
     if not loaded.sweep:
+        options = dataclasses.replace(options, hooks=memory.hooks())
         _train(loaded, folder, Path(output) if output else folder / "bundle", options, source, added, overwrite)
     elif source is not None:
         raise RecipeError("the points of a sweep start from initial weights; remove --from or the sweep")
     else:
-        _sweep(loaded, folder, None if output is None else Path(output), options, overwrite=overwrite)
+        _sweep(loaded, folder, None if output is None else Path(output), options, memory, overwrite)
+
+
+#: Options that a resumed run gets again, besides the overrides of the recipe.
+_REMEMBERED = ("root", "output", "source", "added", "loggers", "every", "pictures")
+
+
+def given_options(context: click.Context) -> dict[str, Any]:
+    """Return the options of ``_REMEMBERED`` that are on the command line."""
+    default = click.core.ParameterSource.DEFAULT
+    return {name: context.params[name] for name in _REMEMBERED if context.get_parameter_source(name) is not default}
+
+
+def _read(recipe: str, overrides: tuple[str, ...], root: str | None) -> Recipe:
+    """Read the recipe, with the folder of its data and, if it names no dataset, the one that recognises it."""
+    from splitreg.data.recognition import detect
+    from splitreg.overrides import text_override
+    from splitreg.recipe import Recipe
+
+    loaded = Recipe.read(recipe, overrides)
+    if root is None:
+        return loaded
+    if not loaded.data:
+        overrides = (*overrides, f'data=[{{name="{detect(root)[0]}"}}]')
+    return Recipe.read(recipe, (*overrides, text_override("data.root", root)))
 
 
 def model_overrides(recipe: str, backbone: str | None, weights: str | None, heads: str | None) -> tuple[str, ...]:
@@ -121,18 +153,31 @@ def model_overrides(recipe: str, backbone: str | None, weights: str | None, head
     return (*overrides, *([] if heads is None else [text_override("heads", heads)]))
 
 
-def stage_overrides(recipe: str, flags: Mapping[str, float | None]) -> tuple[str, ...]:
-    """Return the overrides for flags that set a key of the last stage; the batch size is for all stages."""
+def stage_overrides(recipe: str, flags: Mapping[str, float | None], *, only_last: bool = False) -> tuple[str, ...]:
+    """Return the overrides for flags that set a key of a stage.
+
+    The learning rate is for the last stage, the batch size for all. The number of epochs is for the last stage,
+    and stages before it get at most as many.
+
+    Args:
+        recipe: file or name of the recipe.
+        flags: key of a stage -> its value; None: not set.
+        only_last: leave the epochs of the other stages as they are.
+    """
     from splitreg.recipe import Recipe
 
     values = {key: value for key, value in flags.items() if value is not None}
     if not values:
         return ()
-    count = len(Recipe.read(recipe).stages)
-    last = max(0, count - 1)
-    places = {key: range(last + 1) if key == "batch_size" else [last] for key in values}
-    first = () if count else ("stages=[{}]",)
-    return (*first, *(f"stages.{place}.{key}={value}" for key, value in values.items() for place in places[key]))
+    stages = Recipe.read(recipe).stages
+    last = max(0, len(stages) - 1)
+    overrides = [] if stages else ["stages=[{}]"]
+    for key, value in values.items():
+        places = list(range(last + 1)) if key == "batch_size" else [last]
+        if key == "epochs" and not only_last:
+            places += [place for place in range(last) if stages[place].epochs > value]
+        overrides += [f"stages.{place}.{key}={value}" for place in places]
+    return tuple(overrides)
 
 
 def _describe(part: DataPart) -> None:
@@ -170,7 +215,9 @@ def _train(
         click.echo(str(bundle))
 
 
-def _sweep(recipe: Recipe, folder: Path, bundles: Path | None, options: TrainOptions, *, overwrite: bool) -> None:
+def _sweep(
+    recipe: Recipe, folder: Path, bundles: Path | None, options: TrainOptions, memory: RunCommand, overwrite: bool
+) -> None:  # fmt: skip
     """Train the points of a sweep in this process and print the paths of their bundles."""
     from splitreg.cli.sweep_ import print_event
     from splitreg.errors import TrainingError
@@ -180,11 +227,16 @@ def _sweep(recipe: Recipe, folder: Path, bundles: Path | None, options: TrainOpt
     if bundles is not None and bundles.resolve() == folder.resolve():
         raise click.UsageError(f"{bundles} cannot hold both the bundles and the runs; change -o or --run")
     first = rank() == 0
+
+    def on_event(event: Mapping[str, Any]) -> None:  # the recipe has been compared with that of the folder
+        memory.write(folder)
+        print_event(event)
+
     points = run(
         recipe, folder,
         SweepOptions(
             on="here", train=options, bundles=bundles, overwrite=overwrite,
-            on_event=print_event if first else None,
+            on_event=on_event if first else None,
         ),
     )  # fmt: skip
     if first:

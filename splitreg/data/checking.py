@@ -36,6 +36,7 @@ class SplitReport:
 
     Args:
         images: number of images.
+        checked: number of those that were read; all numbers below are of these.
         sizes: smallest, median and largest (width, height) by area.
         counts: target -> class -> number of objects, of images with its pixels, or of images of the class.
         unlabelled: target -> number of images without it, or without any object.
@@ -43,6 +44,7 @@ class SplitReport:
     """
 
     images: int = 0
+    checked: int = 0
     sizes: tuple[tuple[int, int], ...] = ()
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     unlabelled: Counter[str] = field(default_factory=Counter)
@@ -67,7 +69,8 @@ class DataReport:
         """Return plain data."""
         splits = {
             name: {
-                "images": split.images, "sizes": [list(size) for size in split.sizes], "unknown": split.unknown,
+                "images": split.images, "checked": split.checked,
+                "sizes": [list(size) for size in split.sizes], "unknown": split.unknown,
                 "counts": {target: dict(counts) for target, counts in split.counts.items()},
                 "unlabelled": dict(split.unlabelled),
             }
@@ -117,7 +120,7 @@ def check_dataset(sources: Mapping[str, Source], limit: int | None = None) -> Da
     seen: dict[bytes, tuple[str, str]] = {}
     for split, source in sources.items():
         count = len(source) if limit is None else min(limit, len(source))
-        result, sizes, known = SplitReport(images=len(source)), [], dict[str, list[float]]()
+        result, sizes, known = SplitReport(images=len(source), checked=count), [], dict[str, list[float]]()
         for index in range(count):
             sample = source[index]
             pixels = sample.array()
@@ -168,7 +171,9 @@ def _warnings(report: DataReport, sources: Mapping[str, Source]) -> list[str]:
         for name, counts in result.counts.items():
             missing = [label for label in sources[split].targets[name].labels if not counts[label]]
             if counts and missing:
-                lines.append(f"{split}: {name} has no {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}")
+                among = "" if result.checked == result.images else f" in the {result.checked} images checked"
+                listed = ", ".join(missing[:8]) + (" ..." if len(missing) > 8 else "")
+                lines.append(f"{split}: {name} has no {listed}{among}")
         for name, share in result.unknown.items():
             if share > 0.2:
                 lines.append(

@@ -149,11 +149,7 @@ def _joined(tiles: Sequence[Target | None], places: Sequence[tuple[int, int, int
     )  # fmt: skip
     sides = joined.boxes.as_subclass(Tensor)[:, 2:] - joined.boxes.as_subclass(Tensor)[:, :2]
     keep = (sides >= 1).all(1)
-    return dataclasses.replace(
-        joined, boxes=tv_tensors.wrap(joined.boxes.as_subclass(Tensor)[keep], like=joined.boxes),
-        labels=joined.labels[keep], crowd=joined.crowd[keep],
-        masks=None if outlines is None else tv_tensors.Mask(outlines.as_subclass(Tensor)[keep]),
-    )  # fmt: skip
+    return joined.select(keep)
 
 
 def _placed(masks: Tensor, place: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:

@@ -28,7 +28,7 @@ from splitreg.data.augmentations import NamedTransforms
 from splitreg.data.image_codecs import compress
 from splitreg.data.mixing import can_combine, mosaic
 from splitreg.imaging import FILL, Geometry, Preprocess
-from splitreg.tasks import IGNORE, BoxTarget, MaskTarget, Sample, Target
+from splitreg.tasks import IGNORE, BoxTarget, MaskTarget, PoseTarget, Sample, Target
 
 __all__ = ["Augment", "FitInput", "map_tensors"]
 
@@ -131,7 +131,7 @@ class Augment:
         if self.named.transforms:
             sample = _changed(self.named(sample), lambda tensor, fill: tensor, min_side=1.0)
         if torch.rand(()) < self.flip:
-            sample = _changed(sample, lambda tensor, fill: F.horizontal_flip(tensor), min_side=0.0)
+            sample = _mirrored(sample)
         if self.scale != (1, 1):
             low, high = np.log(self.scale)
             sample = _zoomed(sample, float(np.exp(low + (high - low) * float(torch.rand(())))))
@@ -145,6 +145,12 @@ class Augment:
             return sample
         quality = int(torch.randint(self.webp[0], self.webp[1] + 1, ()))
         return dataclasses.replace(sample, image=_image(compress(sample.array(), "webp", quality)[0]))
+
+
+def _mirrored(sample: Sample) -> Sample:
+    sample = _changed(sample, lambda tensor, fill: F.horizontal_flip(tensor), min_side=0.0)
+    poses = {name: t.mirrored() for name, t in sample.targets.items() if isinstance(t, PoseTarget)}
+    return dataclasses.replace(sample, targets={**sample.targets, **poses}) if poses else sample
 
 
 def _zoomed(sample: Sample, zoom: float) -> Sample:
@@ -165,33 +171,27 @@ def _changed(sample: Sample, change: Callable[[tv_tensors.TVTensor, float], Any]
     for name, target in sample.targets.items():
         if target is not None:
             target = map_tensors(target, change)
-            if isinstance(target, BoxTarget):
+            if isinstance(target, BoxTarget | PoseTarget):
                 target = _clipped(target, min_side)
         targets[name] = target
     image = tv_tensors.wrap(change(sample.image, FILL), like=sample.image)
     return dataclasses.replace(sample, image=image, targets=targets)
 
 
-def _clipped(target: BoxTarget, min_side: float) -> BoxTarget:
-    """Clip boxes to the image, and remove objects whose box has no area or a shorter side."""
+def _clipped(target: BoxTarget | PoseTarget, min_side: float) -> BoxTarget | PoseTarget:
+    """Clip boxes to the image, and remove objects whose box has no area or a shorter side; hide points outside."""
     height, width = target.boxes.canvas_size
     boxes = target.boxes.as_subclass(Tensor).numpy()
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))
     sides = clipped[:, 2:] - clipped[:, :2]
     keep = ((sides > 0) & (sides >= min_side)).all(1)  # comparisons with NaN are false
-    if keep.all():
-        if np.array_equal(boxes, clipped):
-            return target
-        return dataclasses.replace(target, boxes=tv_tensors.wrap(torch.from_numpy(clipped), like=target.boxes))
-    rows = torch.from_numpy(keep)
-    return dataclasses.replace(
-        target,
-        boxes=tv_tensors.wrap(torch.from_numpy(clipped[keep]), like=target.boxes),
-        labels=target.labels[rows],
-        crowd=target.crowd[rows],
-        masks=None if target.masks is None else tv_tensors.wrap(target.masks[rows], like=target.masks),
-        identities=None if target.identities is None else target.identities[rows],
-    )
+    if not np.array_equal(boxes, clipped):
+        target = dataclasses.replace(target, boxes=tv_tensors.wrap(torch.from_numpy(clipped), like=target.boxes))
+    if isinstance(target, PoseTarget):
+        points = target.points.as_subclass(Tensor)
+        inside = ((points >= 0) & (points < points.new_tensor([width, height]))).all(2)
+        target = dataclasses.replace(target, visible=target.visible & inside)
+    return target if keep.all() else target.select(torch.from_numpy(keep))
 
 
 def _fit(tensor: tv_tensors.TVTensor, geometry: Geometry, fill: float) -> Any:

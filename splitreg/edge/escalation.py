@@ -17,15 +17,15 @@ from splitreg.edge.answer import Answer
 from splitreg.edge.client import Client
 from splitreg.edge.runtimes import onnx_session
 from splitreg.errors import BundleError, RecipeError
-from splitreg.predictions import Classification
+from splitreg.predictions import CLASSIFICATION, MULTILABEL, Classification, MultiLabel
 
 if TYPE_CHECKING:
     from splitreg.imaging import Geometry, ImageLike
 
 #: Files of a local head in a bundle: the network, and its calibration.
 GRAPH, CALIBRATION = "local.onnx", "local.json"
-#: Version of ``local.json``.
-VERSION = 1
+#: Task of the head -> version of ``local.json``.
+VERSIONS = {CLASSIFICATION: 1, MULTILABEL: 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +34,11 @@ class LocalAnswer:
 
     Args:
         prediction: calibrated probabilities.
-        confidence: the largest of them.
+        confidence: how sure it is, see ``calibrated``.
         sure: whether it reaches the threshold.
     """
 
-    prediction: Classification
+    prediction: Classification | MultiLabel
     confidence: float
     sure: bool
 
@@ -53,6 +53,7 @@ class LocalHead:
 
     Attributes:
         head: name of the server's head that it stands for.
+        task: ``"classification"`` or ``"multilabel"``.
         labels: K names of classes.
         temperature: logits are divided by it. Source: Guo et al. 2017, arXiv:1706.04599.
         threshold: smallest confidence of an answer.
@@ -64,6 +65,7 @@ class LocalHead:
     def __init__(self, session: Any, calibration: Mapping[str, Any], threshold: float | None = None) -> None:
         self._session = session
         self.head: str = calibration["head"]
+        self.task = next(task for task, version in VERSIONS.items() if version == calibration["version"])
         self.labels: tuple[str, ...] = tuple(calibration["labels"])
         self.temperature = float(calibration["temperature"])
         self.threshold = float(calibration["threshold"]) if threshold is None else threshold
@@ -93,8 +95,9 @@ class LocalHead:
             version = calibration["version"]
         except (ValueError, KeyError, TypeError) as cause:
             raise BundleError(f"{CALIBRATION} of {source.folder} is not valid: {cause}") from cause
-        if version != VERSION:
-            raise BundleError(f"{CALIBRATION} of {source.folder} has version {version}, this splitreg reads {VERSION}")
+        if version not in VERSIONS.values():
+            known = ", ".join(map(str, VERSIONS.values()))
+            raise BundleError(f"{CALIBRATION} of {source.folder} has version {version}, this splitreg reads {known}")
         return cls(onnx_session(source.read(GRAPH), GRAPH, threads=threads), calibration, threshold)
 
     def answer(self, latent: NDArray[np.float32]) -> LocalAnswer:
@@ -107,10 +110,32 @@ class LocalHead:
             logits = self._session.run(["logits"], {"latent": latent[None]})[0][0]
         except Exception as cause:  # onnxruntime's exception types are private
             raise BundleError(f"{GRAPH} does not run on a latent of shape {latent.shape}: {cause}") from cause
-        probabilities = softmax(logits / self.temperature)
-        confidence = float(probabilities.max())
-        prediction = Classification(probabilities=probabilities, names=self.labels)
+        probabilities, sure = calibrated(logits, self.temperature, self.task)
+        kind = Classification if self.task == CLASSIFICATION else MultiLabel
+        prediction = kind(probabilities=probabilities, names=self.labels)
+        confidence = float(sure)
         return LocalAnswer(prediction=prediction, confidence=confidence, sure=confidence >= self.threshold)
+
+
+def calibrated(
+    logits: NDArray[np.floating[Any]], temperature: float, task: str
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the probabilities of (..., K) logits, and how sure they are.
+
+    Args:
+        logits: of classes, or of labels that are independent of each other.
+        temperature: the logits are divided by it.
+        task: ``"classification"`` or ``"multilabel"``.
+
+    Returns:
+        (..., K) probabilities, and (...) the expected share of right answers: the probability of the most probable
+        class, or the mean over all labels of the probability of "applies" or "does not", whichever is larger.
+    """
+    if task == CLASSIFICATION:
+        probabilities = softmax(logits / temperature)
+        return probabilities, probabilities.max(-1).astype(np.float64)
+    probabilities = (0.5 + 0.5 * np.tanh(logits.astype(np.float64) / (2 * temperature))).astype(np.float32)
+    return probabilities, np.maximum(probabilities, 1 - probabilities).mean(-1, dtype=np.float64)
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

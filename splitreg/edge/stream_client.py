@@ -202,7 +202,7 @@ class StreamClient:
         self._in_flight: dict[int, _Sent] = {}
         self._answers: deque[FrameAnswer] = deque()
         self._error: SplitregError | None = None
-        self._need_key, self._pause_s = False, 0.0
+        self._need_key, self._not_before = False, 0.0
         self._number, self._last = 0, FrameAnswer(name="", predictions={})
 
     def run(self, frames: Iterable[tuple[str, ImageLike]], on_answer: Callable[[FrameAnswer], None]) -> StreamReport:
@@ -304,15 +304,36 @@ class StreamClient:
             if oldest is not None and now - oldest > self.options.deadline_s:
                 self._drop_connection()
                 continue
-            pause = self._controller.wait_s(now) + self._pause_s
+            pause = max(self._controller.wait_s(now), self._not_before - now)
             full = waiting >= (1 if until_empty else self.options.max_in_flight)
             full = full or (oldest is not None and self._controller.overdue(now - oldest))
-            if not full and (until_empty or pause <= 0):
-                return
-            self._pause_s = 0.0
+            if not full and (until_empty or pause <= (0 if waiting else self._controller.probe_s)):
+                if until_empty or waiting or self._probe():
+                    return
+                continue
             with self._changed:
                 if not self._answers and self._error is None:
                     self._changed.wait(0.25 if full else min(0.25, pause))
+
+    def _probe(self) -> bool:
+        """Return whether the link is likely to deliver a frame now; send a ping to find out, if need be."""
+        from websockets.exceptions import ConnectionClosed
+
+        socket = self._socket
+        if socket is None or self._controller.steady:
+            return True
+        began = time.monotonic()
+        try:
+            answered = socket.ping()
+            while not answered.wait(0.25):
+                if self._socket is not socket:  # it ended, and the next frame opens another one
+                    return True
+                if time.monotonic() - began > self.options.deadline_s:
+                    raise TimeoutError
+        except (ConnectionClosed, OSError):  # TimeoutError is an OSError
+            self._drop_connection()
+            return True
+        return self._controller.probed(time.monotonic() - began)
 
     def _connect(self) -> None:
         """Open the WebSocket; try again until ``patience_s`` is over."""
@@ -432,6 +453,7 @@ class StreamClient:
         if isinstance(error, KeyFrameNeeded):
             self._need_key = True
         elif isinstance(error, ServiceError | DeadlinePassed) and not isinstance(error, Unauthorized):
-            self._pause_s = min(_MAX_PAUSE_S, getattr(error, "retry_after_s", None) or 0.0)  # the state is intact
+            pause = min(_MAX_PAUSE_S, getattr(error, "retry_after_s", None) or 0.0)
+            self._not_before = time.monotonic() + pause  # the state is intact
         else:
             self._error = error

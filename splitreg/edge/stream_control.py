@@ -14,6 +14,8 @@ from splitreg.errors import RecipeError
 
 #: Bytes of a frame beside its packet: request number, WebSocket, TCP and IP headers.
 FRAME_OVERHEAD_BYTES = 8 + 6 + 52
+#: Bytes of a probe: an empty WebSocket ping with TCP and IP headers.
+PROBE_BYTES = 10 + 52
 #: Seconds of a byte budget that may be used at once.
 _BURST_S = 1.0
 #: Steps of the rate: down when a budget is exceeded, up when it is not used.
@@ -24,6 +26,10 @@ _FULL, _FREE = 0.9, 0.6
 _WINDOW, _CERTAINTY = 20, 0.95
 #: Share of a budget of time: while a frame waits longer for its answer, the next one would be late too.
 _OVERDUE = 0.5
+#: Answers in time after a late one, until the link counts as steady.
+_STEADY = 100
+#: Multiple of the shortest round trip by which a link pauses; it grows with each probe that takes longer.
+_PAUSE, _PATIENCE = 2.0, 1.5
 #: Size of the image in which motion is looked for, and of its blocks.
 _MOTION_SIZE, _MOTION_BLOCK = (48, 64), 8
 
@@ -57,7 +63,8 @@ class StreamController:
 
     A byte budget is a bucket that fills at a constant speed: a frame waits until it is not empty. A
     budget of time is kept by the rate, and where the lowest rate does not help, by fewer frames. While
-    the link stalls, no frame is sent: it would only wait behind the one that is late already.
+    the link pauses, no frame is sent: it would only wait behind the one that is late already. After a
+    late answer, each frame is taken only when a probe has shown that the link does not pause.
 
     Args:
         budget: to keep.
@@ -75,6 +82,30 @@ class StreamController:
         self._pace_s = 0.0 if budget.fps is None else 1 / budget.fps
         self._slower = 1.0
         self._frame_bytes: float | None = None
+        self._in_time = _STEADY  # answers since the last late one
+        self._min_round_trip_s, self._patience = math.inf, 1.0
+
+    @property
+    def steady(self) -> bool:
+        """Whether a frame may be sent without a probe of the link."""
+        return self.budget.ms is None or self._in_time >= _STEADY
+
+    @property
+    def probe_s(self) -> float:
+        """Seconds that a probe takes when the link does not pause; 0: no probe is needed."""
+        return 0.0 if self.steady or self._min_round_trip_s == math.inf else self._min_round_trip_s
+
+    def probed(self, round_trip_s: float) -> bool:
+        """Count a probe; return whether a frame may be sent now.
+
+        Args:
+            round_trip_s: seconds until a message of a few bytes was answered.
+        """
+        self._bucket -= PROBE_BYTES
+        self._min_round_trip_s = min(self._min_round_trip_s, round_trip_s)
+        free = round_trip_s <= _PAUSE * self._patience * self._min_round_trip_s
+        self._patience = 1.0 if free else self._patience * _PATIENCE
+        return free
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until the next frame may be sent.
@@ -119,6 +150,7 @@ class StreamController:
         if self.budget.ms is None:
             return
         self._latencies.append(latency_s)
+        self._in_time = 0 if 1000 * latency_s > self.budget.ms else self._in_time + 1
         ordered = sorted(self._latencies)
         median = ordered[len(ordered) // 2]
         slowest = ordered[min(len(ordered) - 1, int(_CERTAINTY * len(ordered)))]

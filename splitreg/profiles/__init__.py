@@ -1,8 +1,7 @@
 """Profiles of devices and links: data files that state where each figure comes from; no torch."""
 
 from splitreg.profiles.profile import DeviceProfile, Figure, LinkProfile, devices, links, read_device, read_link
-from splitreg.profiles.trace import RecordedLink
 
 __all__ = [
-    "DeviceProfile", "Figure", "LinkProfile", "RecordedLink", "devices", "links", "read_device", "read_link",
+    "DeviceProfile", "Figure", "LinkProfile", "devices", "links", "read_device", "read_link",
 ]  # fmt: skip

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from splitreg.errors import BenchError, suggest
-from splitreg.link_emulator import Profile
-from splitreg.profiles.trace import RecordedLink
+from splitreg.link_emulator import LinkTrace, Profile
 
 _FOLDER = Path(__file__).parent
 #: Figures of a device: name -> unit.
@@ -114,8 +113,8 @@ class LinkProfile(_Described):
         down: recording of the way down.
     """
 
-    up: RecordedLink | None = None
-    down: RecordedLink | None = None
+    up: LinkTrace | None = None
+    down: LinkTrace | None = None
 
     def seconds(self, up_bytes: float, down_bytes: float) -> float:
         """Return the expected seconds of one request and its answer on an open connection.
@@ -140,11 +139,12 @@ class LinkProfile(_Described):
         return (up or 0.0) * up_bytes + (down or 0.0) * down_bytes + (watts or 0.0) * seconds
 
     def emulated(self) -> Profile:
-        """Return the profile for ``splitreg.link_emulator.Link``, with mean rates of a recording."""
+        """Return the profile for ``splitreg.link_emulator.Link``, which replays recordings."""
         return Profile(
             up_bps=self.up.bps if self.up else self._figure("up_bps"),
             down_bps=self.down.bps if self.down else self._figure("down_bps"),
             delay_s=self._figure("rtt_s") / 2, jitter_s=self.get("jitter_s") or 0.0, loss=self.get("loss") or 0.0,
+            up_trace=self.up, down_trace=self.down,
         )  # fmt: skip
 
     def _figure(self, name: str) -> float:
@@ -212,10 +212,15 @@ def read_link(place: str | Path) -> LinkProfile:
         BenchError: there is none, it is not valid, or a trace cannot be read.
     """
     path, data, figures = _read(place, "link", links(), LINK_FIGURES, ("up_trace", "down_trace"))
-    traces = {
-        key: RecordedLink.read(path.parent / data[f"{key}_trace"]) for key in ("up", "down") if f"{key}_trace" in data
-    }
+    traces = {key: _trace(path.parent / data[f"{key}_trace"]) for key in ("up", "down") if f"{key}_trace" in data}
     return LinkProfile(name=path.stem, summary=data["summary"], figures=figures, place=path, **traces)
+
+
+def _trace(path: Path) -> LinkTrace:
+    try:
+        return LinkTrace.read(path)
+    except (OSError, ValueError) as cause:
+        raise BenchError(f"cannot read the trace {path}: {cause}") from cause
 
 
 def _read(

@@ -22,7 +22,7 @@ from splitreg.bundle import Bundle
 from splitreg.bundle.writing import new_folder, write_config
 from splitreg.data.classes import match_heads
 from splitreg.data.loading import Source
-from splitreg.edge.escalation import CALIBRATION, GRAPH, VERSION, softmax
+from splitreg.edge.escalation import CALIBRATION, GRAPH, VERSIONS, calibrated
 from splitreg.errors import DataError, RecipeError
 from splitreg.evaluation.packets import chunks, spread
 from splitreg.parsing import check_name
@@ -31,7 +31,7 @@ from splitreg.publishing.onnx_export import OPSET
 from splitreg.publishing.onnx_graph import onnx_library, simplify
 from splitreg.recipe import REFUSE
 from splitreg.registry import Registry
-from splitreg.tasks import CLASSIFICATION
+from splitreg.tasks import ClassTarget, MultiLabelTarget, Target
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class LocalHeadOptions:
     """How a local head is trained and calibrated.
 
     Args:
-        head: the classification head that it stands for; None: the only one.
+        head: the head for classes or labels of images that it stands for; None: the only one.
         max_loss: how much accuracy may be lost against sending everything, 0.01 is one point.
         width: channels of the first layer; the second has twice as many.
         epochs: passes over the training images.
@@ -69,7 +69,7 @@ class LocalHeadResult:
         path: the new bundle.
         calibration: content of ``local.json``: ``temperature``, ``threshold``, and measured on images
             that were used for neither: ``accuracy`` (``local``, ``server``, ``escalated``), ``sent``
-            (share of the images) and ``curve``.
+            (share of the images) and ``curve``. For labels, accuracy is the share of right labels.
     """
 
     path: Path
@@ -122,7 +122,7 @@ def add_local_head(
         registry: the installed plugins, by default.
 
     Raises:
-        RecipeError: no such classification head.
+        RecipeError: no such head for classes or labels of images.
         DataError: too few labelled images, or other classes than the head's.
         BundleError: a bundle cannot be read or written.
     """
@@ -132,19 +132,20 @@ def add_local_head(
     head = _head(model, options.head)
     fit = _collect(model, train, head, options, server=False)
     check = _collect(model, val, head, options, server=True)
-    network = _train(fit.latents, fit.labels, len(_labels(model, head)), options)
+    task = model.head(head).task
+    network = _train(fit.latents, fit.truth, len(_labels(model, head)), options)
     with torch.inference_mode():
         logits = torch.cat([network(rows) for rows in torch.split(check.latents, 64)]).numpy().astype(np.float64)
     first, second = np.arange(0, len(logits), 2), np.arange(1, len(logits), 2)
-    temperature = fit_temperature(logits[first], check.labels.numpy()[first])
-    probabilities = softmax(logits / temperature).astype(np.float64)
-    local, server = probabilities.argmax(1) == check.labels.numpy(), check.server == check.labels.numpy()
-    confidence = probabilities.max(1)
+    temperature = fit_temperature(*_decisions(logits[first], check.truth.numpy()[first]))
+    probabilities, confidence = calibrated(logits, temperature, task)
+    local = np.array([_share_right(*row) for row in zip(probabilities, check.truth.numpy(), strict=True)])
+    server = check.server
     threshold = choose_threshold(confidence[first], local[first], server[first], options.max_loss)
     kept = confidence[second] >= threshold
     calibration = {
-        "version": VERSION, "head": head, "labels": list(_labels(model, head)), "temperature": temperature,
-        "threshold": threshold, "max_loss": options.max_loss, "images": {"train": len(fit.labels), "val": len(second)},
+        "version": VERSIONS[task], "head": head, "labels": list(_labels(model, head)), "temperature": temperature,
+        "threshold": threshold, "max_loss": options.max_loss, "images": {"train": len(fit.truth), "val": len(second)},
         "parameters": sum(p.numel() for p in network.parameters()),
         "accuracy": {
             "local": float(local[second].mean()), "server": float(server[second].mean()),
@@ -172,29 +173,43 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64]) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def choose_threshold(confidence: Floats, local: NDArray[np.bool_], server: NDArray[np.bool_], max_loss: float) -> float:
+def _decisions(logits: Floats, truth: NDArray[Any]) -> tuple[Floats, NDArray[np.int64]]:
+    """Return logits and classes for ``fit_temperature``: of images, or of each known label as one of two classes."""
+    if truth.ndim == 1:
+        return logits, truth
+    known = ~np.isnan(truth)
+    return np.stack([np.zeros(int(known.sum())), logits[known]], 1), truth[known].astype(np.int64)
+
+
+def _share_right(probabilities: NDArray[np.float32], truth: NDArray[Any]) -> float:
+    """Return whether the class is right, or the share of the known labels that are."""
+    if truth.ndim == 0:
+        return float(probabilities.argmax() == truth)
+    known = ~np.isnan(truth)
+    return float(((probabilities >= 0.5) == (truth == 1))[known].mean())
+
+
+def choose_threshold(confidence: Floats, local: NDArray[Any], server: NDArray[Any], max_loss: float) -> float:
     """Return the smallest threshold that loses at most ``max_loss`` accuracy against sending everything.
 
     Args:
         confidence: (N,) of the local head.
-        local: (N,) whether the local head is right.
-        server: (N,) whether the server is right.
+        local: (N,) whether the local head is right, or its share of right labels.
+        server: (N,) the same of the server.
         max_loss: absolute loss of accuracy.
 
     Returns:
         A confidence; above 1 if no image may be answered locally.
     """
     order = np.argsort(-confidence, kind="stable")
-    kept = np.cumsum(local[order].astype(np.int64) - server[order].astype(np.int64))
-    allowed = np.flatnonzero(kept >= -max_loss * len(order))
+    kept = np.cumsum(local[order].astype(np.float64) - server[order].astype(np.float64))
+    allowed = np.flatnonzero(kept >= -max_loss * len(order) - 1e-9)
     ends = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))  # equal confidences stay together
     allowed = np.intersect1d(allowed, ends)
     return float(confidence[order][allowed[-1]]) if len(allowed) else 1.1
 
 
-def curve(
-    confidence: Floats, local: NDArray[np.bool_], server: NDArray[np.bool_], points: int = 21
-) -> list[dict[str, float]]:
+def curve(confidence: Floats, local: NDArray[Any], server: NDArray[Any], points: int = 21) -> list[dict[str, float]]:
     """Return the accuracy by share of sent images: the least sure ones are sent first."""
     order, count = np.argsort(confidence, kind="stable"), len(confidence)
     rows = []
@@ -207,22 +222,22 @@ def curve(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Collected:
-    """Latents (N, C, h, w), labels (N,), and the server's classes (N,) or none."""
+    """Latents (N, C, h, w), classes (N,) or labels (N, K), and the server's share of right answers (N,) or none."""
 
     latents: Tensor
-    labels: Tensor
-    server: NDArray[np.int64]
+    truth: Tensor
+    server: Floats
 
 
 def _head(model: SplitModel, name: str | None) -> str:
-    names = [one for one in model.heads if model.head(one).task == CLASSIFICATION]
+    names = [one for one in model.heads if model.head(one).task in VERSIONS]
     if name is not None:
-        check_name(name, names, "classification head")
+        check_name(name, names, "head for classes or labels of images")
         return name
     if len(names) != 1:
         raise RecipeError(
-            f"a local head stands for one classification head, this bundle has {len(names)}: {', '.join(names) or 'none'}; "
-            "name one with head (--head)"
+            f"a local head stands for one head for classes or labels, this bundle has {len(names)}: "
+            f"{', '.join(names) or 'none'}; name one with head (--head)"
         )
     return names[0]
 
@@ -234,44 +249,60 @@ def _labels(model: SplitModel, head: str) -> tuple[str, ...]:
 def _collect(model: SplitModel, source: Source, head: str, options: LocalHeadOptions, *, server: bool) -> _Collected:
     planned = [one for one in model.plan.heads if one.name == head]
     mapping = match_heads(planned, source.targets, REFUSE)[head]
-    latents, labels, answers = [], [], []
+    latents, truths, scores = [], list[Tensor](), list[float]()
     indexes = spread(len(source), options.limit)
     title = "local head: validation" if server else "local head: training images"
     for batch in Progress(options.progress).track(chunks(indexes, 16), -(-len(indexes) // 16), title):
         rows = [(source[index], None) for index in batch]
         for sample, _ in rows:
-            target: Any = mapping.apply(sample.targets.get(mapping.target))
-            if target is None:
+            truth = _truth(mapping.apply(sample.targets.get(mapping.target)))
+            if truth is None:
                 continue
             image = sample.array()
             latents.append(model.edge.latent_of(image)[0].copy())
-            labels.append(int(target.index))
+            truths.append(truth)
             if server:
                 answer: Any = model.server.infer(model.edge.encode(image), [head])[0][head]
-                answers.append(int(answer.probabilities.argmax()))
-    if len(labels) < 4:
-        raise DataError(f"a local head needs labelled images in both splits, one has {len(labels)}")
+                scores.append(_share_right(answer.probabilities, truth.numpy()))
+    if len(truths) < 4:
+        raise DataError(f"a local head needs labelled images in both splits, one has {len(truths)}")
     return _Collected(
-        latents=torch.from_numpy(np.stack(latents)), labels=torch.tensor(labels), server=np.array(answers, np.int64)
+        latents=torch.from_numpy(np.stack(latents)), truth=torch.stack(truths), server=np.array(scores, np.float64)
     )
 
 
-def _train(latents: Tensor, labels: Tensor, classes: int, options: LocalHeadOptions) -> LocalNetwork:
+def _truth(target: Target | None) -> Tensor | None:
+    """Return the class, or the labels (K,) with NaN for unknown ones; None if nothing is known."""
+    if isinstance(target, ClassTarget):
+        return torch.tensor(target.index)
+    if isinstance(target, MultiLabelTarget) and not bool(target.present.isnan().all()):
+        return target.present.float()
+    return None
+
+
+def _loss(logits: Tensor, truth: Tensor) -> Tensor:
+    if truth.ndim == 1:
+        return functional.cross_entropy(logits, truth)
+    known = ~truth.isnan()
+    return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
+
+
+def _train(latents: Tensor, truth: Tensor, classes: int, options: LocalHeadOptions) -> LocalNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = LocalNetwork(latents.shape[1], classes, options.width).train()
         network.mean.copy_(latents.mean((0, 2, 3), keepdim=True))
         network.std.copy_(latents.std((0, 2, 3), keepdim=True).clamp(min=1e-6))
-        steps = options.epochs * -(-len(labels) // 32)
+        steps = options.epochs * -(-len(truth) // 32)
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=max(2, steps))
         for _ in Progress(options.progress).track(range(options.epochs), options.epochs, "local head"):
-            for rows in torch.split(torch.randperm(len(labels)), 32):
+            for rows in torch.split(torch.randperm(len(truth)), 32):
                 batch = latents[rows]
                 flipped = torch.rand(len(rows)) < 0.5
                 batch = torch.where(flipped[:, None, None, None], batch.flip(-1), batch)
                 optimizer.zero_grad()
-                functional.cross_entropy(network(batch), labels[rows]).backward()  # type: ignore[no-untyped-call]
+                _loss(network(batch), truth[rows]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
     return network.eval()

@@ -77,8 +77,9 @@ class SearchResult:
 
     @property
     def front(self) -> tuple[Trial, ...]:
-        """The Pareto front, fewest bytes first."""
-        return tuple(sorted((t for t in self.trials if t.best), key=lambda t: t.bytes or 0.0))
+        """The Pareto front, fewest bytes first; a point that was proposed twice is in it once."""
+        points = {json.dumps(dict(t.values), sort_keys=True): t for t in self.trials if t.best}
+        return tuple(sorted(points.values(), key=lambda t: t.bytes or 0.0))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -112,7 +113,8 @@ def search(
         root.mkdir(parents=True, exist_ok=True)
         _check_same(root / "space.json", recipe, space)
     study = _study(optuna, root, options)
-    while _ended(study) < options.trials:
+    while (ended := _ended(study)) < options.trials:
+        study.sampler = _sampler(optuna, options.seed + ended)  # an interruption changes no proposal
         proposal = study.ask(_distributions(optuna, space))
         trial = _train(recipe, root, proposal.number, dict(proposal.params), options)
         proposal.set_user_attr("trial", asdict(trial))
@@ -157,12 +159,16 @@ def _study(optuna: Any, root: Path, options: SearchOptions) -> Any:
         warnings.simplefilter("ignore")  # parts of optuna are marked experimental
         study = optuna.create_study(
             study_name="search", storage=optuna.storages.JournalStorage(backend), load_if_exists=True,
-            directions=["maximize", "minimize", "minimize"], sampler=optuna.samplers.TPESampler(seed=options.seed),
+            directions=["maximize", "minimize", "minimize"], sampler=_sampler(optuna, options.seed),
         )  # fmt: skip
         for left in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
             study.enqueue_trial(left.params)
             study.tell(left.number, state=optuna.trial.TrialState.FAIL)
     return study
+
+
+def _sampler(optuna: Any, seed: int) -> Any:
+    return optuna.samplers.TPESampler(seed=seed)
 
 
 def _ended(study: Any) -> int:

@@ -55,7 +55,7 @@ class ServeConfig:
         max_stream_state_bytes: of the states of all video streams; about 0.3 MB each at 192x256 pixels.
         max_stream_in_flight: unanswered packets per stream; at the limit the stream is not read.
         max_requests_per_s: rate limit per client address, for requests and packets of streams, with
-            bursts of twice as many; 0 disables it.
+            bursts of twice as many; 0 disables it, and the delays of clients whose requests are malformed.
         max_connections: open connections; fewer if the system allows fewer file descriptors.
         max_client_connections: open connections per client address; 0 for half of all.
         header_timeout_seconds: to receive the headers of a request.

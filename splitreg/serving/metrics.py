@@ -66,6 +66,10 @@ class Metrics:
             "splitreg_dropped_connections", "Connections without a request that were closed for new ones.",
             registry=registry,
         )  # fmt: skip
+        self.delayed_connections = Counter(
+            "splitreg_delayed_connections", "Connections that waited because requests of their client were refused.",
+            registry=registry,
+        )  # fmt: skip
         self.exhausted = Counter(
             "splitreg_file_descriptors_exhausted", "Times that no file descriptor was left for a connection.",
             registry=registry,

@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from splitreg.assembly import SplitModel, build
+from splitreg.assembly import SplitModel, build, calibrate
 from splitreg.data.augmentations import with_preset
+from splitreg.data.loading import Source
 from splitreg.data.mixing import check_tasks
 from splitreg.errors import RecipeError, TrainingError
+from splitreg.evaluation.packets import spread
 from splitreg.files import disk_errors, write_json
 from splitreg.progress import Progress
 from splitreg.recipe import Recipe
@@ -39,6 +41,9 @@ from splitreg.training.options import TrainOptions
 from splitreg.training.parts import check_stage
 from splitreg.training.setup import Run
 from splitreg.training.teacher import Teacher, as_teacher, copy_parts, open_teacher, student_capabilities
+
+#: Training images from which a bottleneck is set that needs no training.
+CALIBRATION_IMAGES = 32
 
 
 @dataclass(kw_only=True)
@@ -82,6 +87,8 @@ def train(
 ) -> TrainResult:
     """Train a model through all stages of a recipe. Under ``torchrun``, every process calls it the same way.
 
+    A bottleneck that can be calibrated, such as ``calibrated``, is first set from images for training.
+
     On the CPU, a run that was stopped at any time and resumed ends with the same weights, bit for bit, as
     one that was not.
 
@@ -103,6 +110,7 @@ def train(
         DataError: a dataset cannot be read.
     """
     options, registry = options or TrainOptions(), registry or discover()
+    built = model is None
     if model is None:
         model = build(recipe, registry=registry)
     # The plan fills in targets and labels of the heads; a caller's model may have been built for other data.
@@ -122,10 +130,18 @@ def train(
         teacher=_teacher(teacher, resolved, model, registry), hooks=options.hooks,
         advice=tuple(start_advice(resolved, registry)),
     )  # fmt: skip
+    if built and not Checkpoints(run.folder / "checkpoints").paths():
+        _calibrate(model, loaders.datasets.train)
     record = execute(run, options)
     model.trained = True
     model.freeze_tables()
     return TrainResult(model=model, output=run.folder, **vars(record))
+
+
+def _calibrate(model: SplitModel, source: Source) -> None:
+    """Set a bottleneck that needs no training from images, if the model has one; see ``assembly.calibrate``."""
+    if hasattr(model.bottleneck, "calibrate") and model.prefix is not None:
+        calibrate(model, [source[index].array() for index in spread(len(source), CALIBRATION_IMAGES)])
 
 
 def _teacher(value: Any, recipe: Recipe, model: SplitModel, registry: Registry) -> Teacher | None:

@@ -18,7 +18,9 @@ from splitreg.data.recognition import detect
 from splitreg.data.selection import describe_dataset
 from splitreg.errors import RecipeError
 from splitreg.evaluation.packets import spread
+from splitreg.overrides import parse_overrides
 from splitreg.recipe import DataPart, Recipe
+from splitreg.recipe.parts import HeadPart
 from splitreg.registry import Registry, discover
 from splitreg.specs import TargetSpec
 from splitreg.tasks import CLASSIFICATION, DEPTH, DETECTION, MULTILABEL, RECONSTRUCTION, SEGMENTATION, BoxTarget
@@ -33,8 +35,8 @@ MIN_EPOCHS, MAX_EPOCHS = 10, 100
 BACKBONE = "mobilenetv3_small_100"
 #: Stride of the stage after which a pretrained backbone is cut: the stages before it stay frozen.
 PRETRAINED_STRIDE = 8
-#: Steps of the stage in which only a bottleneck learns, to restore the feature of a pretrained backbone.
-BOTTLENECK_STEPS = 110
+#: Weight of the loss of masks beside that of boxes.
+MASK_WEIGHT = 3.0
 #: Epochs without a better validation after which training stops, as a share of all.
 PATIENCE = 0.4
 #: Largest side of the input in pixels, by task; objects that become small get the larger one.
@@ -108,14 +110,12 @@ heads = [{", ".join(text for text, _ in heads)}]
 input = {{ size = [{size[0]}, {size[1]}] }}
 data = [{_toml_table({"name": name, **options}) if options else f'"{name}"'}]
 augment = {{ preset = "{_preset(targets, heads)}" }}
-{_bottleneck_stage(batch, count) if pretrained else ""}
+
 [[stages]]
 # {epochs} epochs of {count:,} images are {epochs * max(1, count // batch):,} steps; about {steps:,} are useful.
 epochs = {epochs}
 batch_size = {batch}  # at most {PIXELS_PER_BATCH / 1e6:g} million pixels, and several batches per epoch
-rate_lambda = 0.5  # larger: fewer bytes per image
-rate_warmup = {max(1, epochs // 5)}
-{_learning(pretrained)}
+{_learning(epochs, pretrained=pretrained)}{_objectives(targets, heads) if pretrained else ""}
 clip = {20.0 if pretrained else 5.0}
 best = "auto"  # keep the weights of the best epoch
 patience = {max(5, round(epochs * PATIENCE))}
@@ -164,37 +164,33 @@ def _model(backbone: str, weights: str | None, size: tuple[int, int], registry: 
     return (
         f"backbone = {_toml_table({'name': backbone, **options})}\n"
         f'cut = "{cut}"  # the pretrained stages up to here run on the device\n'
-        'bottleneck = { name = "fp", channels = 24, from = "feature", encoder = "light" }'
+        'bottleneck = { name = "calibrated", rate_range = 8.0 }  # set from some images; rate 0 to 1 when sending'
     )
 
 
-#: Objective that compares what a bottleneck reads with what it restores.
-_RESTORE = '{ name = "distill", compare = "cut", reduction = "relative", weight = 10.0 }'
-
-
-def _bottleneck_stage(batch: int, count: int) -> str:
-    """Return the stage in which only the bottleneck learns."""
-    return f"""
-[[stages]]  # the bottleneck learns to restore the pretrained feature; this needs no labels
-name = "bottleneck"
-epochs = {max(1, math.ceil(BOTTLENECK_STEPS * batch / count))}
-batch_size = {batch}
-train = ["encoder", "decoder", "prior"]
-objectives = [{_RESTORE}]
-optimizer = {{ name = "adamw", lr = 4e-3, weight_decay = 0.0 }}
-"""
-
-
-def _learning(pretrained: bool) -> str:
+def _learning(epochs: int, *, pretrained: bool) -> str:
     """Return the lines of what learns, and how fast."""
     optimizer = 'optimizer = { name = "adamw", lr = 2e-3, weight_decay = 0.02 }'
-    if not pretrained:
-        return optimizer
-    return (
-        'freeze = ["prefix"]  # the stages before the cut; backbone_lr is for those after it\n'
-        f'objectives = ["sum", {_RESTORE}]\n'
-        f"{optimizer}\nbackbone_lr = 0.1"
-    )
+    if pretrained:
+        return (
+            'freeze = ["prefix", "encoder", "decoder"]  # all before the cut, and the bottleneck\n'
+            f"{optimizer}\nbackbone_lr = 0.1  # of the stages after the cut"
+        )
+    return f"rate_lambda = 0.5  # larger: fewer bytes per image\nrate_warmup = {max(1, epochs // 5)}\n{optimizer}"
+
+
+def _objectives(targets: Mapping[str, TargetSpec], heads: Sequence[tuple[str, str]]) -> str:
+    """Return a line that weights masks beside boxes; empty without both."""
+    tasks = {targets[target].task for _, target in heads if target in targets}
+    if not {DETECTION, SEGMENTATION} <= tasks:
+        return ""
+    names = [
+        HeadPart.parse(parse_overrides([f"head={text}"])["head"], "head").name
+        for text, target in heads
+        if target in targets and targets[target].task == SEGMENTATION
+    ]
+    weights = ", ".join(f"{name} = {MASK_WEIGHT}" for name in names)
+    return f'\nobjectives = [{{ name = "sum", weights = {{ {weights} }} }}]  # the loss of boxes is larger'
 
 
 def _outline_options(name: str, root: str, registry: Registry) -> dict[str, Any]:

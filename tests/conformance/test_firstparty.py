@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from splitreg_torchvision.poses import PoseTarget
 from torchvision import tv_tensors
 
 from splitreg.registry import discover
 from splitreg.specs import FeatureSpec
-from splitreg.tasks import DETECTION, ClassTarget
+from splitreg.tasks import DETECTION, ClassTarget, PoseTarget
 from splitreg.testing import (
     BackboneSuite,
     BottleneckSuite,
@@ -122,6 +121,7 @@ CASES = {
     "Compressibility": (ObjectiveSuite, "compressibility", {}),
     "TiledCompressibility": (ObjectiveSuite, "compressibility", {"options": {"tiled": True}}),
     "CodeLength": (ObjectiveSuite, "code-length", {}),
+    "Inversion": (ObjectiveSuite, "inversion", {}),
     "Surgery": (ObjectiveSuite, "surgery", {}),
     "SurgeryOnFeatures": (ObjectiveSuite, "surgery", {"options": {"method": "mgda", "by": "features"}}),
     "Onnx": (TargetSuite, "onnx", {}),

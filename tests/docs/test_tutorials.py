@@ -87,10 +87,37 @@ def test_a_plugin_from_scaffold_to_list(tmp_path):
     assert (tmp_path / "splitreg-plugin-run-length" / "try" / "config.json").is_file()
 
 
+def small_camvid(root):
+    """A folder in CamVid's layout: 4 noisy images of which every pixel is road, with a car in each."""
+    for folder in ("val", "valannot"):
+        (root / folder).mkdir(parents=True)
+    images, boxes = [], []
+    for number in range(4):
+        noise = np.random.default_rng(number).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / "val" / f"{number}.png")
+        Image.fromarray(np.full((96, 128), 3, np.uint8)).save(root / "valannot" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 128, "height": 96})
+        box = {"bbox": [8, 8, 64, 40], "area": 2560, "iscrowd": 0, "segmentation": [[8, 8, 72, 8, 72, 48, 8, 48]]}
+        boxes.append({"id": number, "image_id": number, "category_id": 1, **box})
+    names = ("car", "pedestrian", "bicyclist")
+    categories = [{"id": number + 1, "name": name} for number, name in enumerate(names)]
+    table = {"images": images, "annotations": boxes, "categories": categories}
+    (root / "instances_val.json").write_text(json.dumps(table))
+
+
 @pytest.mark.integration
 def test_plans_of_choosing_a_split(tmp_path):
-    script = "\n".join(line for line in shell("choosing.md").splitlines() if "--data camvid" not in line)
-    assert run(script, tmp_path).count("latent") >= 2
+    script = "\n".join(line for line in shell("choosing.md").splitlines() if "--dry-run" in line)
+    assert run(SHELL + script, tmp_path).count("latent") >= 2
+
+
+@pytest.mark.slow
+def test_choosing_a_split_to_the_end(tmp_path):
+    small_camvid(tmp_path / "camvid")
+    script = shell("choosing.md").replace("--times", "--times --rounds 3").replace("seg.mIoU=.55", "seg.mIoU=0")
+    out = run(script.replace("--budget-ms 300", "--budget-ms 30000"), tmp_path)
+    assert out.count("best: ") == 2 and "is faster below" in out
+    assert (tmp_path / "lora.svg").read_text().startswith("<svg")
 
 
 def test_every_tutorial_is_in_the_navigation():

@@ -321,6 +321,24 @@ def test_a_late_head_leaves_every_file_of_the_bundle_as_it_was(trained, image_fo
     refused(run("train", *arguments, "-o", tmp_path / "again", check=False), str(tmp_path / "run"))
 
 
+def test_resume_needs_no_option_again_and_lists_those_that_changed(trained, tmp_path, monkeypatch):
+    recipe, options, _ = trained
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "bundle"
+    run("train", recipe, *options, "-o", out, "--run", "run", "--epochs", "2", "--lr", "0.01", "--set", "seed=3")
+    again = ["train", recipe, "--run", "run", "--resume", "--quiet"]
+    refused(run(*again, check=False), str(out), "--overwrite")  # the place of the bundle is remembered
+    text = refused(
+        run(*again, "--overwrite", "--set", "seed=4", "--batch-size", "4", check=False),
+        "seed: was 3, is 4", "batch_size: was 8, is 4",
+    )  # fmt: skip
+    assert "lr" not in text
+    run(*again, "--overwrite", "--epochs", "3")
+    run(*again, "--overwrite")  # the third epoch is remembered too
+    log = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in log if row["event"] == "epoch"] == [0, 1, 2]
+
+
 def test_a_sweep_gives_a_bundle_per_point_and_goes_on(trained, tmp_path):
     recipe, options, _ = trained
     arguments = [

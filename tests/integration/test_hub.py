@@ -197,14 +197,16 @@ def test_offline_with_and_without_cache(pushed, monkeypatch):
         load("hf:me/other")
 
 
-def test_a_server_that_is_gone_is_an_error_without_cache_only(bundle, monkeypatch, tmp_path):
+def test_a_server_that_is_gone_is_an_error_without_cache_only(bundle, monkeypatch, tmp_path, caplog):
     with running_hub() as server:
         use(monkeypatch, server.url, tmp_path / "cache")
         server.add("me/tiny", files_of(bundle))
         load_edge(PLACE)
     assert load_edge(PLACE)
+    caplog.clear()
     with pytest.raises(HubError, match=r"server\.safetensors"):
         load_server(PLACE)
+    assert not caplog.records  # the error says it all
 
 
 def test_weights_of_a_backbone_come_from_the_hub(hub, tmp_path):

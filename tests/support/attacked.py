@@ -60,7 +60,9 @@ class Attacked:
 
     def ask(self, method="GET", path=protocol.HEALTHZ, body=None, timeout=60):
         """Send a request on a new connection; return status, headers and body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=timeout, source_address=("127.0.0.2", 0)
+        )
         with contextlib.closing(connection):
             headers = {} if body is None else {"Content-Type": protocol.PACKET}
             connection.request(method, path, body, headers)

@@ -68,6 +68,11 @@ def test_another_folder_and_none(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "model_zoo" / "camvid-small", tmp_path / "mine")
     monkeypatch.setenv("SPLITREG_ZOO", str(tmp_path))
     assert list(zoo.bundles()) == ["mine"] and zoo.recipes() == {}
+    shutil.move(tmp_path / "mine", tmp_path / "local" / "made")
+    assert (
+        zoo.bundles() == {"made": tmp_path / "local" / "made"} and zoo.find_bundle("zoo:made") == zoo.bundles()["made"]
+    )
+    shutil.move(tmp_path / "local" / "made", tmp_path / "mine")
     (tmp_path / "mine" / "metrics.json").write_text("{")
     with pytest.raises(BundleError, match="mine"):
         zoo.catalogue()
@@ -98,7 +103,9 @@ def test_listing_names_every_bundle_and_recipe_and_is_light():
 def test_a_wheel_brings_the_zoo(tmp_path):
     """Built as pip builds it, unpacked elsewhere, asked without the checkout."""
     source = tmp_path / "source"
-    shutil.copytree(ROOT / "model_zoo", source / "model_zoo")
+    shutil.copytree(ROOT / "model_zoo", source / "model_zoo", ignore=shutil.ignore_patterns("local"))
+    (source / "model_zoo" / "local").mkdir()
+    (source / "model_zoo" / "local" / "large.bin").write_bytes(b"made by a script")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "splitreg", source / "splitreg", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
@@ -112,4 +119,6 @@ def test_a_wheel_brings_the_zoo(tmp_path):
     )
     code = "from splitreg import zoo; print(zoo.folder(), *zoo.bundles())"
     done = subprocess.run([sys.executable, "-c", code], cwd=built, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(built / "splitreg" / "model_zoo"), *zoo.bundles()]
+    committed = [name for name, path in zoo.bundles().items() if path.parent == zoo.folder()]
+    assert done.stdout.split() == [str(built / "splitreg" / "model_zoo"), *committed]
+    assert not (built / "splitreg" / "model_zoo" / "local").exists()

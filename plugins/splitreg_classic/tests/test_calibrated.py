@@ -137,3 +137,25 @@ def test_other_bottlenecks_say_that_they_need_training():
         calibrate(model("fp"), images())
     with pytest.raises(RecipeError, match="image"):
         calibrate(model("calibrated"), [])
+
+
+def test_a_training_sets_it_first_and_a_frozen_one_stays(tmp_path, monkeypatch):
+    from splitreg.recipe import Recipe
+    from splitreg.training import TrainOptions, train
+
+    monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path / "cache"))
+    stage = {"epochs": 1, "batch_size": 4, "freeze": ["prefix", "encoder", "decoder"]}
+    recipe = Recipe.from_mapping({
+        "backbone": "test_resnet", "cut": "layer2", "bottleneck": "calibrated", "heads": ["cls"],
+        "input": {"size": [32, 32], "mode": "resize"}, "data": {"name": "scenes", "size": 32, "count": 8},
+    })  # fmt: skip
+    states = {}
+    for freeze in ([], stage["freeze"]):
+        changed = Recipe.from_mapping({**recipe.to_mapping(), "stages": [{**stage, "freeze": freeze}]})
+        options = TrainOptions(progress=False, tensorboard=False, device="cpu")
+        model = train(changed, tmp_path / f"run{len(freeze)}", options=options).model
+        states[bool(freeze)] = {name: value.clone() for name, value in model.bottleneck.state_dict().items()}
+        assert len(model.edge.encode(np.zeros((32, 32, 3), np.uint8), rate=0.0)[0]) > 20
+    eye = 8 * torch.eye(*states[True]["encoder.weight"].shape[:2])
+    assert float((states[True]["encoder.weight"][..., 0, 0] - eye).abs().max()) > 0.1  # calibrated
+    assert all(not torch.equal(states[True][name], states[False][name]) for name in states[True])

@@ -7,9 +7,10 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from splitreg_torchvision.keypointrcnn import KeypointRCNNHead
 from splitreg_torchvision.maskrcnn import MaskRCNNHead
 from splitreg_torchvision.metrics import PosePrecision
-from splitreg_torchvision.poses import COCO_KEYPOINTS, PoseTarget
+from splitreg_torchvision.poses import COCO_KEYPOINTS
 from splitreg_torchvision.predictions import InstanceMasks, Poses, paste
 from support.heads import SIZE, boxes, maps, specs
 from torchvision import tv_tensors
@@ -17,6 +18,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from splitreg.errors import DataError
 from splitreg.imaging import Geometry
+from splitreg.tasks import PoseTarget
 from splitreg.wire import pack, unpack
 
 pytestmark = pytest.mark.integration
@@ -82,6 +84,18 @@ def test_boxes_without_masks_cannot_train_masks():
         head.loss(output, [boxes([[8, 8, 40, 40]], [1])] * 2)
     empty = boxes([], [])
     assert "mask" in head.loss(output, [empty, empty])
+
+
+def test_another_number_of_keypoints_is_refused():
+    head = KeypointRCNNHead(specs(8, 16), ("a",), width=16, hidden=32, layers=8, proposals=20)
+    target = PoseTarget(
+        boxes=tv_tensors.BoundingBoxes(torch.tensor([[8.0, 8, 40, 40]]), format="XYXY", canvas_size=SIZE),
+        labels=torch.zeros(1, dtype=torch.int64), crowd=torch.zeros(1, dtype=torch.bool),
+        points=tv_tensors.KeyPoints(torch.full((1, 3, 2), 20.0), canvas_size=SIZE),
+        visible=torch.ones(1, 3, dtype=torch.bool),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="17 keypoints.* 3; set keypoints"):
+        head.loss(head(maps((8, 16)), SIZE), [target] * 2)
 
 
 def test_keypoint_precision_is_that_of_coco():

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from splitreg.errors import SplitregError
 from splitreg.serving.config import ServeConfig
 from splitreg.serving.http.connection import READ_BYTES, Connection, Exchange, Handler
+from splitreg.serving.http.delays import ConnectionDelays
 from splitreg.serving.http.http1 import Http1
 from splitreg.serving.logs import log
 from splitreg.serving.memory import MemoryBudget
@@ -95,6 +96,7 @@ class HttpServer:
         #: Task that opens a connection, which takes a TLS handshake -> its start and the client.
         self._opening: dict[asyncio.Task[None], tuple[float, str]] = {}
         self._clients: Counter[str] = Counter()
+        self._delays = ConnectionDelays()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
         self._exhausted = False
@@ -164,6 +166,9 @@ class HttpServer:
 
     def refused(self, connection: Connection, error: SplitregError) -> bytes:
         """Count and log what is refused before the application; return the response."""
+        limited = self.config.max_requests_per_s > 0
+        if limited and not is_trusted_proxy(connection.client, self.config.trusted_proxies):
+            self._delays.count(connection.client, self.loop.time())
         return self.app.refuse(connection.client, error)
 
     def opened(self, connection: Connection) -> None:
@@ -250,6 +255,9 @@ class HttpServer:
         return ""
 
     async def _connect(self, connection: Connection, sock: socket.socket) -> None:
+        if seconds := self._delays.seconds(connection.client, self.loop.time()):
+            self._metrics.delayed_connections.inc()
+            await asyncio.sleep(seconds)
         connection.connecting = True
         options: dict[str, Any] = {}
         if self._tls is not None:

@@ -33,7 +33,7 @@ from splitreg.wire import error_body
 MAX_SCANS, MAX_SCAN_PIXELS = 100, 600_000_000
 _JPEG, _SCAN = b"\xff\xd8\xff", b"\xff\xda"
 #: Priority below that of the workers.
-_NICENESS = 5
+_NICENESS = 19
 
 
 def main() -> None:

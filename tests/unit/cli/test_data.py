@@ -46,6 +46,15 @@ def test_the_check_counts_and_finds_images_in_two_splits(photos, tmp_path):
     assert text.exit_code == 0 and "60x40" in text.output and "two splits" in text.output
 
 
+def test_a_limit_is_stated_with_all_numbers_that_it_concerns(photos):
+    arguments = ["check", "yolo", "--root", str(photos), "--limit", "1"]
+    text = CliRunner().invoke(command, arguments).output
+    assert "train: 1 of 4 images" in text and "val: 1 of 2 images" in text
+    assert all("1 images checked" in line for line in text.splitlines() if "has no" in line)
+    report = json.loads(CliRunner().invoke(command, [*arguments, "--json"]).stdout)
+    assert [(split["images"], split["checked"]) for split in report["splits"].values()] == [(4, 1), (2, 1)]
+
+
 @pytest.mark.parametrize("setting", ["preset=detection", "mosaic=1"])
 def test_augmentations_are_drawn(photos, tmp_path, setting):
     output = tmp_path / "augmented.png"

@@ -37,6 +37,28 @@ def test_a_folder_is_predicted_through_packets_and_drawn(bundle, images, tmp_pat
     assert names == {"a-det.png", "a-cls.png", "b-det.png", "b-cls.png"}
 
 
+def test_every_nth_frame_of_a_video_is_predicted_and_drawn(bundle, tmp_path):
+    pytest.importorskip("av")
+    from support.http_video import write_video
+
+    write_video(tmp_path / "clip.mp4", count=6)
+    arguments = [
+        bundle,
+        str(tmp_path / "clip.mp4"),
+        "--every",
+        "3",
+        "--heads",
+        "cls",
+        "--json",
+        "--draw",
+        str(tmp_path / "d"),
+    ]
+    done = CliRunner().invoke(predict, arguments)
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
+    assert len(rows) == 2 == len(list((tmp_path / "d").iterdir())) and all(row["bytes"] > 20 for row in rows)
+
+
 def test_draw_needs_no_folder(bundle, images, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(predict, [bundle, str(images / "a.png"), "--heads", "cls", "--draw"])

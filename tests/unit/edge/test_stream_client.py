@@ -7,7 +7,7 @@ from support.serving_toys import make_bundle, running
 from splitreg.assembly import EdgeModel, ServerModel
 from splitreg.edge.stream import StreamOptions
 from splitreg.edge.stream_client import StreamClient, StreamClientOptions
-from splitreg.edge.stream_control import Budget
+from splitreg.edge.stream_control import Budget, StreamController
 from splitreg.errors import ForeignPacket, RecipeError, Unauthorized, Unreachable
 from splitreg.link_emulator import Link, Profile
 from splitreg.serving.local import LocalBackend
@@ -98,6 +98,26 @@ def test_key_frames_and_tolerance(server, edge):
 def test_a_pace(server, edge):
     report = client(server, edge, budget=Budget(fps=20)).run(clip(6), lambda answer: None)
     assert report.answered == 6 and report.seconds >= 5 / 20
+
+
+def test_after_a_late_answer_the_link_is_probed_before_each_frame(server, edge, monkeypatch):
+    probes, probed = [], StreamController.probed
+    monkeypatch.setattr(StreamController, "probed", lambda *args: probes.append(args[1]) or probed(*args))
+    report = client(server, edge, budget=Budget(ms=0.01)).run(clip(6), lambda answer: None)
+    assert (report.answered, report.lost, report.connections) == (6, 0, 1)
+    assert len(probes) >= 4 and all(0 < seconds < 10 for seconds in probes)
+
+
+def test_a_connection_that_ends_during_a_probe_is_opened_again(server, edge, monkeypatch):
+    with Link(("127.0.0.1", server.port), Profile(up_bps=1e7, down_bps=1e7), seed=0) as link:
+
+        def on_answer(answer):
+            if answer.name == "frame 3":  # the link comes back, the connection does not
+                link.down(refuse=True)
+                link.up()
+
+        report = client(server, edge, url=link.url, budget=Budget(ms=0.01)).run(clip(8), on_answer)
+    assert report.connections >= 2 and report.answered + report.lost == 8 and report.answered >= 6
 
 
 def test_a_server_that_is_not_there_is_named_at_once(server, edge, caplog):

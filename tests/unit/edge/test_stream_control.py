@@ -78,8 +78,40 @@ def test_a_pause_of_the_link_makes_one_frame_late_and_changes_nothing_after_it()
     assert answered == pytest.approx(27 * 5, abs=3)
 
 
-def test_without_a_budget_of_time_no_answer_is_overdue():
-    assert not StreamController(Budget(fps=5), None).overdue(60)
+def test_without_a_budget_of_time_no_answer_is_overdue_and_nothing_is_probed():
+    controller = StreamController(Budget(fps=5), None)
+    controller.answered(60)
+    assert not controller.overdue(60) and controller.steady and controller.probe_s == 0
+
+
+def test_after_a_late_answer_frames_wait_for_a_probe_as_quick_as_the_quickest():
+    controller = StreamController(Budget(ms=300), None)
+    controller.answered(0.2)
+    assert controller.steady
+    controller.answered(0.4)
+    assert not controller.steady
+    assert controller.probed(0.05) and controller.probe_s == 0.05
+    assert not controller.probed(0.3)
+    assert controller.probed(0.09)
+    for _ in range(200):
+        controller.answered(0.2)
+    assert controller.steady
+
+
+def test_a_link_that_has_become_slower_is_used_all_the_same():
+    controller = StreamController(Budget(ms=300), None)
+    controller.answered(0.4)
+    controller.probed(0.01)
+    assert sum(not controller.probed(0.1) for _ in range(20)) <= 16  # each fifth probe at the latest
+
+
+def test_probes_use_the_byte_budget():
+    controller = StreamController(Budget(ms=300, kbps=1), None)
+    controller.sent(40, 0.0, key=False)
+    before = controller.wait_s(0.0)
+    for _ in range(3):
+        controller.probed(0.05)
+    assert controller.wait_s(0.0) > before
 
 
 @pytest.mark.parametrize("wrong", [{"fps": 0}, {"kbps": -1}, {"ms": float("nan")}, {"ms": float("inf")}], ids=str)

@@ -3,8 +3,8 @@
 import pytest
 
 from splitreg.errors import BenchError
-from splitreg.link_emulator import Lane
-from splitreg.profiles import RecordedLink, devices, links, read_device, read_link
+from splitreg.link_emulator import Lane, LinkTrace
+from splitreg.profiles import devices, links, read_device, read_link
 
 
 def test_every_profile_is_valid_and_says_where_its_figures_come_from():
@@ -60,18 +60,23 @@ def test_a_name_that_is_none():
 
 
 def test_a_recording_delivers_when_it_could(tmp_path):
-    trace = RecordedLink([100, 100, 200, 1000])  # 4 packets of 1,504 bytes per second
-    assert trace.bps == pytest.approx(4 * 1504 * 8)
+    trace = LinkTrace([100, 100, 200, 1000])  # 4 packets of 1,500 bytes per second
+    assert trace.bps == pytest.approx(4 * 1500 * 8)
     assert trace.transfer_s(1, 0) == pytest.approx(0.1) and trace.transfer_s(3000, 0) == pytest.approx(0.1)
-    assert trace.transfer_s(3009, 0) == pytest.approx(0.2) and trace.transfer_s(1, 0.5) == pytest.approx(0.5)
-    assert trace.transfer_s(2 * 1504, 0.5) == pytest.approx(0.6)  # repeats
-    assert trace.typical_s(1504) < trace.typical_s(15040) and trace.typical_s(1, 0.9) > trace.typical_s(1, 0.1)
+    assert trace.transfer_s(3001, 0) == pytest.approx(0.2) and trace.transfer_s(1, 0.5) == pytest.approx(0.5)
+    assert trace.transfer_s(2 * 1500, 0.5) == pytest.approx(0.6)  # repeats
+    assert trace.typical_s(1500) < trace.typical_s(15000) and trace.typical_s(1, 0.9) > trace.typical_s(1, 0.1)
     (tmp_path / "up").write_text("100\n100\n200\n1000\n")
     head = 'summary = "recorded"\nup_trace = "up"\n'
     path = write(tmp_path / "drive.toml", ("down_bps", 1e6), ("rtt_s", 0.1), head=head)
     link = read_link(path)
     assert link.up.bps == trace.bps and link.emulated().up_bps == trace.bps
-    assert link.seconds(1504, 100) > 0.1
+    assert link.seconds(1500, 100) > 0.1
+    profile = link.emulated()
+    assert profile.up_trace.times_ms == trace.times_ms and profile.down_trace is None
+    for start in (0.0, 0.35, 7.2):  # what is predicted is what the emulator does
+        lane = Lane(profile.up_bps, profile, 0, profile.up_trace)
+        assert lane.arrival(start, 4000) - profile.delay_s - start == pytest.approx(trace.transfer_s(4000, start))
     for text in ("", "2\n1\n", "x\n"):
         (tmp_path / "up").write_text(text)
         with pytest.raises(BenchError):

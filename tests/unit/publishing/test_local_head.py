@@ -88,6 +88,28 @@ def test_a_client_sends_what_its_local_head_is_not_sure_of(bundles):
             other.send(IMAGE)
 
 
+def test_labels_have_a_local_head_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path / "cache"))
+    recipe = Recipe.from_mapping(
+        {**RECIPE, "heads": ["multilabel"], "data": {"name": "scenes", "size": 32, "count": 12}}
+    )
+    train, val = (open_split(recipe, split, None) for split in ("train", "val"))
+    save_with_onnx(
+        build(recipe, targets=dict(train.targets)) if _wants_targets() else build(recipe), tmp_path / "plain"
+    )
+    options = LocalHeadOptions(epochs=2, width=4)
+    calibration = add_local_head(tmp_path / "plain", tmp_path / "local", train, val, options).calibration
+    labels = train.targets["multilabel"].labels
+    assert calibration["labels"] == list(labels) and 0 <= calibration["accuracy"]["local"] <= 1
+    assert calibration["curve"][-1]["accuracy"] == pytest.approx(calibration["accuracy"]["server"])
+    local = LocalHead.open(tmp_path / "local")
+    latent, _ = EdgeEncoder.open(tmp_path / "local").latent_of(IMAGE)
+    answer = local.answer(latent)
+    probabilities = answer.prediction.probabilities
+    assert answer.prediction.to_json()["task"] == "multilabel" and len(probabilities) == len(labels)
+    assert answer.confidence == pytest.approx(np.maximum(probabilities, 1 - probabilities).mean())
+
+
 def test_the_command_escalates(bundles, tmp_path):
     from PIL import Image
 

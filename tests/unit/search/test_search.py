@@ -58,6 +58,9 @@ def test_a_search_continues_and_finds_the_front(trained, tmp_path):
     assert len(trained.points) == 4 and [t.values for t in again.trials] == [t.values for t in first.trials]
     more = search_function(RECIPE, tmp_path / "s", SPACE, SearchOptions(trials=10))
     assert len(more.trials) == 10 and len(trained.points) == 10
+    whole = search_function(RECIPE, tmp_path / "whole", SPACE, SearchOptions(trials=10))
+    assert [t.values for t in whole.trials] == [t.values for t in more.trials]  # interrupted or not
+    assert len({json.dumps(t.values) for t in more.trials}) == 10
     assert all(0.1 <= t.values["rate_lambda"] <= 3 and t.values["bottleneck.channels"] in (4, 8) for t in more.trials)
     front = more.front
     assert front and all(a.bytes <= b.bytes for a, b in itertools.pairwise(front))

@@ -4,6 +4,8 @@ Latencies are compared with those of the same server at rest. The faults that th
 hundred to a thousand times as long, so a factor of 40 leaves room for a busy machine.
 """
 
+import time
+
 import pytest
 from support.attacked import attacked
 from support.serving_toys import packet
@@ -46,6 +48,18 @@ def test_more_framing_than_content(server, name):
 def test_large_uploads_give_way_to_small_ones(server, name):
     unaffected(server, name, memory=64)
     assert server.metric("splitreg_refusals_total") > 0
+
+
+@pytest.mark.parametrize("name", ["tiny_chunks", "many_headers", "tiny_fragments"])
+def test_new_connections_of_a_client_whose_requests_are_refused_wait(name):
+    with attacked(max_requests_per_s=200.0) as server, server.attack(name):
+        time.sleep(1)
+        before, start = server.metric("splitreg_refusals_total"), time.monotonic()
+        time.sleep(1.5)
+        refused = server.metric("splitreg_refusals_total") - before
+        assert refused / (time.monotonic() - start) < 20  # without delays hundreds per second
+        assert server.metric("splitreg_delayed_connections_total") > 0
+        assert server.seconds("infer", 0.2) < 1  # another client does not wait
 
 
 @pytest.mark.parametrize("name", ["silent_connections", "upgrades_with_body"])

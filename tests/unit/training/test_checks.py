@@ -75,6 +75,13 @@ def test_epochs_are_for_the_last_stage_and_the_batch_size_for_all(recipe):
     assert [(stage.epochs, stage.batch_size) for stage in stages] == [(2, 4), (3, 4)]
 
 
+@pytest.mark.parametrize(("only_last", "expected"), [(False, [2, 3, 3]), (True, [2, 9, 3])])
+def test_stages_before_the_last_one_get_at_most_as_many_epochs(recipe, only_last, expected):
+    path = recipe("".join(f'[[stages]]\nname = "n{n}"\nepochs = {n}\n' for n in (2, 9, 5)))
+    stages = Recipe.read(path, stage_overrides(path, {"epochs": 3}, only_last=only_last)).stages
+    assert [stage.epochs for stage in stages] == expected
+
+
 def test_another_backbone_does_not_get_the_weights_of_the_first(recipe):
     path = recipe("")
     loaded = Recipe.read(path, model_overrides(path, "resnet18", None, "det,seg"))
@@ -157,7 +164,7 @@ def test_init_with_weights_keeps_the_pretrained_stages(tmp_path):
     loaded = Recipe.read(tmp_path / "own.toml", [f"data.root={tmp_path / 'set'}"])
     planned = check_recipe(loaded)
     assert planned.bottleneck.reads == "feature" and planned.backbone.target.stride == 8
-    assert loaded.stages[-1].best == "auto" and loaded.stages[0].train == ("encoder", "decoder", "prior")
+    assert loaded.stages[-1].best == "auto" and set(loaded.stages[0].freeze) == {"prefix", "encoder", "decoder"}
     assert not list(start_advice(planned.recipe, planned.registry)) and len(text.splitlines()) <= 33
     (tmp_path / "own.toml").write_text(starter_recipe(str(tmp_path / "set"), classes=["b"]))
     assert Recipe.read(tmp_path / "own.toml").data[0].classes == {"b": ("b",)}

@@ -151,6 +151,30 @@ def test_collapse_is_reported_in_words(tmp_path):
     assert [line["message"] for line in logged if line["event"] == "warning"] == result.warnings
 
 
+def test_one_class_for_every_pixel_and_no_object_are_reported_with_few_images():
+    import numpy as np
+    from torchvision import tv_tensors
+
+    from splitreg.predictions import Detections, Segmentation
+    from splitreg.tasks import MaskTarget
+    from splitreg.training.collapse import constant_output
+
+    def masks(last):
+        rows = [np.zeros((4, 4), np.uint8) for _ in range(14)]
+        rows[-1][0, 0] = last
+        return [Segmentation(mask=row, names=("background", "cat")) for row in rows]
+
+    truth = [MaskTarget(mask=tv_tensors.Mask(torch.tensor([[0, 1]]))) for _ in range(14)]
+    assert "'background'" in constant_output("seg", masks(0), truth) and "14" in constant_output("seg", masks(0), truth)
+    assert constant_output("seg", masks(1), truth) is None
+
+    def boxes(score):
+        row = {"boxes": np.zeros((1, 4), np.float32), "labels": np.zeros(1, np.int64), "names": ("cat",)}
+        return [Detections(scores=np.array([score], np.float32), **row)] * 14
+
+    assert "0.12" in constant_output("det", boxes(0.12), []) and constant_output("det", boxes(0.9), []) is None
+
+
 def test_collapse_is_not_seen_where_there_is_none():
     assert rate_collapse(500, 1.0) is None and rate_collapse(0, 0.0) is None
     dataset = ToyDataset(None, "val", count=60)
