@@ -42,6 +42,15 @@ typedef struct {
     const float *shift, *scale;
 } sr_tables;
 
+typedef uint8_t sr_bytes16 __attribute__((vector_size(16)));
+typedef int32_t sr_int4 __attribute__((vector_size(16)));
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SR_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#else
+#define SR_SHUFFLE(v, ...) __builtin_shuffle(v, (__typeof__(v)){__VA_ARGS__})
+#endif
+
 /* A row of the resized image that is being summed up. */
 typedef struct {
     int32_t index, first, count;

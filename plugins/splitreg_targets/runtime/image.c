@@ -25,6 +25,40 @@ SR_INLINE_@ISA@ void sr_pixel_@ISA@(const @PREFIX@_image *image, const int forma
     }
 }
 
+#if SR_LANES_@ISA@ > 1 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+/* Interpolated pixels of 3 or 4 bytes, from windows of `taps` pixels: four bytes at a time, the last of them unused. */
+SR_INLINE_@ISA@ void sr_windows_@ISA@(const uint8_t *row, const int bytes, const int taps, uint8_t *out) {
+    const int32_t half = 1 << (SR_BITS - 1), *k = sr_resize.weights;
+    for (int32_t x = 0; x < sr_resize.whole; x++, k += taps) {
+        const uint8_t *p = row + sr_resize.first[x] * bytes;
+        sr_int4 sum = {half, half, half, half};
+        for (int i = 0; i < taps; i++) {
+            int32_t pixel;
+            memcpy(&pixel, p + i * bytes, 4);
+            sr_bytes16 v = (sr_bytes16)(sr_int4){pixel};
+            v = SR_SHUFFLE(v, 0, 4, 4, 4, 1, 4, 4, 4, 2, 4, 4, 4, 3, 4, 4, 4); /* byte 4 is zero */
+            sum += (sr_int4)v * k[i];
+        }
+        sum >>= SR_BITS; /* 0 to 255, because weights are not negative */
+        const sr_bytes16 v = (sr_bytes16)sum;
+        const sr_int4 result = (sr_int4)SR_SHUFFLE(v, 0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+        memcpy(out + 3 * x, &result, 4);
+    }
+}
+
+/* The pixels whose windows end before the row does; returns how many. */
+SR_INLINE_@ISA@ int32_t sr_across_bytes_@ISA@(const uint8_t *row, const int bytes, uint8_t *out) {
+    switch (sr_resize.taps) {
+    case 3: sr_windows_@ISA@(row, bytes, 3, out); break;
+    case 4: sr_windows_@ISA@(row, bytes, 4, out); break;
+    case 5: sr_windows_@ISA@(row, bytes, 5, out); break;
+    case 6: sr_windows_@ISA@(row, bytes, 6, out); break;
+    default: sr_windows_@ISA@(row, bytes, sr_resize.taps, out); break;
+    }
+    return sr_resize.whole;
+}
+#endif
+
 /* Row y of the source, `width` pixels wide: resized horizontally, or as it is. */
 SR_INLINE_@ISA@ void sr_across_format_@ISA@(const @PREFIX@_image *image, const int format, int32_t y, int32_t width,
                                             uint8_t *out) {
@@ -36,15 +70,18 @@ SR_INLINE_@ISA@ void sr_across_format_@ISA@(const @PREFIX@_image *image, const i
         }
         return;
     }
-    const int32_t *k = sr_resize.weights;
-    for (int32_t x = 0; x < width; x++) {
-        const int32_t first = sr_resize.first[x], count = sr_resize.count[x];
+    int32_t x = 0;
+#if SR_LANES_@ISA@ > 1 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if (format == @UPPER@_RGB || format == @UPPER@_RGBA)
+        x = sr_across_bytes_@ISA@(image->plane[0] + (int64_t)y * image->stride[0], format == @UPPER@_RGB ? 3 : 4, out);
+#endif
+    for (; x < width; x++) {
+        const int32_t first = sr_resize.first[x], count = sr_resize.count[x], *k = sr_resize.weights + x * sr_resize.taps;
         int32_t r = 1 << (SR_BITS - 1), g = r, b = r;
         for (int32_t i = 0; i < count; i++) {
             sr_pixel_@ISA@(image, format, y, first + i, rgb);
             r += rgb[0] * k[i], g += rgb[1] * k[i], b += rgb[2] * k[i];
         }
-        k += count;
         out[3 * x] = sr_clip8(r), out[3 * x + 1] = sr_clip8(g), out[3 * x + 2] = sr_clip8(b);
     }
 }

@@ -8,9 +8,10 @@ static struct {
     sr_sum rows[3];
 } sr_source;
 
-/* Weights of the columns, and lines between the two passes of the interpolation. */
+/* Weights of the columns, `taps` for each, zeros behind its own; lines between the two passes of the interpolation. */
 static struct {
-    int32_t weights[2 * @UPPER@_MAX_WIDTH + 4 * SR_INPUT_WIDTH];
+    int32_t weights[2 * @UPPER@_MAX_WIDTH + 4 * SR_INPUT_WIDTH], taps;
+    int32_t whole; /* columns from the left whose taps end before the row does */
     int32_t first[SR_INPUT_WIDTH];
     uint16_t count[SR_INPUT_WIDTH];
     int32_t sums[3][3 * SR_INPUT_WIDTH];
@@ -108,16 +109,17 @@ static void sr_begin_image(const @PREFIX@_image *image) {
     static int32_t from, to; /* of the weights that are already there: frames of a video have one size */
     if (sr_source.width == w || (from == w && to == sr_source.width)) return;
     from = (int32_t)w, to = sr_source.width;
-    int32_t *k = sr_resize.weights;
+    sr_resize.taps = (int32_t)(2 * sr_source.support_x) + 1, sr_resize.whole = 0;
     for (int32_t x = 0; x < sr_source.width; x++) {
-        int32_t count;
+        int32_t count, *k = sr_resize.weights + x * sr_resize.taps;
         double total = 0;
         sr_span(image->width, sr_source.scale_x, sr_source.support_x, x, &sr_resize.first[x], &count);
         sr_resize.count[x] = (uint16_t)count;
+        sr_resize.whole += sr_resize.first[x] + sr_resize.taps < w;
         for (int32_t i = 0; i < count; i++) total += sr_weight(sr_source.scale_x, sr_source.support_x, x, sr_resize.first[x] + i);
-        for (int32_t i = 0; i < count; i++) {
-            const double weight = sr_weight(sr_source.scale_x, sr_source.support_x, x, sr_resize.first[x] + i);
-            *k++ = (int32_t)(0.5 + weight / total * (1 << SR_BITS));
+        for (int32_t i = 0; i < sr_resize.taps; i++) {
+            const double weight = i < count ? sr_weight(sr_source.scale_x, sr_source.support_x, x, sr_resize.first[x] + i) : 0;
+            k[i] = i < count ? (int32_t)(0.5 + weight / total * (1 << SR_BITS)) : 0;
         }
     }
 }
