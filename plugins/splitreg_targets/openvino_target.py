@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from splitreg.edge import EdgeSource, ExportedTarget, ExportTarget, Runner, openvino_core
 from splitreg.errors import BundleError
-from splitreg.imaging import prepare, read
-from splitreg_targets.packets import packet_of
+from splitreg_targets.torch_export import first_line, runner
 
 XML, WEIGHTS = "edge.xml", "edge.bin"
 
@@ -48,7 +47,7 @@ class OpenvinoTarget(ExportTarget):
                 openvino.save_model(graph, str(Path(folder) / XML), compress_to_fp16=False)
                 files = {name: (Path(folder) / name).read_bytes() for name in (XML, WEIGHTS)}
         except RuntimeError as cause:
-            raise BundleError(f"openvino cannot convert the edge half: {_first_line(cause)}") from cause
+            raise BundleError(f"openvino cannot convert the edge half: {first_line(cause)}") from cause
         report = {"bytes": sum(map(len, files.values())), "openvino": str(openvino.__version__).partition("-")[0]}
         return ExportedTarget(files=files, report=report)
 
@@ -69,16 +68,10 @@ class OpenvinoTarget(ExportTarget):
                 compiled = core.compile_model(core.read_model(str(Path(folder) / XML)), "CPU", settings)
             request = compiled.create_infer_request()
         except RuntimeError as cause:
-            raise BundleError(f"openvino cannot run the edge half: {_first_line(cause)}") from cause
+            raise BundleError(f"openvino cannot run the edge half: {first_line(cause)}") from cause
 
-        def encode(image: NDArray[np.uint8]) -> bytes:
-            pixels, geometry = prepare(read(image), coding.preprocess)
-            latent = np.array(request.infer({"image": pixels[None]})["latent"][0])
-            return packet_of(latent, geometry, coding)
+        def latents(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+            latent: NDArray[np.float32] = request.infer({"image": pixels})["latent"]
+            return latent
 
-        return encode
-
-
-def _first_line(cause: Exception) -> str:
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[0] if lines else type(cause).__name__
+        return runner(latents, coding)

@@ -1,4 +1,4 @@
-"""What the targets that convert the torch module have in common."""
+"""What the targets with a converter and a runtime of their own have in common."""
 
 from __future__ import annotations
 

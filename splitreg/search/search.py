@@ -114,7 +114,7 @@ def search(
         _check_same(root / "space.json", recipe, space)
     study = _study(optuna, root, options)
     while (ended := _ended(study)) < options.trials:
-        study.sampler = _sampler(optuna, options.seed + ended)  # an interruption changes no proposal
+        study.sampler = optuna.samplers.TPESampler(seed=options.seed + ended)  # an interruption changes no proposal
         proposal = study.ask(_distributions(optuna, space))
         trial = _train(recipe, root, proposal.number, dict(proposal.params), options)
         proposal.set_user_attr("trial", asdict(trial))
@@ -159,16 +159,12 @@ def _study(optuna: Any, root: Path, options: SearchOptions) -> Any:
         warnings.simplefilter("ignore")  # parts of optuna are marked experimental
         study = optuna.create_study(
             study_name="search", storage=optuna.storages.JournalStorage(backend), load_if_exists=True,
-            directions=["maximize", "minimize", "minimize"], sampler=_sampler(optuna, options.seed),
+            directions=["maximize", "minimize", "minimize"],
         )  # fmt: skip
         for left in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
             study.enqueue_trial(left.params)
             study.tell(left.number, state=optuna.trial.TrialState.FAIL)
     return study
-
-
-def _sampler(optuna: Any, seed: int) -> Any:
-    return optuna.samplers.TPESampler(seed=seed)
 
 
 def _ended(study: Any) -> int:
