@@ -121,7 +121,7 @@ def _synsets(home: Path) -> list[str]:
     folders = layout.listing(train).folders if train else ()
     other = next((name for name in folders if not SYNSET.fullmatch(name)), None)
     if other is not None:
-        raise DataError(f"{train}/{other} is not a synset such as n01440764; for class folders use --data folder")
+        raise DataError(f"{train}/{other} is not a synset such as n01440764; the dataset folder reads class folders")
     return list(folders)
 
 

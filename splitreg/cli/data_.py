@@ -15,31 +15,39 @@ def command() -> None:
     """Look at a dataset before training.
 
     \b
-    splitreg data check yolo --root my-images --sheet samples.png
+    splitreg data check --root my-images --sheet samples.png
     splitreg data augment yolo --root my-images -o augmented.png --set preset=detection
     """
 
 
 @command.command("check")
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
 @click.option("--limit", type=click.IntRange(min=1), help="Largest number of images per split.")
 @click.option("--sheet", type=click.Path(dir_okay=False), help="PNG with samples and their labels.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(
-    name: str, root: str | None, options: tuple[str, ...], limit: int | None, sheet: str | None, as_json: bool
+    name: str | None, root: str | None, options: tuple[str, ...], limit: int | None, sheet: str | None, as_json: bool
 ) -> None:
     """Count images, objects and classes of a dataset.
+
+    NAME is a dataset; by default the one that recognises the folder of --root.
 
     Reads every image. Reports sizes, images without labels, the share of unknown pixels, classes that a split lacks,
     and images that are in two splits.
     """
     from splitreg.data import checking
+    from splitreg.data.recognition import detect
     from splitreg.evaluation.packets import spread
     from splitreg.overrides import parse_overrides
     from splitreg.wire import write_png
 
+    if name is None:
+        if root is None:
+            raise click.UsageError("name a dataset, or the folder of one with --root DIR")
+        name, line, _ = detect(root)
+        click.echo(line, err=True)
     sources = checking.open_splits(name, root, parse_overrides(options))
     report = checking.check_dataset(sources, limit)
     if as_json:

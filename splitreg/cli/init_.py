@@ -35,11 +35,12 @@ def command(
     """
     from splitreg.errors import RecipeError
     from splitreg.files import disk_errors, write_atomic
-    from splitreg.training.starter import starter_recipe
 
     path = Path(output)
     if output != "-" and path.exists() and not overwrite:
         raise RecipeError(f"{path} exists already; replace it with --overwrite, or choose another file with -o")
+    from splitreg.training.starter import starter_recipe
+
     chosen = [name.strip() for name in classes.split(",")] if classes else []
     text = starter_recipe(root, data, backbone=backbone, weights=weights, classes=chosen)
     if output == "-":

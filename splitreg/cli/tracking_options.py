@@ -140,7 +140,7 @@ class Follower:
             predictions: head -> prediction.
 
         Raises:
-            SplitregError: no head detects objects.
+            SplitregError: no head detects objects, or none knows a class of ``--labels``.
         """
         from splitreg.errors import SplitregError
         from splitreg.predictions import Detections
@@ -150,6 +150,8 @@ class Follower:
             raise SplitregError(
                 f"tracking needs a head that detects objects; the answer has: {', '.join(predictions) or 'none'}"
             )
+        if not self._heads:
+            self._check_labels(found)
         before, when = self._last, self._when(name)
         if before is not None and before.source != when.source:
             self._finish()
@@ -167,6 +169,17 @@ class Follower:
             if self._mqtt is not None:
                 self._mqtt.close()
                 self._mqtt = None
+
+    def _check_labels(self, found: Mapping[str, Detections]) -> None:
+        from splitreg.errors import SplitregError, suggest
+
+        known = list(dict.fromkeys(name for detections in found.values() for name in detections.names))
+        for label in self._event_options.labels:
+            if label not in known:
+                raise SplitregError(
+                    f"--labels: no head detects the class {label!r}.{suggest(label, known)} "
+                    f"There are: {', '.join(known)}"
+                )
 
     def _when(self, name: str) -> FrameTime:
         """Return when a frame was taken; a frame of an earlier run counts as a second after the one before."""

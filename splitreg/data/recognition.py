@@ -66,7 +66,8 @@ def detect(
 
     Args:
         root: a folder or file.
-        data: name of the dataset; by default the first one that recognises the folder.
+        data: name of the dataset; by default the first one that recognises the folder, and one that has
+            labels there before one that has none.
         registry: where to look for datasets; what is installed by default.
 
     Returns:
@@ -88,7 +89,16 @@ def detect(
             "; ".join(lines.values())
             or f"no installed dataset recognises {os.fspath(root)}; docs/datasets.md describes the layouts"
         )
+    if len(intact) > 1:
+        intact.sort(key=lambda name: not _has_labels(name, root, registry))  # stable: by name otherwise
     return intact[0], lines[intact[0]], [name for name in lines if name != intact[0]]
+
+
+def _has_labels(name: str, root: str | os.PathLike[str], registry: Registry) -> bool:
+    """Whether a dataset describes targets of a folder."""
+    with _asking(), contextlib.suppress(Exception):  # a broken plugin must not stop the others
+        return bool(registry.component("dataset", name).cls.describe(os.fspath(root)))
+    return False
 
 
 def hint(root: str | os.PathLike[str], name: str = "", registry: Registry | None = None) -> str:
@@ -100,12 +110,12 @@ def hint(root: str | os.PathLike[str], name: str = "", registry: Registry | None
         registry: where to look for datasets; what is installed by default.
 
     Returns:
-        ``" It looks like yolo: use --data yolo."``, or an empty string.
+        ``" The dataset yolo reads it."``, or an empty string.
     """
     names = [other for other, _ in recognise(root, registry) if other != name]
     if not names:
         return ""
-    return f" It looks like {' or '.join(names)}: use {' or '.join(f'--data {other}' for other in names)}."
+    return f" The dataset {' or '.join(names)} reads it."
 
 
 @contextlib.contextmanager

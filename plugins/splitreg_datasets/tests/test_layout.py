@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from splitreg_datasets import layout
 
-from splitreg.data.recognition import describe_folder, hint, recognise
+from splitreg.data.recognition import describe_folder, detect, hint, recognise
 from splitreg.errors import DataError, SplitregError
 from splitreg.interfaces import Dataset
 from splitreg.registry import Registry, discover
-from splitreg.specs import ComponentSpec
+from splitreg.specs import ComponentSpec, TargetSpec
 
 
 def touch(root, *names):
@@ -144,6 +144,18 @@ class Third(Dataset):
         raise IndexError(index)
 
 
+class Labelled(Third):
+    """One with classes."""
+
+    @classmethod
+    def describe(cls, root, **options):
+        return {"classification": TargetSpec(task="classification", labels=("a", "b"))}
+
+    @classmethod
+    def recognise(cls, root):
+        return "third: 2 classes, 1 images"
+
+
 class Silent(Third):
     """One without an answer."""
 
@@ -155,6 +167,11 @@ REGISTRY = Registry.of(
         ComponentSpec(kind="dataset", name=name, api=1, target=f"{__name__}:{kind}", summary="x")
         for name, kind in (("third", "Third"), ("silent", "Silent"))
     )
+)
+
+LABELLED = Registry.of(
+    ComponentSpec(kind="dataset", name="folder", api=1, target="splitreg_datasets.folder:Folder", summary="x"),
+    ComponentSpec(kind="dataset", name="third", api=1, target=f"{__name__}:Labelled", summary="x"),
 )
 
 
@@ -170,7 +187,7 @@ def importable(monkeypatch):
 def test_third_party_datasets_are_asked_too(tmp_path):
     touch(tmp_path, "third.bin")
     assert recognise(tmp_path, REGISTRY) == [("third", "third: 7 images")]
-    assert "--data third" in hint(tmp_path, "coco", REGISTRY)
+    assert " third " in hint(tmp_path, "coco", REGISTRY)
     assert hint(tmp_path, "third", REGISTRY) == ""
     assert describe_folder("silent", tmp_path, REGISTRY) is None
     (tmp_path / "damaged").mkdir()
@@ -180,6 +197,12 @@ def test_third_party_datasets_are_asked_too(tmp_path):
     assert recognise(tmp_path / "broken", REGISTRY) == []
     with pytest.raises(SplitregError, match="third.*own bug"):
         describe_folder("third", tmp_path / "broken", REGISTRY)
+
+
+def test_a_dataset_with_labels_comes_before_one_without(tmp_path):
+    touch(tmp_path, "train/a_1.jpg", "val/b_1.jpg")
+    assert [name for name, _ in recognise(tmp_path, LABELLED)] == ["folder", "third"]
+    assert detect(tmp_path, registry=LABELLED)[0::2] == ("third", ["folder"])
 
 
 def test_a_huge_folder_is_answered_quickly(tmp_path, monkeypatch):

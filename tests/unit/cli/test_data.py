@@ -42,8 +42,13 @@ def test_the_check_counts_and_finds_images_in_two_splits(photos, tmp_path):
     assert report["splits"]["train"]["unlabelled"]["detection"] == 1
     assert [len(row) for row in report["duplicates"]] == [4] and any("dog" in line for line in report["warnings"])
     assert size_of(sheet)[0] == 4 * 320
-    text = CliRunner().invoke(command, ["check", "yolo", "--root", str(photos)])
+    text = CliRunner().invoke(command, ["check", "--root", str(photos)])  # the dataset is recognised
     assert text.exit_code == 0 and "60x40" in text.output and "two splits" in text.output
+
+
+def test_the_check_needs_a_dataset_or_a_folder():
+    done = CliRunner().invoke(command, ["check"])
+    assert done.exit_code == 2 and "--root" in done.output
 
 
 def test_a_limit_is_stated_with_all_numbers_that_it_concerns(photos):

@@ -111,6 +111,14 @@ def test_a_model_that_detects_nothing():
         follower.follow("a", {})
 
 
+def test_a_class_that_no_head_detects():
+    with (
+        Follower(TrackingOptions(events=True, labels="bus")) as follower,
+        pytest.raises(SplitregError, match=f"'bus'.*{detections().names[0]}"),
+    ):
+        follower.follow("a", {"det": detections((0, 0, 0.9))})
+
+
 def test_frames_that_were_never_answered_count_as_time():
     lines = []
     with Follower(TrackingOptions(events=True), lines.append) as follower:
