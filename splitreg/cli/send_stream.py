@@ -79,11 +79,13 @@ def _line(answer: FrameAnswer) -> str:
 
 def _brief(prediction: Prediction) -> str:
     """Return the three most important things of a prediction."""
-    from splitreg.predictions import Classification, Detections, Segmentation
+    from splitreg.predictions import Classification, Detections, MultiLabel, Segmentation
 
     match prediction:
         case Classification():
             parts = [f"{name} {share:.2f}" for name, share in prediction.top(3)]
+        case MultiLabel():
+            parts = [f"{name} {share:.2f}" for name, share in prediction.present()]
         case Detections():
             pairs = zip(prediction.labels, prediction.scores, strict=True)
             parts = [f"{prediction.names[label]} {score:.2f}" for label, score in pairs]

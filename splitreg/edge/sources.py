@@ -264,7 +264,9 @@ def _images(source: str | Path) -> list[Path]:
     if path.is_dir():
         images = sorted(item for item in path.iterdir() if is_image(item) and item.is_file())
         if not images:
-            raise ImageError(f"no image in the folder {path}; name a folder of PNG, JPEG or WebP files")
+            inside = sorted({str(item.parent) for item in path.glob("*/*") if is_image(item)})
+            advice = f"name one of {', '.join(inside[:5])}" if inside else "name a folder of PNG, JPEG or WebP files"
+            raise ImageError(f"no image in the folder {path}; {advice}")
         return images
     if path.is_file():  # a file that is named is tried whatever its suffix
         return [path]

@@ -33,6 +33,14 @@ def test_what_is_not_there(wrong, tmp_path):
         list(frames(tmp_path / wrong))
 
 
+def test_images_in_folders_of_a_folder_are_named(tmp_path):
+    for name in ("dark", "labels"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+    image(tmp_path / "val" / "dark" / "a.jpg")
+    with pytest.raises(ImageError, match=r"val; .*val/dark$"):
+        list(frames(tmp_path / "val"))
+
+
 @pytest.mark.parametrize(("source", "every"), [("camera:x", 1), ("camera:", 1), ("camera:-1", 1), ("x.png", 0)])
 def test_options_that_are_none(source, every):
     with pytest.raises(RecipeError):
