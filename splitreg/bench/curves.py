@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from splitreg.bench.bjontegaard import RECOMMENDED, Curve, NoOverlap, bd_rate, overlap
-from splitreg.bench.points import Point
+
+if TYPE_CHECKING:
+    from splitreg.bench.points import Point
 
 #: Share of common accuracies below which a BD-rate is marked as rough.
 MIN_OVERLAP = 0.25

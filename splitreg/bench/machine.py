@@ -7,7 +7,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from splitreg.evaluation.report import hardware, versions
 from splitreg.threads import available_cpus
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -16,6 +15,8 @@ _MEMORY = Path("/proc/meminfo")
 
 def machine() -> dict[str, Any]:
     """Return plain data that describes this machine and its load."""
+    from splitreg.evaluation.report import hardware, versions  # imported here: it needs torch, a comparison does not
+
     return {
         "hardware": hardware(), "architecture": platform.machine(), "cpus": available_cpus(),
         "memory_bytes": _memory_bytes(), "governor": _read(_GOVERNOR),

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from splitreg.bench.chart import Trace, chart
 from splitreg.bench.curves import Axis, Comparison, Series
 from splitreg.bench.machine import machine
-from splitreg.bench.points import Point
 from splitreg.bench.speed_report import speed_tables
 from splitreg.bench.tables import markdown_table
+
+if TYPE_CHECKING:
+    from splitreg.bench.points import Point
 
 #: Name and version of ``bench.json``.
 FORMAT, VERSION = "splitreg-bench", 1

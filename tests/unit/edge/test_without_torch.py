@@ -137,3 +137,9 @@ def test_importing_it_costs_nothing_heavy(what):
     heavy += ("numpy",) if "cli" in what else ()
     done = python(f"sys.meta_path.pop(0); import {what}; print([m for m in {heavy} if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("what", ["splitreg.choosing", "splitreg.bench.compare", "splitreg.bench.curves"])
+def test_results_are_read_without_torch(what):
+    done = python(f"sys.meta_path.pop(0); import {what}; print([m for m in {BLOCKED} if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
