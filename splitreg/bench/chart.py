@@ -138,6 +138,8 @@ def _y_ticks(low: float, high: float, log_y: bool) -> list[tuple[float, str]]:
     step = _nice_step(high - low)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    if digits > 4:  # longer texts would cover the name of the axis
+        return [(number * step, f"{number * step:.4g}") for number in numbers]
     return [(number * step, f"{number * step:.{digits}f}") for number in numbers]
 
 
