@@ -187,5 +187,7 @@ def test_numbers_under_an_axis_do_not_run_into_each_other():
 
 def test_small_values_leave_room_for_the_name_of_the_axis():
     trace = Trace(name="a", points=[(4, 0.0, "p"), (8, 2.4e-5, "q")])
-    texts = [e for e in ElementTree.fromstring(chart("t", "y", [trace], "step")).iter() if e.get("text-anchor") == "end"]
+    texts = [
+        e for e in ElementTree.fromstring(chart("t", "y", [trace], "step")).iter() if e.get("text-anchor") == "end"
+    ]
     assert len(texts) > 2 and max(len(e.text) for e in texts) <= 7
