@@ -325,10 +325,13 @@ class Segmentation(Prediction):
         return replace(self, mask=np.ascontiguousarray(geometry.labels(self.mask)))
 
     def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Tint the image by class, with a legend of the classes in it."""
+        """Tint the image by class, except the class ``background``, with a legend of the tinted classes in it."""
         colours = drawing.palette(len(self.names))
-        tinted, _ = drawing.enlarge(drawing.overlay(image, self.mask, colours))
-        present = list(self.shares())
+        mask = self.mask
+        if "background" in self.names:
+            mask = np.where(mask == self.names.index("background"), np.uint8(IGNORE), mask)
+        tinted, _ = drawing.enlarge(drawing.overlay(image, mask, colours))
+        present = [i for i in self.shares() if self.names[i] != "background"]
         return drawing.legend(tinted, [self.names[i] for i in present], colours[present])
 
     def to_json(self) -> dict[str, Any]:

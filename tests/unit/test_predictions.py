@@ -131,6 +131,13 @@ def test_a_mask_that_a_server_scaled_down_is_enlarged():
     np.testing.assert_array_equal(tinted, whole)
 
 
+def test_the_background_is_not_tinted():
+    mask = np.zeros((300, 400), np.uint8)
+    mask[:150] = 1
+    drawn = Segmentation(mask=mask, names=("background", "car")).draw(IMAGE)
+    assert (drawn[150:300] == IMAGE[150:]).all() and (drawn[:150] != IMAGE[:150]).any()
+
+
 def test_masks_tint_their_own_pixels_only():
     mask = np.full((4, 4), IGNORE, np.uint8)
     mask[0] = 1

@@ -48,7 +48,7 @@ function paint(pixels, prediction) {
   const { width, height, channels, data } = pixels;
   const image = new ImageData(width, height);
   const unit = prediction.png_unit_m;
-  const known = new Set((prediction.classes ?? []).map(({ index }) => index));
+  const known = new Set((prediction.classes ?? []).filter(({ label }) => label !== "background").map(({ index }) => index));
   const table = new Map(); // value -> colour; an image has few classes, and a few thousand depths
   for (let i = 0; i < width * height; i++) {
     let colour;

@@ -76,7 +76,8 @@ function listed(layer, score) {
   const { task, prediction } = layer;
   const items = (lines) => make("ul", {}, ...lines.map((line) => make("li", {}, ...line)));
   if (task === "classification" || task === "multilabel") return items(namesOf(layer).map((line) => [line]));
-  if (task === "segmentation") return items(prediction.classes.map(({ label, index, share }) => [swatch(index), `${label} ${percent(share)}`]));
+  if (task === "segmentation") return items(prediction.classes.map(({ label, index, share }) => [
+    ...(label === "background" ? [] : [swatch(index)]), `${label} ${percent(share)}`]));
   if (task === "detection") {
     const counts = new Map();
     for (const { label, index } of objectsOf(layer, score)) counts.set(label, [index, (counts.get(label)?.[1] ?? 0) + 1]);
