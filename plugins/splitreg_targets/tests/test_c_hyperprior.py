@@ -168,7 +168,7 @@ def test_any_hyperprior_with_every_processors_loops(tmp_path):
     files = CTarget().export(source).files
     assert b"int64_t" in files["splitreg_model.c"].split(b"sr_exact")[1][:20]
     library = CLibrary(build_library(files, "splitreg_model", tmp_path), "splitreg_model")
-    assert any([check(library, source.coding, image) for image in images()])
+    assert sum(len(check(library, source.coding, image)) for image in images()) >= 2
 
 
 def test_without_adaptation_and_in_small_buffers(tmp_path):
