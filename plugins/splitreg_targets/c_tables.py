@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,8 @@ class CodingTables:
                 f"the c target needs codec 'rans', this model has {type(coding.codec).__name__}; publish it with --codec rans"
             )
         tables, hyper = coding.tables, hyperprior_of(coding)
-        self._adapt, self._parts = coding.codec.adapt, list[str]()
+        self._adapt = coding.codec.adapt
+        self._parts: list[str] = []
         self.nbytes, self.macs, self.symbols, self.streams = 0, 0, int(np.prod(latent)), 1
         self.numbers: dict[str, Any] = {
             "SR_RATES": int(coding.has_rates), "SR_HYPER": int(hyper is not None),
@@ -173,7 +174,7 @@ class _Networks:
         const: adds a constant array; called with type, name and values.
     """
 
-    def __init__(self, positions: int, const: Any) -> None:
+    def __init__(self, positions: int, const: Callable[[str, str, Array], None]) -> None:
         self._positions, self._const = positions, const
         self._names: dict[int, str] = {}
         self._entries: list[str] = []
