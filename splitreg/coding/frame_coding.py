@@ -29,20 +29,25 @@ class _Rules:
     Args:
         position: of the rate; None: the model has one.
         rows: tables of the symbols.
-        means: subtracted before quantising.
+        means: (C, h, w), subtracted before quantising; None: zero.
     """
 
     position: int | None
     rows: SymbolModel
-    means: NDArray[np.float32] | np.float32
+    means: NDArray[np.float32] | None = None
 
     def quantise(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
         """Return the symbols of what the model codes."""
-        return self.rows.quantise(np.asarray(scaled - self.means, np.float32))
+        return self.rows.quantise(scaled if self.means is None else scaled - self.means)
+
+    def same_means(self, other: _Rules) -> bool:
+        """Whether the means of another frame of the same model are equal."""
+        return self.means is None or other.means is None or np.array_equal(self.means, other.means)
 
     def restore(self, symbols: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return what symbols stand for, at this rate's scale."""
-        return np.asarray(self.rows.dequantise(symbols) + self.means, np.float32)
+        restored = self.rows.dequantise(symbols)
+        return restored if self.means is None else restored + self.means
 
 
 class _FrameState:
@@ -103,8 +108,7 @@ class _FrameState:
         old = self._rules
         assert old is not None
         self._rules = rules
-        same_means = old.means is rules.means or np.array_equal(old.means, rules.means)
-        if old.position == rules.position and same_means:
+        if old.position == rules.position and old.same_means(rules):
             return
 
         def requantise(symbols: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -121,7 +125,7 @@ class _FrameState:
     ) -> _Rules:
         if isinstance(model, SymbolModel) or hyper is None:
             assert isinstance(model, SymbolModel)
-            return _Rules(position=position, rows=model, means=np.float32(0))
+            return _Rules(position=position, rows=model)
         rows, means = model.predict(hyper, (self.shape[1], self.shape[2]))
         return _Rules(position=position, rows=rows, means=means)
 

@@ -289,27 +289,28 @@ class SymbolModel:
         if latent.ndim != 3 or latent.shape[0] != self.channels or latent.size == 0:
             raise ShapeMismatch(f"the model is for latents ({self.channels}, h, w), got {latent.shape}")
         latent = np.ascontiguousarray(latent, np.float32)
+        if self.mode == "round":
+            centred = latent - self.shift[:, None, None]
+            if float(centred.max()) <= MAX_LATENT and float(centred.min()) >= -MAX_LATENT:  # False for NaN
+                return np.rint(centred, out=centred).astype(np.int32)
         if not np.isfinite(latent).all():
             raise InvalidLatent("the latent has NaN or infinite values; check the encoder's weights and its input")
         if self.mode == "bits":
             return latent.view(np.int32).copy()  # the next image may overwrite the caller's latent
-        centred = latent - self.shift[:, None, None]
         if self.mode == "uniform":
             with np.errstate(over="ignore"):  # infinity is clipped
-                scaled = np.rint(centred * self.scale[:, None, None])
+                scaled = np.rint((latent - self.shift[:, None, None]) * self.scale[:, None, None])
             return np.asarray(np.clip(scaled, 0, 2**self.bits - 1), np.int32)
-        if max(float(centred.max()), -float(centred.min())) > MAX_LATENT:
-            raise InvalidLatent(
-                f"the latent has values beyond {MAX_LATENT:.0f}; check the encoder's weights and its input"
-            )
-        return np.rint(centred).astype(np.int32)
+        raise InvalidLatent(f"the latent has values beyond {MAX_LATENT:.0f}; check the encoder's weights and its input")
 
     def dequantise(self, symbols: NDArray[np.int32]) -> NDArray[np.float32]:
         """(C, h, w) symbols -> float32 latent."""
         if self.mode == "bits":
             return np.ascontiguousarray(symbols, np.int32).view(np.float32)
-        restored = symbols.astype(np.float32) / self.scale[:, None, None] + self.shift[:, None, None]
-        return np.asarray(restored, np.float32)
+        restored = symbols.astype(np.float32)
+        restored /= self.scale[:, None, None]
+        restored += self.shift[:, None, None]
+        return restored
 
     def restore(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the (C, h, w) latent that a receiver decodes with a lossless codec."""

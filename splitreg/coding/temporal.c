@@ -10,7 +10,7 @@
 #include "mixing.h"
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(SR_PLAIN)
-#define CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CLONES
 #endif
@@ -45,8 +45,9 @@ typedef struct {
 typedef struct {
     int64_t stride;                     /* of padded planes */
     uint8_t *changed, *below, *count;   /* padded: this channel, the one before, how many channels so far */
-    int32_t *score, *magnitude, *order; /* (width) */
-    uint8_t *quiet;
+    int32_t *order;             /* (width) */
+    int16_t *score, *magnitude; /* (width) */
+    uint8_t *quiet;             /* (width) */
 } workspace;
 
 API int64_t sr_temporal_slots(void) { return QUIET_SLOTS + NEAR_SLOTS + PAST_SLOTS + UP_SLOTS + FAR_SLOTS; }
@@ -55,30 +56,49 @@ static int64_t padded(const sr_history *h) { return (int64_t)(h->width + 2 * PAD
 
 API int64_t sr_temporal_workspace(const sr_history *h) { return 3 * padded(h) + 16ll * h->width + 64; }
 
-/* Logits of a change before the row's own symbols are known. */
-CLONES static void score_row(const sr_history *h, const sr_frame *f, const workspace *w, int32_t c, int32_t y) {
-    const int32_t *restrict s = f->scores, n = h->width;
-    const int64_t at = ((int64_t)c * h->height + y) * n, p = (y + PAD) * w->stride + PAD;
+/* Logits of a change before the row's own symbols are known, and which of them are quiet; returns their number.
+ *
+ * All sums are below 2^15 for the scores of temporal_state.py, so they are computed in 16 bits. */
+CLONES static int32_t score_row(const sr_history *h, const sr_frame *f, const workspace *w, int32_t c, int32_t y, int32_t rate) {
+    const int32_t n = h->width;
+    const int64_t at = ((int64_t)c * h->height + y) * n, p = (y + PAD) * w->stride + PAD, stride = w->stride;
     const int32_t *restrict previous = h->previous + at, *restrict background = h->background + at;
     const uint8_t *restrict age = h->age + at;
-    const uint8_t *restrict up = w->changed + p - w->stride, *restrict up2 = up - w->stride;
+    const uint8_t *restrict up = w->changed + p - stride, *restrict up2 = up - stride;
     const uint8_t *restrict below = w->below + p, *restrict count = w->count + p;
-    int32_t *restrict score = w->score, *restrict magnitude = w->magnitude;
-    const int64_t stride = w->stride;
+    int16_t *restrict score = w->score, *restrict magnitude = w->magnitude, s[SCORES];
+    uint8_t *restrict quiet = w->quiet;
+    int32_t quiets = 0;
+    for (int k = 0; k < SCORES; k++) s[k] = (int16_t)f->scores[k];
+    s[S_BIAS] = (int16_t)(s[S_BIAS] + rate);
     for (int32_t x = 0; x < n; x++) {
         const int32_t row = f->indexes ? f->indexes[at + x] : c, mode = f->modes[row];
         uint32_t d = previous[x] > mode ? (uint32_t)previous[x] - (uint32_t)mode : (uint32_t)mode - (uint32_t)previous[x];
         d = (d < 4096 ? d : 4096) * f->inverses[row] >> 8;
-        magnitude[x] = (int32_t)(d < 64 ? d : 64);
+        magnitude[x] = (int16_t)(d < 64 ? d : 64);
     }
     for (int32_t x = 0; x < n; x++) {
-        int32_t v = s[S_BIAS] + up[x] * s[S_N] + up[x - 1] * s[S_NW] + up[x + 1] * s[S_NE] + up2[x] * s[S_NN];
-        v += below[x] * s[S_BELOW] + (below[x - 1] + below[x + 1] + below[x - stride] + below[x + stride]) * s[S_BELOW4];
-        v += count[x] * s[S_COUNT] + (count[x - 1] + count[x + 1] + count[x - stride] + count[x + stride]) * s[S_COUNT4];
-        v += (age[x] < 2) * s[S_AGE] + (age[x] < 4) * s[S_AGE + 1] + (age[x] < 12) * s[S_AGE + 2] + (age[x] < NEVER) * s[S_AGE + 3];
-        v += (previous[x] != background[x]) * s[S_AWAY] + (magnitude[x] * s[S_MAGNITUDE] >> 4);
-        score[x] = v;
+        const int16_t around = (int16_t)(below[x - 1] + below[x + 1] + below[x - stride] + below[x + stride]);
+        const int16_t counts = (int16_t)(count[x - 1] + count[x + 1] + count[x - stride] + count[x + stride]);
+        int16_t v = (int16_t)(s[S_BIAS] + (magnitude[x] * s[S_MAGNITUDE] >> 4));
+        v = (int16_t)(v + up[x] * s[S_N] + up[x - 1] * s[S_NW] + up[x + 1] * s[S_NE] + up2[x] * s[S_NN]);
+        v = (int16_t)(v + below[x] * s[S_BELOW] + around * s[S_BELOW4] + count[x] * s[S_COUNT] + counts * s[S_COUNT4]);
+        v = (int16_t)(v + (age[x] < 2) * s[S_AGE] + (age[x] < 4) * s[S_AGE + 1] + (age[x] < 12) * s[S_AGE + 2]);
+        score[x] = (int16_t)(v + (age[x] < NEVER) * s[S_AGE + 3]);
     }
+    for (int32_t x = 0; x < n; x++) {
+        score[x] = (int16_t)(score[x] + (previous[x] != background[x]) * s[S_AWAY]);
+        quiet[x] = score[x] < QUIET;
+        quiets += quiet[x];
+    }
+    return quiets;
+}
+
+/* Whether a quiet symbol of the row has changed. */
+CLONES static int32_t hides(const int32_t *restrict symbols, const int32_t *restrict previous, const uint8_t *restrict quiet, int32_t n) {
+    int32_t hidden = 0;
+    for (int32_t x = 0; x < n; x++) hidden |= quiet[x] & (symbols[x] != previous[x]);
+    return hidden;
 }
 
 /* How many bits a number has, at most `most`. */
@@ -171,21 +191,16 @@ static int code_row(coder *e, const sr_history *h, const sr_frame *f, workspace 
     const int64_t at = ((int64_t)c * h->height + y) * n;
     uint8_t *changed = w->changed + (y + PAD) * w->stride + PAD;
     const int32_t rate = e->tables->stretch[h->rates[c] >> 4] * s[S_RATE] >> 8;
-    int32_t quiet = 0, hidden = 0, visited = 0;
-    score_row(h, f, w, c, y);
-    for (int32_t x = 0; x < n; x++) {
-        w->score[x] += rate;
-        w->quiet[x] = w->score[x] < QUIET;
-        quiet += w->quiet[x];
-    }
+    const int32_t quiet = score_row(h, f, w, c, y, rate);
+    int32_t hidden = 0, visited = 0;
     if (e->decoding) memcpy(f->symbols + at, h->previous + at, 4 * (size_t)n);
-    else
-        for (int32_t x = 0; x < n; x++) hidden |= w->quiet[x] & (f->symbols[at + x] != h->previous[at + x]);
+    else if (quiet) hidden = hides(f->symbols + at, h->previous + at, w->quiet, n);
     if (quiet) {
         slot *slots[1] = {h->slots + (bits_of((uint32_t)quiet, 7) * 16 + bits_of((uint32_t)busy, 15)) * 2 + *restless};
         hidden = code(e, hidden, slots, 1, rate + 90 * bits_of((uint32_t)quiet, 15) + s[S_BIAS], h->weights + QUIET_MIX * (MAX_INPUTS + 1), 255);
         *restless = hidden;
     }
+    if (quiet == n && !hidden) return 0;
     for (int32_t x = 0; x < n; x++) {
         w->order[visited] = x;
         visited += hidden | !w->quiet[x];
@@ -225,9 +240,9 @@ CLONES static void remember(const sr_history *h, const int32_t *restrict symbols
 static int64_t code_frame(coder *e, const sr_history *h, const sr_frame *f, uint8_t *space) {
     const int64_t plane = padded(h);
     workspace w = {.stride = h->width + 2 * PAD, .changed = space, .below = space + plane, .count = space + 2 * plane};
-    w.score = (int32_t *)(((uintptr_t)(space + 3 * plane) + 15) & ~(uintptr_t)15);
-    w.magnitude = w.score + h->width, w.order = w.magnitude + h->width;
-    w.quiet = (uint8_t *)(w.order + h->width);
+    w.order = (int32_t *)(((uintptr_t)(space + 3 * plane) + 15) & ~(uintptr_t)15);
+    w.score = (int16_t *)(w.order + h->width), w.magnitude = w.score + h->width;
+    w.quiet = (uint8_t *)(w.magnitude + h->width);
     memset(space, 0, 3 * (size_t)plane);
     int64_t before = 0;
     for (int32_t c = 0; c < h->channels; c++) {

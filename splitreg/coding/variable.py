@@ -176,11 +176,15 @@ class VariableModel:
         if latent.ndim != 3 or latent.shape[0] != self.channels or latent.size == 0:
             raise ShapeMismatch(f"the model is for latents ({self.channels}, h, w), got {latent.shape}")
         with np.errstate(over="ignore", invalid="ignore"):  # the model rejects the result
-            return np.asarray((latent - self.shift[:, None, None]) * self.gains[position][:, None, None], np.float32)
+            scaled = latent - self.shift[:, None, None]
+            scaled *= self.gains[position][:, None, None]
+        return scaled
 
     def unscaled(self, scaled: NDArray[np.float32], position: int) -> NDArray[np.float32]:
         """Return scaled * inverses + shift at a position, (C, h, w) float32."""
-        return np.asarray(scaled * self.inverses[position][:, None, None] + self.shift[:, None, None], np.float32)
+        latent: NDArray[np.float32] = scaled * self.inverses[position][:, None, None]
+        latent += self.shift[:, None, None]
+        return latent
 
 
 def fixed_model(arrays: Mapping[str, NDArray[np.generic]]) -> SymbolModel | HyperModel:
