@@ -1,5 +1,6 @@
 """Hyperpriors in the C target: both streams equal those of Python for the same latent, bit for bit."""
 
+import asyncio
 import dataclasses
 import importlib.util
 import itertools
@@ -7,6 +8,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +21,12 @@ from splitreg_targets.c_library import CLibrary
 from splitreg_targets.c_target import CTarget
 from splitreg_targets.wasm_target import WasmTarget
 
+from splitreg.bundle import Bundle
 from splitreg.coding import HyperModel, IntegerLayer, IntegerNetwork, LatentCoding, Packet, RansCodec, SymbolModel
 from splitreg.edge import EdgeSource
-from splitreg.errors import BundleError, InvalidLatent
+from splitreg.errors import BundleError, InvalidLatent, Unavailable
 from splitreg.imaging import Preprocess
+from splitreg.serving.page.edge import BrowserModels
 from splitreg.specs import FeatureSpec
 
 pytestmark = pytest.mark.integration
@@ -233,3 +237,14 @@ def test_report_and_what_is_refused():
     several = dataclasses.replace(tables, models=(model, model))
     with pytest.raises(BundleError, match="2"):
         CTarget().export(source_of(several))
+
+
+def test_the_page_of_a_server_states_that_a_hyperprior_does_not_run_in_a_browser(monkeypatch, tmp_path):
+    """The page then sends images, and the server encodes."""
+    monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path))
+    source, place = source_of(frozen("shp")), "zoo:splitreg-camvid"
+    monkeypatch.setattr(EdgeSource, "read", lambda _: source)
+    model_id = Bundle.open(place).config.id
+    service = SimpleNamespace(models={model_id: None}, config=SimpleNamespace(bundles=(place,)))
+    with pytest.raises(Unavailable, match="shp"):
+        asyncio.run(BrowserModels(service).get(model_id))
