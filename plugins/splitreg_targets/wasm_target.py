@@ -59,8 +59,8 @@ class WasmTarget(ExportTarget):
         """
         if hyperprior_of(source.coding) is not None:
             raise BundleError(
-                "the wasm target does not support hyperpriors (bottlenecks shp and mshp), because its streams have none; use "
-                "bottleneck 'fp', or --target c for images"
+                "the wasm target does not support hyperpriors (bottlenecks shp and mshp), because its coder of "
+                "streams has none; use bottleneck 'fp', or --target c for images"
             )
         code = self._c.export(source)
         with tempfile.TemporaryDirectory(prefix="splitreg-wasm-") as name:
