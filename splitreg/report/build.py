@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,34 @@ class ReportDocument:
     sections: Sequence[ReportSection]
 
     def html(self) -> str:
-        """Return one HTML file that loads nothing."""
-        return html_page(self.title, self.sections)
+        """Return one HTML file that loads nothing.
+
+        Raises:
+            ReportError: a value that is to be drawn is no number.
+        """
+        with _damaged("a file"):
+            return html_page(self.title, self.sections)
 
     def markdown(self, stem: str = "report") -> tuple[str, dict[str, bytes]]:
-        """Return Markdown, and the charts and images beside it: name -> content; ``stem`` begins the names."""
-        return markdown_page(self.title, self.sections, stem)
+        """Return Markdown, and the charts and images beside it: name -> content; ``stem`` begins the names.
+
+        Raises:
+            ReportError: as ``html``.
+        """
+        with _damaged("a file"):
+            return markdown_page(self.title, self.sections, stem)
+
+
+@contextlib.contextmanager
+def _damaged(what: str) -> Iterator[None]:
+    """Turn the errors of values that are missing or of another type into one that says so."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as cause:
+        raise ReportError(
+            f"{what} looks like a result of splitreg, but {type(cause).__name__} {str(cause)[:200]}; write it again with "
+            "this version"
+        ) from cause
 
 
 def make_report(files: Sequence[str | Path], *, title: str = "") -> ReportDocument:
@@ -76,12 +99,8 @@ def _sections(path: Path) -> list[ReportSection]:
         return [*_sections(inside[0]), *_examples(path)]
     value = _read(path)
     reader = next((read for fits, read in _READERS if fits(value)), figures.anything)
-    try:
+    with _damaged(str(path)):
         return reader(value, _title_of(path))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as cause:
-        raise ReportError(
-            f"{path} looks like a result of splitreg, but {type(cause).__name__} {cause}; write it again with this version"
-        ) from cause
 
 
 def _read(path: Path) -> Any:
