@@ -111,6 +111,22 @@ def dump_json(value: Any, *, indent: int | None = None) -> str:
         return json.dumps(json_safe(value), allow_nan=False, indent=indent)
 
 
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Read JSON that may be of anyone: what ``json.loads`` returns, and a ``ValueError`` for all that is wrong with it.
+
+    Args:
+        text: the JSON.
+        options: keyword arguments of ``json.loads``.
+
+    Raises:
+        ValueError: not JSON, or nested too deep.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as cause:
+        raise ValueError("its lists or objects are nested too deep") from cause
+
+
 @contextlib.contextmanager
 def disk_errors(place: Path, error: Callable[[str], Exception], advice: str) -> Iterator[None]:
     """Turn an ``OSError`` of a block that writes files into a typed error with the cause and the place.

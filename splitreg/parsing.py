@@ -36,6 +36,24 @@ def is_finite(value: Any) -> bool:
     return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
 
 
+def check_numbers(value: Any, where: str = "") -> None:
+    """Refuse NaN, which passes every range, and integers that no float holds, anywhere in plain data.
+
+    Raises:
+        RecipeError: names the place.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_numbers(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            check_numbers(item, f"{where}[{number}]")
+    elif isinstance(value, float) and value != value:
+        raise RecipeError(f"{where} must be a number, got {value}")
+    elif is_int(value) and not is_finite(value):
+        raise RecipeError(f"{where} must be a number that a float holds, got {str(value)[:40]}")
+
+
 def typed(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
     """Return a value that is of one of these types; ``true`` and ``false`` are no numbers."""
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from splitreg.bench.report import FORMAT, VERSION
 from splitreg.bench.tables import markdown_table
 from splitreg.errors import BenchError, suggest
+from splitreg.files import parse_json
 from splitreg.parsing import is_finite
 
 #: Largest number of digits of an integer in a result.
@@ -176,7 +176,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / "bench.json" if Path(path).is_dir() else Path(path)
     try:
-        result = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number, parse_int=_integer)
+        result = parse_json(file.read_text(encoding="utf-8"), parse_constant=_no_number, parse_int=_integer)
     except (OSError, ValueError) as cause:
         raise BenchError(f"cannot read {file}: {cause}; it must be a bench.json of splitreg bench") from cause
     if not isinstance(result, dict) or result.get("format") != FORMAT:

@@ -34,6 +34,7 @@ from splitreg.edge.client import Client
 from splitreg.edge.half import EdgeHalf
 from splitreg.edge.options import ClientOptions
 from splitreg.errors import BadRequest, ImageError, MissingExtra, RecipeError, SplitregError
+from splitreg.files import parse_json
 from splitreg.imaging import ImageLike
 from splitreg.predictions import Detections
 
@@ -237,7 +238,7 @@ def _reply(bridge: FrigateBridge, frames: Sequence[bytes]) -> NDArray[np.float32
     try:
         if len(frames) != 2:
             raise BadRequest(f"a request must have two frames, header and array; got {len(frames)}")
-        header = json.loads(frames[0])
+        header = parse_json(frames[0])
         image = read_tensor(header if isinstance(header, dict) else {}, frames[1])
     except (ValueError, SplitregError) as error:
         bridge.report.failed += 1

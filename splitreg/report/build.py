@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from splitreg.errors import ReportError
+from splitreg.files import parse_json
 from splitreg.report import figures
 from splitreg.report.blocks import Gallery, Picture, ReportSection
 from splitreg.report.page import html_page
@@ -113,15 +113,26 @@ def _read(path: Path) -> Any:
     except UnicodeDecodeError as cause:
         raise ReportError(f"{path} is not JSON: it is not UTF-8") from cause
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as whole:
         try:
-            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [line for line in text.split("\n") if line.strip()]
+            if len(rows) > 1 and not text.endswith("\n"):  # a run that goes on, or was killed, while it wrote
+                rows = [*rows[:-1], *filter(_is_json, rows[-1:])]
+            lines = [parse_json(line) for line in rows]
         except ValueError:
             raise ReportError(f"{path} is not JSON: {whole}") from whole
         if not lines:
             raise ReportError(f"{path} is empty") from whole
         return lines
+
+
+def _is_json(line: str) -> bool:
+    try:
+        parse_json(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _examples(folder: Path) -> list[ReportSection]:

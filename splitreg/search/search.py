@@ -13,7 +13,7 @@ from typing import Any
 from splitreg.bench import BenchOptions, run
 from splitreg.bench.points import Point
 from splitreg.errors import MissingExtra, PlanError, RecipeError, SplitregError, TrainingError
-from splitreg.files import disk_errors, write_json
+from splitreg.files import disk_errors, parse_json, write_json
 from splitreg.recipe import Recipe
 from splitreg.search.space import Range, Space, default_space, one_point
 from splitreg.sweep import SweepOptions
@@ -235,7 +235,7 @@ def _check_same(path: Path, recipe: Recipe, space: Space) -> None:
         write_json(path, text)
         return
     try:
-        same = json.loads(path.read_text(encoding="utf-8")) == text
+        same = parse_json(path.read_text(encoding="utf-8")) == text
     except ValueError as cause:
         raise SplitregError(f"cannot read {path}: {cause}; choose another folder") from cause
     if not same:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from splitreg.files import write_atomic
+from splitreg.files import parse_json, write_atomic
 
 
 def test_a_link_stays_a_link(tmp_path):
@@ -36,3 +36,9 @@ def test_what_is_no_file_is_written_to_and_stays(tmp_path, linked):
     assert read == [b"data"]
     assert pipe.is_fifo()
     assert path.is_symlink() == linked
+
+
+def test_json_that_is_nested_too_deep_is_an_error_of_its_values():
+    for text in ("[" * 100_000, '{"a":' * 100_000):
+        with pytest.raises(ValueError, match="nested"):
+            parse_json(text)

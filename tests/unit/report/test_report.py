@@ -224,3 +224,15 @@ def test_a_damaged_result_is_a_typed_error(files, tmp_path):
             with contextlib.suppress(ReportError):
                 document = make_report([tmp_path / f"bad-{name}.json"])
                 document.html(), document.markdown()
+
+
+def test_a_log_that_ends_in_the_middle_of_a_line(tmp_path):
+    text = "\n".join(map(json.dumps, LOG))
+    (tmp_path / "log.jsonl").write_text(text + '\n{"event": "epo')
+    assert make_report([tmp_path]).html()
+    (tmp_path / "log.jsonl").write_text('{"event": "epo\n' + text)
+    with pytest.raises(ReportError, match="JSON"):
+        make_report([tmp_path])
+    (tmp_path / "log.jsonl").write_text("[" * 100_000)
+    with pytest.raises(ReportError, match="nested"):
+        make_report([tmp_path])
