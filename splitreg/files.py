@@ -75,9 +75,10 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
         os.replace(temporary, path)
         if sync:
             _sync_folder(path.parent)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        error.filename = error.filename or os.fspath(path)  # a failing write names no file
         raise
 
 

@@ -42,3 +42,16 @@ def test_json_that_is_nested_too_deep_is_an_error_of_its_values():
     for text in ("[" * 100_000, '{"a":' * 100_000):
         with pytest.raises(ValueError, match="nested"):
             parse_json(text)
+
+
+def test_an_error_names_the_file(tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            write_atomic(tmp_path / "a", b"x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
