@@ -3,7 +3,8 @@
 The server is ``splitreg serve`` with one thread, the device is another process that a control group (version 1, which
 needs root) may slow down: ``--quotas 1,0.3`` gives it all and 30 % of a processor, in periods of 20 ms. The device
 measures itself as ``splitreg bench calibrate`` does, and then sends every image over every link; the server's times are
-those of ``splitreg bench --times``. Neither sees the measured times from end to end.
+those of ``splitreg bench --times``, both with ``--pause``; the time of client and service beside the networks is that of
+requests without a link. None of them sees the measured times from end to end.
 
     python benchmarks/choose_accuracy.py --root camvid --links lora,lte-m,4g --quotas 1,0.3 > result.json
 """
@@ -60,10 +61,13 @@ def device(task):
         for number in range(-1, task["rounds"]):
             for place, encoder in encoders.items():
                 for image in images:
+                    encoder.encode(image)
+                    time.sleep(task["pause_s"])
                     begin = time.perf_counter()
                     encoder.encode(image)
                     if number >= 0:
                         alone[place].append(1000 * (time.perf_counter() - begin))
+        service = statistics.median(service_ms(task, encoders, images))
         for link, url in task["urls"].items():
             clients = {
                 place: Client(url, encoder, options=ClientOptions(min_score=MIN_SCORE, deadline_s=300))
@@ -83,7 +87,20 @@ def device(task):
                 client.close()
     finally:
         quota.close()
-    return {"encode_ms": {place: statistics.median(times) for place, times in alone.items()}, "sent": sent}
+    encode_ms = {place: statistics.median(times) for place, times in alone.items()}
+    return {"encode_ms": encode_ms, "service_ms": service, "sent": sent}
+
+
+def service_ms(task, encoders, images):
+    """Return the times of requests without a link, less those of both halves of the network."""
+    encoder = next(iter(encoders.values()))
+    with Client(task["direct"], encoder, options=ClientOptions(min_score=MIN_SCORE, deadline_s=300)) as client:
+        times = []
+        for number in range(9):
+            time.sleep(task["pause_s"])
+            t = client.send(images[number % len(images)]).times
+            times.append(t.total_ms - t.encode_ms - t.compute_ms)
+    return times[1:]
 
 
 def run_device(task):
@@ -99,7 +116,7 @@ def run_device(task):
 
 def predict(speed, plans, sizes, measured, link):
     """Return plan -> predicted costs, by ``choose`` with the device's own times."""
-    from splitreg.choosing import choose
+    from splitreg.choosing import ChooseOptions, choose
     from splitreg.profiles import DeviceProfile, Figure
 
     digests = {place: Bundle.open(place).config.digest for place, _ in plans}
@@ -113,7 +130,9 @@ def predict(speed, plans, sizes, measured, link):
          "sent": {"how": "packet", "quality": 0, "rate": rate, "bundle": place, "place": place}}
         for place, rate in plans
     ]  # fmt: skip
-    choice = choose({"series": {"plans": points}, "speed": speed}, device=device, link=link)
+    write_ms = statistics.median(bundle["server"]["write"]["ms"] for bundle in speed["bundles"].values())
+    options = ChooseOptions(service_ms=max(0.0, measured["service_ms"] - write_ms))
+    choice = choose({"series": {"plans": points}, "speed": speed}, device=device, link=link, options=options)
     return {plan.label: plan.costs for plan in choice.plans}
 
 
@@ -127,6 +146,7 @@ def main():
     parser.add_argument("--root", type=Path, help="folder of camvid")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pause", type=float, default=0.1, help="seconds of rest before each timed run")
     parser.add_argument("--device", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device:
@@ -161,8 +181,9 @@ def main():
     try:
         url = urlsplit(json.loads(server.stdout.readline())["url"])
         speed = measure_speed(
-            {place: Path(place) for place in places}, images, SpeedOptions(rounds=9, batches=(1,), processes=False)
-        )
+            {place: Path(place) for place in places}, images,
+            SpeedOptions(rounds=9, pause_s=options.pause, batches=(1,), processes=False),
+        )  # fmt: skip
         profiles = {name: read_link(name) for name in options.links.split(",")}
         emulators = {name: Link((url.hostname, url.port), p.emulated(), seed=1) for name, p in profiles.items()}
         for emulator in emulators.values():
@@ -170,6 +191,7 @@ def main():
         for quota in map(float, options.quotas.split(",")):
             measured = run_device({
                 "bundles": places, "images": files, "quota": quota, "rounds": options.rounds, "plans": plans,
+                "pause_s": options.pause, "direct": url.geturl(),
                 "urls": {name: emulator.url for name, emulator in emulators.items()},
             })  # fmt: skip
             for name, link in profiles.items():
@@ -178,7 +200,8 @@ def main():
                     sent = [r for r in measured["sent"] if (r["link"], r["place"], r["rate"]) == (name, place, rate)]
                     costs, median = predicted[f"{place} {rate}"], statistics.median(r["total_ms"] for r in sent)
                     rows.append({
-                        "link": name, "quota": quota, "bundle": Path(place).name, "rate": rate, "measured_ms": median,
+                        "link": name, "service_ms": measured["service_ms"],
+                        "quota": quota, "bundle": Path(place).name, "rate": rate, "measured_ms": median,
                         "predicted_ms": costs.total_ms, "error": costs.total_ms / median - 1,
                         "predicted": {"device": costs.device_ms, "link": costs.link_ms, "server": costs.server_ms},
                         "measured": {
@@ -198,7 +221,7 @@ def main():
     errors = sorted(abs(row["error"]) for row in rows)
     print(json.dumps({
         "median_error": statistics.median(errors), "worst_error": errors[-1], "rows": rows, "images": len(images),
-        "rounds": options.rounds, "machine": machine(),
+        "rounds": options.rounds, "pause_s": options.pause, "machine": machine(),
     }, indent=1))  # fmt: skip
 
 

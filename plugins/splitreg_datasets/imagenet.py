@@ -21,6 +21,8 @@ from splitreg_datasets.layout import Splits
 
 SYNSET = re.compile(r"n\d{8}")
 EXPECTED = "train/<synset>/*.JPEG (folders such as n01440764), and val/ in folders of synsets or flat with its labels"
+#: Two of the 1,000 classes have the word of another one; torchvision's names, which models have.
+_SAME_WORDS = {("n02012849", "crane"): "crane bird", ("n03710721", "maillot"): "maillot tank suit"}
 _NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt", "imagenet_class_index.json")
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
@@ -223,6 +225,7 @@ def _words(root: Path, synsets: list[str]) -> tuple[str, ...]:
     path = next((file for folder in (root, _home(root)) if (file := layout.child(folder, *_NAME_FILES))), None)
     words = _from_timm(synsets) if path is None else _read_words(path)
     firsts = [words.get(synset, synset).split(",")[0].strip() or synset for synset in synsets]
+    firsts = [_SAME_WORDS.get((synset, name), name) for synset, name in zip(synsets, firsts, strict=True)]
     return tuple(
         name if firsts.count(name) == 1 else f"{name} ({synset})" for name, synset in zip(firsts, synsets, strict=True)
     )

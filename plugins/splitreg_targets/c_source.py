@@ -8,14 +8,12 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from splitreg.coding import LatentCoding, RansCodec, SymbolModel, VariableModel, derive_tables
-from splitreg.errors import BundleError
+from splitreg.coding import LatentCoding
 from splitreg_targets.c_graph import Activation, Layer, NetworkGraph
+from splitreg_targets.c_literals import Array, array_literal, float_literal, literals
 from splitreg_targets.c_schedule import Ring, Schedule, plan_rows
-
-Array = NDArray[Any]
+from splitreg_targets.c_tables import CodingTables
 
 #: Instruction set -> condition, attribute, floats per vector, pixels and vectors of a tile.
 _VARIANTS: Mapping[str, tuple[str, str, str]] = {
@@ -54,26 +52,27 @@ def write_source(network: NetworkGraph, coding: LatentCoding, prefix: str, max_w
     """
     schedule = plan_rows(network)
     channels, height, width = network.features[network.output]
-    tables = _Tables(coding)
+    tables = CodingTables(coding, (channels, height, width))
     numbers = _numbers(network, coding, schedule, tables)
     weights = _Weights(network, schedule)
     names = {
         "PREFIX": prefix, "UPPER": prefix.upper(), "FILE": prefix, "MAX_WIDTH": max_width, "CHANNELS": channels,
         "HEIGHT": height, "WIDTH": width, "INPUT_HEIGHT": coding.preprocess.size[0],
-        "INPUT_WIDTH": coding.preprocess.size[1], "MAX_PACKET": 256 + 7 * channels * height * width,
+        "INPUT_WIDTH": coding.preprocess.size[1], "MAX_PACKET": 256 * tables.streams + 7 * tables.symbols,
         "SUMMARY": f"Edge half of the splitreg model {coding.model_id:08x}.",
     }  # fmt: skip
     parts = [runtime_file("common.c"), numbers, tables.text, weights.text, runtime_file("state.c"), _DISPATCH]
     layers = _Layers(network, schedule).text
     for isa, (condition, attribute, tile) in _VARIANTS.items():
         body = [_variant(isa, attribute, tile)]
-        body += [runtime_file(name) for name in ("kernels.c", "image.c", "coder.c")] + [layers, runtime_file("run.c")]
+        coder = ("coder.c", "hyper.c", "payload.c") if tables.streams > 1 else ("coder.c", "payload.c")
+        body += [*map(runtime_file, ("kernels.c", "image.c", *coder)), layers, runtime_file("run.c")]
         parts.append(f"#if {condition}\n" + "\n".join(body).replace("@ISA@", isa) + f"#endif /* {isa} */\n")
     parts.append(runtime_file("api.c"))
     top = f"/* {names['SUMMARY']} Written by splitreg; see {prefix}.h. */\n"
     return CSource(
         source=_fill(top + "\n".join(parts), names), header=_fill(runtime_file("header.h"), names),
-        report=_report(network, schedule, weights.nbytes, tables.nbytes, (channels, height, width), max_width, coding),
+        report=_report(network, schedule, weights.nbytes, tables, (channels, height, width), max_width, coding),
     )  # fmt: skip
 
 
@@ -120,34 +119,7 @@ _BASES = (
 )  # fmt: skip
 
 
-def literals(array: Array) -> str:
-    """Return the values of an array as C."""
-    flat = np.asarray(array).reshape(-1)
-    if flat.dtype.kind == "f":
-        if not np.isfinite(flat).all():
-            raise BundleError("the edge half has weights that are not finite; training has diverged")
-        words = [_float(value) for value in flat.astype(np.float32)]
-    else:
-        words = [str(value) for value in flat.tolist()]
-    lines, line = [], ""
-    for word in words:
-        if len(line) + len(word) > 118:
-            lines.append(line)
-            line = ""
-        line += word + ", "
-    return "\n".join([*lines, line]).rstrip().rstrip(",")
-
-
-def _float(value: np.floating[Any]) -> str:
-    text = f"{float(value):.9g}"
-    return text + ("f" if "." in text or "e" in text else ".0f")
-
-
-def _array(kind: str, name: str, values: Array) -> str:
-    return f"static const {kind} {name}[{max(1, np.asarray(values).size)}] = {{\n{literals(values) or 0}\n}};\n"
-
-
-def _numbers(network: NetworkGraph, coding: LatentCoding, schedule: Schedule, tables: _Tables) -> str:
+def _numbers(network: NetworkGraph, coding: LatentCoding, schedule: Schedule, tables: CodingTables) -> str:
     channels, height, width = network.features[network.output]
     preprocess = coding.preprocess
     kernel = max((layer.kernel[0] for layer in network.layers), default=1)
@@ -156,93 +128,18 @@ def _numbers(network: NetworkGraph, coding: LatentCoding, schedule: Schedule, ta
     values = {
         "SR_MODEL_ID": f"{coding.model_id}u", "SR_INPUT_HEIGHT": preprocess.size[0], "SR_INPUT_WIDTH": preprocess.size[1],
         "SR_LETTERBOX": int(preprocess.mode == "letterbox"), "SR_CHANNELS": channels, "SR_HEIGHT": height,
-        "SR_WIDTH": width, "SR_WIDE": (width + 31) // 32 * 32, "SR_SYMBOLS": tables.longest, "SR_RATES": int(tables.variable),
+        "SR_WIDTH": width, "SR_WIDE": (width + 31) // 32 * 32, **tables.numbers,
         "SR_ARENA": schedule.arena, "SR_MAX_KERNEL": kernel,
         "SR_SUMS": max([1, *(r.width * r.channels for r in _integer_outputs(network, schedule))]),
     }  # fmt: skip
     lines = [f"#define {name} {value}" for name, value in values.items()]
-    return "\n".join([*lines, _array("float", "sr_input_scale", scale), _array("float", "sr_input_shift", shift)])
+    return "\n".join(
+        [*lines, array_literal("float", "sr_input_scale", scale), array_literal("float", "sr_input_shift", shift)]
+    )
 
 
 def _integer_outputs(network: NetworkGraph, schedule: Schedule) -> list[Ring]:
     return [schedule.rings[layer.output] for layer in network.layers if layer.int8 is not None]
-
-
-def _checked(model: object) -> SymbolModel:
-    """Return a model that the C coder has.
-
-    Raises:
-        BundleError: it is another one.
-    """
-    if not isinstance(model, SymbolModel):
-        raise BundleError(
-            "the c target does not have hyperpriors (bottlenecks shp and mshp); use bottleneck 'fp', or --target onnx"
-        )
-    if not model.has_tables or model.mode == "bits" or (model.mode == "round" and model.bits):
-        raise BundleError(
-            f"the c target needs frequency tables, and symbols of mode round or uniform; got {model.mode}"
-        )
-    return model
-
-
-class _Tables:
-    """Tables of the coder as C."""
-
-    def __init__(self, coding: LatentCoding) -> None:
-        if type(coding.codec) is not RansCodec:
-            raise BundleError(
-                f"the c target needs codec 'rans', this model has {type(coding.codec).__name__}; publish it with --codec rans"
-            )
-        tables = coding.tables
-        self.variable = isinstance(tables, VariableModel)
-        models = [_checked(m) for m in (tables.models if isinstance(tables, VariableModel) else (tables,))]
-        self.nbytes, self.longest, parts, entries = 0, 0, [], []
-        for index, model in enumerate(models):
-            parts.append(self._model(index, model, coding.codec.adapt))
-            entries.append(self._entry(index, model, coding.codec.adapt))
-        parts.append("static const sr_tables sr_models[] = {\n" + ",\n".join(entries) + "\n};\n")
-        if isinstance(tables, VariableModel):
-            parts.append(f"#define SR_DEFAULT_RATE {tables.default}\n")
-            parts.append(self._const("uint8_t", "sr_chosen", tables.chosen))
-            parts.append(self._const("float", "sr_all_gains", tables.gains))
-            parts.append(self._const("float", "sr_gain_shift", tables.shift))
-            parts.append("static const float *sr_gains;\n")
-        self.text = "\n".join(parts)
-
-    def _const(self, kind: str, name: str, values: Array) -> str:
-        self.nbytes += np.asarray(values).size * {"float": 4, "uint8_t": 1, "uint16_t": 2}.get(kind, 4)
-        return _array(kind, name, values)
-
-    def _model(self, index: int, model: SymbolModel, adapt: bool) -> str:
-        tables = derive_tables(model)
-        rows = [slice(0, count) for count in tables.symbols]
-        ragged = np.concatenate([tables.frequencies[i, row] for i, row in enumerate(rows)])
-        costs = np.concatenate([tables.costs[i, row] for i, row in enumerate(rows)])
-        starts = np.concatenate([[0], np.cumsum(tables.symbols)[:-1]])
-        self.longest = max(self.longest, int(tables.symbols.max()))
-        parts = [
-            self._const("uint16_t", f"sr_symbols_{index}", tables.symbols),
-            self._const("uint16_t", f"sr_modes_{index}", tables.modes),
-            self._const("int32_t", f"sr_offsets_{index}", tables.offsets),
-            self._const("int32_t", f"sr_start_{index}", starts),
-            self._const("uint32_t", f"sr_inverses_{index}", tables.inverses),
-            self._const("uint16_t", f"sr_frequencies_{index}", ragged),
-            self._const("uint16_t", f"sr_costs_{index}", costs),
-            self._const("float", f"sr_shift_{index}", model.shift),
-            self._const("float", f"sr_scale_{index}", model.scale),
-        ]
-        if adapt and tables.priors is not None:
-            priors = np.concatenate([tables.priors[i, :, row].reshape(-1) for i, row in enumerate(rows)])
-            parts.append(self._const("uint16_t", f"sr_priors_{index}", priors))
-        return "".join(parts)
-
-    def _entry(self, index: int, model: SymbolModel, adapt: bool) -> str:
-        adapted = int(adapt and derive_tables(model).priors is not None)
-        names = ("symbols", "modes", "offsets", "start", "inverses", "frequencies", "costs")
-        arrays = [f"sr_{name}_{index}" for name in names]
-        arrays += [f"sr_priors_{index}" if adapted else "0", f"sr_shift_{index}", f"sr_scale_{index}"]
-        bits = model.bits if model.mode == "uniform" else 0
-        return f"    {{{bits}, {adapted}, {', '.join(arrays)}}}"
 
 
 class _Weights:
@@ -269,7 +166,7 @@ class _Weights:
             for name, values in arrays.items():
                 kind, size = ("int8_t", 1) if name == "w" and layer.int8 is not None else ("float", 4)
                 self.nbytes += size * values.size
-                parts.append("SR_ALIGNED " + _array(kind, f"sr_{name}{index}", values))
+                parts.append("SR_ALIGNED " + array_literal(kind, f"sr_{name}{index}", values))
         self.text = "\n".join(parts)
 
 
@@ -336,7 +233,7 @@ class _Layers:
                 sizes = f"{kh}, {kw}, {layer.stride[1]}, {out.width}, {out.channels}, {act}"
                 lines.append(f"    sr_depthwise_@ISA@(rows, {target}, sr_w{index}, sr_b{index}, {sizes});")
             else:
-                scale = _float(np.float32(1 / (kh * kw)))
+                scale = float_literal(np.float32(1 / (kh * kw)))
                 arguments = f"{kh}, {kw}, {layer.stride[1]}, {layer.pads[1]}, {source.width}, {target}"
                 arguments += f", {out.width}, {out.channels}, {scale}"
                 lines.append(f"    sr_pool_@ISA@(rows, {arguments}, {int(layer.function == 'max')});")
@@ -354,7 +251,7 @@ class _Layers:
             sizes = f"{out.width}, {out.channels}, {each}, {layer.function}"
             lines.append(f"    sr_binary_@ISA@({self._row(source, 'y')}, {other}, {target}, {sizes});")
         elif layer.kind == "mean":
-            scale = _float(np.float32(1 / (source.height * source.width)))
+            scale = float_literal(np.float32(1 / (source.height * source.width)))
             lines += [
                 f"    float *sums = {self._row(out, '0')};",
                 f"    if (!y) memset(sums, 0, {4 * out.channels});",
@@ -379,7 +276,7 @@ class _Layers:
         for step_ in steps:
             yield f"    sr_inplace_@ISA@(sr_sums, {n}, {_activation(step_)});"
         if out.integers:
-            scale, zero = (_float(np.float32(v)) for v in (layer.steps[-1].p, layer.steps[-1].q))
+            scale, zero = (float_literal(np.float32(v)) for v in (layer.steps[-1].p, layer.steps[-1].q))
             yield f"    sr_to_integers_@ISA@(sr_sums, {self._row(out, 'y')}, {n}, {scale}, {zero});"
         else:
             yield f"    memcpy({self._row(out, 'y')}, sr_sums, {4 * n});"
@@ -432,17 +329,18 @@ class _Layers:
 
 
 def _activation(activation: Activation) -> str:
-    return f"{activation.name}, {_float(np.float32(activation.p))}, {_float(np.float32(activation.q))}"
+    return f"{activation.name}, {float_literal(np.float32(activation.p))}, {float_literal(np.float32(activation.q))}"
 
 
 def _report(
-    network: NetworkGraph, schedule: Schedule, weights: int, tables: int, latent: tuple[int, int, int], max_width: int,
-    coding: LatentCoding,
+    network: NetworkGraph, schedule: Schedule, weights: int, tables: CodingTables, latent: tuple[int, int, int],
+    max_width: int, coding: LatentCoding,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the figures of the generated code; the compiler adds its instructions to the flash."""
     channels, height, width = latent
     return {
-        "macs": network.macs, "parameters": network.parameters, "weights_bytes": weights, "tables_bytes": tables,
+        "macs": network.macs + tables.macs, "parameters": network.parameters, "weights_bytes": weights,
+        "tables_bytes": tables.nbytes,
         "arena_bytes": 4 * schedule.arena, "latent_bytes": 4 * channels * height * width,
         "input": list(coding.preprocess.size), "latent": [channels, height, width], "max_width": max_width,
     }  # fmt: skip

@@ -34,12 +34,14 @@ class CalibrationOptions:
         runtime: of the edge half.
         threads: CPU threads.
         rounds: number of rounds; medians are written.
+        pause_s: seconds of rest before each run, as between images; 0: none.
         network: also run the whole network in torch, for "everything on the device"; needs torch.
     """
 
     runtime: str = "onnxruntime"
     threads: int = 1
     rounds: int = 15
+    pause_s: float = 0.0
     network: bool = True
 
 
@@ -73,7 +75,7 @@ def calibrate(
         tasks |= {f"{name}\0{part}": task for part, task in _edge_tasks(encoder, image).items()}
         if options.network:
             tasks[f"{name}\0local"], macs[name] = _whole(path, image, options.threads)
-    timings, _ = measure(tasks, rounds=options.rounds)
+    timings, _ = measure(tasks, rounds=options.rounds, pause_s=options.pause_s)
     times: dict[str, dict[str, float]] = {
         digests[name]: {
             key.partition("\0")[2]: round(timing.ms, 4)
@@ -83,6 +85,8 @@ def calibrate(
     }  # fmt: skip
     where, date = machine()["hardware"], f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
     source = f"splitreg bench calibrate on {where}, {date}, {options.threads} thread(s), {options.runtime}"
+    if options.pause_s:
+        source += f", pauses of {options.pause_s:g} s"
     figures: dict[str, tuple[float, str]] = {}
     speeds = [macs[name] / times[digests[name]]["local"] / 1e6 for name in macs]
     if speeds:

@@ -71,6 +71,7 @@ class SpeedOptions:
 
     Args:
         rounds: number of times that each task runs; medians are reported.
+        pause_s: seconds of rest before each run, as between requests; 0: none.
         threads: CPU threads per network.
         batches: numbers of packets that the server half runs at once.
         codecs: image codecs, e.g. ``("png", "webp:80")``.
@@ -80,6 +81,7 @@ class SpeedOptions:
     """
 
     rounds: int = 15
+    pause_s: float = 0.0
     threads: int = 1
     batches: tuple[int, ...] = (1, 2, 4, 8, 16)
     codecs: tuple[str, ...] = ()
@@ -103,7 +105,7 @@ def measure_speed(
         registry: the installed plugins, by default.
 
     Returns:
-        Plain data: ``machine``, ``threads``, ``rounds``, ``reference``, ``bundles`` (per bundle:
+        Plain data: ``machine``, ``threads``, ``rounds``, ``pause_s``, ``reference``, ``bundles`` (per bundle:
         ``digest``, ``costs``, ``bytes``, ``edge`` by runtime, ``server``, ``local``, ``throughput``,
         ``processes``) and ``codecs``; times are those of ``Timing``.
 
@@ -121,11 +123,12 @@ def measure_speed(
         tasks = {f"{name}\0{task}": run for name, s in subjects.items() for task, run in s.tasks().items()}
         codecs = {text: _Codec(text, images, next(iter(subjects.values()))) for text in options.codecs}
         tasks |= {f"\0{text}\0{task}": run for text, one in codecs.items() for task, run in one.tasks().items()}
-        timings, reference = measure(tasks, rounds=options.rounds, progress=options.progress)
+        timings, reference = measure(tasks, rounds=options.rounds, pause_s=options.pause_s, progress=options.progress)
     finally:
         torch.set_num_threads(before)
     return {
-        "machine": machine(), "threads": options.threads, "rounds": options.rounds, "reference": asdict(reference),
+        "machine": machine(), "threads": options.threads, "rounds": options.rounds, "pause_s": options.pause_s,
+        "reference": asdict(reference),
         "bundles": {name: subject.result(_of(timings, name)) for name, subject in subjects.items()},
         "codecs": {text: one.result(_of(timings, f"\0{text}")) for text, one in codecs.items()},
     }  # fmt: skip

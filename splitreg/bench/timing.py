@@ -34,12 +34,16 @@ class Timing:
     ratio: float
 
 
-def measure(tasks: Mapping[str, Task], *, rounds: int, progress: bool = False) -> tuple[dict[str, Timing], Timing]:
+def measure(
+    tasks: Mapping[str, Task], *, rounds: int, pause_s: float = 0.0, progress: bool = False
+) -> tuple[dict[str, Timing], Timing]:
     """Run all tasks once per round, in turn, so that a change of the load meets all of them.
 
     Args:
         tasks: name -> task.
         rounds: number of rounds; one more before them is not counted.
+        pause_s: seconds between an untimed run of a task and the timed one; 0: no untimed run. After a rest a
+            processor is slower: its caches are cold, and its clock rate is low.
         progress: show a bar on stderr.
 
     Returns:
@@ -51,6 +55,9 @@ def measure(tasks: Mapping[str, Task], *, rounds: int, progress: bool = False) -
     cpu = np.zeros_like(wall)
     for number in Progress(progress).track(range(rounds + 1), rounds + 1, "timing"):
         for column, task in enumerate((reference, *tasks.values())):
+            if pause_s:
+                task(number)
+                time.sleep(pause_s)
             start, start_cpu = time.perf_counter(), time.process_time()
             task(number)
             cpu[number, column] = time.process_time() - start_cpu

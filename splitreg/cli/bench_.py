@@ -26,6 +26,10 @@ class BenchGroup(click.Group):
 
 
 _DEFAULT = "measure"
+pause_option = click.option(
+    "--pause", "pause_s", default=0.0, show_default=True, type=click.FloatRange(min=0), metavar="SECONDS",
+    help="Rest before each timed run, as between the requests of a camera.",
+)  # fmt: skip
 
 
 @click.group("bench", cls=BenchGroup)
@@ -74,6 +78,7 @@ def command() -> None:
 )
 @click.option("--times", is_flag=True, help="Also measure times, throughput, start and memory on this machine.")
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(min=3), help="Rounds of --times.")
+@pause_option
 @click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(min=1), help="CPU threads per network for --times."
 )
@@ -84,7 +89,7 @@ def measure(
     bundles: tuple[str, ...], joined: tuple[str, ...], unsplit: str | None, images: str | None, raw: bool,
     local: str | None, data: str | None, root: str | None, split: str | None, options: tuple[str, ...], limit: int | None,
     anchor: str | None, output: str, as_json: bool, quiet: bool, rates: str | None, unknown: str | None,
-    resamples: int, times: bool, rounds: int, threads: int,
+    resamples: int, times: bool, rounds: int, pause_s: float, threads: int,
 ) -> None:  # fmt: skip
     """Measure bundles and baselines on a dataset.
 
@@ -129,7 +134,7 @@ def measure(
     if more:
         raise click.UsageError("the first bundle was trained on several datasets; choose one with --data NAME")
     part = replace(part, unknown_classes=unknown or (part.unknown_classes if data is None else REFUSE))
-    speed = SpeedOptions(rounds=rounds, threads=threads, progress=not quiet) if times else None
+    speed = SpeedOptions(rounds=rounds, pause_s=pause_s, threads=threads, progress=not quiet) if times else None
     wanted = BenchOptions(
         limit=limit, anchor=anchor, progress=not quiet, on_point=None if quiet else print_point, resamples=resamples,
         speed=speed,
@@ -193,8 +198,11 @@ def compare(
 @click.option(
     "--rounds", default=15, show_default=True, type=click.IntRange(min=3), help="Rounds; medians are written."
 )
+@pause_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def calibrate(bundles: tuple[str, ...], output: str, runtime: str, threads: int, rounds: int, as_json: bool) -> None:
+def calibrate(
+    bundles: tuple[str, ...], output: str, runtime: str, threads: int, rounds: int, pause_s: float, as_json: bool
+) -> None:
     """Write a device profile of this machine.
 
     Runs the edge halves and the whole networks of some bundles here, and measures power where the machine has counters
@@ -207,7 +215,8 @@ def calibrate(bundles: tuple[str, ...], output: str, runtime: str, threads: int,
     from splitreg.bench.calibrate import CalibrationOptions, named
     from splitreg.bench.calibrate import calibrate as run
 
-    result = run(named(bundles), output, CalibrationOptions(runtime=runtime, threads=threads, rounds=rounds))
+    options = CalibrationOptions(runtime=runtime, threads=threads, rounds=rounds, pause_s=pause_s)
+    result = run(named(bundles), output, options)
     if as_json:
         print_json({
             "figures": {name: {"value": value, "source": source} for name, (value, source) in result["figures"].items()},

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 @click.option("--runtime", metavar="NAME", help="Runtime of the edge half.  [default: the first that was measured]")
 @click.option("--server-speed", default=1.0, show_default=True,
               help="How many times as fast as the benchmark's machine the server is.")  # fmt: skip
+@click.option("--service-ms", type=click.FloatRange(min=0), metavar="MS",
+              help="Time of a request in client and service beside the networks.  [default: 4]")  # fmt: skip
 @click.option("--clock", default="wall", show_default=True, metavar="wall|cpu",
               help="Times of the benchmark to use; cpu if other programs ran on its machine.")  # fmt: skip
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="SVG", help="Draw time against bandwidth.")
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     result: str, device: str, link: str | None, budget_ms: float | None, budget_joules: float | None,
-    minimum: tuple[str, ...], prefer: str, threads: int, runtime: str | None, server_speed: float, clock: str,
-    plot: str | None, as_json: bool,
+    minimum: tuple[str, ...], prefer: str, threads: int, runtime: str | None, server_speed: float,
+    service_ms: float | None, clock: str, plot: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose local, offload or split for a device and link.
 
@@ -50,7 +52,7 @@ def command(
     splitreg choose --bench bench --device raspberry-pi-4 --link lora --min seg.mIoU=.55
     splitreg choose --profiles
     """
-    from splitreg.choosing import ChooseOptions, choose
+    from splitreg.choosing import SERVICE_MS, ChooseOptions, choose
     from splitreg.files import write_atomic
 
     if link is None:
@@ -58,6 +60,7 @@ def command(
     options = ChooseOptions(
         budget_ms=budget_ms, budget_joules=budget_joules, minimum=dict(map(_bound, minimum)), prefer=prefer,
         threads=threads, runtime=runtime, server_speed=server_speed, clock=clock,
+        service_ms=SERVICE_MS if service_ms is None else service_ms,
     )  # fmt: skip
     choice = choose(result, device=device, link=link, options=options)
     if plot is not None:

@@ -16,7 +16,9 @@ from splitreg_datasets.kitti import CLASSES as KITTI
 from splitreg_datasets.kitti import Kitti
 from splitreg_datasets.nyu import FILE, NyuDepth
 from splitreg_datasets.openimages import OpenImages
+from timm.data import ImageNetInfo
 
+from splitreg.assembly.labels import class_names
 from splitreg.data.recognition import recognise
 from splitreg.errors import DataError
 from splitreg.tasks import IGNORE
@@ -279,10 +281,24 @@ def imagenet(tmp_path, picture):
     return tmp_path
 
 
+def test_imagenet_has_the_class_names_of_models(tmp_path, picture):
+    names = ImageNetInfo("imagenet-1k").label_names()
+    for synset in names:
+        (tmp_path / "train" / synset).mkdir(parents=True)
+    picture(f"train/{names[0]}/a.JPEG")
+    assert ImageNet.describe(str(tmp_path))["classification"].labels == class_names("classification", 1000)
+
+
+def test_imagenet_words_of_several_synsets(imagenet):
+    write(imagenet, **{"LOC_synset_mapping.txt": "n01440764 fish\nn02012849 fish\nn03126707 crane\n"})
+    labels = ImageNet.describe(str(imagenet))["classification"].labels
+    assert labels == ("fish (n01440764)", "fish (n02012849)", "crane")
+
+
 def test_imagenet_in_folders(imagenet, picture):
     picture("val/n02012849/x.JPEG")
     dataset = ImageNet(str(imagenet), "train")
-    assert dataset.targets["classification"].labels == ("tench", "crane (n02012849)", "crane (n03126707)")
+    assert dataset.targets["classification"].labels == ("tench", "crane bird", "crane")
     assert [dataset[i].targets["classification"].index for i in (0, 4, 8)] == [0, 1, 2]
     assert ImageNet(str(imagenet), "val")[0].targets["classification"].index == 1
     assert ImageNet.describe(str(imagenet), names="synsets")["classification"].labels == SYNSETS

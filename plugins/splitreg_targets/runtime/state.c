@@ -26,18 +26,42 @@ static SR_ALIGNED float sr_latent[SR_CHANNELS * SR_HEIGHT * SR_WIDTH];
 static int32_t sr_symbols[SR_CHANNELS * SR_HEIGHT * SR_WIDTH]; /* of the image encoded last */
 #endif
 
+/* What is coded: the latent; with a hyperprior, the hyper-latent before it. */
+typedef struct {
+    int32_t channels, height, width;
+    int32_t wide; /* the width in whole vectors */
+} sr_shape;
+
+#if SR_HYPER
+static sr_shape sr_coded;
+#else
+static const sr_shape sr_coded = {SR_CHANNELS, SR_HEIGHT, SR_WIDTH, SR_WIDE};
+#endif
+
 /* Of the coder; the network's rows lie in the same memory, because it has run before. */
 typedef struct {
-    uint32_t entries[SR_CHANNELS * SR_HEIGHT * SR_WIDTH]; /* start | (frequency - 1) << 16 of every symbol */
-    uint32_t bank[SR_CONTEXTS * SR_SYMBOLS], counts[SR_CONTEXTS * SR_SYMBOLS], scratch[SR_SYMBOLS];
+#if SR_HYPER
+    union {
+        uint32_t entries[SR_COUNT];
+        int16_t maps[SR_MAPS]; /* of the integer networks, which run before the coder */
+    };
+    float hyper[SR_HYPER_CHANNELS * SR_POSITIONS];    /* whole numbers */
+    int16_t rows[SR_CHANNELS * SR_HEIGHT * SR_WIDTH]; /* the row of the scales of every symbol of the latent */
+#if SR_MEANS
+    int16_t means[SR_CHANNELS * SR_HEIGHT * SR_WIDTH];
+#endif
+#else
+    uint32_t entries[SR_COUNT]; /* start | (frequency - 1) << 16 of every symbol */
+#endif
+    uint32_t bank[SR_BANK], counts[SR_BANK], scratch[SR_LONGEST];
     int32_t values[SR_HEIGHT * SR_WIDTH];
-#if SR_RATES
+#if SR_RATES || SR_MEANS
     float scaled[SR_HEIGHT * SR_WIDTH];
 #endif
     uint16_t indexes[SR_HEIGHT * SR_WIDTH + 32];
     uint32_t at[SR_WIDE];
     uint8_t context[SR_WIDE], planes[3 * (SR_WIDE + 2)], before[SR_HEIGHT * SR_WIDE];
-    uint32_t seen[SR_CONTEXTS], next[SR_CONTEXTS], row_seen[SR_CONTEXTS];
+    uint32_t seen[SR_TABLES], next[SR_TABLES], row_seen[SR_CONTEXTS];
 } sr_work;
 
 static SR_ALIGNED union {
@@ -85,6 +109,12 @@ static int32_t sr_put_varint(uint8_t *out, int32_t at, uint64_t value) {
     for (; value >= 128; value >>= 7) out[at++] = (uint8_t)(value | 128);
     out[at++] = (uint8_t)value;
     return at;
+}
+
+/* The value of a symbol that is outside of a table of `last` values from `offset`. */
+static inline int32_t sr_put_escape(uint8_t *out, int32_t at, int32_t value, int32_t offset, int32_t last) {
+    const int64_t below = (int64_t)offset - 1 - value, over = (int64_t)value - offset - last;
+    return sr_put_varint(out, at, (uint64_t)(below >= 0 ? 2 * below + 1 : 2 * over));
 }
 
 /* Position of the image in the network's input, and the weights of its columns. */

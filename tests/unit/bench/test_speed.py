@@ -70,3 +70,11 @@ def test_a_busy_loop_of_15_percent_is_seen():
     times, reference = measure({"a": busy(10.0), "b": busy(11.5)}, rounds=7)
     assert times["b"].ratio / times["a"].ratio == pytest.approx(1.15, abs=0.05)
     assert reference.ratio == 1
+
+
+def test_a_pause_follows_an_untimed_run_of_the_same_task(monkeypatch):
+    events = []
+    monkeypatch.setattr("splitreg.bench.timing.time.sleep", lambda seconds: events.append(seconds))
+    measure({"a": lambda n: events.append(("a", n))}, rounds=2, pause_s=0.25)
+    assert events[1::4] == [("a", 0), ("a", 1), ("a", 2)]  # the reference task pauses too
+    assert events[:4] == [0.25, ("a", 0), 0.25, ("a", 0)]
