@@ -112,7 +112,7 @@ def dump_json(value: Any, *, indent: int | None = None) -> str:
         return json.dumps(json_safe(value), allow_nan=False, indent=indent)
 
 
-def parse_json(text: str | bytes, **options: Any) -> Any:
+def parse_json(text: str | bytes | bytearray, **options: Any) -> Any:
     """Read JSON that may be of anyone: what ``json.loads`` returns, and a ``ValueError`` for all that is wrong with it.
 
     Args:

@@ -158,7 +158,9 @@ def _read(source: Path | bytes, name: str, colours: bool) -> NDArray[Any]:
             if image.mode in ("P", "PA") and not colours:
                 return np.array(image if image.mode == "P" else image.getchannel(0))
             if image.mode in ("L", "1") or image.mode.startswith("I"):
-                return np.array(image).astype(np.int32 if image.mode.startswith("I") else np.uint8) // step
+                if image.mode.startswith("I"):
+                    return np.array(image).astype(np.int32)
+                return np.floor_divide(np.array(image).astype(np.uint8), step)
             if image.mode == "LA":
                 return np.array(image.getchannel(0))
             if image.mode in ("RGB", "RGBA", "P", "PA"):

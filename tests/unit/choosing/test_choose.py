@@ -182,3 +182,12 @@ def test_a_bound_that_is_no_number(folder):
             cli, ["choose", "--bench", str(folder), "--link", "wifi", "--min", f"seg.mIoU={bound}"]
         )
         assert found.exit_code and isinstance(found.exception, RecipeError), found.output
+
+
+def test_threads_that_were_not_measured(folder):
+    result = json.loads((folder / "bench.json").read_text())
+    result["speed"]["threads"] = 2
+    assert choose(result, link="wifi", options=ChooseOptions(threads=2)).best
+    with pytest.raises(RecipeError, match="2 threads.*7"):
+        choose(result, link="wifi", options=ChooseOptions(threads=7))
+    assert choose(result, device=folder / "slow.toml", link="wifi", options=ChooseOptions(threads=7)).plans
