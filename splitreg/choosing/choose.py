@@ -150,11 +150,6 @@ def choose(
     if "speed" not in data:
         raise BenchError("the result has no times; measure them with: splitreg bench ... --times")
     profile = _device(device)
-    if profile is None and options.threads not in (1, data["speed"].get("threads", options.threads)):
-        raise RecipeError(
-            f"the benchmark ran with {data['speed']['threads']} threads, so that times of {options.threads} are not known; "
-            "measure with --threads, or name a device"
-        )
     link_profile = link if isinstance(link, LinkProfile) else read_link(link)
     setting = DeploymentSetting(
         speed=data["speed"], device=profile, link=link_profile, threads=options.threads, runtime=options.runtime,
@@ -162,6 +157,11 @@ def choose(
         clock=options.clock,
     )  # fmt: skip
     with damaged_result("the result"):
+        if profile is None and options.threads not in (1, data["speed"].get("threads", options.threads)):
+            raise RecipeError(
+                f"the benchmark ran with {data['speed']['threads']} threads, so that times of {options.threads} are not known; "
+                "measure with --threads, or name a device"
+            )
         errors = _errors(data)
         rows = [replace(plan, problems=tuple(_problems(plan, options, errors))) for plan in plans(data, setting)]
         rows.sort(key=lambda plan: (bool(plan.problems), *_order(plan, options, errors)))
