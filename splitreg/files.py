@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -47,7 +48,8 @@ def is_image(name: str | Path) -> bool:
 def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write a file so that a reader, or a crash at any moment, sees the old or the new content.
 
-    Creates the parent folder.
+    Creates the parent folder. A link stays a link: the file that it leads to is replaced. What is no file, such as
+    ``/dev/stdout``, ``/dev/null`` or a named pipe, is written to and never replaced.
 
     Args:
         path: the file.
@@ -58,6 +60,10 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
         OSError: the disk is full, or the file cannot be written; an older file is unchanged, and no
             temporary file is left.
     """
+    if _is_special(path):
+        path.write_bytes(data)
+        return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,10 +75,20 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
         os.replace(temporary, path)
         if sync:
             _sync_folder(path.parent)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        error.filename = error.filename or os.fspath(path)  # a failing write names no file
         raise
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path is a device, a pipe or a socket, also through links."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -94,6 +110,22 @@ def dump_json(value: Any, *, indent: int | None = None) -> str:
         return json.dumps(value, allow_nan=False, indent=indent)
     except ValueError:
         return json.dumps(json_safe(value), allow_nan=False, indent=indent)
+
+
+def parse_json(text: str | bytes | bytearray, **options: Any) -> Any:
+    """Read JSON that may be of anyone: what ``json.loads`` returns, and a ``ValueError`` for all that is wrong with it.
+
+    Args:
+        text: the JSON.
+        options: keyword arguments of ``json.loads``.
+
+    Raises:
+        ValueError: not JSON, or nested too deep.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as cause:
+        raise ValueError("its lists or objects are nested too deep") from cause
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,33 @@ def name_list(value: Any, where: str) -> tuple[str, ...]:
 def is_int(value: Any) -> bool:
     """Whether it is a number without a fraction, and no ``true`` or ``false``."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a finite number, and no ``true`` or ``false``; JSON and TOML have integers of any length.
+
+    >>> is_finite(3), is_finite(True), is_finite(float("nan")), is_finite(10**400)
+    (True, False, False, False)
+    """
+    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
+
+
+def check_numbers(value: Any, where: str = "") -> None:
+    """Refuse NaN, which passes every range, and integers that no float holds, anywhere in plain data.
+
+    Raises:
+        RecipeError: names the place.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_numbers(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            check_numbers(item, f"{where}[{number}]")
+    elif isinstance(value, float) and value != value:
+        raise RecipeError(f"{where} must be a number, got {value}")
+    elif is_int(value) and not is_finite(value):
+        raise RecipeError(f"{where} must be a number that a float holds, got {str(value)[:40]}")
 
 
 def typed(value: Any, kinds: tuple[Any, ...], where: str) -> Any:

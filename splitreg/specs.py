@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from splitreg.errors import DataError
+
 #: Version of ``splitreg.interfaces``; a plugin states the version that it was written for.
 API = 1
+
+#: Largest number of classes of a segmentation: the value of the next one stands for unknown pixels (``tasks.IGNORE``).
+MAX_PIXEL_CLASSES = 255
 
 #: Kinds of plugins; the entry-point group of each is ``splitreg.<kind>``.
 KINDS = ("backbone", "bottleneck", "codec", "head", "dataset", "objective", "target")
@@ -119,7 +124,17 @@ class TargetSpec:
     Args:
         task: name of the task, e.g. ``"detection"`` (see ``splitreg.tasks``).
         labels: class names, in the order of their indexes; empty if the task has none.
+
+    Raises:
+        DataError: more classes of pixels than a mask can tell apart.
     """
 
     task: str
     labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.task == "segmentation" and len(self.labels) > MAX_PIXEL_CLASSES:
+            raise DataError(
+                f"a segmentation has at most {MAX_PIXEL_CLASSES} classes, because a pixel of value {MAX_PIXEL_CLASSES} is "
+                f"unknown; there are {len(self.labels)}. Choose or merge classes"
+            )

@@ -7,13 +7,13 @@ are neither in git nor in the package.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from splitreg.errors import BundleError, RecipeError, suggest
+from splitreg.files import parse_json
 from splitreg.hub import HubPlace, fetch, is_hub
 
 #: Prefix of names in the zoo.
@@ -111,8 +111,8 @@ def catalogue() -> list[dict[str, Any]]:
 
 def _bundle(name: str, path: Path) -> dict[str, Any]:
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        results = json.loads((path / "metrics.json").read_text(encoding="utf-8")).get("evaluations", [])
+        config = parse_json((path / "config.json").read_text(encoding="utf-8"))
+        results = parse_json((path / "metrics.json").read_text(encoding="utf-8")).get("evaluations", [])
         recipe = config["recipe"]
         heads = {head["as"]: head["name"] for head in recipe["heads"]}
         data = [part["name"] for part in recipe["data"]]

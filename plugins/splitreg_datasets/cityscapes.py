@@ -124,7 +124,7 @@ def _train_ids(ids: Any, path: Path) -> Any:
         table[number] = train
     mapped = table[np.clip(ids, 0, 255)]
     if (mapped == labelimages.UNKNOWN).any():
-        raise DataError(f"{path} holds {labelimages.example(ids, mapped)}; Cityscapes has the ids 0 to {MAX_ID}")
+        raise DataError(f"{path} holds {labelimages.example_of(ids, mapped)}; Cityscapes has the ids 0 to {MAX_ID}")
     return mapped
 
 

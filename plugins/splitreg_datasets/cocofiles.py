@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ MAX_COUNTED_BYTES = 200_000_000
 _PEEK = 1 << 20
 #: First letters of COCO's and CVAT's JSON files of objects with keypoints.
 _KEYPOINTS = "person_keypoints"
+_YEAR = re.compile(r"(19|20)[0-9]{2}$")
 #: COCO's JSON files for other tasks, which name images and annotations too.
 _OTHER_TASKS = ("captions", _KEYPOINTS, "stuff", "image_info", "labels_")
 
@@ -106,12 +108,18 @@ def _unique(sources: Iterable[AnnotationFile]) -> list[AnnotationFile]:
     for source in sorted(sources, key=lambda s: (s.word.endswith(tuple("0123456789")), "2017" not in s.word, s.word)):
         if source.split or not source.strict or "" not in chosen:
             other = chosen.setdefault(source.split, source)
-            if other is not source and not source.strict:
+            if other is not source and not (source.strict and _is_copy(source, other)):
                 raise DataError(
                     f"{source.path} and {other.path.name} are both COCO files of "
                     f"{'the split ' + source.split if source.split else 'no split'}; name one: annotations=FILE"
                 )
     return list(chosen.values())
+
+
+def _is_copy(source: AnnotationFile, other: AnnotationFile) -> bool:
+    """Whether two files of a split differ in their year only, as ``train2014`` and ``train2017`` do."""
+    words = [_YEAR.sub("", one.word) for one in (source, other)]
+    return words[0] == words[1]
 
 
 def is_coco(path: Path) -> bool:

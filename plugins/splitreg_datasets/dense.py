@@ -377,7 +377,9 @@ def _binary(root: Path, entries: Sequence[DenseEntry]) -> MaskClasses:
         DataError: there are more values, which need names.
     """
     stored: set[Any] = set()
-    for entry in _some(entries):
+    some = _some(entries)
+    deeper = [entry for entry in some if not labelimages.has_few_bits(root / entry.mask)]
+    for entry in deeper or some:
         labels = labelimages.read_labels(root / entry.mask)
         flat = labels.reshape(-1, 3) if labels.ndim == 3 else labels.reshape(-1)
         stored.update(tuple(v) if labels.ndim == 3 else int(v) for v in np.unique(flat, axis=0).tolist())
@@ -412,7 +414,9 @@ def _check_masks(root: Path, entries: Sequence[DenseEntry], classes: MaskClasses
         missing = mask == UNKNOWN
         unknown, pixels = unknown + int(missing.sum()), pixels + mask.size
         if not which and missing.any():
-            which = f"{labelimages.example(labelimages.read_labels(path), mask)} in {path}"
+            which = f"{labelimages.example(path, classes)} in {path}"
+    indexes = (labelimages.class_indexes(root / entry.mask, classes) for entry in some)
+    labelimages.check_foreground(indexes, classes, root, "set values=0,255")
     if not unknown:
         return
     if unknown == pixels:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from splitreg import imaging, tasks
 from splitreg.errors import DataError, ImageError, MissingExtra
 from splitreg.interfaces import Dataset
+from splitreg.parsing import is_finite
 from splitreg.specs import TargetSpec
 from splitreg.tasks import IGNORE, ClassTarget, Sample, Target
 from splitreg_datasets import depthmaps, labelimages, layout
@@ -81,6 +84,8 @@ class HuggingFace(Dataset):
         self._mask_classes = labelimages.indexed_classes(names)
         self._tables = {name: _undecoded(table, self._columns) for name, table in self._tables.items()}
         self._rows = _splits(self._tables, hold_out).select(split, "hf", Path(place))
+        if names:
+            labelimages.check_foreground(self._some_masks(), self._mask_classes, place, "store it as 1")
 
     @classmethod
     def describe(
@@ -139,6 +144,14 @@ class HuggingFace(Dataset):
             )
         return Sample(image=as_image(image), targets=targets, name=f"{name}/{number}" if name else str(number))
 
+    def _some_masks(self) -> Iterator[NDArray[np.int64]]:
+        """Yield the class indexes of a few masks."""
+        for name, number in self._rows[:: len(self._rows) // labelimages.CHECKED_BYTES + 1]:
+            value = self._tables[name][number][self._columns["mask"]]
+            if value is not None:
+                where = f"row {number} of {name or 'the dataset'}"
+                yield self._mask_classes.indexes(labelimages.read_label_bytes(_bytes(value, where), where))
+
     def _mask(self, value: Any, size: tuple[int, int], where: str) -> Target | None:
         if value is None:
             return None
@@ -147,7 +160,9 @@ class HuggingFace(Dataset):
             raise DataError(f"{where}: the mask has another size than the image")
         mask = self._mask_classes.indexes(labels)
         if (mask == labelimages.UNKNOWN).any():
-            raise DataError(f"{where}: the mask holds {labelimages.example(labels, mask)}, which no class stands for")
+            raise DataError(
+                f"{where}: the mask holds {labelimages.example_of(labels, mask)}, which no class stands for"
+            )
         return labelimages.mask_target(mask)
 
 
@@ -307,12 +322,8 @@ def _shapes(objects: Any, labels: tuple[str, ...], form: str, where: str) -> lis
         raise DataError(f"{where} has {len(boxes)} boxes and {len(categories)} categories")
     shapes = []
     for box, category in zip(boxes, categories, strict=True):
-        if (
-            not isinstance(box, Sequence)
-            or len(box) != 4
-            or not all(isinstance(v, int | float) and math.isfinite(v) for v in box)
-        ):
-            raise DataError(f"{where} has the box {box!r}; expected four numbers ({form})")
+        if not isinstance(box, Sequence) or len(box) != 4 or not all(map(is_finite, box)):
+            raise DataError(f"{where} has the box {str(box)[:80]}; expected four numbers ({form})")
         x0, y0, x1, y1 = map(float, box)
         if form == "xywh":
             x1, y1 = x0 + x1, y0 + y1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torchvision import tv_tensors
 
 from splitreg.errors import DataError
+from splitreg.parsing import is_finite
 from splitreg.tasks import BoxTarget, MultiLabelTarget, PoseTarget
 from splitreg_datasets import rle
 from splitreg_datasets.files import read_json
@@ -204,8 +204,14 @@ def _check_annotation(
         raise DataError(f"{what} belongs to the image {identity!r}, which is not listed")
     if type(category) is not int or category not in categories:
         raise DataError(f"{what} has the category {category!r}, which is not listed")
-    if not isinstance(box, list) or len(box) != 4 or not all(_finite(value) for value in box):
-        raise DataError(f"{what} has the box {box!r}; expected [x, y, width, height]")
+    if not isinstance(box, list) or len(box) != 4 or not all(is_finite(value) for value in box):
+        raise DataError(f"{what} has the box {str(box)[:80]}; expected [x, y, width, height]")
+    if box[2] < 0 or box[3] < 0:
+        raise DataError(f"{what} has the box {box!r} of negative width or height; expected [x, y, width, height]")
+    crowd = annotation.get("iscrowd") or 0
+    if crowd not in (0, 1, "0", "1"):
+        raise DataError(f"{what} has iscrowd {str(crowd)[:40]!r}; expected 0 or 1")
+    annotation["iscrowd"] = int(crowd)
 
 
 def _add_segments(
@@ -251,7 +257,7 @@ def read_records(path: Path, loaded: Mapping[str, Any], *, strict: bool = True) 
 
 def _whole(value: Any) -> int | None:
     """Return a side of an image; some tools write 64.0."""
-    return int(value) if _finite(value) and value == int(value) and value >= 1 else None
+    return int(value) if is_finite(value) and value == int(value) and value >= 1 else None
 
 
 def _solid(record: Record) -> list[tuple[dict[str, Any], tuple[float, float, float, float]]]:
@@ -265,7 +271,3 @@ def _corners(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float,
     x, y, w, h = map(float, box)
     corners = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
     return corners if corners[2] > corners[0] and corners[3] > corners[1] else None
-
-
-def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torchvision import tv_tensors
 
 from splitreg.errors import DataError
+from splitreg.parsing import is_finite
 from splitreg.specs import TargetSpec
 from splitreg.tasks import POSE, PoseTarget
 from splitreg_datasets.files import read_json
@@ -65,7 +65,7 @@ class Keypoints:
     def _points(self, item: Mapping[str, Any]) -> list[float]:
         count = 3 * len(self.names)
         values = item.get("keypoints") or [0.0] * count  # crowds, and objects that nobody annotated
-        valid = isinstance(values, list) and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+        valid = isinstance(values, list) and all(map(is_finite, values))
         if not valid or len(values) != count:
             raise DataError(
                 f"{self.path}: annotation {item.get('id')} has the keypoints {str(values)[:80]}; expected x, y and "

@@ -176,11 +176,12 @@ def _splits(root: Path, hold_out: float) -> Splits[KittiEntry]:
 
 def _objects(root: Path, home: str) -> dict[str, list[KittiEntry]]:
     prefix = f"{home}/" if home else ""
-    labels = {layout.stem_of(name) for name in layout.listing(root / home / "label_2").files if name.endswith(".txt")}
+    files = layout.listing(root / home / "label_2").files
+    labels = {layout.stem_of(name): name for name in files if name.lower().endswith(".txt")}
     images = layout.by_stem(root / home / "image_2", 0)
     entries = {
         stem: KittiEntry(
-            image=f"{prefix}image_2/{name}", labels=f"{prefix}label_2/{stem}.txt" if stem in labels else ""
+            image=f"{prefix}image_2/{name}", labels=f"{prefix}label_2/{labels[stem]}" if stem in labels else ""
         )
         for stem, name in images.items()
     }

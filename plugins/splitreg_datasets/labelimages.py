@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ CLASS_FILES = (
 )  # fmt: skip
 #: Labels that are looked at before training starts.
 CHECKED = 64
+#: Pillow's name for grey samples of 2 or 4 bits -> what it multiplies them by, so that white is 255.
+_STEPS = {"L;2": 85, "L;4": 17}
+#: Likewise in archives and tables, which are slower to read.
+CHECKED_BYTES = 8
 #: Value of a pixel that no class stands for, before it becomes an error or `IGNORE`.
 UNKNOWN = -1
 
@@ -125,6 +129,19 @@ def read_labels(path: Path, *, colours: bool = False) -> NDArray[Any]:
     return _read(path, f"the labels {path}", colours)
 
 
+def has_few_bits(path: Path) -> bool:
+    """Whether a label image has 1, 2 or 4 bits of grey per pixel.
+
+    Raises:
+        DataError: not an image.
+    """
+    try:
+        with imaging.open_image(path) as image:
+            return bool(image.mode == "1" or _step(image) > 1)
+    except ImageError as cause:
+        raise DataError(f"cannot read the labels {path}: {cause}") from cause
+
+
 def read_label_bytes(data: bytes, name: str) -> NDArray[Any]:
     """Read a label image from the bytes of its file, as ``read_labels``; ``name`` says which one in messages.
 
@@ -137,10 +154,13 @@ def read_label_bytes(data: bytes, name: str) -> NDArray[Any]:
 def _read(source: Path | bytes, name: str, colours: bool) -> NDArray[Any]:
     try:
         with imaging.open_image(source) as image:
+            step = _step(image)
             if image.mode in ("P", "PA") and not colours:
                 return np.array(image if image.mode == "P" else image.getchannel(0))
             if image.mode in ("L", "1") or image.mode.startswith("I"):
-                return np.array(image).astype(np.int32 if image.mode.startswith("I") else np.uint8)
+                if image.mode.startswith("I"):
+                    return np.array(image).astype(np.int32)
+                return np.floor_divide(np.array(image).astype(np.uint8), step)
             if image.mode == "LA":
                 return np.array(image.getchannel(0))
             if image.mode in ("RGB", "RGBA", "P", "PA"):
@@ -150,19 +170,41 @@ def _read(source: Path | bytes, name: str, colours: bool) -> NDArray[Any]:
         raise DataError(f"cannot read {name}: {cause}") from cause
 
 
+def _step(image: Any) -> int:
+    """Return by what Pillow multiplies grey samples of 2 or 4 bits: 1 where it does not."""
+    tiles = getattr(image, "tile", None) or []
+    return next((step for bits, step in _STEPS.items() if any(bits in map(str, tile) for tile in tiles)), 1)
+
+
 def class_indexes(path: Path, classes: MaskClasses) -> NDArray[np.int64]:
     """Read a label image as class indexes, ``IGNORE``, or ``UNKNOWN``: (H, W).
 
-    A palette image counts by its indexes. Where the classes' colours are known from a file, it counts by its colours,
-    if each of them is one of a class.
+    A palette image counts by its indexes, or by its colours where a file states those of the classes. Of an image of
+    which some pixels are of no class, another reading counts if it leaves fewer: indexes for a palette, the shade for
+    colours that are all grey, and 255 for the largest value of an image of 1, 2 or 4 bits.
 
     Raises:
         DataError: not an image, or damaged.
     """
-    mask = classes.indexes(read_labels(path, colours=classes.by_colour))
-    if classes.by_colour and (mask == UNKNOWN).any():
-        mask = classes.indexes(read_labels(path))
-    return mask
+    return _class_indexes(path, classes)[0]
+
+
+def _class_indexes(path: Path, classes: MaskClasses) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Return the class indexes of a label image, and the stored values that they come from."""
+    labels = read_labels(path, colours=classes.by_colour)
+    mask = classes.indexes(labels)
+    unknown = int((mask == UNKNOWN).sum())
+    if unknown:
+        others = [read_labels(path)] if classes.by_colour else []
+        others += [one[:, :, 0] for one in (labels, *others) if one.ndim == 3 and (one == one[:, :, :1]).all()]
+        top = int(labels.max(initial=0))
+        if 255 in classes.values and labels.ndim == 2 and top in (1, 3, 15):
+            others.append(labels * (255 // top))
+        for other in others:
+            second = classes.indexes(other)
+            if (second == UNKNOWN).sum() < unknown:
+                mask, labels, unknown = second, other, int((second == UNKNOWN).sum())
+    return mask, labels
 
 
 def fit(labels: NDArray[Any], size: tuple[int, int], path: Path, image: Path) -> NDArray[Any]:
@@ -204,12 +246,46 @@ def read_mask(path: Path, classes: MaskClasses, size: tuple[int, int], image: Pa
     return fit(class_indexes(path, classes), size, path, image)
 
 
+def check_foreground(masks: Iterable[NDArray[np.int64]], classes: MaskClasses, where: object, remedy: str) -> None:
+    """Refuse masks of 0 and 255 alone: who writes them means the foreground by 255, which stands for "unknown" here.
+
+    Args:
+        masks: class indexes of some label images.
+        classes: what their pixels stand for.
+        where: what they belong to, for the message.
+        remedy: what the user can do.
+
+    Raises:
+        DataError: no pixel is of another class than the first one, and some are unknown.
+    """
+    if classes.by_colour or len(classes.names) < 2 or 255 in classes.values:
+        return
+    values: set[int] = set()
+    number = 0
+    for mask in masks:
+        number += 1
+        values.update(np.unique(mask).tolist())
+        if values - {0, IGNORE, UNKNOWN}:
+            return
+    if IGNORE in values:
+        raise DataError(
+            f"the masks of {where} hold no class but {classes.names[0]!r}: of {number} that were looked at all pixels are "
+            f"0 or 255, and 255 stands for unknown. If 255 is {classes.names[1]!r}, {remedy}"
+        )
+
+
 def mask_target(mask: NDArray[np.int64]) -> MaskTarget:
     """Return the target of class indexes; what is unknown is ignored."""
     return MaskTarget(mask=tv_tensors.Mask(torch.from_numpy(np.where(mask == UNKNOWN, IGNORE, mask))))
 
 
-def example(labels: NDArray[Any], mask: NDArray[np.int64]) -> str:
+def example(path: Path, classes: MaskClasses) -> str:
+    """Name a value of a label image that no class stands for, see ``example_of``."""
+    mask, labels = _class_indexes(path, classes)
+    return example_of(labels, mask)
+
+
+def example_of(labels: NDArray[Any], mask: NDArray[np.int64]) -> str:
     """Name a stored value that no class stands for: ``"the class id 7"`` or ``"the colour (0, 0, 64)"``."""
     values = labels[mask == UNKNOWN][0]
     if labels.ndim == 2:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from splitreg import imaging, tasks
 from splitreg.errors import DataError, ImageError
 from splitreg.interfaces import Dataset
+from splitreg.parsing import is_finite
 from splitreg.specs import TargetSpec
 from splitreg.tasks import Sample
 from splitreg_datasets import layout
@@ -162,12 +163,8 @@ def _mark(shape: Any, where: str) -> Mark:
     if not isinstance(label, str) or not label.strip() or not isinstance(points, list):
         raise DataError(f"{where} has no label or no list of points")
     for point in points:
-        if (
-            not isinstance(point, list)
-            or len(point) != 2
-            or not all(type(v) in (int, float) and math.isfinite(v) for v in point)
-        ):
-            raise DataError(f"{where} ({label}) has the point {point!r}; expected x and y")
+        if not isinstance(point, list) or len(point) != 2 or not all(map(is_finite, point)):
+            raise DataError(f"{where} ({label}) has the point {str(point)[:80]}; expected x and y")
     group, mask = shape.get("group_id"), shape.get("mask")
     return Mark(
         label=label.strip(), kind=str(shape.get("shape_type") or "polygon"), points=tuple((p[0], p[1]) for p in points),
@@ -193,7 +190,7 @@ def _outline(mark: Mark, where: Path) -> list[float] | None:
         radius = math.hypot(x1 - x0, y1 - y0)
         angles = [2 * math.pi * step / _CIRCLE for step in range(_CIRCLE)]
         return [value for a in angles for value in (x0 + radius * math.cos(a), y0 + radius * math.sin(a))]
-    if mark.kind == "oriented_rectangle" and len(points) >= 4:
+    if mark.kind in ("rectangle", "oriented_rectangle", "rotation") and len(points) >= 4:  # X-AnyLabeling's too
         return [value for point in points for value in point]
     raise DataError(f"{where}: {mark.label} is a {mark.kind!r} of {len(points)} points, which is no shape of labelme's")
 
@@ -265,9 +262,15 @@ def _read_image(path: Path, annotation: LabelMeAnnotation) -> NDArray[np.uint8]:
     if not annotation.data:
         raise DataError(f"{path} belongs to the image {annotation.image!r}, which is not there")
     try:
-        return imaging.read(base64.b64decode(annotation.data))
+        image = imaging.read(base64.b64decode(annotation.data))
     except (ImageError, binascii.Error, ValueError) as cause:
         raise DataError(f"{path}: its imageData is no image: {cause}") from cause
+    if annotation.size is not None and image.shape[:2] != annotation.size:
+        height, width = annotation.size
+        raise DataError(
+            f"{path}: its imageData has {image.shape[1]}x{image.shape[0]} pixels, the file says {width}x{height}"
+        )
+    return image
 
 
 def _json_files(root: Path) -> list[str]:

@@ -123,12 +123,18 @@ def object_targets(
         identities: give identities.
 
     Raises:
-        DataError: a polygon that is malformed.
+        DataError: a polygon that is malformed, or a box that ends before it begins.
     """
     height, width = size
-    corners = np.clip(
-        np.array([shape.box for shape in shapes], np.float64).reshape(-1, 4), 0, [width, height, width, height]
-    )
+    stated = np.array([shape.box for shape in shapes], np.float64).reshape(-1, 4)
+    backwards = (stated[:, 2:] < stated[:, :2]).any(1)
+    if backwards.any():
+        x0, y0, x1, y1 = stated[backwards][0].tolist()
+        raise DataError(
+            f"{path}: object {int(backwards.argmax()) + 1} has a box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}), which "
+            "ends before it begins; exchange its corners, or read the boxes in another form"
+        )
+    corners = np.clip(stated, 0, [width, height, width, height])
     keep = ((corners[:, 2:] - corners[:, :2]) > 0).all(1)
     boxed = [shape for shape, kept in zip(shapes, keep, strict=True) if kept]
     pixels: Any = None

@@ -152,7 +152,8 @@ def _classes(root: Path) -> dict[str, str]:
         for file in layout.listing(folder).files if folder else ():
             named = "class-descriptions" in file.lower() or (file == "classes.csv" and folder in inner)
             if named and file.lower().endswith(".csv") and folder:
-                rows = [row for row in _rows(folder / file) if len(row) >= 2 and row[0] != "LabelName"]
+                lines = csv.reader(layout.read_text(folder / file).splitlines())
+                rows = [row for row in lines if len(row) >= 2 and row[0] != "LabelName"]
                 if rows:
                     return {row[0].strip(): row[1].strip() for row in rows}
     raise DataError(f"{root} has no class-descriptions-boxable.csv, which names the classes of Open Images' codes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.masks import decode_mask
+from splitreg.parsing import is_finite
 
 
 def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -46,7 +46,7 @@ def from_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> NDArray[np.
             raise ValueError("a polygon must be a list of x and y")
         for axis, side in ((0, width), (1, height)):
             # Drawing takes time proportional to the length of the edges, so a corner may not be far outside.
-            if not all(_number(c) and -side - 8 <= c <= 2 * side + 8 for c in polygon[axis::2]):
+            if not all(is_finite(c) and -side - 8 <= c <= 2 * side + 8 for c in polygon[axis::2]):
                 raise ValueError("a polygon's corners must be numbers inside or near the image")
         if len(polygon) >= 6:  # points and lines cover no pixel (COCO has a few)
             drawn.append([float(c) for c in polygon])
@@ -54,7 +54,3 @@ def from_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> NDArray[np.
         return np.zeros(size, bool)
     runs = mask.merge(mask.frPyObjects(drawn, height, width))
     return np.ascontiguousarray(mask.decode(runs)).astype(bool)
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from splitreg import imaging, tasks
 from splitreg.errors import DataError, ImageError
@@ -71,6 +74,7 @@ class WebDataset(Dataset):
         self._entries = _splits(_shards(place), hold_out).select(split, "webdataset", place)
         names = self.targets[tasks.SEGMENTATION].labels if tasks.SEGMENTATION in self.targets else ()
         self._mask_classes = labelimages.indexed_classes(names)
+        labelimages.check_foreground(self._some_masks(), self._mask_classes, place, "store it as 1")
 
     @classmethod
     def describe(
@@ -129,13 +133,22 @@ class WebDataset(Dataset):
             targets[tasks.SEGMENTATION] = self._mask(entry, (image.shape[0], image.shape[1]), name)
         return Sample(image=as_image(image), targets=targets, name=name)
 
+    def _some_masks(self) -> Iterator[NDArray[np.int64]]:
+        """Yield the class indexes of a few masks."""
+        masks = [entry for entry in self._entries if entry.mask]
+        for entry in masks[:: len(masks) // labelimages.CHECKED_BYTES + 1]:
+            labels = labelimages.read_label_bytes(entry.read(entry.mask), f"{entry.shard.name}/{entry.key}")
+            yield self._mask_classes.indexes(labels)
+
     def _mask(self, entry: ShardEntry, size: tuple[int, int], name: str) -> Target:
         labels = labelimages.read_label_bytes(entry.read(entry.mask), name)
         if labels.shape[:2] != size:
             raise DataError(f"the mask of {name} has another size than its image")
         mask = self._mask_classes.indexes(labels)
         if (mask == labelimages.UNKNOWN).any():
-            raise DataError(f"the mask of {name} holds {labelimages.example(labels, mask)}, which no class stands for")
+            raise DataError(
+                f"the mask of {name} holds {labelimages.example_of(labels, mask)}, which no class stands for"
+            )
         return labelimages.mask_target(mask)
 
 

@@ -161,9 +161,8 @@ class Voc(Dataset):
         path = self._files.root / self._files.masks[name]
         mask = labelimages.read_mask(path, self._mask_classes, size, image)
         if (mask == UNKNOWN).any():
-            labels = labelimages.fit(labelimages.read_labels(path), size, path, image)
             raise DataError(
-                f"{path} holds {labelimages.example(labels, mask)}, which no label stands for; name the classes: "
+                f"{path} holds {labelimages.example(path, self._mask_classes)}, which no label stands for; name the classes: "
                 "mask_classes=first,second,..."
             )
         return mask
@@ -271,8 +270,8 @@ def _named(files: _Files, image_set: str, split: str = "") -> dict[str, list[str
     listings: dict[str, Path] = {}
     for folder in folders:
         for name in layout.listing(folder).files if folder else ():
-            stem = name.removesuffix(".txt")
-            if stem != name and "_" not in stem and folder:
+            stem = layout.stem_of(name)
+            if name.lower().endswith(".txt") and "_" not in stem and folder:
                 listings.setdefault("" if stem == "default" else layout.split_name(stem) or stem, folder / name)
     if listings:
         chosen = {

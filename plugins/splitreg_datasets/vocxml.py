@@ -51,7 +51,7 @@ def read_annotation(path: Path) -> VocAnnotation:
             rotated = "; robndbox is a rotated box" if element.find("robndbox") is not None else ""
             raise DataError(f"{what} ({name}) has no bndbox of xmin, ymin, xmax and ymax{rotated}")
         x0, y0, x1, y1 = (c for c in corners if c is not None)
-        difficult = (element.findtext("difficult") or "0").strip() == "1"
+        difficult = (element.findtext("difficult") or "0").strip().lower() in ("1", "true")
         objects.append(Thing(name=name, box=(x0, y0, x1, y1), difficult=difficult))
     height, width = (_number(root.findtext(f"size/{key}")) for key in ("height", "width"))
     size = (int(height), int(width)) if height and width else None  # some tools write 0 for unknown

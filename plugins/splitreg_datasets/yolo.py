@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,15 @@ class Yolo(Dataset):
         content = _open(find_root(root, "yolo"), names, hold_out)
         self._semantic = _is_semantic(semantic)
         self.targets = object_specs(content.names, semantic=self._semantic)
+        lost = content.missing.get(layout.split_name(split) or split, ())
+        if lost:
+            sentence = (
+                f"{content.config} names {', '.join(map(repr, lost))} for the split {split!r}, which is not there; the "
+                f"folder has {layout.contents(content.root)}. Correct the file, or the folder's name"
+            )
+            if not content.splits.images.get(layout.split_name(split) or split):
+                raise DataError(sentence)
+            warnings.warn(sentence, stacklevel=2)
         self._pairs = content.splits.select(split, "yolo", content.root)
         self._keypoints = content.keypoints
         self._root = content.root
@@ -147,7 +157,11 @@ def _is_semantic(semantic: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Content:
+    """What is in a folder; ``missing``: split -> places that its file names, without those that are there."""
+
     root: Path
+    config: Path
+    missing: Mapping[str, Sequence[str]]
     names: tuple[str, ...]
     keypoints: int
     splits: Splits[Pair]
@@ -194,7 +208,15 @@ def _open(root: Path, names: str, hold_out: float) -> _Content:
     if not any(named.values()):
         raise layout.not_this("yolo", folder, EXPECTED)
     splits = layout.make_splits(named, stem=lambda pair: layout.stem_of(os.path.basename(pair[0])), hold_out=hold_out)
-    return _Content(root=folder, names=config.names, keypoints=config.keypoints, splits=splits)
+    lost = {
+        split: [place for place in places if yolotext.resolve(place, config.folders) is None]
+        for split, places in config.splits.items()
+        if split != "val" or not splits.fraction  # otherwise a part of train is held out
+    }
+    return _Content(
+        root=folder, config=config.path, missing=lost, names=config.names,
+        keypoints=config.keypoints, splits=splits,
+    )  # fmt: skip
 
 
 def _by_folder(root: Path, label_of: _LabelFinder) -> dict[str, list[Pair]]:
@@ -212,7 +234,7 @@ class _LabelFinder:
     """Finds label files: in labels/ where an image lies in images/, else beside it, else in a folder labels/ near it."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, tuple[str, frozenset[str]]] = {}
+        self._texts: dict[str, tuple[str, dict[str, str]]] = {}
         self._folders: dict[str, list[str]] = {}
 
     def __call__(self, image: str) -> str:
@@ -223,11 +245,12 @@ class _LabelFinder:
         for place in self._folders[folder]:
             if place not in self._texts:
                 files = layout.listing(Path(place)).files
-                self._texts[place] = place, frozenset(name for name in files if name.lower().endswith(".txt"))
+                texts = {layout.stem_of(name): name for name in reversed(files) if name.lower().endswith(".txt")}
+                self._texts[place] = place, texts
             where, texts = self._texts[place]
-            for text in (f"{stem}.txt", f"{stem}.TXT"):
-                if text in texts and text not in yolotext.NAME_FILES:
-                    return f"{where}/{text}"
+            text = texts.get(stem, "")
+            if text and text not in yolotext.NAME_FILES:
+                return f"{where}/{text}"
         return ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,11 @@ import numpy as np
 from splitreg.bench.report import FORMAT, VERSION
 from splitreg.bench.tables import markdown_table
 from splitreg.errors import BenchError, suggest
+from splitreg.files import parse_json
+from splitreg.parsing import is_finite
 
+#: Largest number of digits of an integer in a result.
+_MAX_DIGITS = 300
 #: Times that ``compare`` reads: processor time divided by that of the reference task, processor time, wall time.
 CLOCKS: Mapping[str, str] = {"ratio": "ratio", "cpu": "cpu_ms", "wall": "ms"}
 
@@ -138,10 +142,30 @@ def compare_results(
                 f"results of different images cannot be compared: {key} is {before[key]!r} in the first file and "
                 f"{after[key]!r} in the second; measure both with the same --data, --split and --limit"
             )
-    changes = list(_points(before, after, tolerances))
-    if tolerances.times and "speed" in before:
-        changes += _times(before["speed"], after.get("speed"), tolerances)
+    with damaged_result("a file"):
+        changes = list(_points(before, after, tolerances))
+        if tolerances.times and "speed" in before:
+            changes += _times(before["speed"], after.get("speed"), tolerances)
     return BenchChanges(changes=tuple(changes))
+
+
+@contextlib.contextmanager
+def damaged_result(what: str) -> Iterator[None]:
+    """Turn the errors of values that are missing or of another type into one that says that a result is damaged.
+
+    Args:
+        what: file, for the message.
+
+    Raises:
+        BenchError: instead of ``KeyError``, ``TypeError`` and so on.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as cause:
+        raise BenchError(
+            f"{what} of splitreg bench is damaged, or of another version: {type(cause).__name__}: {str(cause)[:200]}; "
+            "measure again"
+        ) from cause
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -152,7 +176,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / "bench.json" if Path(path).is_dir() else Path(path)
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
+        result = parse_json(file.read_text(encoding="utf-8"), parse_constant=_no_number, parse_int=_integer)
     except (OSError, ValueError) as cause:
         raise BenchError(f"cannot read {file}: {cause}; it must be a bench.json of splitreg bench") from cause
     if not isinstance(result, dict) or result.get("format") != FORMAT:
@@ -165,6 +189,16 @@ def read_result(path: str | Path) -> dict[str, Any]:
     if missing:
         raise BenchError(f"{file} is damaged: it lacks {', '.join(missing)}; measure again")
     return result
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"it holds {text}, which compares as neither better nor worse")
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"it holds a number of {len(text)} digits")
+    return int(text)
 
 
 def _points(before: Mapping[str, Any], after: Mapping[str, Any], tolerances: Tolerances) -> Iterator[Change]:
@@ -183,10 +217,9 @@ def _points(before: Mapping[str, Any], after: Mapping[str, Any], tolerances: Tol
         for one, other in zip(points, others, strict=True):
             where = f"{series}: " if len(points) == 1 else f"{series}, {one['label']}: "
             if one["bytes"] or other["bytes"]:
-                worse = other["bytes"] / one["bytes"] - 1 if one["bytes"] else float("inf")
                 yield Change(
-                    what=f"{where}bytes", relative=True, before=one["bytes"], after=other["bytes"], worse=worse,
-                    tolerance=tolerances.bytes,
+                    what=f"{where}bytes", relative=True, before=one["bytes"], after=other["bytes"],
+                    worse=_growth(one["bytes"], other["bytes"]), tolerance=tolerances.bytes,
                 )  # fmt: skip
             for head, primary in one["primary"].items():
                 change = _metric(where, head, primary, one, other, tolerances)
@@ -207,6 +240,8 @@ def _metric(
         raise BenchError(
             f"the second file has no {name} of head {head!r} in {where.rstrip(': ')}; the first has {value}"
         )
+    if not is_finite(value) or not is_finite(now):
+        raise ValueError(f"{name} of head {head!r} is no number")
     sign = 1.0 if primary["lower_is_better"] else -1.0
     low, high = _paired(one, other, head, name, sign)
     return Change(
@@ -251,7 +286,7 @@ def _times(before: Mapping[str, Any], after: Mapping[str, Any] | None, tolerance
             )
         yield Change(
             what=f"{what}, {tolerances.clock}", relative=True, before=timing[key], after=now[what][key],
-            worse=now[what][key] / timing[key] - 1, tolerance=tolerances.time,
+            worse=_growth(timing[key], now[what][key]), tolerance=tolerances.time,
         )  # fmt: skip
 
 
@@ -269,6 +304,13 @@ def timings(speed: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]
     for part in ("bundles", "codecs"):
         for name, value in speed.get(part, {}).items():
             yield from walk(f"{name}:", value)
+
+
+def _growth(before: float, after: float) -> float:
+    """Return the relative increase; from 0 to more it has no bound."""
+    if not is_finite(before) or not is_finite(after):
+        raise ValueError(f"{str(before)[:40]} or {str(after)[:40]} is no number")
+    return after / before - 1 if before else float("inf") if after else 0.0
 
 
 def _worse(change: Change) -> str:

@@ -23,7 +23,7 @@ from splitreg.errors import TrainingError
 from splitreg.evaluation import EvalOptions, evaluate, evaluate_image_codec
 from splitreg.evaluation.intervals import Bootstrap
 from splitreg.evaluation.packets import spread
-from splitreg.files import IMAGE_CODECS, disk_errors, write_json
+from splitreg.files import IMAGE_CODECS, disk_errors, parse_json, write_json
 from splitreg.parsing import check_name
 from splitreg.recipe import IGNORE, REFUSE, DataPart
 from splitreg.registry import Registry
@@ -261,7 +261,7 @@ def bundle_place(bundle: Path) -> str:
 def _read_result(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a stored result of exactly these settings; None if there is none, or it is damaged."""
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         return result if result["key"] == key and {"report", "primary", "costs", "intervals"} <= result.keys() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

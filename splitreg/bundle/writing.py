@@ -19,6 +19,7 @@ from pathlib import Path
 from splitreg.bundle.bundle import hash_folder
 from splitreg.bundle.config import CONFIG, FORMAT, BundleConfig
 from splitreg.errors import BundleError
+from splitreg.files import parse_json
 
 #: Name of a bundle that is being replaced.
 _ASIDE = "bundle"
@@ -31,7 +32,7 @@ MAX_ATTEMPTS = 20
 def is_bundle(path: Path) -> bool:
     """Whether a folder has the config of a bundle."""
     try:
-        return bool(json.loads((path / CONFIG).read_text(encoding="utf-8")).get("format") == FORMAT)
+        return bool(parse_json((path / CONFIG).read_text(encoding="utf-8")).get("format") == FORMAT)
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from splitreg.bench.chart import Trace, chart
-from splitreg.bench.compare import read_result
+from splitreg.bench.compare import damaged_result, read_result
 from splitreg.choosing.plans import LOCAL, OFFLOAD, SPLIT, DeploymentPlan, DeploymentSetting, plans
 from splitreg.errors import BenchError, RecipeError
 from splitreg.parsing import check_name
@@ -54,6 +55,9 @@ class ChooseOptions:
         check_name(self.clock, ("wall", "cpu"), "clock")
         if not self.server_speed > 0:
             raise RecipeError(f"server_speed must be above 0, got {self.server_speed}")
+        for key, bound in self.minimum.items():
+            if math.isnan(bound):
+                raise RecipeError(f"the bound of {key} is NaN, which no value is below")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,9 +156,19 @@ def choose(
         server_speed=options.server_speed, service_ms=options.service_ms,
         clock=options.clock,
     )  # fmt: skip
-    errors = _errors(data)
-    rows = [replace(plan, problems=tuple(_problems(plan, options, errors))) for plan in plans(data, setting)]
-    rows.sort(key=lambda plan: (bool(plan.problems), *_order(plan, options, errors)))
+    with damaged_result("the result"):
+        if profile is None and options.threads not in (1, data["speed"].get("threads", options.threads)):
+            raise RecipeError(
+                f"the benchmark ran with {data['speed']['threads']} threads, so that times of {options.threads} are not known; "
+                "measure with --threads, or name a device"
+            )
+        errors = _errors(data)
+        rows = [replace(plan, problems=tuple(_problems(plan, options, errors))) for plan in plans(data, setting)]
+        rows.sort(key=lambda plan: (bool(plan.problems), *_order(plan, options, errors)))
+        for plan in rows:
+            plan.use()  # fails here, not when it is printed
+    if not rows:
+        raise BenchError("the result has no point; measure again")
     met = [plan for plan in rows if not any("." in problem.split(" ")[0] for problem in plan.problems)]
     return Choice(
         device=HERE if profile is None else profile.name, link=link_profile, plans=tuple(rows),

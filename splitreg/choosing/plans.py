@@ -181,7 +181,7 @@ def _costs(kind: str, point: Mapping[str, Any], setting: DeploymentSetting) -> C
 def _split_ms(bundle: Mapping[str, Any], setting: DeploymentSetting) -> tuple[float, float]:
     """Return milliseconds of the edge half on the device, and its multiply-accumulates."""
     runtimes, edge = bundle["edge"]["runtimes"], bundle["edge"]
-    runtime = setting.runtime or next(name for name in _RUNTIMES if name in runtimes)
+    runtime = setting.runtime or next((name for name in _RUNTIMES if name in runtimes), _RUNTIMES[0])
     times = _measured(runtimes, runtime, "runtime")
     macs = bundle["costs"]["edge"]["macs"]
     device = setting.device

@@ -48,8 +48,9 @@ def frigate(
 
     from splitreg.edge import EdgeEncoder
     from splitreg.edge.frigate import PROTOCOLS, FrigateBridge, FrigateOptions, read_labels, run
+    from splitreg.edge.transport import read_token
 
-    token = None if token_file is None else Path(token_file).read_text(encoding="utf-8").split()[0]
+    token = None if token_file is None else read_token(token_file)
     options = FrigateOptions(
         head=head, min_score=min_score, timeout_s=timeout_ms / 1000, rate=rate,
         labels=None if labels is None else read_labels(Path(labels)),

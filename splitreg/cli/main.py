@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 import os
 import sys
 import traceback
 import warnings
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -38,6 +39,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"splitreg.cli.{cmd_name}_").command
+        _refuse_nan(command)
         return command
 
     def resolve_command(
@@ -51,6 +53,21 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             hint = suggest(args[0], COMMANDS) if args else ""
             raise click.UsageError(error.message + hint, ctx) from error
+
+
+def _refuse_nan(command: click.Command) -> None:
+    """Let no option of a command be NaN: it passes every range, and compares as neither too large nor too small."""
+    for part in command.commands.values() if isinstance(command, click.Group) else ():
+        _refuse_nan(part)
+    for param in command.params:
+        if isinstance(param.type, click.types.FloatParamType) and param.callback is None:
+            param.callback = _not_nan
+
+
+def _not_nan(context: click.Context, param: click.Parameter, value: Any) -> Any:
+    if any(isinstance(item, float) and math.isnan(item) for item in (value if isinstance(value, tuple) else (value,))):
+        raise click.BadParameter("NaN is no number", context, param)
+    return value
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

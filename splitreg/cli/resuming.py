@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from splitreg.errors import TrainingError
-from splitreg.files import disk_errors, write_json
+from splitreg.files import disk_errors, parse_json, write_json
 
 if TYPE_CHECKING:
     from splitreg.training.hooks import Hooks
@@ -38,7 +37,7 @@ class RunCommand:
         """
         path = folder / _FILE
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = parse_json(path.read_text(encoding="utf-8"))
             return cls(overrides=tuple(map(str, table["overrides"])), options=dict(table["options"]))
         except FileNotFoundError:
             return None

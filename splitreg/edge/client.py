@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import secrets
@@ -31,6 +30,7 @@ from splitreg.errors import (
     SplitregError,
     Unreachable,
 )
+from splitreg.files import parse_json
 from splitreg.wire.answers import pack, unpack
 from splitreg.wire.protocol import (
     COMPUTE_MS,
@@ -357,8 +357,8 @@ class Client:
 def _error(reply: Reply) -> SplitregError:
     """Return the error that a reply reports."""
     try:
-        body = json.loads(reply.body)
-    except (ValueError, RecursionError):
+        body = parse_json(reply.body)
+    except ValueError:
         body = None  # for instance the HTML page of a proxy
     return error_from(reply.status, body, reply.headers.get("retry-after"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from splitreg.edge.answer import Answer
 from splitreg.edge.client import Client
 from splitreg.edge.runtimes import onnx_session
 from splitreg.errors import BundleError, RecipeError
+from splitreg.files import parse_json
 from splitreg.predictions import CLASSIFICATION, MULTILABEL, Classification, MultiLabel
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class LocalHead:
                 f"the bundle {source.folder} has no local head; write one with: splitreg escalate {bundle} -o NEW"
             )
         try:
-            calibration = json.loads(source.read(CALIBRATION))
+            calibration = parse_json(source.read(CALIBRATION))
             version = calibration["version"]
         except (ValueError, KeyError, TypeError) as cause:
             raise BundleError(f"{CALIBRATION} of {source.folder} is not valid: {cause}") from cause

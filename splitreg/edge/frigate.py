@@ -19,6 +19,7 @@ import email.parser
 import email.policy
 import http.server
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from splitreg.edge.client import Client
 from splitreg.edge.half import EdgeHalf
 from splitreg.edge.options import ClientOptions
 from splitreg.errors import BadRequest, ImageError, MissingExtra, RecipeError, SplitregError
+from splitreg.files import parse_json
 from splitreg.imaging import ImageLike
 from splitreg.predictions import Detections
 
@@ -40,6 +42,8 @@ from splitreg.predictions import Detections
 ROWS, COLUMNS = 20, 6
 #: Largest body of an HTTP request, and largest side of an array.
 MAX_BODY, MAX_SIDE = 16 * 2**20, 4096
+#: Largest number of classes of a label map.
+MAX_LABELS = 10_000
 #: Path of DeepStack's detection.
 DETECTION = "/v1/vision/detection"
 
@@ -234,7 +238,7 @@ def _reply(bridge: FrigateBridge, frames: Sequence[bytes]) -> NDArray[np.float32
     try:
         if len(frames) != 2:
             raise BadRequest(f"a request must have two frames, header and array; got {len(frames)}")
-        header = json.loads(frames[0])
+        header = parse_json(frames[0])
         image = read_tensor(header if isinstance(header, dict) else {}, frames[1])
     except (ValueError, SplitregError) as error:
         bridge.report.failed += 1
@@ -329,20 +333,27 @@ def read_form(content_type: str, body: bytes) -> bytes:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Return the names of a label map: a line is a name, or an index and a name.
+    """Return the names of a label map: each line is a name, or each line is an index and a name.
 
     Raises:
-        RecipeError: the file cannot be read.
+        RecipeError: the file cannot be read, or an index is there twice or too large.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as cause:
         raise RecipeError(f"cannot read the label map {path}: {cause}") from cause
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    rows = [re.fullmatch(r"([0-9]+)[\s:,]+(.+)", line) for line in lines]
+    if not all(rows):  # "3 wheeler" among names without indexes is a name
+        return lines
     names: dict[int, str] = {}
-    for number, line in enumerate(line.strip() for line in lines if line.strip()):
-        index, _, name = line.partition(" ")
-        names[int(index) if index.isdigit() and name else number] = name.strip() if index.isdigit() and name else line
-    return [names.get(i, "") for i in range(max(names, default=-1) + 1)]
+    for row in filter(None, rows):
+        if len(row[1]) > len(str(MAX_LABELS)) or int(row[1]) >= MAX_LABELS or int(row[1]) in names:
+            raise RecipeError(
+                f"the label map {path} has the index {row[1][:20]} twice, or it is not below {MAX_LABELS}: {row[0][:60]!r}"
+            )
+        names[int(row[1])] = row[2]
+    return [names.get(index, "") for index in range(max(names, default=-1) + 1)]
 
 
 #: Protocol -> what its default address is.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import ssl
 import threading
@@ -32,6 +31,7 @@ from splitreg.errors import (
     Unauthorized,
     Unreachable,
 )
+from splitreg.files import parse_json
 from splitreg.imaging import ImageLike
 from splitreg.predictions import Prediction
 from splitreg.wire.compact import CompactReader
@@ -380,7 +380,7 @@ class StreamClient:
         except InvalidStatus as refusal:
             response = refusal.response
             try:
-                body = json.loads(response.body or b"")
+                body = parse_json(response.body or b"")
             except ValueError:
                 body = None
             raise error_from(response.status_code, body, response.headers.get("Retry-After")) from refusal
@@ -446,7 +446,7 @@ class StreamClient:
 
     def _on_error(self, status: int, blob: bytes) -> None:
         try:
-            error = error_from(status, json.loads(blob))
+            error = error_from(status, parse_json(blob))
         except ValueError:
             error = error_from(status, None)
         self.report.lost += 1

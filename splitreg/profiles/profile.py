@@ -11,6 +11,7 @@ from typing import Any
 
 from splitreg.errors import BenchError, suggest
 from splitreg.link_emulator import LinkTrace, Profile
+from splitreg.parsing import is_finite
 
 _FOLDER = Path(__file__).parent
 #: Figures of a device: name -> unit.
@@ -253,7 +254,7 @@ def _figure(path: Path, name: str, units: Mapping[str, str], value: Any) -> Figu
     if not isinstance(value, dict) or set(value) != {"value", "source"}:
         raise BenchError(f"{path}: figure {name} must have value ({units[name]}) and source")
     number, source = value["value"], value["source"]
-    valid = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number) and number >= 0
+    valid = is_finite(number) and number >= 0
     if not valid or (number == 0 and name not in ("jitter_s", "loss", "rtt_s")):
         raise BenchError(f"{path}: figure {name} must be a number above 0 ({units[name]}), got {number!r}")
     if not isinstance(source, str) or not source.strip():

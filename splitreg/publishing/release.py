@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from splitreg.assembly import ExportedEdge, SplitModel, load, plan, save, testve
 from splitreg.assembly.saving import freeze_if_changed
 from splitreg.bundle import Bundle, check_free
 from splitreg.errors import BundleError
+from splitreg.files import parse_json
 from splitreg.publishing.int8 import Int8Edge
 from splitreg.publishing.measurement import Measurement, measure
 from splitreg.publishing.onnx_export import export_edge, run_graph
@@ -98,7 +98,7 @@ def publish(
     options = options or PublishOptions()
     check_free(Path(path), overwrite=options.overwrite)
     model, source = load(bundle, registry=registry), Bundle.open(bundle)
-    metrics, int8, images = json.loads(source.read("metrics.json")), options.int8, options.images
+    metrics, int8, images = parse_json(source.read("metrics.json")), options.int8, options.images
     if options.codec is not None:
         model = recode(model, options.codec, registry=registry)
         metrics = {key: value for key, value in metrics.items() if key not in ("evaluations", "int8")}

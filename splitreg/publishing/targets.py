@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,7 +16,7 @@ from splitreg.bundle import Bundle
 from splitreg.coding import Packet
 from splitreg.edge import EdgeSource, ExportTarget
 from splitreg.errors import BundleError
-from splitreg.files import dump_json
+from splitreg.files import dump_json, parse_json
 from splitreg.publishing.onnx_export import EdgeModule, export_edge
 from splitreg.recipe import Part
 from splitreg.registry import Registry, discover
@@ -92,7 +91,7 @@ def targets_of(bundle: Bundle) -> list[dict[str, Any]]:
         path = PurePosixPath(name)
         if path.parts[0] == FOLDER and path.name == _DESCRIPTION:
             try:
-                description = json.loads(bundle.read(name))
+                description = parse_json(bundle.read(name))
                 descriptions.append({key: description[key] for key in ("target", "options", "report")})
             except (ValueError, KeyError, TypeError) as cause:
                 raise BundleError(f"{name} of the bundle {bundle.folder} is not the description of a target") from cause

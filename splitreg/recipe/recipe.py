@@ -12,7 +12,7 @@ from typing import Any
 
 from splitreg.errors import RecipeError
 from splitreg.overrides import apply_overrides, set_path
-from splitreg.parsing import listed, only, typed
+from splitreg.parsing import check_numbers, listed, only, typed
 from splitreg.recipe.parts import IGNORE, REFUSE, BottleneckPart, DataPart, HeadPart, Input, Options, Part, TeacherPart
 from splitreg.recipe.stage import Stage
 from splitreg.zoo import find_recipe
@@ -71,6 +71,7 @@ class Recipe:
         """
         table = apply_overrides(_expand(copy.deepcopy(dict(table))), overrides)
         table = only(table, cls.__dataclass_fields__, "the recipe")
+        check_numbers(table)
         for key, example in _EXAMPLES.items():
             if key not in table:
                 raise RecipeError(f"the recipe has no {key}; add for instance {example}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from splitreg.errors import ReportError
+from splitreg.files import parse_json
 from splitreg.report import figures
 from splitreg.report.blocks import Gallery, Picture, ReportSection
 from splitreg.report.page import html_page
@@ -32,12 +33,34 @@ class ReportDocument:
     sections: Sequence[ReportSection]
 
     def html(self) -> str:
-        """Return one HTML file that loads nothing."""
-        return html_page(self.title, self.sections)
+        """Return one HTML file that loads nothing.
+
+        Raises:
+            ReportError: a value that is to be drawn is no number.
+        """
+        with _damaged("a file"):
+            return html_page(self.title, self.sections)
 
     def markdown(self, stem: str = "report") -> tuple[str, dict[str, bytes]]:
-        """Return Markdown, and the charts and images beside it: name -> content; ``stem`` begins the names."""
-        return markdown_page(self.title, self.sections, stem)
+        """Return Markdown, and the charts and images beside it: name -> content; ``stem`` begins the names.
+
+        Raises:
+            ReportError: as ``html``.
+        """
+        with _damaged("a file"):
+            return markdown_page(self.title, self.sections, stem)
+
+
+@contextlib.contextmanager
+def _damaged(what: str) -> Iterator[None]:
+    """Turn the errors of values that are missing or of another type into one that says so."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as cause:
+        raise ReportError(
+            f"{what} looks like a result of splitreg, but {type(cause).__name__} {str(cause)[:200]}; write it again with "
+            "this version"
+        ) from cause
 
 
 def make_report(files: Sequence[str | Path], *, title: str = "") -> ReportDocument:
@@ -76,12 +99,8 @@ def _sections(path: Path) -> list[ReportSection]:
         return [*_sections(inside[0]), *_examples(path)]
     value = _read(path)
     reader = next((read for fits, read in _READERS if fits(value)), figures.anything)
-    try:
+    with _damaged(str(path)):
         return reader(value, _title_of(path))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as cause:
-        raise ReportError(
-            f"{path} looks like a result of splitreg, but {type(cause).__name__} {cause}; write it again with this version"
-        ) from cause
 
 
 def _read(path: Path) -> Any:
@@ -94,15 +113,26 @@ def _read(path: Path) -> Any:
     except UnicodeDecodeError as cause:
         raise ReportError(f"{path} is not JSON: it is not UTF-8") from cause
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as whole:
         try:
-            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [line for line in text.split("\n") if line.strip()]
+            if len(rows) > 1 and not text.endswith("\n"):  # a run that goes on, or was killed, while it wrote
+                rows = [*rows[:-1], *filter(_is_json, rows[-1:])]
+            lines = [parse_json(line) for line in rows]
         except ValueError:
             raise ReportError(f"{path} is not JSON: {whole}") from whole
         if not lines:
             raise ReportError(f"{path} is empty") from whole
         return lines
+
+
+def _is_json(line: str) -> bool:
+    try:
+        parse_json(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _examples(folder: Path) -> list[ReportSection]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from splitreg.bench import BenchOptions, run
 from splitreg.bench.points import Point
-from splitreg.errors import MissingExtra, PlanError, RecipeError, SplitregError, TrainingError
-from splitreg.files import disk_errors, write_json
+from splitreg.errors import MissingExtra, PlanError, RecipeError, SplitregError, TrainingError, suggest
+from splitreg.files import disk_errors, parse_json, write_json
 from splitreg.recipe import Recipe
 from splitreg.search.space import Range, Space, default_space, one_point
 from splitreg.sweep import SweepOptions
@@ -108,6 +108,7 @@ def search(
     """
     optuna = _optuna()
     options, root = options or SearchOptions(), Path(output).resolve()
+    _check_metric(options.metric, recipe)
     space = default_space(recipe) if space is None else space
     with disk_errors(root, TrainingError, "free some space, or choose another folder"):
         root.mkdir(parents=True, exist_ok=True)
@@ -207,12 +208,26 @@ def _train(recipe: Recipe, root: Path, number: int, values: dict[str, Any], opti
     )  # fmt: skip
 
 
+def _check_metric(wanted: str | None, recipe: Recipe) -> None:
+    """Check the head of a metric before anything is trained; its name is known when it is measured."""
+    if wanted is None:
+        return
+    heads = [head.name for head in recipe.heads]
+    head, dot, name = wanted.partition(".")
+    if head not in heads or not dot or not name:
+        raise RecipeError(
+            f"a metric is HEAD.METRIC, with a head of {', '.join(heads)}; got {wanted!r}.{suggest(head, heads)}"
+        )
+
+
 def _metric(point: Point, wanted: str | None) -> float:
     values = {
         f"{head}.{name}": -value if lower else value
         for head, (name, lower) in point.primary.items()
         if (value := point.metrics.get(head, {}).get(name)) is not None
     }
+    if not values:
+        raise RecipeError("no metric was measured: the validation images have no label for any head")
     if wanted is None:
         return sum(values.values()) / len(values)
     if wanted not in values:
@@ -235,7 +250,7 @@ def _check_same(path: Path, recipe: Recipe, space: Space) -> None:
         write_json(path, text)
         return
     try:
-        same = json.loads(path.read_text(encoding="utf-8")) == text
+        same = parse_json(path.read_text(encoding="utf-8")) == text
     except ValueError as cause:
         raise SplitregError(f"cannot read {path}: {cause}; choose another folder") from cause
     if not same:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from splitreg.errors import TrainingError
-from splitreg.files import disk_errors, write_json
+from splitreg.files import disk_errors, parse_json, write_json
 
 #: Values of ``Outcome.status``.
 DONE, COLLAPSED, FAILED = "done", "collapsed", "failed"
@@ -39,7 +38,7 @@ class Outcome:
     def read(cls, folder: Path) -> Outcome | None:
         """Return the outcome in a point's folder; None if the point has not ended."""
         try:
-            table = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+            table = parse_json((folder / "outcome.json").read_text(encoding="utf-8"))
             return cls(**{**table, "warnings": tuple(table["warnings"])})
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -7,7 +7,6 @@ the end, ``outcome.json``. ``python -m splitreg.sweep.worker FOLDER`` trains it 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 from splitreg.assembly import save
 from splitreg.errors import RecipeError, SplitregError, TrainingError, TrainingInterrupted
+from splitreg.files import parse_json
 from splitreg.recipe import Recipe, Stage
 from splitreg.sweep.outcome import COLLAPSED, DONE, FAILED, Outcome, write_table
 from splitreg.training import TrainOptions, train
@@ -53,7 +53,7 @@ class PointJob:
             OSError: there is none.
             ValueError, KeyError, TypeError: the file is damaged.
         """
-        table = json.loads((folder / "point.json").read_text(encoding="utf-8"))
+        table = parse_json((folder / "point.json").read_text(encoding="utf-8"))
         return cls(
             recipe=Recipe.from_mapping(table["recipe"]), bundle=folder / table.get("bundle", "bundle"),
             train=TrainOptions(**{**table["settings"], "loggers": tuple(table["settings"].get("loggers", ()))}),

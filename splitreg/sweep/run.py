@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from splitreg.bundle import check_free, is_bundle
 from splitreg.errors import RecipeError, TrainingError
-from splitreg.files import disk_errors
+from splitreg.files import disk_errors, parse_json
 from splitreg.parsing import check_name
 from splitreg.recipe import Recipe
 from splitreg.sweep.local import run_here, run_local
@@ -171,7 +170,7 @@ def finished(folder: str | Path) -> list[Path]:
     """Return the bundles of a sweep's finished points, in its order; empty if the folder holds no sweep."""
     root = Path(folder)
     try:
-        table = json.loads((root / "sweep.json").read_text(encoding="utf-8"))
+        table = parse_json((root / "sweep.json").read_text(encoding="utf-8"))
         names: Sequence[str] = list(table["points"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
@@ -191,7 +190,7 @@ def _check_same(folder: Path, recipe: Recipe) -> None:
     """Refuse a folder with a point of another recipe."""
     path = folder / "point.json"
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        before = parse_json(path.read_text(encoding="utf-8"))["recipe"]
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError) as cause:

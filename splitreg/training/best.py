@@ -61,6 +61,20 @@ class Best:
         self.score, self.epoch, self.weights = state["score"], state["epoch"], state["weights"]
 
 
+def check_best(metric: str, heads: Iterable[str]) -> None:
+    """Check the head of a metric; the name of the metric is known at the first validation.
+
+    Raises:
+        RecipeError: no such head, or no name of a metric.
+    """
+    head, dot, name = metric.partition(".")
+    if metric not in ("", AUTO) and (head not in (heads := tuple(heads)) or not dot or not name):
+        raise RecipeError(
+            f'best must be "{AUTO}" or HEAD.METRIC, with a head of {", ".join(heads)}; got {metric!r}.'
+            f"{suggest(head, heads)}"
+        )
+
+
 def score_of(metric: str, model: Trainable, validation: Validation) -> float:
     """Return the value of a metric, negated where lower is better; NaN if it was not measured.
 

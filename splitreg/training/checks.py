@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from splitreg.assembly import SplitModel
 from splitreg.assembly.planned import Plan
 from splitreg.assembly.planning import plan
@@ -15,11 +17,11 @@ from splitreg.checkpoints import is_remote
 from splitreg.data.augmentations import with_preset
 from splitreg.data.mixing import check_tasks
 from splitreg.errors import PlanError, RecipeError, SplitregError
-from splitreg.parsing import check_options
 from splitreg.recipe import Recipe, Stage
 from splitreg.registry import Registry, discover
+from splitreg.training.best import check_best
 from splitreg.training.data import augmentation, hold_out_validation, open_split
-from splitreg.training.optimizers import optimizer_options
+from splitreg.training.optimizers import optimizer
 from splitreg.training.parts import check_stage
 from splitreg.training.schedules import schedule
 
@@ -53,9 +55,10 @@ def check_recipe(recipe: Recipe, registry: Registry | None = None) -> Plan:
         names = planned.backbone.meta.stages
         for number, stage in enumerate(recipe.stages):
             problems += _problems(partial(check_stage, stage.freeze_to, names, f"stages[{number}]: "))
+            problems += _problems(partial(check_best, stage.best, tasks), f"stages[{number}]: ")
         problems += _data_problems(recipe, registry)
     if problems or planned is None:
-        raise PlanError(problems)
+        raise PlanError(list(dict.fromkeys(problems)))
     return planned
 
 
@@ -134,7 +137,7 @@ def _described(recipe: Recipe, registry: Registry) -> dict[str, Any]:
 def _stage_checks(stage: Stage) -> list[Any]:
     chosen = stage.optimizer
     return [
-        lambda: check_options(chosen.options, optimizer_options(chosen.name), f"optimizer {chosen.name!r}"),
+        lambda: optimizer(chosen.name, chosen.options, [torch.zeros(1, requires_grad=True)]),
         lambda: schedule(stage.schedule.name, stage.schedule.options, steps=1, per_epoch=1),
     ]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from splitreg.data.loading import Batch
 from splitreg.errors import TrainingError, TrainingInterrupted
-from splitreg.files import disk_errors
+from splitreg.files import disk_errors, write_atomic
 from splitreg.progress import Bar, Progress
 from splitreg.training import devices
 from splitreg.training.best import Best
@@ -303,8 +303,7 @@ class Loop:
             self._warn(f"predictions are not drawn: {type(error).__name__}: {error}")
             return
         with disk_errors(path, TrainingError, "free some space, then resume"):
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(data)
+            write_atomic(path, data, sync=False)
         self.log.image("predictions", path, at.step)
 
     def _must_stop(self) -> bool:

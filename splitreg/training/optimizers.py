@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from splitreg.errors import RecipeError, suggest
-from splitreg.parsing import check_options
+from splitreg.parsing import check_options, is_finite
 
 #: Learning rate of the prior's own parameters (Ballé et al. 2018, arXiv:1802.01436, as compressai does).
 AUXILIARY_LR = 1e-3
@@ -65,6 +65,8 @@ def optimizer(name: str, options: Mapping[str, Any], parameters: Iterable[Any]) 
     """
     check_options(options, optimizer_options(name), f"optimizer {name!r}")
     factory, defaults = _factory(name)
+    if not is_finite(options.get("lr", 0.0)):
+        raise RecipeError(f"optimizer {name!r}: lr must be a finite number, got {options['lr']!r}")
     try:
         return factory(parameters, **{**defaults, **options})
     except (TypeError, ValueError, IndexError, RuntimeError, AssertionError) as cause:

@@ -30,6 +30,7 @@ from splitreg.progress import Progress
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
 from splitreg.training import devices
+from splitreg.training.best import check_best
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.checks import start_advice, training_problems
 from splitreg.training.data import DataLoaders, hold_out_validation, open_datasets
@@ -160,7 +161,7 @@ def _teacher(value: Any, recipe: Recipe, model: SplitModel, registry: Registry) 
 
 def execute(run: Run, options: TrainOptions) -> RunRecord:
     """Run the remaining stages; see ``train``."""
-    _check(run)
+    _check(run, validated=options.validate_every > 0)
     first = devices.rank() == 0
     with disk_errors(run.folder, TrainingError, "choose another folder"):
         lock = contextlib.ExitStack()
@@ -203,7 +204,7 @@ def _execute(run: Run, options: TrainOptions, first: bool) -> RunRecord:
     )  # fmt: skip
 
 
-def _check(run: Run) -> None:
+def _check(run: Run, *, validated: bool) -> None:
     """Check the stages and their objectives before the first step."""
     if not run.recipe.stages:
         raise RecipeError("the recipe has no stage to train; add for instance stages = [{ epochs = 10 }]")
@@ -212,6 +213,12 @@ def _check(run: Run) -> None:
         raise RecipeError("; ".join(problems))
     for number, stage in enumerate(run.recipe.stages):
         check_stage(stage.freeze_to, run.model.plan.backbone.meta.stages, f"stages[{number}]: ")
+        check_best(stage.best, [head.name for head in run.model.plan.heads])
+        if stage.best and not validated:
+            raise RecipeError(
+                f"stages[{number}]: best = {stage.best!r} needs validations; remove it, or validate_every = 0 "
+                "(--validate-every 0)"
+            )
     if run.loaders.mixed:
         check_tasks({head.name: head.task for head in run.model.plan.heads}, with_preset(run.recipe.augment))
     student = student_capabilities(run.model)

@@ -86,14 +86,21 @@ def schedule(name: str, options: Mapping[str, Any], *, steps: int, per_epoch: in
         per_epoch: steps of one epoch.
 
     Raises:
-        RecipeError: no schedule of that name, or an option that it does not have.
+        RecipeError: no schedule of that name, an option that it does not have, or a value without a meaning.
     """
     check_name(name, (*SCHEDULES, *(TIMM + theirs for theirs in TIMM_SCHEDULES)), "schedule")
     if name.startswith(TIMM):
         return _timm_schedule(name.removeprefix(TIMM), options, steps, per_epoch)
     function = SCHEDULES[name]
     check_options(options, keyword_options(function), f"schedule {name!r}")
-    return partial(function, steps=steps, per_epoch=per_epoch, **options)
+    chosen = partial(function, steps=steps, per_epoch=per_epoch, **options)
+    try:
+        factors = chosen(0), chosen(steps - 1)
+    except (TypeError, ValueError, ArithmeticError) as cause:
+        raise RecipeError(f"schedule {name!r}: {cause}; it has the options {dict(options)}") from cause
+    if not all(map(math.isfinite, factors)):
+        raise RecipeError(f"schedule {name!r}: {dict(options)} gives the factors {factors} of the learning rate")
+    return chosen
 
 
 def _timm_schedule(name: str, options: Mapping[str, Any], steps: int, per_epoch: int) -> Schedule:

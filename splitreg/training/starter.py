@@ -16,7 +16,7 @@ import torch
 from splitreg.data.loading import Source
 from splitreg.data.recognition import detect
 from splitreg.data.selection import describe_dataset
-from splitreg.errors import RecipeError
+from splitreg.errors import DataError, RecipeError
 from splitreg.evaluation.packets import spread
 from splitreg.recipe import DataPart, Recipe
 from splitreg.registry import Registry, discover
@@ -186,7 +186,12 @@ def _outline_options(name: str, root: str, registry: Registry) -> dict[str, Any]
     rows = [source[index].targets.get(DETECTION) for index in spread(len(source), MAX_READ // 4)]
     boxes = [target for target in rows if isinstance(target, BoxTarget) and len(target.boxes)]
     outlined = bool(boxes) and all(target.masks is not None for target in boxes)
-    return {"semantic": "instances", "masks": False} if outlined else {}
+    options = {"semantic": "instances", "masks": False}
+    try:
+        component.cls.describe(root, **options)
+    except DataError:  # more classes than a mask can tell apart, or one is named background
+        return {}
+    return options if outlined else {}
 
 
 def _preset(targets: Mapping[str, TargetSpec], heads: Sequence[tuple[str, str]]) -> str:

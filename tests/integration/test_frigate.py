@@ -24,7 +24,7 @@ from splitreg.edge.frigate import (
     read_tensor,
     serve_zmq,
 )
-from splitreg.errors import BadRequest
+from splitreg.errors import BadRequest, RecipeError
 from splitreg.serving.local import LocalBackend
 
 pytestmark = pytest.mark.integration
@@ -204,3 +204,19 @@ def test_deepstack_detector(server, image):
 def test_read_tensor_refuses(header):
     with pytest.raises(BadRequest, match="shape"):
         read_tensor(header, b"\0" * 48)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [("person\n3 wheeler\n", ["person", "3 wheeler"]), ("\ufeff1: car\n0: person\n", ["person", "car"]), ("", [])],
+)
+def test_label_maps(tmp_path, text, labels):
+    (tmp_path / "map").write_text(text, encoding="utf-8")
+    assert read_labels(tmp_path / "map") == labels
+
+
+@pytest.mark.parametrize("text", ["0 a\n0 b\n", "0 a\n99999999999 b\n", "0 a\n" + "9" * 5000 + " b\n"])
+def test_label_maps_with_impossible_indexes(tmp_path, text):
+    (tmp_path / "map").write_text(text)
+    with pytest.raises(RecipeError, match="index"):
+        read_labels(tmp_path / "map")

@@ -78,6 +78,7 @@ def test_roboflow(write):
         ("", "{split}"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*'images/none'")
 def test_where_images_may_be(write, config, images):
     texts = {"data.yaml": config + NAMES}
     for split, name in (("train", "a"), ("val", "b")):

@@ -1,11 +1,13 @@
 """The regression gate: planted losses and slowdowns are caught, files that differ are refused."""
 
 import copy
+import itertools
 import json
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.damage import damaged_copies
 
 from splitreg.bench import Tolerances, compare_files
 from splitreg.bench.compare import compare_results
@@ -137,3 +139,26 @@ def test_the_command_has_an_exit_status(tmp_path):
     assert plain.exit_code == 1 and json.loads(plain.output)["passed"] is False
     assert call(tmp_path / "a.json", tmp_path / "b.json", "--no-times").exit_code == 0
     assert call(tmp_path / "a.json", tmp_path / "b.json", "--time", "0.2").exit_code == 0
+
+
+def test_a_damaged_result_is_an_error_and_never_passes_with_nan(tmp_path):
+    good, bad = tmp_path / "a.json", tmp_path / "b.json"
+    good.write_text(json.dumps(result()))
+    for path, wrong, whole in itertools.islice(damaged_copies(result()), 0, None, 2):
+        bad.write_text(json.dumps(whole))
+        for pair in ((good, bad), (bad, good)):
+            try:
+                compare_files(*pair).markdown(everything=True)
+            except BenchError:
+                continue
+            assert not isinstance(wrong, float | int), path
+
+
+@pytest.mark.parametrize(("before", "after", "worse"), [(0.0, 0.0, 0.0), (0.0, 1.0, float("inf"))])
+def test_a_time_of_zero(before, after, worse):
+    one, other = (
+        changed(lambda r, v=value: r["speed"]["codecs"]["jpeg:50"]["encode"].update(cpu_ms=v))
+        for value in (before, after)
+    )
+    (change,) = (c for c in compare_results(one, other).changes if "jpeg" in c.what)
+    assert change.worse == worse

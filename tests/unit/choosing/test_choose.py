@@ -1,10 +1,12 @@
 """Plans and the choice between them, on a result with round numbers."""
 
+import itertools
 import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 from click.testing import CliRunner
+from support.damage import damaged_copies
 
 from splitreg.choosing import ChooseOptions, choose
 from splitreg.cli.main import cli
@@ -160,3 +162,32 @@ def test_the_command(folder):
     assert call("--link", "lora", "--min", "seg=1").exit_code == 2 and call().exit_code == 2
     listed = CliRunner().invoke(cli, ["choose", "--profiles"])
     assert listed.exit_code == 0 and "raspberry-pi-4" in listed.output and "lora" in listed.output
+
+
+def test_a_damaged_result_is_an_error(folder):
+    result = json.loads((folder / "bench.json").read_text())
+    refused = 0
+    for _, _, whole in itertools.islice(damaged_copies(result), 0, None, 6):
+        (folder / "bench.json").write_text(json.dumps(whole))
+        try:
+            json.dumps(choose(folder, link="wifi").to_json())
+        except BenchError:
+            refused += 1
+    assert refused > 10
+
+
+def test_a_bound_that_is_no_number(folder):
+    for bound in ("nan", "NaN"):
+        found = CliRunner().invoke(
+            cli, ["choose", "--bench", str(folder), "--link", "wifi", "--min", f"seg.mIoU={bound}"]
+        )
+        assert found.exit_code and isinstance(found.exception, RecipeError), found.output
+
+
+def test_threads_that_were_not_measured(folder):
+    result = json.loads((folder / "bench.json").read_text())
+    result["speed"]["threads"] = 2
+    assert choose(result, link="wifi", options=ChooseOptions(threads=2)).best
+    with pytest.raises(RecipeError, match="2 threads.*7"):
+        choose(result, link="wifi", options=ChooseOptions(threads=7))
+    assert choose(result, device=folder / "slow.toml", link="wifi", options=ChooseOptions(threads=7)).plans

@@ -1,5 +1,7 @@
 """Reports: which files are read, what is shown of them, and pages without network, on a phone and in print."""
 
+import contextlib
+import itertools
 import json
 import re
 import shutil
@@ -7,6 +9,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 from support import chromium
+from support.damage import damaged_copies
 
 from splitreg.bench.chart import COLOURS as CHART_COLOURS
 from splitreg.cli.main import cli
@@ -210,3 +213,26 @@ def test_a_browser_shows_it_on_a_phone_and_in_print_without_network(files, tmp_p
         browser.size(700)  # A4 with margins
         assert browser.run("document.documentElement.scrollWidth") <= 700
         assert browser.run("getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+def test_a_damaged_result_is_a_typed_error(files, tmp_path):
+    for name, path in files.items():
+        if path.suffix != ".json":
+            continue
+        for _, _, whole in itertools.islice(damaged_copies(json.loads(path.read_text())), 0, None, 11):
+            (tmp_path / f"bad-{name}.json").write_text(json.dumps(whole))
+            with contextlib.suppress(ReportError):
+                document = make_report([tmp_path / f"bad-{name}.json"])
+                document.html(), document.markdown()
+
+
+def test_a_log_that_ends_in_the_middle_of_a_line(tmp_path):
+    text = "\n".join(map(json.dumps, LOG))
+    (tmp_path / "log.jsonl").write_text(text + '\n{"event": "epo')
+    assert make_report([tmp_path]).html()
+    (tmp_path / "log.jsonl").write_text('{"event": "epo\n' + text)
+    with pytest.raises(ReportError, match="JSON"):
+        make_report([tmp_path])
+    (tmp_path / "log.jsonl").write_text("[" * 100_000)
+    with pytest.raises(ReportError, match="nested"):
+        make_report([tmp_path])

@@ -96,6 +96,20 @@ def test_a_metric_that_is_none(trained, tmp_path):
         search_function(RECIPE, tmp_path, SPACE, SearchOptions(trials=1, metric="cls.top5"))
 
 
+@pytest.mark.parametrize("metric", ["cls", "cls.", "clas.top1", ""])
+def test_a_metric_without_a_head_fails_before_a_training(trained, tmp_path, metric):
+    with pytest.raises(RecipeError, match="HEAD.METRIC.*cls"):
+        search_function(RECIPE, tmp_path / "s", SPACE, SearchOptions(trials=1, metric=metric))
+    assert not trained.points and not (tmp_path / "s").exists()
+
+
+def test_no_label_at_all(trained, tmp_path, monkeypatch):
+    point = SimpleNamespace(primary={"cls": ("top1", False)}, metrics={"cls": {"top1": None}}, bytes=1, macs=1)
+    monkeypatch.setattr(search, "run", lambda *_, **__: SimpleNamespace(series=[SimpleNamespace(points=[point])]))
+    with pytest.raises(RecipeError, match="label"):
+        search_function(RECIPE, tmp_path, SPACE, SearchOptions(trials=1))
+
+
 def test_the_pareto_front():
     def trial(metric, size, macs=1.0):
         return Trial(number=0, values={}, metric=metric, bytes=size, macs=macs)

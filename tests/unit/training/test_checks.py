@@ -170,3 +170,32 @@ def test_init_with_weights_keeps_the_pretrained_stages(tmp_path):
     assert Recipe.read(tmp_path / "own.toml").data[0].classes == {"b": ("b",)}
     with pytest.raises(RecipeError, match="'c'.*a, b"):
         starter_recipe(str(tmp_path / "set"), classes=["c"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "fact"),
+    [
+        ({"optimizer": {"lr": float("inf")}}, "lr"), ({"optimizer": {"lr": -1.0}}, "-1"),
+        ({"optimizer": {"lr": "fast"}}, "lr"), ({"optimizer": {"name": "sgd", "momentum": -1.0}}, "momentum"),
+        ({"schedule": {"name": "cosine", "warmup": "long"}}, "warmup"),
+        ({"best": "klass.top1"}, "klass"), ({"best": "cls"}, "cls"), ({"best": "auto."}, "auto"),
+    ],
+)  # fmt: skip
+def test_values_of_a_stage_that_fail_in_the_first_epoch_fail_before_it(stage, fact):
+    with pytest.raises(PlanError, match=rf"stages\[0\].*{fact}"):
+        checked(stages=({"epochs": 1, **stage},))
+
+
+@pytest.mark.parametrize("number", ["nan", "1" + "0" * 400])
+@pytest.mark.parametrize("key", ["stages.0.optimizer.lr", "augment.scale", "bottleneck.channels"])
+def test_numbers_that_no_key_has(key, number):
+    table = {"backbone": "test_resnet", "heads": ["cls"], "stages": [{"epochs": 1}]}
+    with pytest.raises(RecipeError, match=key.rpartition(".")[2]):
+        Recipe.from_mapping(table, [f"{key}={number}"])
+
+
+def test_best_needs_validations(tmp_path):
+    options = TrainOptions(validate_every=0, device="cpu", progress=False)
+    with pytest.raises(RecipeError, match="best.*validate_every"):
+        train(toy_recipe({"epochs": 1, "best": "auto"}), tmp_path / "run", options=options, registry=REGISTRY)
+    assert not list(tmp_path.glob("run/checkpoints/*"))
