@@ -135,7 +135,7 @@ def test_a_stopped_sweep_leaves_no_worker(number, tmp_path):
 
 
 def _alive(pid):
-    for _ in range(100):
+    for _ in range(1200):
         try:
             if Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z":
                 return False
