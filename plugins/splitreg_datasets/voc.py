@@ -181,7 +181,7 @@ class Voc(Dataset):
             raise DataError(
                 f"the label images of {self._files.root} hold no class but the background: of {len(some)} that were "
                 "looked at all pixels are 0 or 255, and 255 is VOC's value for unknown. If 255 is the foreground, use "
-                "--data masks"
+                "the dataset masks"
             )
 
 

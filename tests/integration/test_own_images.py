@@ -64,7 +64,7 @@ def test_a_folder_is_described(own):
     code, out, _ = run("show", "dataset:yolo", "--root", own, "--json")
     assert json.loads(out)["content"].startswith("yolo: 2 classes")
     code, _, err = run("show", "dataset:folder", "--root", own)
-    assert code == 1 and "--data yolo" in err
+    assert code == 1 and "dataset yolo" in err
     assert run("show", "head:det", "--root", own)[0] == 2
 
 

@@ -107,7 +107,7 @@ def test_masks_of_0_and_255_are_no_voc_masks(tmp_path, picture):
         picture(f"SegmentationClass/{name}.png", mask)
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "ImageSets/Segmentation/train.txt").write_text("a\nb\n")
-    with pytest.raises(DataError, match="255.*--data masks"):
+    with pytest.raises(DataError, match="255.*dataset masks"):
         Voc(str(tmp_path), "train", mask_classes="thing")
     assert Masks(str(tmp_path), "all")[0].targets["segmentation"].mask.sum() == 24
 

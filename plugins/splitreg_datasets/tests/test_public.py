@@ -347,7 +347,7 @@ def test_imagenet_words_from_timm(imagenet):
 
 def test_imagenet_foreign_folders(imagenet, picture):
     picture("train/cats/x.JPEG")
-    with pytest.raises(DataError, match="cats.*--data folder"):
+    with pytest.raises(DataError, match="cats.*folder"):
         ImageNet.describe(str(imagenet))
 
 
@@ -429,6 +429,6 @@ def test_every_reader_names_the_right_one(kitti, reader):
     from splitreg.registry import discover
 
     kind = discover().component("dataset", reader).cls
-    with pytest.raises(DataError, match="--data kitti"):
+    with pytest.raises(DataError, match="dataset kitti"):
         kind.describe(str(kitti))
     assert json.dumps(sys.version)

@@ -78,7 +78,7 @@ def test_a_split_called_valid_beside_its_json(tmp_path, coco, picture):
     for split in ("valid", "val", "validation"):
         assert Coco(root, split)[0].name == "a.jpg"
     assert [name for name, _ in recognise(root)] == ["coco"]
-    with pytest.raises(DataError, match="--data coco"):
+    with pytest.raises(DataError, match="dataset coco"):
         Folder(root, "train")
     assert len(Folder(root, "val", unlabelled=True)) == 1
 

@@ -110,7 +110,7 @@ def test_voc_lists_that_lead_elsewhere(voc):
         Voc(str(voc), "val")[0]
     with pytest.raises(DataError, match="'tset'.*train, val"):
         Voc(str(voc), "tset")
-    with pytest.raises(DataError, match="camvid.*--data voc"):
+    with pytest.raises(DataError, match="camvid.*dataset voc"):
         CamVid.describe(str(voc))
 
 
