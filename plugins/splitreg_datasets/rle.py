@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.masks import decode_mask
-from splitreg.parsing import is_finite
+from splitreg_datasets.files import is_finite
 
 
 def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:

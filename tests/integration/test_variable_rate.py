@@ -203,9 +203,10 @@ def test_command_line(trained, fixed, tmp_path):
             sizes.append(json.loads(done.stdout)[0]["bytes"])
         done = run(*command, bundle, image, "-o", tmp_path / "out", "--budget", sizes[0] + 30, "--json")
         assert sizes[0] <= json.loads(done.stdout)[0]["bytes"] <= sizes[0] + 30
-        for wrong in (["--rate", "2"], ["--rate", "nan"], ["--budget", "21"]):
+        for wrong in (["--rate", "2"], ["--budget", "21"]):
             done = run(*command, bundle, image, "-o", tmp_path / "out", *wrong)
             assert isinstance(done.exception, RecipeError | OverBudget), (wrong, done.output)
+        assert run(*command, bundle, image, "-o", tmp_path / "out", "--rate", "nan").exit_code == 2
         done = run(*command, fixed, image, "-o", tmp_path / "out", "--rate", "0.5")
         assert isinstance(done.exception, RecipeError) and "rates = 5" in str(done.exception)
     assert sizes[0] < sizes[1] and sizes[2] < sizes[3]
