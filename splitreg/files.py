@@ -11,6 +11,7 @@ import math
 import os
 import stat
 import struct
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,28 @@ def parse_json(text: str | bytes | bytearray, **options: Any) -> Any:
         return json.loads(text, **options)
     except RecursionError as cause:
         raise ValueError("its lists or objects are nested too deep") from cause
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a finite number, and no ``true`` or ``false``; JSON and TOML have integers of any length.
+
+    >>> is_finite(3), is_finite(True), is_finite(float("nan")), is_finite(10**400)
+    (True, False, False, False)
+    """
+    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
+
+
+@contextlib.contextmanager
+def value_errors(error: Callable[[Exception], Exception]) -> Iterator[None]:
+    """Turn the errors of a block that reads values which are missing or of another type into a typed error.
+
+    Args:
+        error: the typed error for a ``KeyError``, ``TypeError`` and so on.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as cause:
+        raise error(cause) from cause
 
 
 @contextlib.contextmanager

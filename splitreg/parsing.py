@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from splitreg.errors import RecipeError, suggest
+from splitreg.files import is_finite
 
 
 def listed(value: Any) -> Sequence[Any]:
@@ -25,15 +25,6 @@ def name_list(value: Any, where: str) -> tuple[str, ...]:
 def is_int(value: Any) -> bool:
     """Whether it is a number without a fraction, and no ``true`` or ``false``."""
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_finite(value: Any) -> bool:
-    """Whether it is a finite number, and no ``true`` or ``false``; JSON and TOML have integers of any length.
-
-    >>> is_finite(3), is_finite(True), is_finite(float("nan")), is_finite(10**400)
-    (True, False, False, False)
-    """
-    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
 
 
 def check_numbers(value: Any, where: str = "") -> None:

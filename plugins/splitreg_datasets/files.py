@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,6 @@ from splitreg_datasets.layout import read_text
 
 #: Suffixes of files that are taken for images.
 PICTURES = IMAGE_SUFFIXES
-
-
-def is_finite(value: Any) -> bool:
-    """Whether it is a finite number, and no ``true`` or ``false``; JSON has integers that no float holds."""
-    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
 
 
 def find_root(root: str | os.PathLike[str] | None, dataset: str) -> Path:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from splitreg import imaging, tasks
 from splitreg.errors import DataError, ImageError, MissingExtra
+from splitreg.files import is_finite
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import IGNORE, ClassTarget, Sample, Target
 from splitreg_datasets import depthmaps, labelimages, layout
-from splitreg_datasets.files import as_image, find_root, is_finite
+from splitreg_datasets.files import as_image, find_root
 from splitreg_datasets.layout import Splits
 from splitreg_datasets.objects import Shape, object_specs, object_targets
 

@@ -12,9 +12,10 @@ import torch
 from torchvision import tv_tensors
 
 from splitreg.errors import DataError
+from splitreg.files import is_finite
 from splitreg.tasks import BoxTarget, MultiLabelTarget, PoseTarget
 from splitreg_datasets import rle
-from splitreg_datasets.files import is_finite, read_json
+from splitreg_datasets.files import read_json
 from splitreg_datasets.keypoints import Keypoints
 from splitreg_datasets.layout import inside, stored_name
 

@@ -12,9 +12,10 @@ import torch
 from torchvision import tv_tensors
 
 from splitreg.errors import DataError
+from splitreg.files import is_finite
 from splitreg.specs import TargetSpec
 from splitreg.tasks import POSE, PoseTarget
-from splitreg_datasets.files import is_finite, read_json
+from splitreg_datasets.files import read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from splitreg import imaging, tasks
 from splitreg.errors import DataError, ImageError
+from splitreg.files import is_finite
 from splitreg.interfaces import Dataset
 from splitreg.specs import TargetSpec
 from splitreg.tasks import Sample
 from splitreg_datasets import layout
-from splitreg_datasets.files import as_image, find_root, is_finite, read_picture
+from splitreg_datasets.files import as_image, find_root, read_picture
 from splitreg_datasets.layout import Splits
 from splitreg_datasets.objects import Shape, mask_box, object_specs, object_targets, outline_box
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splitreg.files import is_finite
 from splitreg.masks import decode_mask
-from splitreg_datasets.files import is_finite
 
 
 def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ import numpy as np
 from splitreg.bench.report import FORMAT, VERSION
 from splitreg.bench.tables import markdown_table
 from splitreg.errors import BenchError, suggest
-from splitreg.files import parse_json
-from splitreg.parsing import is_finite
+from splitreg.files import is_finite, parse_json, value_errors
 
 #: Largest number of digits of an integer in a result.
 _MAX_DIGITS = 300
@@ -149,9 +148,8 @@ def compare_results(
     return BenchChanges(changes=tuple(changes))
 
 
-@contextlib.contextmanager
-def damaged_result(what: str) -> Iterator[None]:
-    """Turn the errors of values that are missing or of another type into one that says that a result is damaged.
+def damaged_result(what: str) -> AbstractContextManager[None]:
+    """Return a block in which values that are missing or of another type are the error that a result is damaged.
 
     Args:
         what: file, for the message.
@@ -159,13 +157,12 @@ def damaged_result(what: str) -> Iterator[None]:
     Raises:
         BenchError: instead of ``KeyError``, ``TypeError`` and so on.
     """
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as cause:
-        raise BenchError(
+    return value_errors(
+        lambda cause: BenchError(
             f"{what} of splitreg bench is damaged, or of another version: {type(cause).__name__}: {str(cause)[:200]}; "
             "measure again"
-        ) from cause
+        )
+    )
 
 
 def read_result(path: str | Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from splitreg.errors import BenchError, suggest
+from splitreg.files import is_finite
 from splitreg.link_emulator import LinkTrace, Profile
-from splitreg.parsing import is_finite
 
 _FOLDER = Path(__file__).parent
 #: Figures of a device: name -> unit.

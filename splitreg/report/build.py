@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from splitreg.errors import ReportError
-from splitreg.files import parse_json
+from splitreg.files import parse_json, value_errors
 from splitreg.report import figures
 from splitreg.report.blocks import Gallery, Picture, ReportSection
 from splitreg.report.page import html_page
@@ -51,16 +51,13 @@ class ReportDocument:
             return markdown_page(self.title, self.sections, stem)
 
 
-@contextlib.contextmanager
-def _damaged(what: str) -> Iterator[None]:
-    """Turn the errors of values that are missing or of another type into one that says so."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as cause:
-        raise ReportError(
+def _damaged(what: str) -> AbstractContextManager[None]:
+    return value_errors(
+        lambda cause: ReportError(
             f"{what} looks like a result of splitreg, but {type(cause).__name__} {str(cause)[:200]}; write it again with "
             "this version"
-        ) from cause
+        )
+    )
 
 
 def make_report(files: Sequence[str | Path], *, title: str = "") -> ReportDocument:

@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from splitreg.errors import RecipeError, suggest
-from splitreg.parsing import check_options, is_finite
+from splitreg.files import is_finite
+from splitreg.parsing import check_options
 
 #: Learning rate of the prior's own parameters (Ballé et al. 2018, arXiv:1802.01436, as compressai does).
 AUXILIARY_LR = 1e-3
