@@ -39,7 +39,7 @@ class Tolerances:
     bytes: float = 0.01
     time: float = 0.10
     min_ms: float = 0.2
-    clock: str = "cpu"
+    clock: str = "ratio"
     times: bool = True
 
     def __post_init__(self) -> None:

@@ -70,8 +70,8 @@ class SpeedOptions:
     """What ``measure_speed`` measures.
 
     Args:
-        rounds: number of times that each task runs; medians are reported.
-        pause_s: seconds of rest before each run, as between requests; 0: none.
+        rounds: number of times that the tasks run in turn; medians are reported.
+        pause_s: seconds of rest before each timed run, as between requests; 0: none.
         threads: CPU threads per network.
         batches: numbers of packets that the server half runs at once.
         codecs: image codecs, e.g. ``("png", "webp:80")``.

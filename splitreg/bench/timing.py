@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from splitreg.progress import Progress
 
 #: A task gets the number of the round and runs once.
 Task = Callable[[int], object]
+#: Timed runs in a row of a task and round, and seconds after which there is no further one.
+_REPEATS, _REPEAT_S = 4, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Times of one task, medians over the rounds.
+    """Times of one task.
 
     Args:
-        ms: wall-clock milliseconds.
+        ms: wall-clock milliseconds, the median of all runs.
         low_ms: first quartile of the wall-clock milliseconds.
         high_ms: third quartile.
-        cpu_ms: processor milliseconds of the process, which other load disturbs less.
-        ratio: processor time divided by that of the reference task in the same round.
+        cpu_ms: processor milliseconds of the process, which other load disturbs less; the median of all runs.
+        ratio: processor time of the fastest run of a round, the median over the rounds, divided by that of the
+            reference task. It differs least between two measurements.
     """
 
     ms: float
@@ -37,12 +39,12 @@ class Timing:
 def measure(
     tasks: Mapping[str, Task], *, rounds: int, pause_s: float = 0.0, progress: bool = False
 ) -> tuple[dict[str, Timing], Timing]:
-    """Run all tasks once per round, in turn, so that a change of the load meets all of them.
+    """Run all tasks in each round, in turn, so that a change of the load meets all of them.
 
     Args:
         tasks: name -> task.
         rounds: number of rounds; one more before them is not counted.
-        pause_s: seconds between an untimed run of a task and the timed one; 0: no untimed run. After a rest a
+        pause_s: seconds of rest before the timed run; 0: up to four timed runs follow one another. After a rest a
             processor is slower: its caches are cold, and its clock rate is low.
         progress: show a bar on stderr.
 
@@ -50,28 +52,48 @@ def measure(
         name -> times, and the times of the reference task: one Fourier transform and one sort of
         fixed numbers on one thread.
     """
-    reference = _reference()
-    wall = np.zeros((rounds + 1, len(tasks) + 1))
-    cpu = np.zeros_like(wall)
+    every = {"": _reference(), **tasks}
+    runs: dict[str, list[_Runs]] = {name: [] for name in every}
     for number in Progress(progress).track(range(rounds + 1), rounds + 1, "timing"):
-        for column, task in enumerate((reference, *tasks.values())):
-            if pause_s:
-                task(number)
-                time.sleep(pause_s)
-            start, start_cpu = time.perf_counter(), time.process_time()
-            task(number)
-            cpu[number, column] = time.process_time() - start_cpu
-            wall[number, column] = time.perf_counter() - start
-    wall, cpu = 1000 * wall[1:], 1000 * cpu[1:]
-    timings = [_timing(wall[:, i], cpu[:, i], cpu[:, 0]) for i in range(wall.shape[1])]
-    return dict(zip(tasks, timings[1:], strict=True)), timings[0]
+        for name, task in every.items():
+            found = _run(task, number, pause_s)
+            if number:
+                runs[name].append(found)
+    base = _fastest(runs[""])
+    timings = {name: _timing(found, base) for name, found in runs.items()}
+    return timings, timings.pop("")
 
 
-def _timing(wall: NDArray[np.float64], cpu: NDArray[np.float64], reference: NDArray[np.float64]) -> Timing:
-    low, middle, high = np.quantile(wall, [0.25, 0.5, 0.75])
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Milliseconds of the runs of a task in one round."""
+
+    wall: tuple[float, ...]
+    cpu: tuple[float, ...]
+
+
+def _run(task: Task, number: int, pause_s: float) -> _Runs:
+    task(number)  # the caches hold what the task before has left
+    time.sleep(pause_s)
+    wall: list[float] = []
+    cpu: list[float] = []
+    while not wall or (not pause_s and len(wall) < _REPEATS and sum(wall) < 1000 * _REPEAT_S):
+        start, start_cpu = time.perf_counter(), time.process_time()
+        task(number)
+        cpu.append(1000 * (time.process_time() - start_cpu))
+        wall.append(1000 * (time.perf_counter() - start))
+    return _Runs(wall=tuple(wall), cpu=tuple(cpu))
+
+
+def _fastest(rounds: Sequence[_Runs]) -> float:
+    return float(np.median([min(runs.cpu) for runs in rounds]))
+
+
+def _timing(rounds: Sequence[_Runs], base: float) -> Timing:
+    low, middle, high = np.quantile([ms for runs in rounds for ms in runs.wall], [0.25, 0.5, 0.75])
     return Timing(
-        ms=float(middle), low_ms=float(low), high_ms=float(high), cpu_ms=float(np.median(cpu)),
-        ratio=float(np.median(cpu / np.maximum(reference, 1e-6))),
+        ms=float(middle), low_ms=float(low), high_ms=float(high),
+        cpu_ms=float(np.median([ms for runs in rounds for ms in runs.cpu])), ratio=_fastest(rounds) / max(base, 1e-6),
     )  # fmt: skip
 
 

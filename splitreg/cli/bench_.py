@@ -155,10 +155,10 @@ def measure(
 @click.option("--min-ms", default=0.2, show_default=True, help="Times below this are not compared.")
 @click.option(
     "--clock",
-    default="cpu",
+    default="ratio",
     show_default=True,
-    metavar="cpu|ratio|wall",
-    help="Processor time, the same relative to the reference task, or wall time.",
+    metavar="ratio|cpu|wall",
+    help="Processor time relative to the reference task, processor time, or wall time.",
 )
 @click.option("--no-times", is_flag=True, help="Compare bytes and metrics only.")
 @click.option("--all", "everything", is_flag=True, help="Show every number, not only regressions.")

@@ -78,3 +78,19 @@ def test_a_pause_follows_an_untimed_run_of_the_same_task(monkeypatch):
     measure({"a": lambda n: events.append(("a", n))}, rounds=2, pause_s=0.25)
     assert events[1::4] == [("a", 0), ("a", 1), ("a", 2)]  # the reference task pauses too
     assert events[:4] == [0.25, ("a", 0), 0.25, ("a", 0)]
+
+
+def test_a_slow_run_among_four_changes_neither_ratio_nor_median():
+    """A task is run untimed, then four times; what disturbs one of the runs is left out."""
+    count = 0
+
+    def run(_):
+        nonlocal count
+        count += 1
+        end = time.thread_time() + (0.03 if count % 5 in (1, 3) else 0.01)  # the untimed run and the second of four
+        while time.thread_time() < end:
+            pass
+
+    times, reference = measure({"a": run}, rounds=5)
+    assert count == 6 * 5
+    assert 9.9 < times["a"].cpu_ms < 15 and times["a"].ratio * reference.cpu_ms < 20
