@@ -160,7 +160,7 @@ def nearest(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     (height, width), (h, w) = mask.shape[:2], size
     rows = np.minimum(((np.arange(h) * 2 + 1) * height) // (2 * h), height - 1)
     columns = np.minimum(((np.arange(w) * 2 + 1) * width) // (2 * w), width - 1)
-    return np.asarray(mask[rows[:, None], columns[None, :]])
+    return np.asarray(mask[rows][:, columns])
 
 
 def resize_values(field: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -179,15 +179,40 @@ def resize_pixels(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
 
 def resize_labels(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize an (h, w) index map: each pixel gets the index with most of its area, with smooth edges when enlarged."""
+    if size[0] >= mask.shape[0] and size[1] >= mask.shape[1]:
+        return _enlarge_labels(mask, size)
     pil = _pil()
     (h, w), shrink = size, size[0] * size[1] < mask.size
     method = pil.Resampling.BOX if shrink else pil.Resampling.BILINEAR
     result, best = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
     for index in np.unique(mask):
         share = np.asarray(pil.fromarray((mask == index).astype(np.uint8) * 255).resize((w, h), method))
-        more = share > best
-        result[more], best[more] = index, share[more]
+        np.copyto(result, index, where=share > best)
+        np.maximum(best, share, out=best)
     return result
+
+
+def _enlarge_labels(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the index with the largest weight of bilinear interpolation; weights are computed only between indexes."""
+    (top, bottom, down), (left, right, along) = (_between(*pair) for pair in zip(mask.shape, size, strict=True))
+    rows = mask[top], mask[bottom]
+    result = np.ascontiguousarray(rows[0][:, left])
+    mixed = np.zeros(size, bool)
+    for row, columns in ((rows[0], right), (rows[1], left), (rows[1], right)):
+        mixed |= row[:, columns] != result
+    y, x = np.nonzero(mixed)
+    labels = np.stack([mask[i[y], j[x]] for i in (top, bottom) for j in (left, right)])
+    weights = np.stack([i[y] * j[x] for i in (1 - down, down) for j in (1 - along, along)])
+    totals = np.stack([(weights * (labels == label)).sum(0) for label in labels])
+    result[y, x] = labels[totals.argmax(0), np.arange(len(y))]
+    return result
+
+
+def _between(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Return for each of ``new`` positions its two neighbours among ``old`` ones, and the weight of the second."""
+    place = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(place).astype(np.int64)
+    return np.clip(first, 0, old - 1), np.clip(first + 1, 0, old - 1), (place - first).astype(np.float32)
 
 
 def read(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from splitreg import imaging
@@ -23,6 +24,7 @@ from splitreg.imaging import (
     prepare,
     read,
     resize_labels,
+    resize_values,
 )
 
 SIDES = st.integers(1, 300)
@@ -408,3 +410,15 @@ def test_reduced_masks_keep_the_majority_and_enlarged_ones_their_edges():
     small = geometry.labels(mask)
     assert small.shape == (10, 15) and (small[:, :7] == 0).all() and (small[:, 8:] == 7).all()
     assert np.mean(resize_labels(small, (40, 60)) != mask) < 0.04
+
+
+@given(
+    arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.sampled_from([0, 3, 255])),
+    st.integers(0, 9), st.integers(0, 9),
+)  # fmt: skip
+def test_enlarged_masks_have_the_index_with_the_largest_weight(mask, more_rows, more_columns):
+    size = (mask.shape[0] + more_rows, mask.shape[1] + more_columns)
+    result = resize_labels(mask, size)
+    weights = {index: resize_values((mask == index).astype(np.float32), size) for index in (0, 3, 255)}
+    own = np.select([result == index for index in weights], list(weights.values()), -1)
+    assert (own >= np.max(list(weights.values()), axis=0) - 1e-5).all()
