@@ -62,27 +62,27 @@ def command(
     model = load(bundle)
     server = model.server.place(device)
     names = None if heads is None else heads.split(",")
-    for name, source in _images(images, every):
+    for name, label, source in _images(images, every):
         image = read(source)
         (packet,) = model.edge.encode(image, rate=rate, budget_bytes=budget_bytes)
         (predictions,) = server.infer(packet, names)
         predictions = {head: _above(prediction, min_score) for head, prediction in predictions.items()}
         _print(name, len(packet), predictions, as_json=as_json)
         if draw is not None:
-            for path in write_drawings(Path(draw), name, image, predictions):
+            for path in write_drawings(Path(draw), label, image, predictions):
                 click.echo(str(path), err=as_json)
 
 
-def _images(sources: tuple[str, ...], every: int) -> Iterator[tuple[str, ImageLike]]:
-    """Yield (name, image); names are unique, so that no drawing replaces another."""
+def _images(sources: tuple[str, ...], every: int) -> Iterator[tuple[str, str, ImageLike]]:
+    """Yield (name, name of its drawings, image); no drawing replaces another."""
     from splitreg.edge import frames
 
-    names: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for source in sources:
         for name, image in frames(source, every=every):
             label = stem_of(name)
-            names[label] = names.get(label, 0) + 1
-            yield label if names[label] == 1 else f"{label}-{names[label]}", image
+            counts[label] = counts.get(label, 0) + 1
+            yield name, label if counts[label] == 1 else f"{label}-{counts[label]}", image
 
 
 def _above(prediction: Prediction, score: float | None) -> Prediction:

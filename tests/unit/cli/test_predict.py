@@ -31,7 +31,7 @@ def test_a_folder_is_predicted_through_packets_and_drawn(bundle, images, tmp_pat
     done = CliRunner().invoke(predict, [bundle, str(images), "--json", "--draw", str(tmp_path / "drawings")])
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
-    assert [row["image"] for row in rows] == ["a", "b"] and all(row["bytes"] > 20 for row in rows)
+    assert [row["image"] for row in rows] == ["a.png", "b.jpg"] and all(row["bytes"] > 20 for row in rows)
     assert set(rows[0]["predictions"]) == {"det", "cls"}
     names = {path.name for path in (tmp_path / "drawings").iterdir()}
     assert names == {"a-det.png", "a-cls.png", "b-det.png", "b-cls.png"}
