@@ -79,7 +79,7 @@ class CodingTables:
         self.nbytes, self.macs, self.symbols, self.streams = 0, 0, int(np.prod(latent)), 1
         self.numbers: dict[str, Any] = {
             "SR_RATES": int(coding.has_rates), "SR_HYPER": int(hyper is not None),
-            "SR_MEANS": int(hyper is not None and hyper.means is not None),
+            "SR_MEANS": int(hyper is not None and hyper.means is not None), "SR_HYPER_SYMBOLS": 0,
         }  # fmt: skip
         models = tables.models if isinstance(tables, VariableModel) else (tables,)
         if hyper is not None:
@@ -119,7 +119,7 @@ class CodingTables:
             inside = np.broadcast_to(used[:, None], tables.priors.shape)
             arrays["priors"] = ("uint16_t", tables.priors[inside])
         if model.indexes is not None:
-            arrays |= {name: (arrays[name][0], None) for name in ("inverses", "shift", "scale")}
+            arrays |= {name: (arrays[name][0], None) for name in ("shift", "scale")}
         names = []
         for name, (kind, values) in arrays.items():
             names.append("0" if values is None else f"sr_{name}_{index}")
@@ -157,7 +157,8 @@ class CodingTables:
             "SR_PREDICT_LOW": hyper.synthesis.low, "SR_PREDICT_HIGH": hyper.synthesis.high,
             "SR_MEAN_UNIT": float_literal(np.float32(2.0**-hyper.mean_fraction)), "SR_MAP": networks.maps[0],
             "SR_MAPS": sum(networks.maps), "SR_SCALES": "(&sr_models[1])", "SR_SCALE_ROWS": len(scales),
-            "SR_SCALE_ENTRIES": int(scales.sum()), "sr_exact": networks.exact, **ends,
+            "SR_SCALE_ENTRIES": int(scales.sum()), "SR_HYPER_SYMBOLS": int(np.prod(shape)), "sr_exact": networks.exact,
+            **ends,
         }  # fmt: skip
         numbers["SR_COUNT"] = max(self.symbols, int(np.prod(shape)))
         numbers["SR_LONGEST"] = max(numbers["SR_SYMBOLS"], int(scales.max()))

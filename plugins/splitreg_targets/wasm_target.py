@@ -18,7 +18,6 @@ from splitreg.edge import EdgeSource, ExportedTarget, ExportTarget, Runner
 from splitreg.errors import BundleError, MissingExtra
 from splitreg_targets.c_compiler import compile_c, write_files, zig_compiler
 from splitreg_targets.c_source import runtime_file
-from splitreg_targets.c_tables import hyperprior_of
 from splitreg_targets.c_target import CTarget
 
 MODULE, MODEL = "splitreg-edge.js", "splitreg-model.wasm"
@@ -53,15 +52,9 @@ class WasmTarget(ExportTarget):
         """Compile the C target, and add the module with its types.
 
         Raises:
-            BundleError: the edge half has no equivalent in C; the message names the operator. Or the
-                model has a hyperprior, which the module's streams do not support.
+            BundleError: the edge half has no equivalent in C; the message names the operator.
             MissingExtra: onnx or ziglang is not installed.
         """
-        if hyperprior_of(source.coding) is not None:
-            raise BundleError(
-                "the wasm target does not support hyperpriors (bottlenecks shp and mshp), because its coder of "
-                "streams has none; use bottleneck 'fp', or --target c for images"
-            )
         code = self._c.export(source)
         with tempfile.TemporaryDirectory(prefix="splitreg-wasm-") as name:
             folder = Path(name)

@@ -132,7 +132,7 @@ SR_FUNCTION_@ISA@ int32_t sr_model_@ISA@(const sr_tables *t, sr_work *w, const i
 #endif
         if (sr_quantise_@ISA@(latent, n, t->shift[c], t->scale[c], t->bits, w->values)) return @UPPER@_BAD_LATENT;
 #if defined(SR_STREAMS)
-        memcpy(sr_symbols + c * n, w->values, sizeof w->values);
+        memcpy(sr_symbols + c * n, w->values, 4 * (size_t)n);
 #endif
         if (sr_indexes_@ISA@(w->values, n, t->offsets[c], symbols, w->indexes)) {
             for (int32_t i = 0; i < n; i++) {

@@ -97,6 +97,9 @@ SR_FUNCTION_@ISA@ int32_t sr_model_rows_@ISA@(const sr_tables *t, sr_work *w, co
         latent = w->scaled;
 #endif
         if (sr_quantise_@ISA@(latent, AREA, 0.0f, 1.0f, 0, w->values)) return @UPPER@_BAD_LATENT;
+#if defined(SR_STREAMS)
+        memcpy(sr_symbols + SR_HYPER_SYMBOLS + c * AREA, w->values, sizeof w->values);
+#endif
         for (int32_t i = 0; i < AREA; i++) {
             const int32_t offset = t->offsets[rows[i]], last = t->symbols[rows[i]] - 1;
             const uint32_t index = (uint32_t)w->values[i] - (uint32_t)offset;

@@ -23,7 +23,8 @@ static SR_ALIGNED float sr_sums[SR_SUMS]; /* a row of sums of integers */
 #endif
 static SR_ALIGNED float sr_latent[SR_CHANNELS * SR_HEIGHT * SR_WIDTH];
 #if defined(SR_STREAMS)
-static int32_t sr_symbols[SR_CHANNELS * SR_HEIGHT * SR_WIDTH]; /* of the image encoded last */
+/* Of the image encoded last; those of a hyper-latent come first. */
+static int32_t sr_symbols[SR_HYPER_SYMBOLS + SR_CHANNELS * SR_HEIGHT * SR_WIDTH];
 #endif
 
 /* What is coded: the latent; with a hyperprior, the hyper-latent before it. */

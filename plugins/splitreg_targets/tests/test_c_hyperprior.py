@@ -1,6 +1,7 @@
 """Hyperpriors in the C target: both streams equal those of Python for the same latent, bit for bit."""
 
 import asyncio
+import ctypes
 import dataclasses
 import importlib.util
 import itertools
@@ -18,13 +19,25 @@ from splitreg_compressai.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from splitreg_compressai.tables import ROWS, scale_tables
 from splitreg_targets.c_compiler import FLAGS, compile_c, find_compiler, write_files, zig_compiler
 from splitreg_targets.c_library import CLibrary
+from splitreg_targets.c_source import runtime_file
 from splitreg_targets.c_target import CTarget
 from splitreg_targets.wasm_target import WasmTarget
 
 from splitreg.bundle import Bundle
-from splitreg.coding import HyperModel, IntegerLayer, IntegerNetwork, LatentCoding, Packet, RansCodec, SymbolModel
+from splitreg.coding import (
+    FrameDecoder,
+    FrameEncoder,
+    HyperModel,
+    IntegerLayer,
+    IntegerNetwork,
+    LatentCoding,
+    Packet,
+    RansCodec,
+    SymbolModel,
+    temporal_sources,
+)
 from splitreg.edge import EdgeSource
-from splitreg.errors import BundleError, InvalidLatent, Unavailable
+from splitreg.errors import BundleError, InvalidLatent
 from splitreg.imaging import Preprocess
 from splitreg.serving.page.edge import BrowserModels
 from splitreg.specs import FeatureSpec
@@ -232,19 +245,75 @@ def test_report_and_what_is_refused():
     macs = sum(layer.weight.size for network in networks for layer in network.layers)
     assert report["macs"] == np.prod(LATENT) * 3 * STRIDE**2 + positions * macs
     assert report["tables_bytes"] > 2 * sum(layer.weight.size for layer in model.analysis.layers)
-    with pytest.raises(BundleError, match="wasm"):
-        WasmTarget().export(source_of(model))
     several = dataclasses.replace(tables, models=(model, model))
     with pytest.raises(BundleError, match="2"):
         CTarget().export(source_of(several))
 
 
-def test_the_page_of_a_server_states_that_a_hyperprior_does_not_run_in_a_browser(monkeypatch, tmp_path):
-    """The page then sends images, and the server encodes."""
+STREAMS = """
+#define SR_STREAMS
+#include "splitreg_model.c"
+#include "stream.c"
+void begin(uint32_t number) { sr_begin_stream(number); }
+int32_t frame(const uint8_t *pixels, int32_t width, int32_t height, int32_t rate, int32_t key, uint8_t *packet) {
+    const splitreg_model_image image = {width, height, SPLITREG_MODEL_RGB, 0, {pixels}, {3 * width}};
+    return sr_encode_frame(&image, rate, key, packet);
+}
+"""
+
+
+def frames():
+    """A change of the light, objects that move, nothing, another scene."""
+    first = next(images())
+    yield from (first, first, np.minimum(first.astype(int) + 9, 255).astype(np.uint8))
+    for shift in range(3):
+        moved = first.copy()
+        moved[10 + 8 * shift : 40 + 8 * shift, 20:60] = first[50:80, 8:48]
+        yield moved
+    yield np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    yield first
+
+
+@pytest.mark.parametrize("name", ["shp", "mshp", "mshp, several rates", "unusual"])
+def test_frames_of_a_stream_equal_those_of_python(name, tmp_path):
+    tables = unusual() if name == "unusual" else frozen(name.split(",")[0], 3 if "," in name else 1)
+    source = source_of(tables)
+    write_files({**CTarget().export(source).files, **temporal_sources(), "stream.c": runtime_file("stream.c").encode(),
+                 "test.c": STREAMS.encode()}, tmp_path)  # fmt: skip
+    library = tmp_path / "splitreg_model.so"
+    compile_c(find_compiler(), ["-shared", "-fPIC", "test.c", "-O1", "-DSR_PLAIN", "-o", library], tmp_path)
+    code, model = ctypes.CDLL(str(library)), CLibrary(library, "splitreg_model")
+    code.begin(5)
+    python = FrameEncoder(source.coding, LATENT, stream=5)
+    decoder = FrameDecoder(source.coding, LATENT, stream=5)
+    out = np.empty(1 << 20, np.uint8)
+    rate, kinds = (100 / 255 if "," in name else None), []
+    for number, image in enumerate(frames()):
+        pixels = np.ascontiguousarray(image)
+        arguments = pixels.ctypes.data, *SIZE[::-1], -1 if rate is None else 100, int(number == 5), out.ctypes.data
+        length = code.frame(*(ctypes.c_void_p(a) if i in (0, 5) else ctypes.c_int32(a) for i, a in enumerate(arguments)))
+        assert length > 0
+        packet, latent = out[:length].tobytes(), model.latent(LATENT)
+        assert packet == python.encode(latent, rate, key=number == 5)
+        restored = source.coding.tables.restore(latent, *([rate] if rate else []))
+        np.testing.assert_array_equal(decoder.decode(packet), restored)
+        kinds.append(packet[0] & 1)
+    assert kinds[:2] == [1, 0] and kinds[5] == 1 and 0 in kinds[2:5]
+
+
+def test_a_hyperprior_runs_in_a_browser(monkeypatch, tmp_path):
+    """The page gets the module, which in Node writes the streams that Python writes."""
+    if shutil.which("node") is None:
+        pytest.skip("needs Node")
     monkeypatch.setenv("SPLITREG_CACHE", str(tmp_path))
-    source, place = source_of(frozen("shp")), "zoo:splitreg-camvid"
+    source, place = source_of(frozen("mshp")), "zoo:splitreg-camvid"
     monkeypatch.setattr(EdgeSource, "read", lambda _: source)
     model_id = Bundle.open(place).config.id
     service = SimpleNamespace(models={model_id: None}, config=SimpleNamespace(bundles=(place,)))
-    with pytest.raises(Unavailable, match="shp"):
-        asyncio.run(BrowserModels(service).get(model_id))
+    model = asyncio.run(BrowserModels(service).get(model_id))
+    target = WasmTarget()
+    exported = target.export(source)
+    assert exported.files["splitreg-model.wasm"] == model
+    image = next(images())
+    packet = Packet.parse(target.open(exported.files, source)(image))
+    assert packet.streams == check(compiled(source, tmp_path), source.coding, image)
