@@ -39,7 +39,8 @@ def write_split(root: Path, scenes: Scenes, split: str, copies: int, random: np.
             qualities = RIVALS[name][1]
             quality = int(random.integers(min(qualities), max(qualities) + 1))
             frames = [sample.image.permute(1, 2, 0).numpy() for sample in samples]
-            for sample, decoded in zip(samples, by_codec(frames, name, quality, clip.rate, len(frames))[0], strict=True):
+            coded, _ = by_codec(frames, name, quality, clip.rate, len(frames))
+            for sample, decoded in zip(samples, coded, strict=True):
                 file = f"{sample.name}-{name}-{quality}-{copy}"
                 Image.fromarray(decoded).save(pictures / f"{file}.png")
                 mask = sample.targets["segmentation"].mask.numpy() + 1

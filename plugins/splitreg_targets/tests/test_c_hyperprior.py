@@ -290,8 +290,8 @@ def test_frames_of_a_stream_equal_those_of_python(name, tmp_path):
     rate, kinds = (100 / 255 if "," in name else None), []
     for number, image in enumerate(frames()):
         pixels = np.ascontiguousarray(image)
-        arguments = pixels.ctypes.data, *SIZE[::-1], -1 if rate is None else 100, int(number == 5), out.ctypes.data
-        length = code.frame(*(ctypes.c_void_p(a) if i in (0, 5) else ctypes.c_int32(a) for i, a in enumerate(arguments)))
+        numbers = map(ctypes.c_int32, (*SIZE[::-1], -1 if rate is None else 100, number == 5))
+        length = code.frame(ctypes.c_void_p(pixels.ctypes.data), *numbers, ctypes.c_void_p(out.ctypes.data))
         assert length > 0
         packet, latent = out[:length].tobytes(), model.latent(LATENT)
         assert packet == python.encode(latent, rate, key=number == 5)
