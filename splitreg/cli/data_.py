@@ -16,7 +16,7 @@ def command() -> None:
 
     \b
     splitreg data check --root my-images --sheet samples.png
-    splitreg data augment yolo --root my-images -o augmented.png --set preset=detection
+    splitreg data augment --root my-images -o augmented.png --set preset=detection
     """
 
 
@@ -38,17 +38,11 @@ def check(
     and images that are in two splits.
     """
     from splitreg.data import checking
-    from splitreg.data.recognition import detect
     from splitreg.evaluation.packets import spread
     from splitreg.overrides import parse_overrides
     from splitreg.wire import write_png
 
-    if name is None:
-        if root is None:
-            raise click.UsageError("name a dataset, or the folder of one with --root DIR")
-        name, line, _ = detect(root)
-        click.echo(line, err=True)
-    sources = checking.open_splits(name, root, parse_overrides(options))
+    sources = checking.open_splits(name or _recognise(root), root, parse_overrides(options))
     report = checking.check_dataset(sources, limit)
     if as_json:
         print_json(report.to_json())
@@ -76,17 +70,30 @@ def check(
         click.echo(sheet, err=as_json)
 
 
+def _recognise(root: str | None) -> str:
+    """Return the dataset that recognises a folder."""
+    from splitreg.data.recognition import detect
+
+    if root is None:
+        raise click.UsageError("name a dataset, or the folder of one with --root DIR")
+    name, line, _ = detect(root)
+    click.echo(line, err=True)
+    return name
+
+
 @command.command("augment")
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--recipe", type=click.Path(dir_okay=False), help="Recipe with the augmentation.")
 @click.option("--set", "augment", multiple=True, metavar="KEY=VALUE", help="Key of augment, e.g. preset=detection.")
-@click.option("--index", default=0, show_default=True, help="Number of the image in train.")
+@click.option("--index", default=0, show_default=True, help="Number of the image in train, or in the first split.")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="PNG to write.")
 def augment_(
-    name: str, root: str | None, recipe: str | None, augment: tuple[str, ...], index: int, output: str
+    name: str | None, root: str | None, recipe: str | None, augment: tuple[str, ...], index: int, output: str
 ) -> None:
     """Draw an image with random augmentations.
+
+    NAME is a dataset; by default the first one of --recipe, or the one that recognises the folder of --root.
 
     The first tile is the image as it is; the labels move with the pixels.
     """
@@ -97,15 +104,18 @@ def augment_(
     from splitreg.wire import write_png
 
     loaded = None if recipe is None else Recipe.read(recipe)
+    parts = loaded.data if loaded else ()
+    name = name or (parts[0].name if parts else _recognise(root))
     options = {
         key: value
-        for part in (loaded.data if loaded else ())
+        for part in parts
         if part.name == name
         for key, value in part.to_mapping().items()
         if key not in ("name", "root")
     }
     change = augmentation(apply_overrides(dict(loaded.augment) if loaded else {}, augment))
-    source = checking.open_splits(name, root, options)["train"]
+    sources = checking.open_splits(name, root, options)
+    source = sources.get("train") or next(iter(sources.values()))
     samples = checking.augmented(source, change, index, 11)
     write_output(Path(output), write_png(checking.sheet(samples, checking.truth_of(source.targets))))
     click.echo(output)

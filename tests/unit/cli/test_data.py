@@ -68,3 +68,17 @@ def test_augmentations_are_drawn(photos, tmp_path, setting):
     )
     assert done.exit_code == 0, done.output
     assert size_of(output)[0] == 4 * 320
+
+
+def test_augmentations_of_a_recognised_folder_and_of_a_recipe(photos, tmp_path):
+    shutil.rmtree(photos / "train")  # "valid" is the first split then
+    (tmp_path / "recipe.toml").write_text(
+        'backbone = "test_resnet"\nheads = ["det"]\ndata = ["yolo"]\naugment = { flip = true }\n'
+    )
+    for options in ([], ["--recipe", str(tmp_path / "recipe.toml")]):
+        done = CliRunner().invoke(
+            command, ["augment", "--root", str(photos), "-o", str(tmp_path / "augmented.png"), *options]
+        )
+        assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(command, ["augment", "-o", str(tmp_path / "augmented.png")])
+    assert done.exit_code == 2 and "--root" in done.output
