@@ -5,7 +5,7 @@ take turns, the quality is random. Boxes and masks are those of the frames befor
 are crowds.
 
     python benchmarks/coded_frames.py coded-scenes --copies 2
-    splitreg train model_zoo/recipes/scenes-video-unsplit.toml --data coco --root coded-scenes -o receiver
+    splitreg train model_zoo/recipes/scenes-video-unsplit.toml --set 'data=["coco"]' --root coded-scenes -o receiver
 """
 
 from __future__ import annotations
