@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithZoo(build_py):
-    """Copies ``model_zoo`` into the package, without ``local``; an editable install finds it where it is."""
+    """Copies ``model_zoo`` into the package, without ``large`` and ``local``; an editable install finds it where it is."""
 
     def run(self) -> None:
         """Build as usual, then copy."""
@@ -20,8 +20,8 @@ class BuildWithZoo(build_py):
         if not self.editable_mode:
             target = Path(self.build_lib) / "splitreg" / "model_zoo"
             shutil.rmtree(target, ignore_errors=True)
-            local = shutil.ignore_patterns("local")
-            shutil.copytree(Path(__file__).parent / "model_zoo", target, ignore=local)
+            checkout = shutil.ignore_patterns("large", "local")
+            shutil.copytree(Path(__file__).parent / "model_zoo", target, ignore=checkout)
 
 
 class BuildKernel(build_ext):

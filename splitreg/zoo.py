@@ -1,8 +1,8 @@
 """The model zoo: ``zoo:camvid-small`` is a bundle, ``zoo:recipes/camvid-small`` a recipe; no torch.
 
 The zoo is the folder ``model_zoo`` in the installed package, or beside it in a source checkout.
-``SPLITREG_ZOO`` replaces it. Bundles that scripts make in a checkout lie in its folder ``local``; they
-are neither in git nor in the package.
+``SPLITREG_ZOO`` replaces it. Only a checkout has bundles in its folders ``large``, of many megabytes, and
+``local``, which scripts make and git ignores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from splitreg.hub import HubPlace, fetch, is_hub
 #: Prefix of names in the zoo.
 PREFIX = "zoo:"
 _RECIPES = "recipes"
-_LOCAL = "local"
+#: Folders of bundles that are not in the package.
+_CHECKOUT = ("large", "local")
 
 
 def folder() -> Path:
@@ -42,7 +43,7 @@ def folder() -> Path:
 
 def bundles() -> dict[str, Path]:
     """Return name -> folder of every bundle in the zoo."""
-    places = [folder(), folder() / _LOCAL]
+    places = [folder(), *(folder() / name for name in _CHECKOUT)]
     return {path.parent.name: path.parent for place in places for path in sorted(place.glob("*/config.json"))}
 
 

@@ -72,7 +72,9 @@ def test_another_folder_and_none(tmp_path, monkeypatch):
     assert (
         zoo.bundles() == {"made": tmp_path / "local" / "made"} and zoo.find_bundle("zoo:made") == zoo.bundles()["made"]
     )
-    shutil.move(tmp_path / "local" / "made", tmp_path / "mine")
+    shutil.move(tmp_path / "local" / "made", tmp_path / "large" / "big")
+    assert zoo.bundles() == {"big": tmp_path / "large" / "big"}
+    shutil.move(tmp_path / "large" / "big", tmp_path / "mine")
     (tmp_path / "mine" / "metrics.json").write_text("{")
     with pytest.raises(BundleError, match="mine"):
         zoo.catalogue()
@@ -103,9 +105,10 @@ def test_listing_names_every_bundle_and_recipe_and_is_light():
 def test_a_wheel_brings_the_zoo(tmp_path):
     """Built as pip builds it, unpacked elsewhere, asked without the checkout."""
     source = tmp_path / "source"
-    shutil.copytree(ROOT / "model_zoo", source / "model_zoo", ignore=shutil.ignore_patterns("local"))
-    (source / "model_zoo" / "local").mkdir()
-    (source / "model_zoo" / "local" / "large.bin").write_bytes(b"made by a script")
+    shutil.copytree(ROOT / "model_zoo", source / "model_zoo", ignore=shutil.ignore_patterns("large", "local"))
+    for name in ("large", "local"):
+        (source / "model_zoo" / name).mkdir()
+        (source / "model_zoo" / name / "weights.bin").write_bytes(b"of a checkout")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "splitreg", source / "splitreg", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
@@ -121,4 +124,4 @@ def test_a_wheel_brings_the_zoo(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=built, capture_output=True, text=True, check=True)
     committed = [name for name, path in zoo.bundles().items() if path.parent == zoo.folder()]
     assert done.stdout.split() == [str(built / "splitreg" / "model_zoo"), *committed]
-    assert not (built / "splitreg" / "model_zoo" / "local").exists()
+    assert not any((built / "splitreg" / "model_zoo" / name).exists() for name in ("large", "local"))
