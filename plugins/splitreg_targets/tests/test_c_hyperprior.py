@@ -256,7 +256,7 @@ STREAMS = """
 #include "stream.c"
 void begin(uint32_t number) { sr_begin_stream(number); }
 int32_t frame(const uint8_t *pixels, int32_t width, int32_t height, int32_t rate, int32_t key, uint8_t *packet) {
-    const splitreg_model_image image = {width, height, SPLITREG_MODEL_RGB, 0, {pixels}, {3 * width}};
+    const splitreg_model_image image = {width, height, 0 /* RGB */, 0, {pixels}, {3 * width}};
     return sr_encode_frame(&image, rate, key, packet);
 }
 """
