@@ -8,9 +8,12 @@ from torch.nn import functional
 
 from splitreg.progress import Progress
 
+#: Largest deviation of an element of the latent that the attacker sees, in standard deviations of its channel.
+_LARGEST = 10.0
+
 
 class Attacker(nn.Module):
-    """(B, C, h, w) latents to (B, 3, H, W) images within 0 to 1.
+    """(B, C, h, w) latents to (B, 3, H, W) images: the mean image, to which the layers add what the latent tells.
 
     Residual blocks at the size of the latent, then a block after each doubling by pixel shuffle
     (Shi et al. 2016, arXiv:1609.05158), as in inversion attacks on features (Dosovitskiy and Brox
@@ -26,6 +29,7 @@ class Attacker(nn.Module):
 
     mean: Tensor
     std: Tensor
+    mean_image: Tensor
 
     def __init__(
         self, channels: int, latent: tuple[int, int], size: tuple[int, int], *, width: int = 96, blocks: int = 4
@@ -34,6 +38,7 @@ class Attacker(nn.Module):
         self.size = size
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
         self.register_buffer("std", torch.ones(1, channels, 1, 1))
+        self.register_buffer("mean_image", torch.full((1, 3, *size), 0.5))
         doublings = 0
         while latent[0] * 2**doublings < size[0] or latent[1] * 2**doublings < size[1]:
             doublings += 1
@@ -42,7 +47,10 @@ class Attacker(nn.Module):
             after = max(16, width // 2)
             layers += [nn.Conv2d(width, 4 * after, 3, 1, 1), nn.PixelShuffle(2), _Block(after)]
             width = after
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, 1, 1))
+        last = nn.Conv2d(width, 3, 3, 1, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(*layers, last)
 
     @property
     def parameters_count(self) -> int:
@@ -50,9 +58,10 @@ class Attacker(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Return the reconstructed images."""
-        image: Tensor = torch.sigmoid(self.layers((latent - self.mean) / self.std))
-        return image[..., : self.size[0], : self.size[1]]
+        """Return the reconstructed images; within 0 to 1 in evaluation mode."""
+        seen = ((latent - self.mean) / self.std).clamp(-_LARGEST, _LARGEST)
+        image: Tensor = self.mean_image + self.layers(seen)[..., : self.size[0], : self.size[1]]
+        return image if self.training else image.clamp(0, 1)
 
     def fit(self, latents: Tensor, images: Tensor, *, steps: int, batch_size: int, progress: bool = False) -> float:
         """Train on pairs.
@@ -69,6 +78,10 @@ class Attacker(nn.Module):
         """
         self.mean.copy_(latents.mean((0, 2, 3), keepdim=True))
         self.std.copy_(latents.std((0, 2, 3), keepdim=True).clamp(min=1e-6))
+        total = torch.zeros_like(self.mean_image)
+        for image in images:
+            total += image
+        self.mean_image.copy_(total / (255 * len(images)))
         optimizer = torch.optim.AdamW(self.train().parameters(), lr=2e-3, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=max(2, steps))
         losses = []
@@ -79,6 +92,7 @@ class Attacker(nn.Module):
             loss = functional.l1_loss(guess, target) + functional.mse_loss(guess, target)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             losses.append(float(functional.l1_loss(guess.detach(), target)))

@@ -34,6 +34,20 @@ def test_the_attacker_learns_what_the_latent_contains():
     assert Attacker(2, (5, 7), (33, 50), width=16, blocks=0)(torch.zeros(1, 2, 5, 7)).shape == (1, 3, 33, 50)
 
 
+def test_an_attacker_that_learns_nothing_guesses_the_mean_image():
+    """Also with values far outside of what is usual: its guess never becomes black for good."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (8, 3, 16, 24), generator=random, dtype=torch.uint8)
+    latents = torch.randn(8, 4, 4, 6, generator=random)
+    latents[0, 1], latents[:, 2] = 1e9, 0.0  # a channel that is hardly ever used, one that never is
+    attacker = Attacker(4, (4, 6), (16, 24), width=16, blocks=1)
+    attacker.fit(latents, images, steps=30, batch_size=4)
+    mean, target = images.float().mean(0) / 255, images.float() / 255
+    with torch.no_grad():
+        torch.testing.assert_close(attacker.mean_image[0], mean)
+        assert (attacker(latents) - target).abs().mean() < 1.05 * (mean - target).abs().mean()
+
+
 def test_an_audit_of_a_bundle(tmp_path):
     registry = toys.registry()
     model = build(Recipe.from_mapping(toys.KEYS), registry=registry)
