@@ -20,10 +20,12 @@ those of `splitreg publish`, measured with whole packets on the 101 validation f
 to 256x192. [Results](../results.md#ladon-on-camvid-three-tasks-from-one-packet) has the caveats of this
 split, the curve over all rates, and the comparison with image codecs.
 
-`splitreg report zoo:NAME` makes the same of one bundle, as one HTML file. Curves are added by
+`splitreg report zoo:NAME` makes the same of one bundle, as one HTML file. The curves and times are of
 
 ```sh
-splitreg bench zoo:splitreg-camvid zoo:camvid-small --rates 0,0.25,0.5,0.75,1 --data camvid --root camvid -o bench
+splitreg bench zoo:splitreg-camvid zoo:camvid-small zoo:splitreg-camvid-lite0 --rates 0,0.25,0.5,0.75,1 \\
+    --images webp:1,webp:5,webp:20,webp:50 --unsplit zoo:camvid-small --data camvid --root camvid --resamples 100 \\
+    --times --rounds 7 -o bench
 python scripts/make_zoo_report.py bench
 ```
 """
