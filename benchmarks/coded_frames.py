@@ -72,6 +72,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1920, help="frames of training before coding")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.copies < 1 or options.count < 1:
+        parser.error("--copies and --count must be 1 or more")
+    if options.output.exists():
+        parser.error(f"{options.output} exists; name a new folder")
     random = np.random.default_rng(options.seed)
     options.output.mkdir(parents=True)
     written = {}

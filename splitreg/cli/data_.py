@@ -86,7 +86,10 @@ def _recognise(root: str | None) -> str:
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--recipe", type=click.Path(dir_okay=False), help="Recipe with the augmentation.")
 @click.option("--set", "augment", multiple=True, metavar="KEY=VALUE", help="Key of augment, e.g. preset=detection.")
-@click.option("--index", default=0, show_default=True, help="Number of the image in train, or in the first split.")
+@click.option(
+    "--index", default=0, show_default=True, type=click.IntRange(min=0),
+    help="Number of the image in train, or in the first split.",
+)  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="PNG to write.")
 def augment_(
     name: str | None, root: str | None, recipe: str | None, augment: tuple[str, ...], index: int, output: str
@@ -115,7 +118,10 @@ def augment_(
     }
     change = augmentation(apply_overrides(dict(loaded.augment) if loaded else {}, augment))
     sources = checking.open_splits(name, root, options)
-    source = sources.get("train") or next(iter(sources.values()))
+    split = "train" if "train" in sources else next(iter(sources))
+    source = sources[split]
+    if index >= len(source):
+        raise click.UsageError(f"there is no image {index}: {split} has {len(source)} images, counted from 0")
     samples = checking.augmented(source, change, index, 11)
     write_output(Path(output), write_png(checking.sheet(samples, checking.truth_of(source.targets))))
     click.echo(output)

@@ -82,3 +82,10 @@ def test_augmentations_of_a_recognised_folder_and_of_a_recipe(photos, tmp_path):
         assert done.exit_code == 0, done.output
     done = CliRunner().invoke(command, ["augment", "-o", str(tmp_path / "augmented.png")])
     assert done.exit_code == 2 and "--root" in done.output
+
+
+@pytest.mark.parametrize(("index", "facts"), [("4", "train has 4 images"), ("-1", "--index")])
+def test_an_index_without_an_image_is_refused(photos, tmp_path, index, facts):
+    arguments = ["augment", "--root", str(photos), "-o", str(tmp_path / "augmented.png"), "--index", index]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 2 and facts in done.output
