@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from splitreg import imaging
-from splitreg.assembly import SplitModel, load
+from splitreg.assembly import ServerModel, SplitModel, load
 from splitreg.bench.machine import machine
 from splitreg.bench.timing import Task, Timing, measure
 from splitreg.bundle import Bundle
@@ -151,6 +151,7 @@ class _Subject:
     def __init__(self, path: Path, images: Sequence[Pixels], options: SpeedOptions, registry: Registry | None) -> None:
         self.path, self.images, self.options = path, images, options
         self.model: SplitModel = load(path, registry=registry).eval()
+        self.server = ServerModel.load(path, registry=registry)  # as it is served
         self.preprocess = self.model.plan.preprocess
         self.halves: dict[str, EdgeHalf] = {TORCH: self.model.edge}
         for runtime in RUNTIMES:
@@ -161,12 +162,12 @@ class _Subject:
             except (MissingExtra, BundleError):  # not installed, or a bundle without edge.onnx
                 continue
         self.packets = self.model.edge.encode(list(images))
-        self.answers = [self._write(self.model.server.infer(packet)[0]) for packet in self.packets]
-        self._latents = [self.model.server.decode(Packet.parse(packet)) for packet in self.packets]
+        self.answers = [self._write(self.server.infer(packet)[0]) for packet in self.packets]
+        self._latents = [self.server.decode(Packet.parse(packet)) for packet in self.packets]
 
     def tasks(self) -> dict[str, Task]:
         """Return name -> task; a name with a dot is a part of the result's tree."""
-        server, size = self.model.server, self.preprocess.size
+        server, size = self.server, self.preprocess.size
         pixels, _ = imaging.prepare(self.images[0], self.preprocess)
         features = server.features(torch.from_numpy(self._latents[0][None]), size)
         predictions = server.infer(self.packets[0])[0]
@@ -227,7 +228,7 @@ class _Subject:
         return self.packets[number % len(self.packets)]
 
     def _head(self, name: str, features: Mapping[int, torch.Tensor]) -> object:
-        branch = self.model.server.branches[name]
+        branch = self.server.branches[name]
         with torch.inference_mode():
             return branch.head.predict(branch(features, self.preprocess.size))
 
