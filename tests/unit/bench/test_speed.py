@@ -80,17 +80,23 @@ def test_a_pause_follows_an_untimed_run_of_the_same_task(monkeypatch):
     assert events[:4] == [0.25, ("a", 0), 0.25, ("a", 0)]
 
 
-def test_a_slow_run_among_four_changes_neither_ratio_nor_median():
+def test_a_slow_run_among_four_changes_neither_ratio_nor_median(monkeypatch):
     """A task is run untimed, then four times; what disturbs one of the runs is left out."""
-    count = 0
+    now, count = 0.0, 0
+
+    def take(seconds):
+        nonlocal now
+        now += seconds
 
     def run(_):
         nonlocal count
         count += 1
-        end = time.thread_time() + (0.03 if count % 5 in (1, 3) else 0.01)  # the untimed run and the second of four
-        while time.thread_time() < end:
-            pass
+        take(0.03 if count % 5 in (1, 3) else 0.01)  # slow: the untimed run and the second of four
 
+    for clock in ("perf_counter", "process_time"):
+        monkeypatch.setattr(f"splitreg.bench.timing.time.{clock}", lambda: now)
+    monkeypatch.setattr("splitreg.bench.timing._reference", lambda: lambda _: take(0.002))
     times, reference = measure({"a": run}, rounds=5)
     assert count == 6 * 5
-    assert 9.9 < times["a"].cpu_ms < 15 and times["a"].ratio * reference.cpu_ms < 20
+    assert times["a"].cpu_ms == times["a"].ms == pytest.approx(10) and times["a"].ratio == pytest.approx(5)
+    assert reference.cpu_ms == pytest.approx(2) and reference.ratio == 1
