@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("rans.c", "temporal.c", "labels.c")
+SOURCES = ("rans.c", "temporal.c", "labels.c", "context.c")
 FLAGS = (
     "-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-nostdlib",
     "-fno-stack-protector", "-fno-sanitize=all",

@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from golden.corpus import Case, make_codec, names, read  # noqa: E402
 
 from splitreg.coding import Codec, Packet, RansCodec, SymbolModel, decode_streams  # noqa: E402
-from splitreg.errors import CorruptPacket  # noqa: E402
+from splitreg.errors import CorruptPacket, ForeignPacket  # noqa: E402
 
 #: Bytes that a worker may allocate after its start.
 MAX_MEMORY = 2**30
@@ -124,12 +124,14 @@ class Fuzzer:
         try:
             packet = Packet.parse(data)
             tally.counts[f"{label}: parsed"] += 1
+            if packet.model_id != self.cases.index(case):
+                raise ForeignPacket("of another case")
             if packet.to_bytes() != data:
                 tally.fail("packets with two encodings", case.name, data)
             latents = [
                 decode_streams(case.model, image.streams, case.latent.shape, recorder) for image in packet.images
             ]
-        except CorruptPacket:
+        except (CorruptPacket, ForeignPacket):
             tally.counts[f"{label}: refused"] += 1
             return
         except Exception as error:  # any other exception is a failure
@@ -141,7 +143,7 @@ class Fuzzer:
         if isinstance(self.codec, RansCodec):
             for payload, symbols, model in recorder.decoded:
                 # An encoder may choose not to adapt, so the adapt flag is kept.
-                codec = self.rans[bool(payload[0] & 4)]
+                codec = self.rans[model.context is not None or bool(payload[0] & 4)]
                 if codec.encode(symbols, model) != payload:
                     tally.fail("payloads with two encodings", case.name, data)
 

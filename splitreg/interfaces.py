@@ -140,6 +140,13 @@ class Bottleneck(nn.Module, abc.ABC):
     def freeze(self) -> LatentModel:
         """Return the integer tables of the current weights; with a hyperprior, also its integer networks."""
 
+    def rate(self, latent: Tensor) -> Tensor:
+        """(B, C, h, w) latent -> (B,) bits, scaled and with random rates as in ``forward``.
+
+        Only a bottleneck with an option ``context`` and a module ``context`` needs it, for ``fit_context``.
+        """
+        raise NotImplementedError
+
     def losses(self) -> dict[str, Tensor]:
         """Return further losses of the last ``forward`` in training: name -> scalar, averaged over the images.
 

@@ -30,6 +30,9 @@ class FixedConv(nn.Module):
         low: smallest output, as an integer.
         high: largest output, as an integer.
         rounds: False: do not round the output; the caller adds noise instead.
+        groups: of a grouped convolution.
+        rectify: pass no gradient outside the bounds, as a ReLU does; otherwise those that lead back inside.
+        mask: (after, before / groups, kernel, kernel) of zeros and ones: the weights that are used; None: all.
 
     Attributes:
         exact: False: do not round at all, to measure the cost of rounding.
@@ -50,25 +53,36 @@ class FixedConv(nn.Module):
         low: int,
         high: int,
         rounds: bool = True,
+        groups: int = 1,
+        rectify: bool = False,
+        mask: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.reads, self.gives, self.low, self.high, self.rounds = reads, gives, low, high, rounds
-        self.weight = nn.Parameter(torch.empty(after, before, kernel, kernel))
+        self.groups, self.rectify = groups, rectify
+        self.weight = nn.Parameter(torch.empty(after, before // groups, kernel, kernel))
+        self.mask: Tensor | None
+        self.register_buffer("mask", mask, persistent=False)
         self.bias = nn.Parameter(torch.zeros(after))
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, h, w) -> (B, after, h, w)."""
-        weight: Tensor = self.weight
+        weight: Tensor = self._used()
         bias: Tensor = self.bias
         if self.exact:
             unit = 2.0**WEIGHT_BITS
             weight = bounded(rounded(weight * unit), -MAX_WEIGHT, MAX_WEIGHT) / unit
             bias = rounded(bias * unit * 2.0**self.reads) / (unit * 2.0**self.reads)
-        scaled = functional.conv2d(x, weight, bias, padding=weight.shape[-1] // 2) * 2.0**self.gives
+        padding = weight.shape[-1] // 2
+        scaled = functional.conv2d(x, weight, bias, padding=padding, groups=self.groups) * 2.0**self.gives
         if self.exact and self.rounds:
             scaled = rounded(scaled)
-        return bounded(scaled, self.low, self.high) / 2.0**self.gives
+        inside = scaled.clamp(self.low, self.high) if self.rectify else bounded(scaled, self.low, self.high)
+        return inside / 2.0**self.gives
+
+    def _used(self) -> Tensor:
+        return self.weight if self.mask is None else self.weight * self.mask
 
     def frozen(self, offset: int = 0) -> IntegerLayer:
         """Return the current weights as an integer layer; outputs and bounds are increased by ``offset``.
@@ -77,11 +91,11 @@ class FixedConv(nn.Module):
             InvalidTables: the weights are not finite, or a bias is too large.
         """
         shift = WEIGHT_BITS + self.reads - self.gives
-        weight = _whole(self.weight * 2.0**WEIGHT_BITS).clip(-MAX_WEIGHT, MAX_WEIGHT)
+        weight = _whole(self._used() * 2.0**WEIGHT_BITS).clip(-MAX_WEIGHT, MAX_WEIGHT)
         bias = _whole(self.bias * 2.0 ** (WEIGHT_BITS + self.reads)) + (offset << shift)
         if not np.isfinite(weight).all() or not (np.abs(bias) < 2.0**31).all():
             raise InvalidTables(
-                "the hyperprior's networks have NaN, infinite or very large weights; training has diverged"
+                "the networks of the prior have NaN, infinite or very large weights; training has diverged"
             )
         return IntegerLayer(
             weight=weight.astype(np.int16), bias=bias.astype(np.int32), shift=shift, low=self.low + offset,

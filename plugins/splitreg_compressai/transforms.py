@@ -96,10 +96,6 @@ class Transforms(Bottleneck):
         for part in (self.encoder, self.decoder):
             unit_gain(part)
         self.gains = Gains(channels, rates, rate_range) if rates > 1 else None
-        self._add_prior()
-
-    def _add_prior(self) -> None:
-        """Create the prior, if it needs no other options."""
 
     def auxiliary_loss(self) -> Tensor:
         """Return the loss that moves the prior's quantiles to its tails."""

@@ -230,4 +230,6 @@ def _checked(model: object) -> SymbolModel:
         raise BundleError(
             f"the c target needs frequency tables, and symbols of mode round or uniform; got {model.mode}"
         )
+    if model.context is not None:
+        raise BundleError("the c target has no context networks yet; publish the model with --target onnx")
     return model

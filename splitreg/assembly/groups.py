@@ -8,9 +8,9 @@ from splitreg.errors import RecipeError, suggest
 
 #: Group -> its parts; a head ``heads.NAME`` belongs to ``heads``.
 PART_GROUPS: Mapping[str, tuple[str, ...]] = {
-    "all": ("prefix", "encoder", "decoder", "prior", "body", "heads"),
+    "all": ("prefix", "encoder", "decoder", "prior", "context", "body", "heads"),
     "edge": ("prefix", "encoder"),
-    "server": ("decoder", "prior", "body", "heads"),
+    "server": ("decoder", "prior", "context", "body", "heads"),
     "heads": ("heads",),
 }
 
@@ -41,7 +41,7 @@ def expand_parts(parts: Sequence[str], names: Iterable[str]) -> list[str]:
         elif name in PART_GROUPS:
             members = PART_GROUPS[name]
             expanded += [part for part in parts if part.partition(".")[0] in members]
-        elif name not in PART_GROUPS["all"]:  # a model may lack a prefix or a prior
+        elif name not in PART_GROUPS["all"]:  # a model may lack a prefix, a prior or a context
             known = [*PART_GROUPS, *parts]
             raise RecipeError(f"no part {name!r} in the model.{suggest(name, known)} Available: {', '.join(known)}")
     return expanded

@@ -101,13 +101,15 @@ class SplitModel(Trainable):
 
     def parts(self) -> dict[str, nn.Module]:
         """Return name -> trainable part; together they have every weight once."""
-        others = [child for name, child in self.bottleneck.named_children() if name not in ("encoder", "decoder")]
+        children = dict(self.bottleneck.named_children())
+        others = [child for name, child in children.items() if name not in ("encoder", "decoder", "context")]
         loose = list(self.bottleneck.parameters(recurse=False))  # of the bottleneck itself
         others += [nn.ParameterList(loose)] if loose else []
         prefix: dict[str, nn.Module] = {} if self.prefix is None else {"prefix": self.prefix}
+        context = {"context": children["context"]} if "context" in children else {}
         return {
             **prefix, "encoder": self.bottleneck.encoder, "decoder": self.bottleneck.decoder,
-            "prior": nn.ModuleList(others), "body": self.body,
+            "prior": nn.ModuleList(others), **context, "body": self.body,
             **{f"heads.{name}": branch for name, branch in self.branches.items()},
         }  # fmt: skip
 

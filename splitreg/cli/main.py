@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "list", "show", "data", "init", "new", "build", "train", "sweep", "search", "eval", "bench", "report", "choose", "escalate",
     "audit", "predict", "encode", "edge", "infer", "serve", "send", "watch", "inspect", "import", "publish", "verify", "check",
-    "demo", "bridge",
+    "demo", "bridge", "fit-context",
 )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ class LazyGroup(click.Group):
         """Import the subcommand."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"splitreg.cli.{cmd_name}_").command
+        command: click.Command = importlib.import_module(f"splitreg.cli.{cmd_name.replace('-', '_')}_").command
         _refuse_nan(command)
         return command
 

@@ -6,6 +6,7 @@ from splitreg.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from splitreg.coding.codec import Codec, TemporalCoder
+    from splitreg.coding.context import ContextModel
     from splitreg.coding.frame_coding import FrameDecoder, FrameEncoder
     from splitreg.coding.hyper import HyperModel
     from splitreg.coding.integer import IntegerLayer, IntegerNetwork
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
     from splitreg.coding.variable import POSITIONS, VariableModel
 
 __all__ = [
-    "MAX_PACKET_BYTES", "POSITIONS", "STREAM_HEADER_BYTES", "Codec", "FrameDecoder", "FrameEncoder", "HyperModel",
-    "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel", "Packet", "RansCodec", "StreamFormat", "StreamPacket",
-    "SymbolModel", "TemporalCoder", "VariableModel", "decode_streams", "derive_tables", "encode_streams",
+    "MAX_PACKET_BYTES", "POSITIONS", "STREAM_HEADER_BYTES", "Codec", "ContextModel", "FrameDecoder", "FrameEncoder",
+    "HyperModel", "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel", "Packet", "RansCodec", "StreamFormat",
+    "StreamPacket", "SymbolModel", "TemporalCoder", "VariableModel", "decode_streams", "derive_tables", "encode_streams",
     "load_model", "temporal_sources",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_exports(__name__, {
     "MAX_PACKET_BYTES": "splitreg.coding.packet", "POSITIONS": "splitreg.coding.variable",
-    "Codec": "splitreg.coding.codec",
+    "Codec": "splitreg.coding.codec", "ContextModel": "splitreg.coding.context",
     "TemporalCoder": "splitreg.coding.codec", "FrameDecoder": "splitreg.coding.frame_coding",
     "FrameEncoder": "splitreg.coding.frame_coding", "STREAM_HEADER_BYTES": "splitreg.coding.stream_packet",
     "StreamFormat": "splitreg.coding.stream_packet", "StreamPacket": "splitreg.coding.stream_packet",

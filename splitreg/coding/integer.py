@@ -150,11 +150,7 @@ class IntegerNetwork:
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays that define this network; the inverse of ``from_arrays``."""
-        arrays: dict[str, NDArray[np.generic]] = {"inputs": np.array([self.low, self.high], np.int32)}
-        for index, layer in enumerate(self.layers):
-            arrays[f"{index}.weight"], arrays[f"{index}.bias"] = layer.weight, layer.bias
-            arrays[f"{index}.rule"] = np.array([layer.shift, layer.low, layer.high], np.int32)
-        return arrays
+        return {"inputs": np.array([self.low, self.high], np.int32), **layers_to_arrays(self.layers)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> IntegerNetwork:
@@ -163,19 +159,35 @@ class IntegerNetwork:
         Raises:
             InvalidTables: an array is missing, unexpected or not valid.
         """
-        count = len(arrays) // 3
-        names = {"inputs", *(f"{i}.{name}" for i in range(count) for name in ("weight", "bias", "rule"))}
-        if set(arrays) != names:
-            raise InvalidTables(
-                f"an integer network must have inputs, and weight, bias and rule of each layer; got {sorted(arrays)}"
-            )
-        low, high = int_tuple(arrays["inputs"], 2, "an integer network's inputs")
-        layers = []
-        for index in range(count):
-            shift, layer_low, layer_high = int_tuple(arrays[f"{index}.rule"], 3, "an integer layer's rule")
-            weight, bias = np.asarray(arrays[f"{index}.weight"]), np.asarray(arrays[f"{index}.bias"])
-            layers.append(IntegerLayer(weight=weight, bias=bias, shift=shift, low=layer_low, high=layer_high))  # type: ignore[arg-type]
-        return cls(layers, low, high)
+        arrays = dict(arrays)
+        low, high = int_tuple(arrays.pop("inputs", np.zeros(0, np.int32)), 2, "an integer network's inputs")
+        return cls(layers_from_arrays(arrays), low, high)
+
+
+def layers_to_arrays(layers: Sequence[IntegerLayer]) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays of some layers; the inverse of ``layers_from_arrays``."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for index, layer in enumerate(layers):
+        arrays[f"{index}.weight"], arrays[f"{index}.bias"] = layer.weight, layer.bias
+        arrays[f"{index}.rule"] = np.array([layer.shift, layer.low, layer.high], np.int32)
+    return arrays
+
+
+def layers_from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> list[IntegerLayer]:
+    """Rebuild layers from ``layers_to_arrays``.
+
+    Raises:
+        InvalidTables: an array is missing, unexpected or not valid.
+    """
+    count = len(arrays) // 3
+    if set(arrays) != {f"{i}.{name}" for i in range(count) for name in ("weight", "bias", "rule")}:
+        raise InvalidTables(f"integer layers must have weight, bias and rule each; got {sorted(arrays)}")
+    layers = []
+    for index in range(count):
+        shift, low, high = int_tuple(arrays[f"{index}.rule"], 3, "an integer layer's rule")
+        weight, bias = np.asarray(arrays[f"{index}.weight"]), np.asarray(arrays[f"{index}.bias"])
+        layers.append(IntegerLayer(weight=weight, bias=bias, shift=shift, low=low, high=high))  # type: ignore[arg-type]
+    return layers
 
 
 def space_to_depth(x: NDArray[Any], factor: int) -> NDArray[Any]:

@@ -66,7 +66,7 @@ static inline int code_with(coder *c, int bit, uint32_t p) {
     const uint32_t ones = (c->range >> 16) * p;
     if (c->decoding) {
         bit = c->value < ones;
-        if (!bit) c->value -= ones;
+        if (!bit) c->value -= ones, c->low += ones;
     } else if (!bit) {
         c->low += ones;
         if (c->low < ones) carry(c);
@@ -74,8 +74,8 @@ static inline int code_with(coder *c, int bit, uint32_t p) {
     c->range = bit ? ones : c->range - ones;
     while (c->range < 1u << 24) {
         if (c->decoding) c->value = c->value << 8 | next_byte(c);
-        else put_byte(c, (uint8_t)(c->low >> 24)), c->low <<= 8;
-        c->range <<= 8;
+        else put_byte(c, (uint8_t)(c->low >> 24));
+        c->low <<= 8, c->range <<= 8;
     }
     return bit;
 }
@@ -85,6 +85,15 @@ static inline uint64_t code_plain(coder *c, uint64_t value, int count) {
     uint64_t found = 0;
     while (count-- > 0) found = found << 1 | (uint64_t)code_with(c, (int)(value >> count & 1), 1u << 15);
     return found;
+}
+
+/* Encode or decode a number from 1 on in Elias gamma code; 0 if a payload has one that does not fit 33 bits. */
+static inline uint64_t code_gamma(coder *c, uint64_t value) {
+    int length = 1;
+    if (c->decoding) value = 0;
+    while (code_with(c, value >> length != 0, 1u << 15))
+        if (++length > 33) return 0;
+    return 1ull << (length - 1) | code_plain(c, value, length - 1);
 }
 
 static inline void learn_bit(const sr_mixing *t, slot *s, int bit, uint32_t most) {
@@ -119,16 +128,19 @@ static inline int code(coder *c, int bit, slot *const *slots, const int count, i
     return bit;
 }
 
-/* End a payload with as few bytes as identify its interval; missing bytes are read as zeros. */
+/* End a payload with as few bytes as identify its interval; missing bytes are read as zeros. A decoder accepts those only, so
+ * that a payload has one encoding, apart from zeros at its end. */
 static int64_t coder_end(coder *c) {
-    if (c->decoding) return c->in == c->in_end ? 0 : CODER_CORRUPT;
-    for (int bits = 32; bits >= 0; bits -= 8) { /* how many of the last bits may be zero */
-        const uint64_t ones = (1ull << bits) - 1, end = (c->low + ones) & ~ones;
-        if (end - c->low >= c->range) continue;
-        if (end >> 32) carry(c);
-        for (int shift = 24; shift >= bits; shift -= 8) put_byte(c, (uint8_t)(end >> shift));
-        break;
+    int bits = 32; /* how many of the last bits may be zero */
+    uint64_t end = 0;
+    for (;; bits -= 8) {
+        const uint64_t ones = (1ull << bits) - 1;
+        end = (c->low + ones) & ~ones;
+        if (end - c->low < c->range) break;
     }
+    if (c->decoding) return c->in == c->in_end && c->value == (uint32_t)(end - c->low) ? 0 : CODER_CORRUPT;
+    if (end >> 32) carry(c);
+    for (int shift = 24; shift >= bits; shift -= 8) put_byte(c, (uint8_t)(end >> shift));
     if (c->past_end) return CODER_FULL;
     while (c->out > c->out_start && !c->out[-1]) c->out--;
     return c->out - c->out_start;

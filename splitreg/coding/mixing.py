@@ -89,6 +89,7 @@ class BitCoder:
         if self.decoding:
             bit = int(self._value < ones)
             self._value -= 0 if bit else ones
+            self._low = self._low + (0 if bit else ones) & (_ONE - 1)
         elif not bit:
             self._add(ones)
         self._range = ones if bit else self._range - ones
@@ -99,7 +100,7 @@ class BitCoder:
                 self._value = self._value << 8 | byte
             else:
                 self._out.append(self._low >> 24)
-                self._low = self._low << 8 & (_ONE - 1)
+            self._low = self._low << 8 & (_ONE - 1)
             self._range <<= 8
         return bit
 
@@ -109,6 +110,20 @@ class BitCoder:
         for shift in range(count - 1, -1, -1):
             found = found << 1 | self.code_with(value >> shift & 1, _EVEN)
         return found
+
+    def code_gamma(self, value: int) -> int:
+        """Encode or decode a number from 1 on, below ``2**33``, in Elias gamma code.
+
+        Raises:
+            CorruptPacket: the payload has a larger one.
+        """
+        value = 0 if self.decoding else value
+        length = 1
+        while self.code_with(int(value >> length != 0), _EVEN):
+            length += 1
+            if length > 33:
+                raise CorruptPacket("a symbol of the payload does not fit 32 bits; it is damaged")
+        return 1 << (length - 1) | self.code_plain(value, length - 1)
 
     def code(
         self,
@@ -150,19 +165,19 @@ class BitCoder:
         """Return the encoded payload, with as few bytes as identify its interval; nothing when decoding.
 
         Raises:
-            CorruptPacket: not all of the payload was decoded.
+            CorruptPacket: the decoded payload is not the one that an encoder writes.
         """
-        if self.decoding:
-            if self._at < len(self._payload):
-                raise CorruptPacket("the payload is longer than the frame that it holds; it is damaged")
-            return b""
         for bits in range(32, -1, -8):
             ones = (1 << bits) - 1
-            target = (self._low + ones) & ~ones
-            if target - self._low < self._range:
-                self._add(target - self._low)
-                self._out += self._low.to_bytes(4, "big")[: 4 - bits // 8]
+            end = (self._low + ones) & ~ones
+            if end - self._low < self._range:
                 break
+        if self.decoding:
+            if self._at < len(self._payload) or self._value != end - self._low:
+                raise CorruptPacket("the payload is not one that an encoder writes; it is damaged")
+            return b""
+        self._add(end - self._low)
+        self._out += self._low.to_bytes(4, "big")[: 4 - bits // 8]
         self.size = len(self._out)
         return bytes(self._out).rstrip(b"\0")
 

@@ -32,7 +32,7 @@
 
 enum { COPIES = 4 };  /* of every count, so that repeated symbols do not wait for each other */
 enum { SAMPLED = 4 }; /* without adaptation, one row in four estimates the size */
-enum { ABI = 4, CONTEXTS = 6, MAX_LANES = 8, BUCKETS = 256, BUCKET_STEP = BUCKETS + 8 };
+enum { ABI = 5, CONTEXTS = 6, MAX_LANES = 8, BUCKETS = 256, BUCKET_STEP = BUCKETS + 8 };
 enum { CORRUPT = -1, INVALID = -2, NO_ROOM = -3 };
 enum { FLAG_ADAPT = 4, FLAG_ESCAPES = 8 };
 #define LOW (1ull << 32) /* states are in [2^32, 2^48) */

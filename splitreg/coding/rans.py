@@ -6,6 +6,8 @@ frequencies and are rebuilt from counts on the way. Both sides count the same in
 this is sent. If adaptation costs more than it saves, the encoder uses the tables unchanged and says
 so in the payload's first byte.
 
+A model with a ``ContextModel`` is coded with that instead, by a binary range coder.
+
 The format is described in ``docs/wire-format.md``. Source: Duda 2013, arXiv:1311.2540; Giesen 2014,
 arXiv:1402.3392.
 """
@@ -21,8 +23,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.coding import rans_kernel, rans_numpy, temporal_numpy
+from splitreg.coding import context_numpy, rans_kernel, rans_numpy, temporal_numpy
 from splitreg.coding.codec import Codec
+from splitreg.coding.context import ContextModel
+from splitreg.coding.context_kernel import ContextKernel
+from splitreg.coding.context_state import ContextTables
 from splitreg.coding.rans_tables import Tables, derive_tables
 from splitreg.coding.symbols import SymbolModel
 from splitreg.coding.temporal import RansTemporalCoder
@@ -67,7 +72,10 @@ class RansCodec(Codec):
         if kernel == "auto" and c_kernel is None:
             _warn_without_kernel()
         self._coder: Any = c_kernel or rans_numpy
+        compiled = None if c_kernel is None else rans_kernel.library()
+        self._context_coder: Any = context_numpy if compiled is None else ContextKernel(compiled)
         self._cache: OrderedDict[tuple[int, bool], tuple[Any, Tables]] = OrderedDict()
+        self._contexts: OrderedDict[int, tuple[Any, ContextTables]] = OrderedDict()
 
     def encode(self, symbols: NDArray[np.int32], model: SymbolModel) -> bytes:
         """Encode (C, h, w) symbols.
@@ -78,6 +86,8 @@ class RansCodec(Codec):
         """
         symbols = model.check_symbols(symbols)
         _check_limits(symbols.shape)
+        if model.context is not None:
+            return bytes(self._context_coder.encode(symbols, self._context_tables(model, model.context)))
         return bytes(self._coder.encode(symbols, model, self._tables(model), self.adapt))
 
     def encode_latent(self, latent: NDArray[np.float32], model: SymbolModel) -> bytes:
@@ -102,6 +112,9 @@ class RansCodec(Codec):
             ShapeMismatch: the shape does not fit the model, or there are no tables.
         """
         out = np.empty(self._checked(shape, model), np.int32)
+        if model.context is not None:
+            self._context_coder.decode(bytes(payload), out, self._context_tables(model, model.context))
+            return out
         self._coder.decode(bytes(payload), out, model, self._tables(model))
         return model.check_decoded(out)
 
@@ -122,6 +135,16 @@ class RansCodec(Codec):
         """Return a coder for the frames of a stream."""
         compiled = None if self._coder is rans_numpy else rans_kernel.library()
         return RansTemporalCoder(temporal_numpy if compiled is None else TemporalKernel(compiled), self._tables)
+
+    def _context_tables(self, model: SymbolModel, context: ContextModel) -> ContextTables:
+        """Return what the context coder reads; cached as ``_tables``."""
+        entry = self._contexts.get(id(model.cdf))
+        if entry is None or entry[0] is not model.cdf or entry[1].context is not context:
+            entry = model.cdf, ContextTables.of(model, context)
+            self._contexts[id(model.cdf)] = entry
+            while len(self._contexts) > _CACHED_MODELS:
+                self._contexts.popitem(last=False)
+        return entry[1]
 
     def _checked(self, shape: tuple[int, int, int], model: SymbolModel) -> tuple[int, int, int]:
         model.check_shape(shape)
@@ -169,4 +192,4 @@ def _check_limits(shape: tuple[int, ...]) -> None:
 
 def _in_one_pass(model: SymbolModel) -> bool:
     """Whether the kernel can quantise: modes round without a bound, and uniform."""
-    return model.mode == "uniform" or (model.mode == "round" and not model.bits)
+    return model.context is None and (model.mode == "uniform" or (model.mode == "round" and not model.bits))

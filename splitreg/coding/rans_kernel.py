@@ -16,7 +16,7 @@ from splitreg.coding.rans_tables import Tables
 from splitreg.coding.symbols import SymbolModel
 from splitreg.errors import CorruptPacket, InvalidLatent
 
-_ABI = 4
+_ABI = 5
 _CORRUPT, _INVALID = -1, -2
 
 _space = threading.local()

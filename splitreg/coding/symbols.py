@@ -7,13 +7,14 @@ packet. Nothing in it is recomputed from floating-point parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.coding.arrays import as_int32, digest_of, frozen_copy
+from splitreg.coding.context import ContextModel
 from splitreg.coding.frequencies import PRECISION, check_rows, rows_from_counts, rows_from_probabilities
 from splitreg.errors import CorruptPacket, InvalidLatent, InvalidTables, ShapeMismatch
 
@@ -39,6 +40,7 @@ class SymbolModel:
         offsets: (C,) int32, value of the first symbol of each row.
         indexes: (C, h, w) int32, the row of each symbol, if a hyperprior chose them (see ``at``);
             None: channel c uses row c.
+        context: network that corrects the tables' probabilities, for codecs that can use it; None: there is none.
 
     Raises:
         InvalidTables: an array or a number breaks one of these rules.
@@ -52,6 +54,7 @@ class SymbolModel:
     lengths: NDArray[np.int32]
     offsets: NDArray[np.int32]
     indexes: NDArray[np.int32] | None = None
+    context: ContextModel | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in _MODES:
@@ -78,6 +81,13 @@ class SymbolModel:
             raise InvalidTables("indexes are set by at(indexes), not by the constructor")
         if self.has_tables:
             check_rows(self.cdf, self.lengths, self.offsets, channels)
+        if self.context is not None and (
+            self.context.channels != channels or not self.has_tables or self.mode != "round" or self.bits
+        ):
+            raise InvalidTables(
+                f"a context model of {self.context.channels} channels needs tables of as many, in mode round and without "
+                f"bits; the tables have {channels} channels, mode {self.mode}"
+            )
 
     @classmethod
     def from_cdf(
@@ -210,9 +220,18 @@ class SymbolModel:
         for name, value in (
             ("mode", "round"), ("bits", self.bits), ("cdf", self.cdf), ("lengths", self.lengths), ("offsets", self.offsets),
             ("shift", np.zeros(len(indexes), np.float32)), ("scale", np.ones(len(indexes), np.float32)), ("indexes", indexes),
+            ("context", None),
         ):  # fmt: skip
             object.__setattr__(rows, name, value)
         return rows
+
+    def with_context(self, context: ContextModel | None) -> SymbolModel:
+        """Return the same tables with a context model, or without one.
+
+        Raises:
+            InvalidTables: it does not fit the tables.
+        """
+        return replace(self, context=context)
 
     def rows(self, shape: tuple[int, ...]) -> NDArray[np.int32]:
         """Return the row of ``cdf`` for each of (C, h, w) symbols."""
@@ -334,6 +353,8 @@ class SymbolModel:
         """
         if not self.has_tables:
             raise InvalidTables("the model has no frequency tables, so no code length")
+        if self.context is not None:
+            return self.context.symbol_bits(symbols, self.cdf, self.lengths, self.offsets)
         rows = self.rows(symbols.shape)
         entries = symbols.astype(np.int64) - self.offsets[rows]
         last = self.lengths[rows].astype(np.int64) - 2
@@ -343,9 +364,11 @@ class SymbolModel:
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays that define this model; the inverse of ``from_arrays``."""
+        context = {} if self.context is None else self.context.to_arrays()
         return {
             "shift": self.shift, "scale": self.scale, "cdf": self.cdf, "lengths": self.lengths, "offsets": self.offsets,
             "mode": np.array([_MODES.index(self.mode), self.bits], np.int32),
+            **{f"context.{name}": array for name, array in context.items()},
         }  # fmt: skip
 
     @classmethod
@@ -356,13 +379,15 @@ class SymbolModel:
             InvalidTables: an array is missing or not valid.
         """
         names = {"shift", "scale", "cdf", "lengths", "offsets", "mode"}
-        if set(arrays) != names:
+        network = {name.removeprefix("context."): arrays[name] for name in arrays if name.startswith("context.")}
+        context = ContextModel.from_arrays(network) if network else None
+        if {name for name in arrays if not name.startswith("context.")} != names:
             raise InvalidTables(f"tables must have the arrays {sorted(names)}, got {sorted(arrays)}")
         code = np.asarray(arrays["mode"])
         if code.shape != (2,) or code.dtype.kind not in "iu" or not 0 <= int(code[0]) < len(_MODES):
             raise InvalidTables(f"mode must be a number below {len(_MODES)} and the bits, got {code!r:.80}")
         rest: dict[str, NDArray[Any]] = {name: np.asarray(arrays[name]) for name in names - {"mode"}}
-        return cls(mode=_MODES[int(code[0])], bits=int(code[1]), **rest)
+        return cls(mode=_MODES[int(code[0])], bits=int(code[1]), context=context, **rest)
 
     def digest(self) -> bytes:
         """Return the SHA-256 of all arrays: the same on every machine."""

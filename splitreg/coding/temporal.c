@@ -173,12 +173,10 @@ static int change(coder *e, const sr_history *h, const surroundings *s, int64_t 
         int32_t *weights = h->weights + (FAR_MIX + (step < 3 ? step - 1 : 2)) * (MAX_INPUTS + 1);
         if (!code(e, distance > k, slots, 3, -200, weights, 60)) break;
     }
-    if (k == UNARY) { /* distance - UNARY + 1, which has `length` bits */
-        const uint64_t rest = e->decoding ? 0 : (uint64_t)(distance - UNARY + 1);
-        int length = 1;
-        while (code_with(e, rest >> length != 0, 1u << 15))
-            if (++length > 33) return CODER_CORRUPT;
-        k = UNARY - 1 + (int64_t)(1ull << (length - 1) | code_plain(e, rest, length - 1));
+    if (k == UNARY) {
+        const int64_t rest = (int64_t)code_gamma(e, (uint64_t)(distance - UNARY + 1));
+        if (!rest) return CODER_CORRUPT;
+        k = UNARY - 1 + rest;
     }
     const int64_t found = was + way * k;
     if (found != (int32_t)found) return CODER_CORRUPT;
@@ -291,6 +289,7 @@ API int64_t sr_temporal_decode(const sr_mixing *t, const sr_history *h, const sr
         remember(h, f->symbols);
         return 0;
     }
+    if (length > 1 && !data[length - 1]) return CODER_CORRUPT; /* an encoder leaves zeros out */
     coder_read(&e, t, data, length);
     return code_frame(&e, h, f, space);
 }

@@ -57,6 +57,8 @@ def decode(payload: bytes, history: History, tables: FrameTables) -> NDArray[np.
     """
     symbols = history.previous.copy()
     if payload:
+        if len(payload) > 1 and payload.endswith(b"\0"):
+            raise CorruptPacket("the payload ends with a zero, which an encoder leaves out; it is damaged")
         coder = BitCoder(payload)
         _Frame(coder, history, tables, symbols).run()
         coder.end()
@@ -196,21 +198,11 @@ class _Frame:
                 break
             k += 1
         else:
-            k = UNARY - 1 + self.gamma(distance - UNARY + 1)
+            k = UNARY - 1 + self.coder.code_gamma(distance - UNARY + 1)
         value = was + way * k
         if not -(2**31) <= value < 2**31:
             raise CorruptPacket("a symbol of the payload does not fit 32 bits; it is damaged")
         return value
-
-    def gamma(self, value: int) -> int:
-        """Code a number from 1 on in Elias gamma code."""
-        value = 0 if self.coder.decoding else value
-        length = 1
-        while self.coder.code_with(int(value >> length != 0), 1 << 15):
-            length += 1
-            if length > 33:
-                raise CorruptPacket("a symbol of the payload does not fit 32 bits; it is damaged")
-        return 1 << (length - 1) | self.coder.code_plain(value, length - 1)
 
 
 def _remember(history: History, symbols: NDArray[np.int32]) -> None:

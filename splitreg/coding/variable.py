@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.coding.arrays import digest_of, frozen_copy
+from splitreg.coding.arrays import digest_of, frozen_copy, int_tuple
 from splitreg.coding.hyper import HyperModel
 from splitreg.coding.symbols import SymbolModel
 from splitreg.errors import CorruptPacket, InvalidTables, RecipeError, ShapeMismatch
@@ -131,8 +131,17 @@ class VariableModel:
         return {
             "gains": self.gains, "inverses": self.inverses, "shift": self.shift, "chosen": self.chosen,
             "default": np.array([self.default], np.int32),
-            **{f"{i}.{name}": array for i, model in enumerate(self.models) for name, array in model.to_arrays().items()},
+            **{f"{i}.{name}": array for i in range(len(self.models)) for name, array in self._model_arrays(i).items()},
         }  # fmt: skip
+
+    def _model_arrays(self, index: int) -> dict[str, NDArray[np.generic]]:
+        """Return the arrays of a model, without layers that it shares with the first one."""
+        model, first = self.models[index], self.models[0]
+        arrays = model.to_arrays()
+        if index and isinstance(model, SymbolModel) and isinstance(first, SymbolModel) and model.context is not None:
+            if model.context.shares_layers(first.context):
+                arrays = {name: array for name, array in arrays.items() if not _is_layer(name)}
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> VariableModel:
@@ -155,8 +164,10 @@ class VariableModel:
         default = own.pop("default")
         if default.shape != (1,) or default.dtype != np.int32:
             raise InvalidTables(f"default of a variable rate must be (1,) int32, got {default.shape} {default.dtype}")
-        models = tuple(fixed_model(parts[number]) for number in numbers)
-        return cls(models=models, default=int(default[0]), **own)
+        models = [fixed_model(parts["0"])]
+        for number in numbers[1:]:
+            models.append(_sharing(models[0], parts[number]))
+        return cls(models=tuple(models), default=int(default[0]), **own)
 
     def digest(self) -> bytes:
         """Return the SHA-256 of all arrays: the same on every machine."""
@@ -185,6 +196,27 @@ class VariableModel:
         latent: NDArray[np.float32] = scaled * self.inverses[position][:, None, None]
         latent += self.shift[:, None, None]
         return latent
+
+
+def _is_layer(name: str) -> bool:
+    """Whether an array is a weight, bias or rule of a context model's layer."""
+    return name.startswith("context.") and name != "context.level"
+
+
+def _sharing(first: SymbolModel | HyperModel, arrays: Mapping[str, NDArray[np.generic]]) -> SymbolModel | HyperModel:
+    """Rebuild a model which may share the layers of the first one's context model.
+
+    Raises:
+        InvalidTables: an array is missing or not valid.
+    """
+    level = arrays.get("context.level")
+    if level is None or any(map(_is_layer, arrays)):
+        return fixed_model(arrays)
+    if not isinstance(first, SymbolModel) or first.context is None:
+        raise InvalidTables("a model of a variable rate shares the layers of a context model that the first one lacks")
+    own = {name: array for name, array in arrays.items() if name != "context.level"}
+    context = first.context.at(int_tuple(level, 1, "a context model's level")[0])
+    return SymbolModel.from_arrays(own).with_context(context)
 
 
 def fixed_model(arrays: Mapping[str, NDArray[np.generic]]) -> SymbolModel | HyperModel:

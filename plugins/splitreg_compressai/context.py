@@ -1,0 +1,142 @@
+"""The context network of ``fp``: corrects the prior's probabilities by the symbols that were coded before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from splitreg.coding import ContextModel, SymbolModel
+from splitreg.coding.context import (
+    DECISIONS,
+    FRACTION,
+    MAX_ACTIVATION,
+    MAX_INPUT,
+    MAX_LEVEL,
+    MAX_LOGIT,
+    NEIGHBOURS,
+    STEPS,
+)  # fmt: skip
+from splitreg_compressai.density import FactorizedDensity
+from splitreg_compressai.fixedpoint import FixedConv
+
+#: Corrections and logits are in units of 2**-LOGIT nats.
+LOGIT = 8
+
+
+class ContextNetwork(nn.Module):
+    """Four layers in fixed point, trained on symbols that are known and run by ``ContextModel``.
+
+    Args:
+        channels: C of the latent.
+        width: units of the layers around a position.
+        units: units of each channel.
+
+    Source: Minnen et al. 2018, arXiv:1809.02736.
+    """
+
+    def __init__(self, channels: int, width: int, units: int) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.around = _layer(len(NEIGHBOURS) * wide + 1, width, reads=0)
+        self.hidden = _layer(width, width)
+        earlier = torch.ones(channels, channels).tril(-1).repeat_interleave(units, 0).repeat(1, 2)
+        mask = torch.cat([torch.ones(channels * units, width), earlier], 1)[..., None, None]
+        self.here = _layer(width + wide, channels * units, mask=mask)
+        self.logits = FixedConv(
+            channels * units, channels * DECISIONS, reads=FRACTION, gives=LOGIT, low=-MAX_LOGIT, high=MAX_LOGIT,
+            groups=channels,
+        )  # fmt: skip
+        nn.init.zeros_(self.logits.weight)  # begins as the tables
+
+    def forward(self, symbols: Tensor, levels: Tensor) -> Tensor:
+        """Return corrections in nats.
+
+        Args:
+            symbols: (B, C, h, w), whole numbers.
+            levels: (B,) of the rates, 0 to ``MAX_LEVEL``.
+
+        Returns:
+            (B, C, ``DECISIONS``, h, w).
+        """
+        batch, channels, height, width = symbols.shape
+        clipped = symbols.clamp(-MAX_INPUT, MAX_INPUT)
+        planes = torch.cat([clipped.clamp(min=0), (-clipped).clamp(min=0)], 1)
+        padded = functional.pad(planes, (2, 2, 2, 2))
+        around = [padded[:, :, 2 + y : 2 + y + height, 2 + x : 2 + x + width] for y, x in NEIGHBOURS]
+        level = levels[:, None, None, None].expand(batch, 1, height, width)
+        hidden = self.hidden(self.around(torch.cat([*around, level], 1)))
+        corrections: Tensor = self.logits(self.here(torch.cat([hidden, planes], 1)))
+        return corrections.view(batch, channels, DECISIONS, height, width)
+
+    def bits(self, symbols: Tensor, tables: Tensor, levels: Tensor, alone: Tensor) -> Tensor:
+        """Return the bits of each image.
+
+        Args:
+            symbols: (B, C, h, w), whole numbers.
+            tables: (B, C, 2 + ``STEPS``), see ``table_logits``.
+            levels: (B,), see ``forward``.
+            alone: (B, C, h, w), bits by the prior alone; they are used beyond all steps.
+        """
+        corrections, size = self(symbols, levels), symbols.abs()
+        loss = functional.binary_cross_entropy_with_logits
+        logits = tables[..., None, None].expand(-1, -1, -1, *symbols.shape[2:])
+
+        def cost(decision: int, column: int, one: Tensor) -> Tensor:
+            return loss(logits[:, :, column] + corrections[:, :, decision], one.float(), reduction="none")
+
+        total = cost(0, 0, size > 0) + (size > 0) * cost(1, 1, symbols > 0)
+        known = loss(logits[:, :, 0], (size > 0).float(), reduction="none")
+        known = known + loss(logits[:, :, 1], (symbols > 0).float(), reduction="none")
+        for step in range(1, STEPS + 1):
+            total = total + (size >= step) * cost(2, 1 + step, size > step)
+            known = known + loss(logits[:, :, 1 + step], (size > step).float(), reduction="none")
+        tail = (size > STEPS) * (alone * math.log(2) - known).clamp(min=0).detach()
+        return (total + tail).sum((1, 2, 3)) / math.log(2)
+
+    def freeze(self, models: Sequence[SymbolModel]) -> list[SymbolModel]:
+        """Return tables with the current network, each at its level of the rate.
+
+        Args:
+            models: in the order of rising rates.
+
+        Raises:
+            InvalidTables: the weights are not finite.
+        """
+        layers = {name: getattr(self, name).frozen() for name in ("around", "hidden", "here", "logits")}
+        first = ContextModel(**layers)
+        return [model.with_context(first.at(level_of(i, len(models)))) for i, model in enumerate(models)]
+
+
+def level_of(index: int, count: int) -> int:
+    """Return the level of one of ``count`` rates."""
+    return round(index * MAX_LEVEL / max(count - 1, 1))
+
+
+@torch.no_grad()
+def decision_logits(prior: FactorizedDensity, gains: Tensor) -> Tensor:
+    """Return the logits of the decisions by a density alone: (G, C, 2 + ``STEPS``), see ``table_logits``.
+
+    Args:
+        prior: of C channels.
+        gains: (G, C); a symbol is a step of 1 / gain.
+    """
+    medians = prior.quantiles[:, 0, 1]
+    edges = torch.arange(STEPS + 1, device=gains.device) + 0.5
+    reach = edges[:, None] / gains[:, None]  # (G, STEPS + 1, C)
+    above, below = (
+        torch.sigmoid(-side * prior.logits((medians + side * reach).flatten(0, 1).T[:, None])[:, 0].T).view(reach.shape)
+        for side in (1, -1)
+    )
+    beyond = above + below
+    pairs = [(beyond[:, 0], 1 - beyond[:, 0]), (above[:, 0], below[:, 0])]
+    pairs += [(beyond[:, k], beyond[:, k - 1] - beyond[:, k]) for k in range(1, STEPS + 1)]
+    logits = [(one.clamp_min(1e-9) / zero.clamp_min(1e-9)).log() for one, zero in pairs]
+    return torch.stack(logits, 2).clamp(-MAX_LOGIT / 256, MAX_LOGIT / 256)
+
+
+def _layer(before: int, after: int, *, reads: int = FRACTION, mask: Tensor | None = None) -> FixedConv:
+    return FixedConv(before, after, reads=reads, gives=FRACTION, low=0, high=MAX_ACTIVATION, rectify=True, mask=mask)

@@ -1,0 +1,89 @@
+"""``fit-context``: smaller packets and the same answers, errors, the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from splitreg.assembly import ServerModel, build, load, save
+from splitreg.cli.main import cli
+from splitreg.errors import RecipeError
+from splitreg.training.context import ContextOptions, fit_context, packet_sizes
+from splitreg.training.data import open_split
+
+pytestmark = pytest.mark.integration
+
+FAST = ContextOptions(width=16, units=4, steps=300, lr=1e-2, images=12, views=2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    data = {"name": "scenes", "count": {"train": 16, "val": 6}, "size": 64}
+    made = build(
+        backbone="mobilenetv3_small_100", heads=["seg"], input={"size": [64, 64]}, data=data,
+        bottleneck={"name": "fp", "channels": 8, "rates": 3},
+    )  # fmt: skip
+    source = open_split(made.recipe, "train", None)
+    with torch.no_grad():
+        for parameter in made.bottleneck.encoder.parameters():  # an untrained encoder writes zeros only
+            parameter *= 1.25
+        made.eval()
+        latents = torch.from_numpy(np.stack([made.edge.latent_of(source[i].array())[0] for i in range(len(source))]))
+    optimizer = torch.optim.Adam(made.bottleneck.prior.parameters(), 2e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        made.bottleneck.rate(latents).mean().backward()
+        optimizer.step()
+    made.eval()
+    made.freeze_tables()
+    return made
+
+
+def test_packets_are_smaller_and_predictions_the_same(model, tmp_path):
+    train, val = (open_split(model.recipe, split, None) for split in ("train", "val"))
+    before = packet_sizes(model, val)
+    fitted = fit_context(model, train, FAST)
+    after = packet_sizes(fitted, val)
+    assert list(before) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert after[0.5] < 0.97 * before[0.5]
+    assert model.recipe.bottleneck.options.get("context", 0) == 0 and fitted.recipe.bottleneck.options["context"] == 16
+    assert fitted.coding.model_id != model.coding.model_id
+    save(fitted, tmp_path / "fitted")
+    loaded = load(tmp_path / "fitted")
+    image = val[0].array()
+    answers = []
+    for one in (model, fitted, loaded):
+        (packet,) = one.edge.encode(image, rate=0.7)
+        answers.append(one.server.infer([packet])[0]["seg"].mask)
+    assert all(np.array_equal(answers[0], other) for other in answers[1:]) and answers[0].any()
+    assert loaded.edge.encode(image) == fitted.edge.encode(image)
+    assert ServerModel.load(tmp_path / "fitted").infer(loaded.edge.encode(image))
+
+
+def test_a_context_is_replaced_by_another(model):
+    train = open_split(model.recipe, "train", None)
+    first = fit_context(model, train, FAST)
+    second = fit_context(first, train, ContextOptions(width=8, units=2, steps=2, images=4, views=1))
+    assert second.recipe.bottleneck.options["context"] == 8
+    assert second.coding.model_id not in (first.coding.model_id, model.coding.model_id)
+
+
+def test_bottlenecks_without_context_are_refused():
+    made = build(backbone="mobilenetv3_small_100", heads=["cls"], bottleneck="quantise", input={"size": [64, 64]},
+                 data={"name": "scenes", "count": {"train": 4, "val": 2}, "size": 64})  # fmt: skip
+    with pytest.raises(RecipeError, match=r"bottleneck quantise has no option 'context'.* those that have: fp"):
+        fit_context(made, open_split(made.recipe, "train", None), FAST)
+
+
+def test_command(model, tmp_path):
+    save(model, tmp_path / "bundle")
+    arguments = ["fit-context", str(tmp_path / "bundle"), "--steps", "3", "--images", "4", "-o", str(tmp_path / "new")]
+    result = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["bytes"]
+    assert [row["rate"] for row in rows] == [0, 0.25, 0.5, 0.75, 1] and all(row["after"] > 0 for row in rows)
+    assert load(tmp_path / "new").recipe.bottleneck.options["context"] == 64
+    again = CliRunner().invoke(cli, arguments)
+    assert again.exit_code == 1 and "there is one already" in str(again.exception)
