@@ -65,7 +65,11 @@ def write_source(network: NetworkGraph, coding: LatentCoding, prefix: str, max_w
     layers = _Layers(network, schedule).text
     for isa, (condition, attribute, tile) in _VARIANTS.items():
         body = [_variant(isa, attribute, tile)]
-        coder = ("coder.c", "hyper.c", "payload.c") if tables.streams > 1 else ("coder.c", "payload.c")
+        coder = (
+            "coder.c",
+            *(("hyper.c",) if tables.streams > 1 else ()),
+            "predicted.c" if tables.context else "payload.c",
+        )
         body += [*map(runtime_file, ("kernels.c", "image.c", *coder)), layers, runtime_file("run.c")]
         parts.append(f"#if {condition}\n" + "\n".join(body).replace("@ISA@", isa) + f"#endif /* {isa} */\n")
     parts.append(runtime_file("api.c"))

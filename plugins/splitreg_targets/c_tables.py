@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from splitreg.coding import (
+    ContextModel,
+    ContextTables,
     HyperModel,
     IntegerLayer,
     IntegerNetwork,
@@ -15,6 +17,7 @@ from splitreg.coding import (
     RansCodec,
     SymbolModel,
     VariableModel,
+    context_source,
     derive_tables,
 )
 from splitreg.errors import BundleError
@@ -62,7 +65,8 @@ class CodingTables:
         nbytes: bytes of the constants.
         symbols: symbols of all streams.
         streams: streams of a packet.
-        macs: multiply-accumulates of a hyperprior's networks.
+        macs: multiply-accumulates of a hyperprior's networks, or at most of a context network.
+        context: whether there is a context network.
 
     Raises:
         BundleError: the codec or the tables have no equivalent in C.
@@ -79,12 +83,15 @@ class CodingTables:
         self.nbytes, self.macs, self.symbols, self.streams = 0, 0, int(np.prod(latent)), 1
         self.numbers: dict[str, Any] = {
             "SR_RATES": int(coding.has_rates), "SR_HYPER": int(hyper is not None),
-            "SR_MEANS": int(hyper is not None and hyper.means is not None), "SR_HYPER_SYMBOLS": 0,
+            "SR_MEANS": int(hyper is not None and hyper.means is not None), "SR_HYPER_SYMBOLS": 0, "SR_CONTEXT": 0,
         }  # fmt: skip
         models = tables.models if isinstance(tables, VariableModel) else (tables,)
         if hyper is not None:
             models = (hyper.hyper, hyper.scales.at(np.zeros((1, 1, 1), np.int32)))
         checked = [_checked(model) for model in models]
+        self.context = checked[0].context is not None
+        if any((model.context is None) == self.context for model in checked):
+            raise BundleError("the c target needs a context network at all rates or at none; use --target onnx")
         entries = [self._entry(index, model) for index, model in enumerate(checked)]
         self._parts.append("static const sr_tables sr_models[] = {\n" + ",\n".join(entries) + "\n};\n")
         longest = max(int(model.lengths.max()) - 1 for model in checked if model.indexes is None)
@@ -92,6 +99,8 @@ class CodingTables:
             "SR_COUNT": self.symbols, "SR_SYMBOLS": longest, "SR_LONGEST": longest, "SR_TABLES": _CONTEXTS,
             "SR_BANK": _CONTEXTS * longest,
         }  # fmt: skip
+        if self.context:
+            self._contexts(checked, latent)
         if hyper is not None:
             self._hyperprior(hyper, hyper.hyper_shape(latent))
         if isinstance(tables, VariableModel):
@@ -114,7 +123,9 @@ class CodingTables:
             "costs": ("uint16_t", tables.costs[used]), "priors": ("uint16_t", None),
             "shift": ("float", model.shift), "scale": ("float", model.scale),
         }  # fmt: skip
-        adapted = self._adapt and (tables.priors is not None or model.indexes is not None)
+        if model.context is not None:  # the context network replaces what rANS learns
+            arrays |= {name: (arrays[name][0], None) for name in ("start", "frequencies", "costs")}
+        adapted = model.context is None and self._adapt and (tables.priors is not None or model.indexes is not None)
         if adapted and tables.priors is not None:
             inside = np.broadcast_to(used[:, None], tables.priors.shape)
             arrays["priors"] = ("uint16_t", tables.priors[inside])
@@ -127,6 +138,44 @@ class CodingTables:
                 self._const(kind, names[-1], values)
         bits = model.bits if model.mode == "uniform" else 0
         return f"    {{{bits}, {int(adapted)}, {', '.join(names)}}}"
+
+    def _contexts(self, models: list[SymbolModel], latent: tuple[int, int, int]) -> None:
+        """Add the context networks of all models; models that share their layers share the arrays."""
+        self._parts.append(context_source())
+        entries, names = [], ("around", "hidden", "here", "output")
+        previous: ContextModel | None = None
+        first = space = 0
+        for index, model in enumerate(models):
+            context = model.context
+            assert context is not None
+            tables = ContextTables.of(model, context)
+            space = max(space, tables.workspace(latent[2]))
+            layers = (context.around, context.hidden, context.here, context.logits)
+            if not context.shares_layers(previous):
+                first = index
+                for name, layer in zip(names, layers, strict=True):
+                    self._const("int16_t", f"sr_context_{name}_{index}", getattr(tables, name))
+                    self._const("int32_t", f"sr_context_{name}_bias_{index}", layer.bias)
+            previous = context
+            for name, values in (("cdf", model.cdf), ("lengths", model.lengths), ("logits", tables.logits)):
+                self._const("int32_t", f"sr_context_{name}_{index}", values)
+            arrays = [f"sr_context_{name}_{index}" for name in ("cdf", "lengths")]
+            arrays += [f"sr_offsets_{index}", f"sr_context_logits_{index}"]
+            arrays += [f"sr_context_{name}_{first}" for name in names]
+            arrays += [f"sr_context_{name}_bias_{first}" for name in names]
+            rules = ", ".join(f"{{{layer.shift}, {layer.low}, {layer.high}}}" for layer in layers)
+            sizes = f"{context.channels}, {context.width}, {context.units}, {context.level}, {model.cdf.shape[1]}"
+            entries.append(f"    {{{sizes}, {', '.join(arrays)}, sr_context_weights, {{{rules}}}}}")
+        self._parts.append("static const sr_context sr_contexts[] = {\n" + ",\n".join(entries) + "\n};\n")
+        assert previous is not None
+        channels, height, width = latent
+        self.numbers |= {"SR_CONTEXT": 1, "SR_CONTEXT_SPACE": space}
+        # Zeros cost nothing in the layers that read symbols, so these are left out.
+        self.macs += (
+            height
+            * width
+            * (previous.width * (previous.width + channels * previous.units) + 3 * channels * previous.units)
+        )
 
     def _rates(self, tables: VariableModel) -> None:
         self.numbers["SR_DEFAULT_RATE"] = tables.default
@@ -230,6 +279,4 @@ def _checked(model: object) -> SymbolModel:
         raise BundleError(
             f"the c target needs frequency tables, and symbols of mode round or uniform; got {model.mode}"
         )
-    if model.context is not None:
-        raise BundleError("the c target has no context networks yet; publish the model with --target onnx")
     return model

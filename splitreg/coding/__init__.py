@@ -7,6 +7,7 @@ from splitreg.lazy import lazy_exports
 if TYPE_CHECKING:
     from splitreg.coding.codec import Codec, TemporalCoder
     from splitreg.coding.context import ContextModel
+    from splitreg.coding.context_state import ContextTables
     from splitreg.coding.frame_coding import FrameDecoder, FrameEncoder
     from splitreg.coding.hyper import HyperModel
     from splitreg.coding.integer import IntegerLayer, IntegerNetwork
@@ -17,19 +18,20 @@ if TYPE_CHECKING:
     from splitreg.coding.stream_packet import STREAM_HEADER_BYTES, StreamFormat, StreamPacket
     from splitreg.coding.streams import LatentModel, decode_streams, encode_streams, load_model
     from splitreg.coding.symbols import SymbolModel
-    from splitreg.coding.temporal_source import temporal_sources
+    from splitreg.coding.temporal_source import context_source, temporal_sources
     from splitreg.coding.variable import POSITIONS, VariableModel
 
 __all__ = [
-    "MAX_PACKET_BYTES", "POSITIONS", "STREAM_HEADER_BYTES", "Codec", "ContextModel", "FrameDecoder", "FrameEncoder",
-    "HyperModel", "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel", "Packet", "RansCodec", "StreamFormat",
-    "StreamPacket", "SymbolModel", "TemporalCoder", "VariableModel", "decode_streams", "derive_tables", "encode_streams",
-    "load_model", "temporal_sources",
+    "MAX_PACKET_BYTES", "POSITIONS", "STREAM_HEADER_BYTES", "Codec", "ContextModel", "ContextTables",
+    "FrameDecoder", "FrameEncoder", "HyperModel", "IntegerLayer", "IntegerNetwork", "LatentCoding", "LatentModel",
+    "Packet", "RansCodec", "StreamFormat", "StreamPacket", "SymbolModel", "TemporalCoder", "VariableModel",
+    "context_source", "decode_streams", "derive_tables", "encode_streams", "load_model", "temporal_sources",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazy_exports(__name__, {
     "MAX_PACKET_BYTES": "splitreg.coding.packet", "POSITIONS": "splitreg.coding.variable",
     "Codec": "splitreg.coding.codec", "ContextModel": "splitreg.coding.context",
+    "ContextTables": "splitreg.coding.context_state",
     "TemporalCoder": "splitreg.coding.codec", "FrameDecoder": "splitreg.coding.frame_coding",
     "FrameEncoder": "splitreg.coding.frame_coding", "STREAM_HEADER_BYTES": "splitreg.coding.stream_packet",
     "StreamFormat": "splitreg.coding.stream_packet", "StreamPacket": "splitreg.coding.stream_packet",
@@ -40,4 +42,5 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "SymbolModel": "splitreg.coding.symbols", "VariableModel": "splitreg.coding.variable",
     "decode_streams": "splitreg.coding.streams", "encode_streams": "splitreg.coding.streams",
     "load_model": "splitreg.coding.streams", "temporal_sources": "splitreg.coding.temporal_source",
+    "context_source": "splitreg.coding.temporal_source",
 })  # fmt: skip

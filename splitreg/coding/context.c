@@ -8,10 +8,12 @@
 #include "export.h"
 #include "mixing.h"
 
+#ifndef CONTEXT_CLONES
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(SR_PLAIN)
 #define CONTEXT_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CONTEXT_CLONES
+#endif
 #endif
 
 enum { CTX_STEPS = 7, CTX_LEVELS = 16, CTX_FAR = 6, CTX_FRACTION = 4, CTX_NEIGHBOURS = 12 };
@@ -44,12 +46,6 @@ typedef struct {
 } context_state;
 
 static int64_t context_slots(const sr_context *m) { return (2ll * m->channels + CTX_STEPS) * CTX_LEVELS; }
-
-/* Bytes of the workspace for planes of a width. */
-API int64_t sr_context_workspace(const sr_context *m, int32_t width) {
-    const int64_t units = 3ll * (width + 4) * m->width + 2ll * m->width + (int64_t)m->channels * m->units;
-    return 4 * (context_slots(m) + units) + 64;
-}
 
 static inline int32_t apply(const sr_rule *r, int32_t sum) {
     return clamp(((int64_t)sum + ((1 << r->shift) >> 1)) >> r->shift, r->low, r->high);
@@ -160,6 +156,7 @@ static void clear_row(const sr_context *m, int32_t *row, int32_t columns) {
     for (int32_t x = 1; x < columns; x++) memcpy(row + (int64_t)x * m->width, row, 4 * (size_t)m->width);
 }
 
+/* `space` has the bytes of ContextTables.workspace. */
 static int64_t code_plane(coder *e, const sr_context *m, uint8_t *space, int32_t *symbols, int32_t height, int32_t width) {
     const int64_t row = (int64_t)(width + 4) * m->width;
     context_state s = {.slots = (slot *)(((uintptr_t)space + 15) & ~(uintptr_t)15)};

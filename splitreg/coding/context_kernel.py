@@ -41,7 +41,7 @@ class ContextKernel:
     def __init__(self, library: ctypes.CDLL) -> None:
         pointer, number, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         plane = [pointer, pointer, pointer, pointer, size, size, pointer, number]
-        for name, arguments in {"workspace": [pointer, size], "encode": plane, "decode": plane}.items():
+        for name, arguments in {"encode": plane, "decode": plane}.items():
             function = getattr(library, f"sr_context_{name}")
             function.argtypes, function.restype = arguments, number
         self._library = library
@@ -73,7 +73,7 @@ class ContextKernel:
     ) -> int:
         described, _, height, width = self._described(tables), *symbols.shape
         place = ctypes.addressof(described)
-        space = np.empty(self._library.sr_context_workspace(place, width), np.uint8)
+        space = np.empty(tables.workspace(width), np.uint8)
         function = getattr(self._library, f"sr_context_{name}")
         mixing = ctypes.addressof(self._mixing)
         return int(function(mixing, place, address(space), address(symbols), height, width, address(data), size))

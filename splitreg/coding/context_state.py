@@ -58,6 +58,12 @@ class ContextTables:
     here: NDArray[np.int16]
     output: NDArray[np.int16]
 
+    def workspace(self, width: int) -> int:
+        """Return the bytes of the kernel's workspace for a latent of this width."""
+        context = self.context
+        units = 3 * (width + 4) * context.width + 2 * context.width + context.channels * context.units
+        return 4 * (slot_count(context.channels) + units) + 64
+
     @classmethod
     def of(cls, model: SymbolModel, context: ContextModel) -> ContextTables:
         """Return them for a model and its context model."""

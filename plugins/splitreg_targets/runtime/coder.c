@@ -48,6 +48,7 @@ SR_FUNCTION_@ISA@ int sr_quantise_@ISA@(const float *restrict latent, const int3
     return bad;
 }
 
+#if !SR_CONTEXT
 /* Values to indexes into a row of the tables; returns whether there is an escape. */
 SR_FUNCTION_@ISA@ int sr_indexes_@ISA@(const int32_t *restrict values, const int32_t n, const int32_t offset,
                                        const int32_t symbols, uint16_t *restrict out) {
@@ -180,3 +181,4 @@ SR_FUNCTION_@ISA@ int32_t sr_model_@ISA@(const sr_tables *t, sr_work *w, const i
     if (!adapt) *plain_bits *= SR_SAMPLED;
     return length;
 }
+#endif

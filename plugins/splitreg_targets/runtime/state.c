@@ -35,12 +35,20 @@ typedef struct {
 
 #if SR_HYPER
 static sr_shape sr_coded;
-#else
+#elif !SR_CONTEXT
 static const sr_shape sr_coded = {SR_CHANNELS, SR_HEIGHT, SR_WIDTH, SR_WIDE};
 #endif
 
 /* Of the coder; the network's rows lie in the same memory, because it has run before. */
 typedef struct {
+#if SR_CONTEXT
+    int32_t symbols[SR_CHANNELS * SR_HEIGHT * SR_WIDTH];
+#if SR_RATES
+    float scaled[SR_HEIGHT * SR_WIDTH];
+#endif
+    uint8_t space[SR_CONTEXT_SPACE];
+} sr_work;
+#else
 #if SR_HYPER
     union {
         uint32_t entries[SR_COUNT];
@@ -64,6 +72,7 @@ typedef struct {
     uint8_t context[SR_WIDE], planes[3 * (SR_WIDE + 2)], before[SR_HEIGHT * SR_WIDE];
     uint32_t seen[SR_TABLES], next[SR_TABLES], row_seen[SR_CONTEXTS];
 } sr_work;
+#endif
 
 static SR_ALIGNED union {
     float rows[SR_ARENA];
@@ -93,6 +102,7 @@ static inline uint8_t sr_clip8(int32_t v) {
 
 static inline uint8_t sr_byte(int32_t v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v); }
 
+#if !SR_CONTEXT
 static void sr_lay_out(const uint32_t *frequencies, int32_t symbols, uint32_t *entries) {
     uint32_t start = 0;
     for (int32_t i = 0; i < symbols; i++) {
@@ -105,6 +115,7 @@ static uint32_t sr_patience(uint32_t seen, int32_t symbols) {
     const uint32_t least = symbols > 32 ? (uint32_t)symbols : 32;
     return seen / 2 > least ? seen / 2 : least;
 }
+#endif
 
 static int32_t sr_put_varint(uint8_t *out, int32_t at, uint64_t value) {
     for (; value >= 128; value >>= 7) out[at++] = (uint8_t)(value | 128);
