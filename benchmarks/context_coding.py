@@ -3,8 +3,8 @@
     splitreg fit-context BUNDLE --root DATA -o FITTED
     python benchmarks/context_coding.py BUNDLE FITTED IMAGES
 
-One thread; the two models take turns with each image, and each time is the median over the images. Only the latent is coded: the
-networks of the two models are the same. Bytes are whole packets.
+One thread; the two models take turns with each image, and each time is the median over the images. Only the latent is coded:
+the networks of the two models are the same. Bytes are whole packets.
 """
 
 from __future__ import annotations

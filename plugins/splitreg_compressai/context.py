@@ -72,30 +72,34 @@ class ContextNetwork(nn.Module):
         corrections: Tensor = self.logits(self.here(torch.cat([hidden, planes], 1)))
         return corrections.view(batch, channels, DECISIONS, height, width)
 
-    def bits(self, symbols: Tensor, tables: Tensor, levels: Tensor, alone: Tensor) -> Tensor:
+    def bits(self, latent: Tensor, tables: Tensor, levels: Tensor, alone: Tensor) -> Tensor:
         """Return the bits of each image.
 
+        The network learns from the bits of the rounded latent; the latent learns from the difference between the bits of the
+        two symbols next to it, after noise of up to half a step; beyond all steps it does not.
+
         Args:
-            symbols: (B, C, h, w), whole numbers.
+            latent: (B, C, h, w).
             tables: (B, C, 2 + ``STEPS``), see ``table_logits``.
             levels: (B,), see ``forward``.
-            alone: (B, C, h, w), bits by the prior alone; they are used beyond all steps.
+            alone: (B, C, h, w), bits of the rounded latent by the prior alone; they are used beyond all steps.
         """
-        corrections, size = self(symbols, levels), symbols.abs()
-        loss = functional.binary_cross_entropy_with_logits
+        symbols = latent.detach().round()
+        corrections = self(symbols, levels)
         logits = tables[..., None, None].expand(-1, -1, -1, *symbols.shape[2:])
-
-        def cost(decision: int, column: int, one: Tensor) -> Tensor:
-            return loss(logits[:, :, column] + corrections[:, :, decision], one.float(), reduction="none")
-
-        total = cost(0, 0, size > 0) + (size > 0) * cost(1, 1, symbols > 0)
-        known = loss(logits[:, :, 0], (size > 0).float(), reduction="none")
-        known = known + loss(logits[:, :, 1], (symbols > 0).float(), reduction="none")
-        for step in range(1, STEPS + 1):
-            total = total + (size >= step) * cost(2, 1 + step, size > step)
-            known = known + loss(logits[:, :, 1 + step], (size > step).float(), reduction="none")
-        tail = (size > STEPS) * (alone * math.log(2) - known).clamp(min=0).detach()
-        return (total + tail).sum((1, 2, 3)) / math.log(2)
+        near = _decision_bits(symbols, logits, corrections)
+        with torch.no_grad():
+            known = _decision_bits(symbols, logits, torch.zeros_like(corrections))
+            tail = (symbols.abs() > STEPS) * (alone - known).clamp(min=0)
+        total = (near + tail).sum((1, 2, 3))
+        if not latent.requires_grad:
+            return total
+        with torch.no_grad():
+            below = (latent + torch.empty_like(latent).uniform_(-0.5, 0.5)).floor()
+            given = corrections.detach()
+            slopes = _decision_bits(below + 1, logits, given) - _decision_bits(below, logits, given)
+        moved: Tensor = (slopes * (latent - latent.detach())).sum((1, 2, 3))
+        return total + moved
 
     def freeze(self, models: Sequence[SymbolModel]) -> list[SymbolModel]:
         """Return tables with the current network, each at its level of the rate.
@@ -109,6 +113,20 @@ class ContextNetwork(nn.Module):
         layers = {name: getattr(self, name).frozen() for name in ("around", "hidden", "here", "logits")}
         first = ContextModel(**layers)
         return [model.with_context(first.at(level_of(i, len(models)))) for i, model in enumerate(models)]
+
+
+def _decision_bits(symbols: Tensor, logits: Tensor, corrections: Tensor) -> Tensor:
+    """Return (B, C, h, w), the bits of the decisions that symbols are made of."""
+    size = symbols.abs()
+
+    def cost(decision: int, column: int, one: Tensor) -> Tensor:
+        both = logits[:, :, column] + corrections[:, :, decision]
+        return functional.binary_cross_entropy_with_logits(both, one.float(), reduction="none")
+
+    total = cost(0, 0, size > 0) + (size > 0) * cost(1, 1, symbols > 0)
+    for step in range(1, STEPS + 1):
+        total = total + (size >= step) * cost(2, 1 + step, size > step)
+    return total / math.log(2)
 
 
 def level_of(index: int, count: int) -> int:

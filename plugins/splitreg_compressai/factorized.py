@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from splitreg.coding import SymbolModel, VariableModel
+from splitreg.coding.context import STEPS
 from splitreg.interfaces import FeatureSpec
 from splitreg_compressai.context import ContextNetwork, decision_logits, level_of
 from splitreg_compressai.density import FactorizedDensity
@@ -84,24 +85,33 @@ class FactorizedPrior(Transforms):
             received, likelihood = self.prior(latent)
             if self.training and self.mixed:
                 received = rounded(latent - medians) + medians
-            return received, self._with_context(-likelihood.log2(), latent - medians)
+            if self.context is not None:
+                _, likelihood = self.prior(_beyond_steps(latent - medians) + medians)
+            return received, self._bits(-likelihood.log2(), latent - medians)
         gains, inverses, weights = self.gains.at(len(latent))
         gained = (latent - medians) * gains
-        coded = gained + torch.empty_like(gained).uniform_(-0.5, 0.5) if self.training else gained.round()
-        bits = -step_masses(self.prior, medians + coded / gains, 0.5 / gains).log2()
+        priced, steps = (gained, gains) if self.context is None else (_beyond_steps(gained), gains.detach())
+        if self.training:
+            noise = torch.empty_like(gained).uniform_(-0.5, 0.5)
+            coded, priced = gained + noise, priced + noise
+        else:
+            coded = priced = gained.round()
+        bits = -step_masses(self.prior, medians + priced / steps, 0.5 / steps).log2()
         if self.training and self.mixed:
             coded = rounded(gained)
-        return coded * inverses + medians, self._with_context(bits, gained, gains[:, :, 0, 0]) * weights
+        return coded * inverses + medians, self._bits(bits, gained, gains[:, :, 0, 0]) * weights
 
-    def _with_context(self, bits: Tensor, latent: Tensor, gains: Tensor | None = None) -> Tensor:
-        """Return the bits of the context network, which learns from them; encoder and prior learn from the prior's bits.
+    def _bits(self, alone: Tensor, latent: Tensor, gains: Tensor | None = None) -> Tensor:
+        """Return the bits per image.
+
+        With a context network they are its own; the prior, whose tables it corrects, learns from its bits all the same.
 
         Args:
-            bits: (B, C, h, w), by the prior.
+            alone: (B, C, h, w), bits by the prior.
             latent: (B, C, h, w), around the medians, after the gain.
             gains: (B, C); None: one rate.
         """
-        total = bits.sum((1, 2, 3))
+        total = alone.sum((1, 2, 3))
         if self.context is None:
             return total
         count = 1 if self.gains is None else len(self.gains.gain)
@@ -112,7 +122,7 @@ class FactorizedPrior(Transforms):
             nearest = (gains.detach().log()[:, None] - points.log()).square().sum(2).argmin(1)
         levels = torch.tensor([level_of(i, count) for i in range(count)]).to(latent)
         tables = decision_logits(self.prior, points)
-        own = self.context.bits(latent.detach().round(), tables[nearest], levels[nearest], bits.detach())
+        own = self.context.bits(latent, tables[nearest], levels[nearest], alone.detach())
         return own + total - total.detach()
 
     def freeze(self) -> SymbolModel | VariableModel:
@@ -131,3 +141,8 @@ class FactorizedPrior(Transforms):
         if self.context is not None:
             models = self.context.freeze(models)
         return models[0] if self.gains is None else self.gains.freeze(models, self.prior.quantiles[:, 0, 1])
+
+
+def _beyond_steps(latent: Tensor) -> Tensor:
+    """Return a latent that learns from its bits by the prior only where the context network has no slope."""
+    return torch.where(latent.abs() > STEPS + 0.5, latent, latent.detach())
