@@ -25,8 +25,8 @@ class Timing:
         low_ms: first quartile of the wall-clock milliseconds.
         high_ms: third quartile.
         cpu_ms: processor milliseconds of the process, which other load disturbs less; the median of all runs.
-        ratio: processor time of the fastest run of a round, the median over the rounds, divided by that of the
-            reference task. It differs least between two measurements.
+        ratio: processor time of the fastest run of a round, divided by that of the reference task, which runs right
+            before it; the median over the rounds. It differs least between two measurements.
     """
 
     ms: float
@@ -52,16 +52,18 @@ def measure(
         name -> times, and the times of the reference task: one Fourier transform and one sort of
         fixed numbers on one thread.
     """
-    every = {"": _reference(), **tasks}
-    runs: dict[str, list[_Runs]] = {name: [] for name in every}
+    reference = _reference()
+    before: dict[str, list[_Runs]] = {name: [] for name in tasks}  # runs of the reference, right before those of a task
+    runs: dict[str, list[_Runs]] = {name: [] for name in tasks}
     for number in Progress(progress).track(range(rounds + 1), rounds + 1, "timing"):
-        for name, task in every.items():
-            found = _run(task, number, pause_s)
+        for name, task in tasks.items():
+            base, found = _run(reference, number, pause_s), _run(task, number, pause_s)
             if number:
+                before[name].append(base)
                 runs[name].append(found)
-    base = _fastest(runs[""])
-    timings = {name: _timing(found, base) for name, found in runs.items()}
-    return timings, timings.pop("")
+    timings = {name: _timing(found, before[name]) for name, found in runs.items()}
+    every = [base for found in before.values() for base in found]
+    return timings, _timing(every, every)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +87,12 @@ def _run(task: Task, number: int, pause_s: float) -> _Runs:
     return _Runs(wall=tuple(wall), cpu=tuple(cpu))
 
 
-def _fastest(rounds: Sequence[_Runs]) -> float:
-    return float(np.median([min(runs.cpu) for runs in rounds]))
-
-
-def _timing(rounds: Sequence[_Runs], base: float) -> Timing:
+def _timing(rounds: Sequence[_Runs], before: Sequence[_Runs]) -> Timing:
     low, middle, high = np.quantile([ms for runs in rounds for ms in runs.wall], [0.25, 0.5, 0.75])
+    ratios = [min(runs.cpu) / max(min(base.cpu), 1e-6) for runs, base in zip(rounds, before, strict=True)]
     return Timing(
         ms=float(middle), low_ms=float(low), high_ms=float(high),
-        cpu_ms=float(np.median([ms for runs in rounds for ms in runs.cpu])), ratio=_fastest(rounds) / max(base, 1e-6),
+        cpu_ms=float(np.median([ms for runs in rounds for ms in runs.cpu])), ratio=float(np.median(ratios)),
     )  # fmt: skip
 
 
