@@ -14,9 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from splitreg.errors import HubError, MissingExtra
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
 
 #: Prefix of places on the Hub.
 PREFIX = "hf:"

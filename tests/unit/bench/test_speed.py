@@ -1,6 +1,5 @@
 """Times of toy bundles, and a slowdown that is really there."""
 
-
 import numpy as np
 import pytest
 from support import toys

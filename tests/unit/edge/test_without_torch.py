@@ -143,3 +143,21 @@ def test_importing_it_costs_nothing_heavy(what):
 def test_results_are_read_without_torch(what):
     done = python(f"sys.meta_path.pop(0); import {what}; print([m for m in {BLOCKED} if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_it_runs_without_what_python_310_lacks(bundle, photo):
+    """Devices run Python 3.10; names of later versions must be for type checkers only."""
+    prelude = (
+        "import datetime, enum, sys, typing\n"
+        "import click, numpy, onnxruntime, PIL.Image, safetensors.numpy\n"
+        "import typing_extensions\ndel typing.Self, enum.StrEnum, datetime.UTC\n"
+    )
+    code = (
+        "import splitreg.bundle, splitreg.cli.edge_, splitreg.edge.client, splitreg.edge.sources, splitreg.edge.stream_client\n"
+        "import splitreg.events, splitreg.hub, splitreg.mqtt\n"
+        "from splitreg.edge import EdgeEncoder\n"
+        "print(len(EdgeEncoder.open(sys.argv[1]).encode(sys.argv[2])))\n"
+    )
+    done = python(prelude + code, bundle, photo)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20
