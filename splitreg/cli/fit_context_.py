@@ -45,7 +45,8 @@ def command(
     from dataclasses import replace
 
     from splitreg.assembly import load, save
-    from splitreg.bundle import check_free
+    from splitreg.bundle import Bundle, check_free
+    from splitreg.files import parse_json
     from splitreg.cli.eval_ import data_parts
     from splitreg.training.context import ContextOptions, fit_context, packet_sizes
     from splitreg.training.data import open_split
@@ -59,7 +60,8 @@ def command(
     )
     fitted = fit_context(model, train, chosen)
     before, after = (packet_sizes(one, val, limit=limit, progress=not quiet) for one in (model, fitted))
-    save(fitted, output, overwrite=overwrite)
+    history = parse_json(Bundle.open(bundle).read("metrics.json")).get("training", [])
+    save(fitted, output, metrics={"training": history}, overwrite=overwrite)
     if as_json:
         print_json({"bundle": output, "bytes": [{"rate": r, "before": before[r], "after": after[r]} for r in before]})
         return

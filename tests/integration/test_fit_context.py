@@ -78,12 +78,13 @@ def test_bottlenecks_without_context_are_refused():
 
 
 def test_command(model, tmp_path):
-    save(model, tmp_path / "bundle")
+    save(model, tmp_path / "bundle", metrics={"training": [{"epoch": 3}]})
     arguments = ["fit-context", str(tmp_path / "bundle"), "--steps", "3", "--images", "4", "-o", str(tmp_path / "new")]
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["bytes"]
     assert [row["rate"] for row in rows] == [0, 0.25, 0.5, 0.75, 1] and all(row["after"] > 0 for row in rows)
+    assert json.loads((tmp_path / "new" / "metrics.json").read_text()) == {"training": [{"epoch": 3}]}
     assert load(tmp_path / "new").recipe.bottleneck.options["context"] == 64
     again = CliRunner().invoke(cli, arguments)
     assert again.exit_code == 1 and "there is one already" in str(again.exception)
