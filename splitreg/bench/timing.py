@@ -49,8 +49,7 @@ def measure(
         progress: show a bar on stderr.
 
     Returns:
-        name -> times, and the times of the reference task: one Fourier transform and one sort of
-        fixed numbers on one thread.
+        name -> times, and the times of the reference task, see ``_reference``.
     """
     reference = _reference()
     before: dict[str, list[_Runs]] = {name: [] for name in tasks}  # runs of the reference, right before those of a task
@@ -97,9 +96,14 @@ def _timing(rounds: Sequence[_Runs], before: Sequence[_Runs]) -> Timing:
 
 
 def _reference() -> Task:
-    numbers = np.random.default_rng(0).standard_normal(1 << 16)
+    """Return what networks and coders do: products of matrices, passes over memory, work on few numbers."""
+    rng = np.random.default_rng(0)
+    numbers = rng.standard_normal(1 << 14)
+    left, right = rng.standard_normal((2, 320, 320), np.float32)
+    plane = np.zeros(1 << 20, np.float32)
 
     def run(_: int) -> object:
-        return np.sort(np.abs(np.fft.rfft(numbers)))
+        np.maximum(plane, 0.5, out=plane)
+        return left @ right, np.sort(np.abs(np.fft.rfft(numbers)))
 
     return run
