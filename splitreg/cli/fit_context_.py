@@ -46,8 +46,8 @@ def command(
 
     from splitreg.assembly import load, save
     from splitreg.bundle import Bundle, check_free
-    from splitreg.files import parse_json
     from splitreg.cli.eval_ import data_parts
+    from splitreg.files import parse_json
     from splitreg.training.context import ContextOptions, fit_context, packet_sizes
     from splitreg.training.data import open_split
 
