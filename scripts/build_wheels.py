@@ -112,8 +112,14 @@ def build_package(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "-q", "-w", str(folder)]
     if "setuptools" in sys.modules or _has_setuptools():
         command.append("--no-build-isolation")
-    subprocess.run(command, check=True, env={**os.environ, "SPLITREG_WITHOUT_KERNEL": "1"})
+    settings = folder / "build.cfg"  # a folder of its own: that of the checkout may hold a kernel
+    settings.write_text(f"[build]\nbuild_base = {folder / 'build'}\n")
+    environment = {**os.environ, "SPLITREG_WITHOUT_KERNEL": "1", "DIST_EXTRA_CONFIG": str(settings)}
+    subprocess.run(command, check=True, env=environment)
     (wheel,) = folder.glob("*.whl")
+    kernels = [name for name in zipfile.ZipFile(wheel).namelist() if Path(name).name.startswith("_rans.")]
+    if kernels:
+        raise SystemExit(f"the wheel without a kernel contains {', '.join(kernels)}")
     return wheel
 
 
