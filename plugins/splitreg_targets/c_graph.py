@@ -158,7 +158,8 @@ class _Reader:
             if node.op_type == "Constant":
                 self._values[node.output[0]] = self._onnx.numpy_helper.to_array(node.attribute[0].t)
             elif node.op_type == "Shape":
-                shape = np.array([1, *self._features[self._real(node.input[0])]], np.int64)
+                known = self._values.get(node.input[0])
+                shape = np.array([1, *self._input(node)[1]] if known is None else known.shape, np.int64)
                 attributes = self._attributes(node)
                 self._values[node.output[0]] = shape[attributes.get("start", 0) : attributes.get("end")]
             elif all(name in self._values for name in node.input if name):

@@ -15,7 +15,9 @@ from splitreg_targets.c_graph import read_graph
 from splitreg_targets.c_library import FORMATS, CLibrary
 from splitreg_targets.c_schedule import plan_rows
 from splitreg_targets.c_target import CTarget
+from support.bundles import save_with_onnx
 
+import splitreg
 from splitreg import imaging
 from splitreg.bundle import Bundle
 from splitreg.coding import Packet
@@ -262,3 +264,23 @@ def test_operators_that_c_lacks_are_named(model):
     source = EdgeSource(graph=graph.SerializeToString(), coding=model[1].coding)
     with pytest.raises(BundleError, match="Softplus"):
         CTarget().export(source)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 38)])
+def test_padding_that_follows_the_size_of_the_input(tmp_path, size):
+    """Networks of TensorFlow pad more at the end, by a computation on the shape."""
+    bottleneck = {"name": "fp", "from": "feature", "encoder": "light", "channels": 6}
+    model = splitreg.build(
+        backbone="tf_efficientnet_lite0", cut="blocks.1", heads=[{"name": "cls", "labels": 3}], bottleneck=bottleneck,
+        input={"size": list(size)},
+    )  # fmt: skip
+    for parameter in model.bottleneck.encoder.parameters():  # an untrained encoder writes zeros only
+        parameter.data *= 2
+    source = EdgeSource.read(str(save_with_onnx(model, tmp_path / "bundle")))
+    files = CTarget().export(source).files
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    packet = Packet.parse(CTarget().open(files, source)(image))
+    latent, _ = EdgeEncoder.open(tmp_path / "bundle").latent_of(image)
+    expected = source.coding.tables.restore(latent)
+    decoded = source.coding.decode(packet.streams, latent.shape)
+    assert np.mean(decoded != expected) < 0.01 and len(np.unique(expected)) > 2
