@@ -60,15 +60,25 @@ def command(
     )
     fitted = fit_context(model, train, chosen)
     before, after = (packet_sizes(one, val, limit=limit, progress=not quiet) for one in (model, fitted))
-    history = parse_json(Bundle.open(bundle).read("metrics.json")).get("training", [])
+    source = Bundle.open(bundle)
+    history = parse_json(source.read("metrics.json")).get("training", [])
+    exports = [name for name in source.config.files if name.startswith(("edge.", "local.", "targets/"))]
+    left_out = sorted(name for name in exports if name != "edge.safetensors")
     save(fitted, output, metrics={"training": history}, overwrite=overwrite)
     if as_json:
-        print_json({"bundle": output, "bytes": [{"rate": r, "before": before[r], "after": after[r]} for r in before]})
+        rows = [{"rate": rate, "before": size, "after": after[rate]} for rate, size in before.items()]
+        print_json({"bundle": output, "left_out": left_out, "bytes": rows})
         return
     for rate, size in before.items():
         at = "" if rate is None else f"rate {rate:g}: "
         click.echo(
             f"{at}{size:,.0f} bytes per image before, {after[rate]:,.0f} after ({after[rate] / size - 1:+.1%})",
+            err=True,
+        )
+    if left_out:
+        again = "splitreg publish" + (" and splitreg escalate" if "local.onnx" in left_out else "")
+        click.echo(
+            f"left out, because they belong to the packets before: {', '.join(left_out)}; {again} writes them again",
             err=True,
         )
     click.echo(output)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from support.bundles import save_with_onnx
 
 from splitreg.assembly import ServerModel, build, load, save
 from splitreg.cli.main import cli
@@ -82,9 +83,18 @@ def test_command(model, tmp_path):
     arguments = ["fit-context", str(tmp_path / "bundle"), "--steps", "3", "--images", "4", "-o", str(tmp_path / "new")]
     result = CliRunner().invoke(cli, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
-    rows = json.loads(result.stdout)["bytes"]
+    report = json.loads(result.stdout)
+    rows = report["bytes"]
+    assert report["left_out"] == []
     assert [row["rate"] for row in rows] == [0, 0.25, 0.5, 0.75, 1] and all(row["after"] > 0 for row in rows)
     assert json.loads((tmp_path / "new" / "metrics.json").read_text()) == {"training": [{"epoch": 3}]}
     assert load(tmp_path / "new").recipe.bottleneck.options["context"] == 64
     again = CliRunner().invoke(cli, arguments)
     assert again.exit_code == 1 and "there is one already" in str(again.exception)
+
+
+def test_exports_that_are_left_out_are_named(model, tmp_path):
+    save_with_onnx(model, tmp_path / "bundle")
+    arguments = ["fit-context", str(tmp_path / "bundle"), "--steps", "2", "--images", "3", "-o", str(tmp_path / "new")]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0 and "edge.onnx; splitreg publish writes them again" in result.output
