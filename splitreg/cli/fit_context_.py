@@ -33,10 +33,10 @@ def command(
     bundle: str, data: str | None, root: str | None, options: tuple[str, ...], images: int, limit: int | None,
     width: int, steps: int, batch_size: int, lr: float, seed: int, output: str, overwrite: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make a trained model's packets smaller, and leave its answers as they are.
+    """Make a trained model's packets smaller.
 
-    Fits a network that predicts each symbol of the latent from those coded before it (no label is used), and writes a
-    bundle with it. Prints the bytes per image of the validation split before and after.
+    Its answers stay as they are. Fits a network that predicts each symbol of the latent from those coded before it (no
+    label is used), and writes a bundle with it. Prints the bytes per image of the validation split before and after.
 
     \b
     splitreg fit-context my-bundle -o smaller
