@@ -33,7 +33,7 @@ FRACTION, MAX_ACTIVATION = 4, 1023
 MAX_LOGIT = 2047
 #: Decisions that a symbol is made of: is it not zero; is it positive; is it further from zero, step by step.
 DECISIONS = 3
-#: Steps whose probability is taken from the tables; further ones are as the last.
+#: Steps from zero that the network corrects; what is further away follows the tables alone.
 STEPS = 7
 #: Largest widths, so that a crafted file cannot exhaust the memory.
 MAX_WIDTH, MAX_CHANNELS = 1024, 1024
@@ -143,7 +143,7 @@ class ContextModel:
         units = _apply(self.here, here).reshape(channels, self.units, -1)
         weight = self.logits.weight.reshape(channels, DECISIONS, self.units).astype(np.float64)
         sums = np.matmul(weight, units) + self.logits.bias.reshape(channels, DECISIONS, 1)
-        return _shifted(self.logits, sums).astype(np.int32).reshape(channels, DECISIONS, height, width)
+        return self.logits.shifted(sums).astype(np.int32).reshape(channels, DECISIONS, height, width)
 
     def symbol_bits(
         self, symbols: NDArray[np.int32], cdf: NDArray[np.int32], lengths: NDArray[np.int32], offsets: NDArray[np.int32]
@@ -190,12 +190,7 @@ class ContextModel:
 def _apply(layer: IntegerLayer, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Run a layer of kernel size 1 on (inputs, N) whole numbers; exact, because sums are below ``2**31``."""
     sums = layer.weight[:, :, 0, 0].astype(np.float64) @ inputs
-    return _shifted(layer, sums + layer.bias[:, None])
-
-
-def _shifted(layer: IntegerLayer, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    half = (1 << layer.shift) >> 1
-    return np.asarray(np.clip(np.floor((sums + half) * 2.0**-layer.shift), layer.low, layer.high))
+    return layer.shifted(sums + layer.bias[:, None])
 
 
 def table_logits(cdf: NDArray[np.int32], lengths: NDArray[np.int32], offsets: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -15,7 +15,6 @@ from splitreg.coding.context_state import (
     first_weights,
     slot_count,
 )  # fmt: skip
-from splitreg.coding.integer import IntegerLayer
 from splitreg.coding.mixing import BitCoder
 from splitreg.errors import CorruptPacket
 
@@ -45,7 +44,7 @@ class _Plane:
         self.coder, self.tables, self.symbols = coder, tables, symbols
         channels, height, width = symbols.shape
         self.slots, self.weights = np.zeros(slot_count(channels), np.uint32), first_weights()
-        self.known = np.zeros((height + 2, width + 4, 2 * channels), np.int64)  # distances by sign, padded
+        self.known = np.zeros((height + 2, width + 4, 2 * channels), np.int64)  # symbols by sign, padded
 
     def run(self) -> None:
         """Encode the symbols, or decode them."""
@@ -58,8 +57,10 @@ class _Plane:
         for y in range(height):
             for x in range(width):
                 inputs = [self.known[y + 2 + row, x + 2 + column] for row, column in NEIGHBOURS]
-                units = _layer(context.around, around @ np.concatenate([*inputs, [context.level]]))
-                units = _layer(context.hidden, hidden @ units)
+                units = context.around.shifted(
+                    around @ np.concatenate([*inputs, [context.level]]) + context.around.bias
+                )
+                units = context.hidden.shifted(hidden @ units + context.hidden.bias)
                 self.position(y, x, here[:, : context.width] @ units, here[:, context.width :])
 
     def position(self, y: int, x: int, sums: NDArray[np.int64], here: NDArray[np.int64]) -> None:
@@ -70,8 +71,8 @@ class _Plane:
         sums = sums + context.here.bias
         known = self.known[y + 2, x + 2]
         for c in range(channels):
-            units = _shifted(context.here, sums[c * context.units : (c + 1) * context.units])
-            corrections = _shifted(context.logits, output[c] @ units + bias[c])
+            units = context.here.shifted(sums[c * context.units : (c + 1) * context.units])
+            corrections = context.logits.shifted(output[c] @ units + bias[c])
             symbol = self.symbol(c, int(self.symbols[c, y, x]), corrections.tolist())
             self.symbols[c, y, x] = symbol
             if symbol:
@@ -138,11 +139,3 @@ def _part(part: int, whole: int) -> int:
 
 def _level(logit: int) -> int:
     return max(0, min(LEVELS - 1, (logit + 2048) >> 8))
-
-
-def _layer(layer: IntegerLayer, sums: NDArray[np.int64]) -> NDArray[np.int64]:
-    return _shifted(layer, sums + layer.bias)
-
-
-def _shifted(layer: IntegerLayer, sums: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.asarray(np.clip((sums + ((1 << layer.shift) >> 1)) >> layer.shift, layer.low, layer.high))

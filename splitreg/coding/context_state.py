@@ -15,8 +15,8 @@ from splitreg.coding.symbols import SymbolModel
 LEVELS = 16
 #: Mixers, in rows of the weights.
 ZERO_MIX, SIGN_MIX, STEP_MIX, MIXES = 0, 1, 2, 3
-#: Weights of the slots and, last, of the network's probability.
-FIRST_WEIGHTS = {ZERO_MIX: (0.2, 0.8), SIGN_MIX: (0.2, 0.8), STEP_MIX: (0.2, 0.8)}
+#: Weights of the slot and of the network's probability.
+FIRST_WEIGHTS = (0.2, 0.8)
 
 
 def slot_count(channels: int) -> int:
@@ -27,8 +27,7 @@ def slot_count(channels: int) -> int:
 def first_weights() -> NDArray[np.int32]:
     """Return (MIXES, MAX_INPUTS + 1): the mixers' weights at the beginning, in 1/65536."""
     weights = np.zeros((MIXES, MAX_INPUTS + 1), np.int32)
-    for row, first in FIRST_WEIGHTS.items():
-        weights[row, : len(first)] = [int(weight * 65536) for weight in first]
+    weights[:, : len(FIRST_WEIGHTS)] = [int(weight * 65536) for weight in FIRST_WEIGHTS]
     return weights
 
 

@@ -68,6 +68,10 @@ class IntegerLayer:
                 f"{self.shift} and {self.low} to {self.high}"
             )
 
+    def shifted(self, sums: NDArray[Any]) -> NDArray[Any]:
+        """Divide whole sums, bias included, by ``2**shift``, round halves up, and clip; exact for integers and floats."""
+        return np.asarray(np.clip((sums + ((1 << self.shift) >> 1)) // (1 << self.shift), self.low, self.high))
+
     def bound(self, max_input: int) -> int:
         """Return a bound of the absolute value of every partial sum, for inputs up to ``max_input``."""
         weights = np.abs(self.weight.reshape(len(self.weight), -1).astype(np.int64)).sum(1)

@@ -48,7 +48,7 @@ class RansCodec(Codec):
     """Range ANS with 16-bit tables, one to eight interleaved states, and tables that adapt to the image.
 
     Args:
-        adapt: adapt the tables to the image; otherwise they are used unchanged.
+        adapt: adapt the tables to the image; otherwise they are used unchanged. A context model always adapts.
         kernel: ``"c"``, the C kernel; ``"numpy"``, the same format but slow; ``"auto"``, the C kernel
             if it was built.
 
