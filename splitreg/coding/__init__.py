@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from splitreg.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from splitreg.coding.c_sources import context_source, temporal_sources
     from splitreg.coding.codec import Codec, TemporalCoder
     from splitreg.coding.context import ContextModel
     from splitreg.coding.context_state import ContextTables
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from splitreg.coding.stream_packet import STREAM_HEADER_BYTES, StreamFormat, StreamPacket
     from splitreg.coding.streams import LatentModel, decode_streams, encode_streams, load_model
     from splitreg.coding.symbols import SymbolModel
-    from splitreg.coding.temporal_source import context_source, temporal_sources
     from splitreg.coding.variable import POSITIONS, VariableModel
 
 __all__ = [
@@ -41,6 +41,6 @@ __getattr__, __dir__ = lazy_exports(__name__, {
     "derive_tables": "splitreg.coding.rans_tables",
     "SymbolModel": "splitreg.coding.symbols", "VariableModel": "splitreg.coding.variable",
     "decode_streams": "splitreg.coding.streams", "encode_streams": "splitreg.coding.streams",
-    "load_model": "splitreg.coding.streams", "temporal_sources": "splitreg.coding.temporal_source",
-    "context_source": "splitreg.coding.temporal_source",
+    "load_model": "splitreg.coding.streams", "temporal_sources": "splitreg.coding.c_sources",
+    "context_source": "splitreg.coding.c_sources",
 })  # fmt: skip
