@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from splitreg import imaging
 from splitreg.assembly import SplitModel, plan
 from splitreg.assembly.building import assemble
+from splitreg.coding import RansCodec
 from splitreg.data.loading import Source
 from splitreg.errors import RecipeError, TrainingError
 from splitreg.progress import Progress
@@ -65,7 +66,7 @@ def fit_context(
         registry: the installed plugins, by default.
 
     Raises:
-        RecipeError: the bottleneck has no context network.
+        RecipeError: the bottleneck has no context network, or the codec uses none.
         TrainingError: the loss is not finite.
     """
     options = options or ContextOptions()
@@ -95,6 +96,11 @@ def _with_context(model: SplitModel, options: ContextOptions, registry: Registry
         raise RecipeError(
             f"bottleneck {part.name} has no option 'context', so it cannot have a context network; those that have: "
             f"{', '.join(having)}"
+        )
+    if not isinstance(model.coding.codec, RansCodec):
+        raise RecipeError(
+            f"codec {type(model.coding.codec).__name__} does not use a context network; write the model with codec rans "
+            "first: splitreg publish BUNDLE --codec rans -o NEW"
         )
     bottleneck = replace(part, options={**part.options, "context": options.width, "context_units": options.units})
     recipe = replace(model.recipe, bottleneck=bottleneck)

@@ -78,6 +78,13 @@ def test_bottlenecks_without_context_are_refused():
         fit_context(made, open_split(made.recipe, "train", None), FAST)
 
 
+def test_codecs_that_use_no_context_are_refused():
+    made = build(backbone="mobilenetv3_small_100", heads=["cls"], codec="zstd", input={"size": [64, 64]},
+                 data={"name": "scenes", "count": {"train": 4, "val": 2}, "size": 64})  # fmt: skip
+    with pytest.raises(RecipeError, match="does not use a context network"):
+        fit_context(made, open_split(made.recipe, "train", None), FAST)
+
+
 def test_command(model, tmp_path):
     save(model, tmp_path / "bundle", metrics={"training": [{"epoch": 3}]})
     arguments = ["fit-context", str(tmp_path / "bundle"), "--steps", "3", "--images", "4", "-o", str(tmp_path / "new")]
