@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from splitreg.edge import EdgeSource, ExportedTarget, ExportTarget, Runner
@@ -22,6 +23,7 @@ class CTarget(ExportTarget):
         precision: ``"fp32"``, or ``"int8"`` from ``edge.int8.onnx``.
         prefix: of public names in C, and name of the files.
         max_width: the widest image that can be encoded; memory grows by 8 bytes per pixel.
+        context: False: leave the model's context network out. Packets are larger; code, memory and time are less.
 
     Raises:
         RecipeError: an option is out of range.
@@ -34,6 +36,7 @@ class CTarget(ExportTarget):
         precision: str = "fp32",
         prefix: str = "splitreg_model",
         max_width: int = 1920,
+        context: bool = True,
     ) -> None:
         if not prefix.isidentifier() or not prefix.isascii():
             raise RecipeError(f"target c: prefix must be a name in C, got {prefix!r}")
@@ -42,7 +45,7 @@ class CTarget(ExportTarget):
         if not 1 <= max_width <= 65535:
             raise RecipeError(f"target c: max_width must be 1 to 65535, got {max_width}")
         self.size = None if size is None else tuple(size)
-        self.prefix, self.max_width, self.precision = prefix, max_width, precision
+        self.prefix, self.max_width, self.precision, self.context = prefix, max_width, precision, context
 
     def export(self, source: EdgeSource) -> ExportedTarget:
         """Write the C file and its header.
@@ -58,7 +61,8 @@ class CTarget(ExportTarget):
                 "the bundle has no edge.int8.onnx, from which integers are taken; publish it with --int8 --calibrate DIR"
             )
         network = read_graph(graph, source.coding.preprocess.size)
-        code = write_source(network, source.coding, self.prefix, self.max_width)
+        coding = replace(source.coding, context=self.context)
+        code = write_source(network, coding, self.prefix, self.max_width)
         files = {f"{self.prefix}.c": code.source.encode(), f"{self.prefix}.h": code.header.encode()}
         return ExportedTarget(files=files, report=code.report)
 

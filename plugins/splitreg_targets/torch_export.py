@@ -13,7 +13,6 @@ from splitreg.coding import LatentCoding
 from splitreg.edge import EdgeSource, Runner
 from splitreg.errors import BundleError
 from splitreg.imaging import prepare, read
-from splitreg_targets.packets import packet_of
 
 #: (1, 3, H, W) float32 to (1, C, h, w) float32.
 Latents = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -51,7 +50,7 @@ def runner(latents: Latents, coding: LatentCoding) -> Runner:
 
     def encode(image: NDArray[np.uint8]) -> bytes:
         pixels, geometry = prepare(read(image), coding.preprocess)
-        return packet_of(np.array(latents(pixels[None])[0], np.float32), geometry, coding)
+        return coding.packet(np.array(latents(pixels[None])[0], np.float32), geometry).to_bytes()
 
     return encode
 

@@ -40,13 +40,14 @@ class WasmTarget(ExportTarget):
     Args:
         size: (height, width) of the network's input; the bundle's by default.
         max_width: the widest image that can be encoded.
+        context: False: leave the model's context network out, see target ``c``.
 
     Raises:
         RecipeError: an option is out of range.
     """
 
-    def __init__(self, *, size: tuple[int, int] | None = None, max_width: int = 4096) -> None:
-        self._c = CTarget(size=size, max_width=max_width)
+    def __init__(self, *, size: tuple[int, int] | None = None, max_width: int = 4096, context: bool = True) -> None:
+        self._c = CTarget(size=size, max_width=max_width, context=context)
 
     def export(self, source: EdgeSource) -> ExportedTarget:
         """Compile the C target, and add the module with its types.

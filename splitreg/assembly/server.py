@@ -267,7 +267,7 @@ class ServerModel:
                 )
         with self._error_context(packet.coded):
             shape = self.shapes(packet.coded).latent
-        latent = coding.decode(packet.streams, shape)
+        latent = coding.decode(packet.streams, shape, context=packet.context)
         if not np.isfinite(latent).all():
             raise CorruptPacket("the packet decodes to NaN or infinite values; it was not written by this model")
         return latent

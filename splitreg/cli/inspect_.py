@@ -79,7 +79,7 @@ def _measure(image: Packet, server: ServerModel) -> dict[str, Any]:
     latent = server.decode(image)  # checks sizes and model id before anything is measured
     channels, height, width = latent.shape
     coding = server.coding
-    lengths = measure(image.streams, (channels, height, width), coding.tables, coding.codec)
+    lengths = measure(image.streams, (channels, height, width), coding.tables_for(context=image.context), coding.codec)
     report: dict[str, Any] = {"latent": [channels, height, width]}
     if isinstance(coding.tables, VariableModel):
         report["rate"] = round(coding.tables.rate_of(image.streams), 4)

@@ -51,6 +51,8 @@ _WHEN_FULL = ("refuse", "drop-oldest")
               help="Send one frame out of N of a video or camera.")  # fmt: skip
 @click.option("--compact", is_flag=True, help="Ask for small answers: rounded boxes and scores, exact masks.")
 @click.option("--resolution", type=click.Choice(RESOLUTIONS), help="Size of masks in answers.  [default: full]")
+@click.option("--context/--no-context", default=True,
+              help="Use the model's context network, if it has one: smaller packets, more time.  [default: yes]")  # fmt: skip
 @click.option("--escalate", is_flag=True, help="Send only images of which the bundle's local head is not sure.")
 @click.option("--threshold", type=click.FloatRange(0, 1),
               help="Smallest confidence of a local answer.  [default: the calibrated one]")  # fmt: skip
@@ -63,7 +65,7 @@ def command(
     outbox: str | None, when_full: str, deadline_s: float, token_file: str | None, ca: str | None, insecure: bool,
     every: int, compact: bool, resolution: str | None, stream: bool, fps: float | None, budget_kbps: float | None,
     motion: float | None, tolerance: float, key_interval_s: float, tracking: TrackingOptions,
-    escalate: bool, threshold: float | None,
+    escalate: bool, threshold: float | None, context: bool,
 ) -> None:  # fmt: skip
     """Send images to a service and print its predictions.
 
@@ -88,7 +90,7 @@ def command(
     following = Follower(tracking) if tracking else contextlib.nullcontext()
     if stream:
         options = stream_client_options(click.get_current_context().params, tracked=bool(tracking))
-        target = StreamTarget(bundle=bundle, url=url, heads=names, token=token)
+        target = StreamTarget(bundle=bundle, url=url, heads=names, token=token, context=context)
         with following as follower:
             send_stream(target, follow_frames(images, every, follower), options, as_json=as_json, follower=follower)
         return
@@ -97,7 +99,7 @@ def command(
         names = names or (local.head,)
     client = (EscalatingClient if escalate else Client)(
         url,
-        EdgeEncoder.open(bundle) if images else None,
+        EdgeEncoder.open(bundle, context=context) if images else None,
         heads=names,
         token=token,
         options=ClientOptions(

@@ -27,12 +27,14 @@ class StreamTarget:
         url: of the server.
         heads: names of heads; None: all.
         token: None: the variable SPLITREG_TOKEN, if set.
+        context: use the model's context network, if it has one.
     """
 
     bundle: str
     url: str
     heads: tuple[str, ...] | None
     token: str | None
+    context: bool = True
 
 
 def send_stream(
@@ -54,7 +56,11 @@ def send_stream(
     from splitreg.edge.stream_client import StreamClient
 
     client = StreamClient(
-        target.url, EdgeEncoder.open(target.bundle), heads=target.heads, token=target.token, options=options
+        target.url,
+        EdgeEncoder.open(target.bundle, context=target.context),
+        heads=target.heads,
+        token=target.token,
+        options=options,
     )
 
     def print_answer(answer: FrameAnswer) -> None:

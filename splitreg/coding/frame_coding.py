@@ -75,8 +75,8 @@ class _FrameState:
         """Bytes of the state."""
         return sum(coder.nbytes for coder in self._coders)
 
-    def _model(self, position: int | None) -> SymbolModel | HyperModel:
-        tables = self.coding.tables
+    def _model(self, position: int | None, *, context: bool = True) -> SymbolModel | HyperModel:
+        tables = self.coding.tables_for(context=context)
         if isinstance(tables, VariableModel):
             if position is None:
                 raise CorruptPacket("the packet names no rate, and this model has several")
@@ -174,7 +174,8 @@ class FrameEncoder(_FrameState):
         if rate is not None and not isinstance(tables, VariableModel):
             raise RecipeError("this model has one rate; leave the rate out, or train one with several (rates = 5)")
         position = tables.position(rate) if isinstance(tables, VariableModel) else None
-        model, scaled = self._model(position), self._scaled(latent, position)
+        model = self._model(position, context=not self.coding.leaves_out_context)
+        scaled = self._scaled(latent, position)
         if isinstance(model, HyperModel):
             hyper, rows, means = model.analyse(scaled)
             planes, rules = [(hyper, model.hyper)], _Rules(position=position, rows=rows, means=means)
@@ -217,7 +218,8 @@ class FrameEncoder(_FrameState):
 
     def _sent(self, *, key: bool, streams: tuple[bytes, ...], position: int | None) -> bytes:
         self.frame = (self.frame + 1) % 256
-        self.last = StreamPacket(key=key, frame=self.frame, streams=streams, position=position)
+        context = not (key and self.coding.leaves_out_context)
+        self.last = StreamPacket(key=key, frame=self.frame, streams=streams, position=position, context=context)
         data = self.last.to_bytes(self._stream if key else self._chain)
         self._chain = crc_of(data)
         return data
@@ -239,6 +241,7 @@ class FrameDecoder(_FrameState):
         super().__init__(coding, shape, stream=stream)
         self._last: _Rules | None = None
         self._key_streams: tuple[bytes, ...] = ()
+        self._context = True  # of the last frame as an ordinary packet
 
     def decode(self, data: bytes) -> NDArray[np.float32]:
         """Decode the next frame's (C, h, w) float32 latent.
@@ -259,7 +262,7 @@ class FrameDecoder(_FrameState):
             )
         rules, self._rules, self._last = self._rules, None, None  # a payload that fails leaves no state
         position = packet.position if packet.key or packet.position is not None or rules is None else rules.position
-        model = self._model(position)
+        model = self._model(position, context=packet.context)
         if len(packet.streams) != (2 if isinstance(model, HyperModel) else 1):
             raise CorruptPacket(f"this model's frames have another number of streams than {len(packet.streams)}")
         try:
@@ -268,22 +271,27 @@ class FrameDecoder(_FrameState):
             raise CorruptPacket(f"the frame's symbols are not a latent: {cause}") from cause
         self._rules, self._last = now if self._coders else None, now
         self._key_streams = packet.streams if packet.key else ()
+        self._context = packet.context if packet.key else not self.coding.has_context
         self.frame, self._chain = packet.frame, crc_of(data)
         return self._unscaled(now.restore(symbols), position)
 
     def packet(self, stream: StreamFormat) -> bytes:
-        """Return the last frame as an ordinary packet, the one that its image has alone.
+        """Return the last frame as an ordinary packet.
+
+        It is the one that the image has alone, but a frame that is not a key frame is coded without a context network, which
+        takes less time.
 
         Raises:
             KeyFrameNeeded: no frame was decoded since the last error.
         """
         packet = Packet(
-            model_id=stream.model_id, original=stream.original, coded=stream.coded, streams=self.streams()
+            model_id=stream.model_id, original=stream.original, coded=stream.coded, streams=self.streams(),
+            context=self._context,
         )  # fmt: skip
         return packet.to_bytes()
 
     def streams(self) -> tuple[bytes, ...]:
-        """Return the last frame as the streams of an ordinary packet, those that its image has alone.
+        """Return the last frame as the streams of an ordinary packet.
 
         Raises:
             KeyFrameNeeded: no frame was decoded since the last error.
@@ -292,8 +300,8 @@ class FrameDecoder(_FrameState):
         if rules is None:
             raise KeyFrameNeeded("the stream has no frame to code alone; send a key frame")
         if not streams:
-            model, codec = self._model(rules.position), self.coding.codec
-            rows = [rules.rows] if isinstance(model, SymbolModel) else [model.hyper, rules.rows]
+            model, codec = self._model(rules.position, context=self._context), self.coding.codec
+            rows = [model] if isinstance(model, SymbolModel) else [model.hyper, rules.rows]
             streams = tuple(codec.encode(coder.previous, row) for coder, row in zip(self._coders, rows, strict=True))
         if rules.position is None:
             return streams

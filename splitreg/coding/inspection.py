@@ -164,7 +164,8 @@ class _FieldReader:
         flags = self.take(1)[0]
         count, batch, differ = (flags & 15) + 1, bool(flags & 16), bool(flags & 32)
         meanings = [f"{count} stream{'s' if count > 1 else ''} per image"]
-        meanings += ["batch"] * batch + ["original sizes differ"] * differ + ["reserved bits"] * bool(flags & 0xC0)
+        meanings += ["batch"] * batch + ["original sizes differ"] * differ
+        meanings += ["without context network"] * bool(flags & 0x40) + ["reserved bit"] * bool(flags & 0x80)
         self.add(1, "flags", f"{flags:#04x}: {', '.join(meanings)}")
         self.add(4, "model id", f"{int.from_bytes(self.take(4), 'little'):08x}")
         self.add(4, "original", self.size())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.coding.codec import Codec
-from splitreg.coding.streams import LatentModel, decode_streams, encode_streams
+from splitreg.coding.packet import Packet
+from splitreg.coding.streams import LatentModel, decode_streams, encode_streams, without_context
 from splitreg.coding.variable import VariableModel
-from splitreg.errors import BundleError, RecipeError
-from splitreg.imaging import Preprocess
+from splitreg.errors import BundleError, CorruptPacket, RecipeError
+from splitreg.imaging import Geometry, Preprocess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +25,19 @@ class LatentCoding:
         preprocess: image to network input.
         frozen: integer tables; None until ``SplitModel.freeze_tables``.
         model_id: 32-bit id in every packet; packets with another id are rejected.
+        context: encode with the context network, if the tables have one. Packets without it are decoded in any case.
     """
 
     codec: Codec
     preprocess: Preprocess
     frozen: LatentModel | None = None
     model_id: int = 0
+    context: bool = True
+    _alone: LatentModel | None = field(init=False, default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.frozen is not None:
+            object.__setattr__(self, "_alone", without_context(self.frozen))
 
     @property
     def tables(self) -> LatentModel:
@@ -41,6 +49,29 @@ class LatentCoding:
         if self.frozen is None:
             raise BundleError("the model has no integer tables yet; call model.freeze_tables() after training")
         return self.frozen
+
+    @property
+    def has_context(self) -> bool:
+        """Whether the tables have a context network."""
+        return self._alone is not self.frozen
+
+    @property
+    def leaves_out_context(self) -> bool:
+        """Whether the tables have a context network, and packets are written without it."""
+        return self.has_context and not self.context
+
+    def tables_for(self, *, context: bool) -> LatentModel:
+        """Return the frozen tables with their context network, if they have one, or without it.
+
+        Raises:
+            BundleError: the model has not been frozen.
+            CorruptPacket: without it, and they have none: a packet must not say so.
+        """
+        if context:
+            return self.tables
+        if self._alone is None or not self.has_context:
+            raise CorruptPacket("the packet says that it does without a context network, and this model has none")
+        return self._alone
 
     @property
     def has_rates(self) -> bool:
@@ -64,8 +95,24 @@ class LatentCoding:
 
     def encode(self, latent: NDArray[np.float32], rate: float | None = None) -> tuple[bytes, ...]:
         """(C, h, w) float32 -> the streams of one image; see ``encode_streams``."""
-        return encode_streams(self.tables, latent, self.codec, rate)
+        tables = self.tables_for(context=not self.leaves_out_context)
+        return encode_streams(tables, latent, self.codec, rate)
 
-    def decode(self, streams: Sequence[bytes], shape: tuple[int, int, int]) -> NDArray[np.float32]:
-        """Streams of one image -> (C, h, w) float32; see ``decode_streams``."""
-        return decode_streams(self.tables, streams, shape, self.codec)
+    def packet(self, latent: NDArray[np.float32], geometry: Geometry, rate: float | None = None) -> Packet:
+        """Return the packet of a (C, h, w) float32 latent; see ``encode_streams``."""
+        return Packet(
+            model_id=self.model_id, original=geometry.original, coded=geometry.coded, streams=self.encode(latent, rate),
+            context=not self.leaves_out_context,
+        )  # fmt: skip
+
+    def decode(
+        self, streams: Sequence[bytes], shape: tuple[int, int, int], *, context: bool = True
+    ) -> NDArray[np.float32]:
+        """Streams of one image -> (C, h, w) float32; see ``decode_streams``.
+
+        Args:
+            streams: of one image.
+            shape: (C, h, w).
+            context: ``Packet.context``.
+        """
+        return decode_streams(self.tables_for(context=context), streams, shape, self.codec)

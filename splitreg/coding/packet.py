@@ -4,7 +4,8 @@ Layout, all integers little-endian (``docs/wire-format.md``)::
 
     0   2  magic "SR"
     2   1  version, 1
-    3   1  flags: bits 0-3, streams per image minus 1; bit 4, batch; bit 5, original sizes differ
+    3   1  flags: bits 0-3, streams per image minus 1; bit 4, batch; bit 5, original sizes differ; bit 6, without
+           the model's context network
     4   4  model id
     8   4  height and width of the (first) original image, 16 bits each
     12  4  height and width of the coded image, 16 bits each
@@ -39,7 +40,7 @@ _HEAD = struct.Struct("<2sBBIHHHH")
 _SIZE = struct.Struct("<HH")
 _CRC = struct.Struct("<I")
 _MAGIC, _VERSION = b"SR", 1
-_STREAMS, _BATCH, _SIZES = 0x0F, 0x10, 0x20
+_STREAMS, _BATCH, _SIZES, _ALONE = 0x0F, 0x10, 0x20, 0x40
 #: Largest number of bytes of a length below ``MAX_PACKET_BYTES``.
 _LENGTH_BYTES = 4
 
@@ -54,6 +55,7 @@ class Packet:
         coded: (height, width) of the encoder's input, the same for every image.
         streams: 1 to 16 payloads per image, image by image.
         others: (height, width) of every further original of a batch of 2 to 256 images.
+        context: False: the streams are coded without the context network that the model has, see ``ContextModel``.
 
     >>> Packet.parse(Packet(model_id=7, original=(480, 640), coded=(96, 128), streams=(b"abc",)).to_bytes()).original
     (480, 640)
@@ -64,6 +66,7 @@ class Packet:
     coded: tuple[int, int]
     streams: tuple[bytes, ...]
     others: tuple[tuple[int, int], ...] = ()
+    context: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.model_id < 2**32:
@@ -100,13 +103,13 @@ class Packet:
     def join(cls, packets: Iterable[Packet]) -> list[Packet]:
         """Put images into as few packets as the limits allow, in order.
 
-        A new packet begins when the model, the coded size or the number of streams changes, and when
-        a packet would exceed ``MAX_PACKET_BYTES``, ``MAX_IMAGES`` or ``MAX_JOINED_PIXELS``.
+        A new packet begins when the model, its use of the context network, the coded size or the number of streams
+        changes, and when a packet would exceed ``MAX_PACKET_BYTES``, ``MAX_IMAGES`` or ``MAX_JOINED_PIXELS``.
         """
         groups: list[list[Packet]] = []
         group_key, group_bytes, group_pixels = None, 0, 0
         for image in (image for packet in packets for image in packet.images):
-            key = (image.model_id, image.coded, len(image.streams))
+            key = (image.model_id, image.context, image.coded, len(image.streams))
             # In a batch, an image takes at most the bytes of its own packet and one length.
             size = image.header_bytes + image.payload_bytes + _LENGTH_BYTES
             pixels = image.original[0] * image.original[1]
@@ -151,6 +154,8 @@ class Packet:
         flags = len(self.streams) // len(self.originals) - 1
         if self.others:
             flags |= _BATCH | (_SIZES if self._differ() else 0)
+        if not self.context:
+            flags |= _ALONE
         head = _HEAD.pack(_MAGIC, _VERSION, flags, self.model_id, *self.original, *self.coded)
         body = b"".join((head, self._table(), *self.streams))
         return body + _CRC.pack(zlib.crc32(body))
@@ -173,13 +178,16 @@ class Packet:
             raise CorruptPacket(f"unknown packet version {version}, this splitreg reads {_VERSION}; upgrade splitreg")
         if zlib.crc32(memoryview(data)[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
             raise CorruptPacket("wrong checksum: the packet is damaged or cut short")
-        if flags & ~(_STREAMS | _BATCH | _SIZES) or (flags & _SIZES and not flags & _BATCH):
+        if flags & ~(_STREAMS | _BATCH | _SIZES | _ALONE) or (flags & _SIZES and not flags & _BATCH):
             raise CorruptPacket(f"unknown packet flags {flags:#04x}; upgrade splitreg")
         original = (sizes[0], sizes[1])
         body = bytes(memoryview(data)[_HEAD.size : -_CRC.size])
         others, start = _read_others(body, original, flags) if flags & _BATCH else ((), 0)
         streams = _read_streams(body, start, (1 + len(others)) * (1 + (flags & _STREAMS)))
-        return cls(model_id=model_id, original=original, coded=(sizes[2], sizes[3]), streams=streams, others=others)
+        return cls(
+            model_id=model_id, original=original, coded=(sizes[2], sizes[3]), streams=streams, others=others,
+            context=not flags & _ALONE,
+        )  # fmt: skip
 
     def _differ(self) -> bool:
         return any(size != self.original for size in self.others)

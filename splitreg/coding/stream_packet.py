@@ -27,7 +27,7 @@ from splitreg.errors import CorruptPacket
 
 _HEAD = struct.Struct("<BB")
 _CRC = struct.Struct("<I")
-_KEY, _RATE, _RESERVED = 0x01, 0x02, 0x0C
+_KEY, _RATE, _ALONE, _RESERVED = 0x01, 0x02, 0x04, 0x08
 _LENGTH_BYTES = 4
 _FORMAT = re.compile(
     r"([0-9a-f]{8})-(\d{1,5})x(\d{1,5})-(\d{1,5})x(\d{1,5})-(\d{1,5})x(\d{1,5})x(\d{1,5})-(\d{1,10})", re.ASCII
@@ -89,14 +89,18 @@ class StreamPacket:
         frame: its number, 0 to 255; after 255 comes 0.
         streams: 1 to 16 payloads.
         position: of its rate, 0 to 255; None: that of the frame before, or the model has one rate.
+        context: False: a key frame that is coded without the context network of the model, see ``Packet``.
     """
 
     key: bool
     frame: int
     streams: tuple[bytes, ...]
     position: int | None = None
+    context: bool = True
 
     def __post_init__(self) -> None:
+        if not self.key and not self.context:
+            raise CorruptPacket("only key frames are coded with or without a context network")
         if not 0 <= self.frame <= 255 or not 0 <= (self.position or 0) <= 255:
             raise CorruptPacket(f"a frame number and a rate are 0 to 255, got {self.frame} and {self.position}")
         if not 1 <= len(self.streams) <= MAX_STREAMS:
@@ -117,6 +121,7 @@ class StreamPacket:
             CorruptPacket: the packet would be larger than ``MAX_PACKET_BYTES``.
         """
         flags = (len(self.streams) - 1) << 4 | (_KEY if self.key else 0) | (0 if self.position is None else _RATE)
+        flags |= 0 if self.context else _ALONE
         parts = [_HEAD.pack(flags, self.frame), b"" if self.position is None else bytes([self.position])]
         parts += [leb128.write(len(stream)) for stream in self.streams[:-1]]
         body = b"".join([*parts, *self.streams])
@@ -154,7 +159,9 @@ class StreamPacket:
         for length in (*lengths, rest):
             streams.append(body[start : start + length])
             start += length
-        return cls(key=bool(flags & _KEY), frame=frame, streams=tuple(streams), position=position)
+        return cls(
+            key=bool(flags & _KEY), frame=frame, streams=tuple(streams), position=position, context=not flags & _ALONE
+        )
 
 
 def crc_of(data: bytes) -> int:

@@ -12,6 +12,7 @@ tables                streams of one image
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,19 @@ def load_model(arrays: Mapping[str, NDArray[np.generic]]) -> LatentModel:
         InvalidTables: an array is missing or not valid.
     """
     return VariableModel.from_arrays(arrays) if "gains" in arrays else fixed_model(arrays)
+
+
+def without_context(tables: LatentModel) -> LatentModel:
+    """Return tables without their context network; the same tables if they have none."""
+    if isinstance(tables, VariableModel):
+        models = tuple(map(_alone, tables.models))
+        same = all(new is old for new, old in zip(models, tables.models, strict=True))
+        return tables if same else replace(tables, models=models)
+    return _alone(tables)
+
+
+def _alone(model: SymbolModel | HyperModel) -> SymbolModel | HyperModel:
+    return model if isinstance(model, HyperModel) or model.context is None else model.with_context(None)
 
 
 def encode_streams(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -50,6 +51,7 @@ class EdgeEncoder(EdgeHalf):
         precision: str = "fp32",
         threads: int = 1,
         size: tuple[int, int] | None = None,
+        context: bool = True,
         registry: Registry | None = None,
     ) -> EdgeEncoder:
         """Open the edge half of a bundle: ``config.json``, ``edge.safetensors`` and one ONNX file.
@@ -61,6 +63,8 @@ class EdgeEncoder(EdgeHalf):
             threads: CPU threads per image.
             size: (height, width) of the network's input; the recipe's by default. Other sizes
                 require a graph that accepts any size.
+            context: False: write packets without the model's context network, if it has one. They are larger and
+                take less time; the server reads both.
             registry: the installed plugins, by default.
 
         Raises:
@@ -85,7 +89,8 @@ class EdgeEncoder(EdgeHalf):
                 f"{name} has a latent of {network.channels} channels, the tables of {source.folder} are for "
                 f"{tables.channels}"
             )
-        return cls(network, _coding(source, tables, preprocess, registry))
+        coding = replace(_coding(source, tables, preprocess, registry), context=context)
+        return cls(network, coding)
 
     def _analyse(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.network.run(pixels)

@@ -132,8 +132,7 @@ class EdgeHalf(abc.ABC):
         return best
 
     def _packet(self, latent: NDArray[np.float32], geometry: imaging.Geometry, rate: float | None) -> Packet:
-        streams = self.coding.encode(latent, rate)
-        return Packet(model_id=self.coding.model_id, original=geometry.original, coded=geometry.coded, streams=streams)
+        return self.coding.packet(latent, geometry, rate)
 
     def _check_rate(self, rate: float | None, budget: int | None) -> None:
         if rate is not None and budget is not None:

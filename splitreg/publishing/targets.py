@@ -121,7 +121,7 @@ def verify_target(
         size = f"{parsed.coded[1]}x{parsed.coded[0]} pixels"
         return f"packet of {len(packet)} bytes at {size}; the test vectors have another size"
     shape = _latent_shape(edge, image)
-    decoded, expected = (edge.coding.decode(p.streams, shape) for p in (parsed, recorded))
+    decoded, expected = (edge.coding.decode(p.streams, shape, context=p.context) for p in (parsed, recorded))
     difference = symbol_difference(decoded, expected)
     if difference > MAX_SYMBOL_DIFFERENCE:
         raise BundleError(

@@ -95,7 +95,7 @@ class TargetSuite(Suite):
             f"{name}: sizes {packet.original} and {packet.coded}, not {geometry.original} and {geometry.coded}",
         )
         channels, height, width = latent.shape
-        decoded = coding.decode(packet.streams, (channels, height, width))
+        decoded = coding.decode(packet.streams, (channels, height, width), context=packet.context)
         difference = float(np.mean(~np.isclose(decoded, coding.tables.restore(latent), rtol=1e-2, atol=1e-2)))
         expect(
             difference <= self.max_difference,

@@ -1,16 +1,20 @@
 """``fit-context``: smaller packets and the same answers, errors, the command line."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from support.bundles import save_with_onnx
 
 from splitreg.assembly import ServerModel, build, load, save
 from splitreg.cli.main import cli
-from splitreg.errors import RecipeError
+from splitreg.coding import Packet
+from splitreg.edge import EdgeEncoder
+from splitreg.errors import CorruptPacket, RecipeError
 from splitreg.training.context import ContextOptions, fit_context, packet_sizes
 from splitreg.training.data import open_split
 
@@ -42,10 +46,14 @@ def model():
     return made
 
 
-def test_packets_are_smaller_and_predictions_the_same(model, tmp_path):
-    train, val = (open_split(model.recipe, split, None) for split in ("train", "val"))
+@pytest.fixture(scope="module")
+def fitted(model):
+    return fit_context(model, open_split(model.recipe, "train", None), FAST)
+
+
+def test_packets_are_smaller_and_predictions_the_same(model, fitted, tmp_path):
+    val = open_split(model.recipe, "val", None)
     before = packet_sizes(model, val)
-    fitted = fit_context(model, train, FAST)
     after = packet_sizes(fitted, val)
     assert list(before) == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert after[0.5] < 0.97 * before[0.5]
@@ -61,6 +69,28 @@ def test_packets_are_smaller_and_predictions_the_same(model, tmp_path):
     assert all(np.array_equal(answers[0], other) for other in answers[1:]) and answers[0].any()
     assert loaded.edge.encode(image) == fitted.edge.encode(image)
     assert ServerModel.load(tmp_path / "fitted").infer(loaded.edge.encode(image))
+
+
+def test_a_device_may_leave_it_out(model, fitted, tmp_path):
+    folder, image = save_with_onnx(fitted, tmp_path / "fitted"), open_split(model.recipe, "val", None)[0].array()
+    whole, device = EdgeEncoder.open(folder), EdgeEncoder.open(folder, context=False)
+    (small,), (alone,), (before,) = (half.encode(image, rate=0.7) for half in (whole, device, model.edge))
+    packet = Packet.parse(alone)
+    assert not packet.context and packet.streams == Packet.parse(before).streams and len(alone) > len(small)
+    answers = [fitted.server.infer([data])[0]["seg"].mask for data in (small, alone)]
+    assert np.array_equal(*answers) and answers[0].any()
+    with pytest.raises(CorruptPacket, match="this model has none"):
+        model.server.infer([replace(Packet.parse(before), context=False).to_bytes()])
+    Image.fromarray(image).save(tmp_path / "image.png")
+    arguments = ["edge", "encode", str(folder), str(tmp_path / "image.png"), "--rate", "0.7"]
+    for option, wanted in (("--no-context", alone), ("--context", small)):
+        result = CliRunner().invoke(cli, [*arguments, option, "-o", str(tmp_path / option)])
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / option / "image.splitreg").read_bytes() == wanted
+    report = CliRunner().invoke(
+        cli, ["inspect", str(tmp_path / "--no-context" / "image.splitreg"), "--bundle", str(folder)]
+    )
+    assert report.exit_code == 0 and "without context network" in report.output and "ideal" in report.output
 
 
 def test_a_context_is_replaced_by_another(model):

@@ -43,9 +43,9 @@ def source_of(tables, adapt=True):
     return EdgeSource(graph=graph(), coding=coding)
 
 
-def compiled(source, folder, flags=("-O1", "-DSR_PLAIN")):
+def compiled(source, folder, flags=("-O1", "-DSR_PLAIN"), **options):
     """The compiled library; by default with the flags that compile fastest."""
-    write_files(CTarget().export(source).files, folder)
+    write_files(CTarget(**options).export(source).files, folder)
     library = folder / "splitreg_model.so"
     compile_c(find_compiler(), ["-shared", "-fPIC", "splitreg_model.c", *flags, "-o", library], folder)
     return CLibrary(library, "splitreg_model")
@@ -79,7 +79,8 @@ def check(library, coding, image, rate=None):
     assert packet.streams == coding.encode(latent, share)
     assert (packet.original, packet.coded, packet.model_id) == (image.shape[:2], SIZE, 7)
     np.testing.assert_array_equal(
-        coding.decode(packet.streams, LATENT), coding.tables.restore(latent, *([share] if coding.has_rates else []))
+        coding.decode(packet.streams, LATENT, context=packet.context),
+        coding.tables.restore(latent, *([share] if coding.has_rates else [])),
     )
     return packet.streams
 
@@ -114,9 +115,9 @@ def frames():
     yield first
 
 
-def check_stream(source, folder, rate=None):
+def check_stream(source, folder, rate=None, **options):
     """Frames equal those of Python, byte for byte."""
-    write_files({**CTarget().export(source).files, **temporal_sources(), "stream.c": runtime_file("stream.c").encode(),
+    write_files({**CTarget(**options).export(source).files, **temporal_sources(), "stream.c": runtime_file("stream.c").encode(),
                  "test.c": STREAMS.encode()}, folder)  # fmt: skip
     library = folder / "splitreg_model.so"
     compile_c(find_compiler(), ["-shared", "-fPIC", "test.c", "-O1", "-DSR_PLAIN", "-o", library], folder)

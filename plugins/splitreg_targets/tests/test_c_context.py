@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from splitreg_targets.wasm_target import WasmTarget
 from support.c_targets import (
     CHANNELS,
     DRIVER,
+    LATENT,
     STRIDE,
     check,
     check_stream,
@@ -51,6 +53,26 @@ def test_payloads_equal_those_of_python(tmp_path):
     streams = [check(library, source.coding, image) for image in images()]
     assert not streams[-1] and all(len(parts) == 1 for parts in streams[:-1])
     assert len(set(streams)) > 4
+
+
+def test_without_the_network(tmp_path):
+    """The option leaves it out of the code, and the packets say so."""
+    source = source_of(frozen(rates=3))
+    alone = replace(source, coding=replace(source.coding, context=False))
+    for name in ("with", "stream"):
+        (tmp_path / name).mkdir()
+    small = compiled(source, tmp_path, context=False)
+    compiled(source, tmp_path / "with")
+    texts = [(folder / "splitreg_model.c").read_text() for folder in (tmp_path, tmp_path / "with")]
+    assert ["sr_contexts[" in text for text in texts] == [False, True]
+    for image in [*images()][:3]:
+        streams = check(small, alone.coding, image, 50)
+        packet = Packet.parse(small.encode(image, rate=50))
+        assert packet.streams == streams and not packet.context
+        latent = small.latent(LATENT)
+        wanted = source.coding.decode(source.coding.encode(latent, 50 / 255), LATENT)
+        np.testing.assert_array_equal(source.coding.decode(streams, LATENT, context=False), wanted)
+    check_stream(alone, tmp_path / "stream", 100, context=False)
 
 
 def test_rates_share_one_network(tmp_path):

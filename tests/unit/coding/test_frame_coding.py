@@ -1,6 +1,7 @@
 """Frames of a stream as packets: exact latents, key frames, loss, reordering, other rates, damaged bytes."""
 
 import dataclasses
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.laplace import laplace_model
 
-from splitreg.coding import STREAM_HEADER_BYTES, FrameDecoder, FrameEncoder, LatentCoding, StreamPacket, VariableModel
+from splitreg.coding import (
+    STREAM_HEADER_BYTES,
+    FrameDecoder,
+    FrameEncoder,
+    LatentCoding,
+    Packet,
+    StreamFormat,
+    StreamPacket,
+    VariableModel,
+)  # fmt: skip
 from splitreg.errors import CorruptPacket, InvalidLatent, KeyFrameNeeded, RecipeError, ShapeMismatch
 
 SHAPE = (3, 8, 10)
@@ -18,6 +28,9 @@ CASES = {name: case for name in names() if "rans" in (case := read(name)).stream
 
 def coding(tables, codec="rans", model_id=7):
     return LatentCoding(codec=make_codec(codec), preprocess=PREPROCESS, frozen=tables, model_id=model_id)
+
+
+FORMAT = StreamFormat(model_id=7, original=(40, 50), coded=(32, 40), latent=SHAPE, number=0)
 
 
 def variable(models=None):
@@ -51,8 +64,15 @@ def test_latents_are_those_of_single_packets_bit_for_bit(name):
         data = encoder.encode(frame)
         found, wanted = decoder.decode(data), case.model.restore(frame)
         assert np.array_equal(found.view(np.int32), wanted.view(np.int32))
-        alone = coding(case.model).encode(frame)
+        held = coding(case.model)
+        if held.has_context and not StreamPacket.parse(data).key:
+            held = dataclasses.replace(held, context=False)
+        alone = held.encode(frame)
         assert decoder.streams() == alone
+        ordinary = Packet.parse(decoder.packet(FORMAT))
+        assert (ordinary.streams, ordinary.context) == (alone, not held.leaves_out_context)
+        decoded = held.decode(ordinary.streams, case.latent.shape, context=ordinary.context)
+        assert np.array_equal(decoded, found)
         assert len(data) <= sum(map(len, alone)) + STREAM_HEADER_BYTES + 2 * (len(alone) - 1)
 
 
@@ -78,6 +98,31 @@ def test_what_a_frame_costs():
     assert np.mean([len(data) for data in rest]) < 0.5 * len(first)
     assert len(encoder.encode(list(clip(10))[-1])) == STREAM_HEADER_BYTES == 6
     assert encoder.frame == 10
+
+
+def test_key_frames_without_the_context_network():
+    case = CASES["fp-context"]
+    held = coding(case.model)
+    encoder = FrameEncoder(dataclasses.replace(held, context=False), case.latent.shape)
+    decoder = FrameDecoder(held, case.latent.shape)
+    contexts = []
+    for number, frame in enumerate(frames_of(case)):
+        data = encoder.encode(frame, key=number == 3)
+        assert np.array_equal(decoder.decode(data), case.model.restore(frame))
+        assert not Packet.parse(decoder.packet(FORMAT)).context
+        packet = StreamPacket.parse(data)
+        assert packet.context == (not packet.key)
+        contexts.append(packet.context)
+    assert not contexts[0] and not contexts[3] and any(contexts)
+    with pytest.raises(CorruptPacket, match="key frames"):
+        StreamPacket(key=False, frame=0, streams=(b"",), context=False)
+    foreign = FrameDecoder(coding(laplace_model([1.0, 2.0, 4.0])), SHAPE)
+    (frame,) = clip(1)
+    data = bytearray(FrameEncoder(foreign.coding, SHAPE).encode(frame))
+    data[0] |= 4
+    data[-4:] = zlib.crc32(data[:-4], foreign._stream).to_bytes(4, "little")
+    with pytest.raises(CorruptPacket, match="this model has none"):
+        foreign.decode(bytes(data))
 
 
 def test_unrelated_frames_are_key_frames():

@@ -29,6 +29,7 @@ def packets(draw, images=None, streams=None):
         coded=draw(sizes),
         streams=tuple(bytes([i % 256]) * draw(lengths) for i in range(images * streams)),
         others=tuple(draw(sizes) for _ in range(images - 1)),
+        context=draw(st.booleans()),
     )
 
 
@@ -52,6 +53,8 @@ def test_layout_and_cost_of_one_stream():
     assert data[:16].hex() == "53520100" + "04030201" + "e0018002" + "60008000"
     assert data[16:19] == b"abc" and len(data) == 23
     assert packet.header_bytes == 20
+    alone = dataclasses.replace(packet, context=False).to_bytes()
+    assert alone[3] == 0x40 and alone[:3] + alone[4:19] == data[:3] + data[4:19]
 
 
 @settings(max_examples=500)
@@ -129,7 +132,7 @@ def test_large_packets_are_refused_both_ways():
 
 
 def test_other_versions_and_flags_say_to_upgrade():
-    for version, flags in ((2, 0), (1, 0x40), (1, 0x80), (1, 0x20)):
+    for version, flags in ((2, 0), (1, 0x80), (1, 0xC0), (1, 0x20)):
         with pytest.raises(CorruptPacket, match="upgrade"):
             Packet.parse(sealed(b"SR" + bytes([version, flags]) + bytes(4) + struct.pack("<4H", 1, 1, 1, 1)))
 
@@ -159,7 +162,7 @@ def test_join_keeps_every_image_in_order(several):
     assert [i for packet in joined for i in packet.images] == [i for packet in several for i in packet.images]
     assert Packet.join(joined) == joined
     for a, b in itertools.pairwise(joined):  # two that could be one would be
-        kinds = {(p.model_id, p.coded, len(p.images[0].streams)) for p in (a, b)}
+        kinds = {(p.model_id, p.context, p.coded, len(p.images[0].streams)) for p in (a, b)}
         area = sum(height * width for p in (a, b) for height, width in p.originals)
         assert len(kinds) == 2 or area > packet.MAX_JOINED_PIXELS
 
