@@ -172,7 +172,7 @@ def test_memory_grows_with_the_width_only(model):
 
 
 def test_report(model):
-    report = CTarget().export(model[1]).report
+    report = CTarget(context=False).export(model[1]).report
     assert report["input"] == [96, 96] and report["latent"] == [24, 12, 12]
     assert report["weights_bytes"] >= 4 * report["parameters"] > 0
     macs = sum(
@@ -180,6 +180,7 @@ def test_report(model):
         for layer in read_graph(model[1].graph, (96, 96)).layers if layer.weight is not None
     )  # fmt: skip
     assert report["macs"] == macs
+    assert (CTarget().export(model[1]).report["macs"] > macs) == model[1].coding.has_context
 
 
 def pixels_of(model):
