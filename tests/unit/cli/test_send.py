@@ -13,8 +13,8 @@ from PIL import Image
 from support.fake_service import FakeService
 
 from splitreg.cli.send_ import _WHEN_FULL, command
-from splitreg.edge import Outbox, outbox
-from splitreg.errors import OutboxFull, SplitregError
+from splitreg.edge import EdgeEncoder, Outbox, outbox
+from splitreg.errors import BundleError, OutboxFull, SplitregError
 
 BUNDLE = "zoo:camvid-small"
 HOOK = """
@@ -152,3 +152,19 @@ def test_a_full_outbox_refuses_or_drops(images, tmp_path, monkeypatch):
 
 def test_the_command_line_offers_what_the_library_has():
     assert _WHEN_FULL == outbox._WHEN_FULL
+
+
+@pytest.mark.parametrize("extra", [[], ["--stream"]], ids=["images", "stream"])
+@pytest.mark.parametrize(("option", "used"), [("--no-context", False), ("--context", True)])
+def test_the_context_network_can_be_left_out(extra, option, used, monkeypatch, tmp_path):
+    opened = []
+
+    def refuse(bundle, *, context):
+        opened.append(context)
+        raise BundleError("enough")
+
+    monkeypatch.setattr(EdgeEncoder, "open", refuse)
+    (tmp_path / "a.png").touch()
+    arguments = ["my-bundle", str(tmp_path / "a.png"), "--to", "http://127.0.0.1:1", option, *extra]
+    result = CliRunner().invoke(command, arguments)
+    assert isinstance(result.exception, BundleError) and opened == [used]
