@@ -159,7 +159,8 @@ def main() -> None:
     print(json.dumps({
         "what": "from image to predictions, one thread each side", "bundle": options.bundle, "link": options.link,
         "rate": options.rate, "heads": heads, "resolution": options.resolution, "images": len(images),
-        "frames": len(video), "tolerance": options.tolerance, **report, "stream_of_unrelated_images_takes_less_time_percent": less,
+        "frames": len(video), "tolerance": options.tolerance, **report,
+        "stream_of_unrelated_images_takes_less_time_percent": less,
         "hardware": hardware(), "versions": versions(),
     }, indent=1))  # fmt: skip
 
