@@ -77,7 +77,7 @@ def row(option: click.Option) -> str:
     default = default.rstrip(" ]") or (str(option.default) if option.show_default else "")
     if option.required:
         default = "required"
-    cells = (f"`{', '.join(option.opts)}{value}`", text.strip(), default.strip())
+    cells = (f"`{', '.join([*option.opts, *option.secondary_opts])}{value}`", text.strip(), default.strip())
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

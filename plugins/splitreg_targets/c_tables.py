@@ -77,14 +77,14 @@ class CodingTables:
             raise BundleError(
                 f"the c target needs codec 'rans', this model has {type(coding.codec).__name__}; publish it with --codec rans"
             )
-        tables, hyper = coding.tables_for(context=not coding.leaves_out_context), hyperprior_of(coding)
+        tables, hyper = coding.tables_for(context=coding.packet_context), hyperprior_of(coding)
         self._adapt = coding.codec.adapt
         self._parts: list[str] = []
         self.nbytes, self.macs, self.symbols, self.streams = 0, 0, int(np.prod(latent)), 1
         self.numbers: dict[str, Any] = {
             "SR_RATES": int(coding.has_rates), "SR_HYPER": int(hyper is not None),
             "SR_MEANS": int(hyper is not None and hyper.means is not None), "SR_HYPER_SYMBOLS": 0, "SR_CONTEXT": 0,
-            "SR_ALONE": int(coding.leaves_out_context),
+            "SR_NO_CONTEXT": int(not coding.packet_context),
         }  # fmt: skip
         models = tables.models if isinstance(tables, VariableModel) else (tables,)
         if hyper is not None:

@@ -44,6 +44,8 @@ class CTarget(ExportTarget):
             raise RecipeError(f"target c: precision must be 'fp32' or 'int8', got {precision!r}")
         if not 1 <= max_width <= 65535:
             raise RecipeError(f"target c: max_width must be 1 to 65535, got {max_width}")
+        if not isinstance(context, bool):
+            raise RecipeError(f"target c: context must be true or false, got {context!r}")
         self.size = None if size is None else tuple(size)
         self.prefix, self.max_width, self.precision, self.context = prefix, max_width, precision, context
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import click
 
-from splitreg.cli.encode_ import packet_options, write_packets
+from splitreg.cli.encode_ import context_option, packet_options, write_packets
 from splitreg.cli.tables import print_json
 
 _RUNTIMES, _PRECISIONS = ("onnxruntime", "openvino"), ("fp32", "int8")  # literal: --help imports no numpy
@@ -31,9 +31,7 @@ def command() -> None:
 @click.option("--precision", type=click.Choice(_PRECISIONS), default="fp32", show_default=True, help="Graph to run.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per image.")
 @click.option("--size", type=(click.IntRange(1), click.IntRange(1)), metavar="H W", help="Input size.")
-@click.option(
-    "--context/--no-context", default=True, help="Use the model's context network, if it has one.  [default: yes]"
-)
+@context_option
 @packet_options
 def encode(
     bundle: str, images: tuple[str, ...], output: str, runtime: str, precision: str, threads: int,
@@ -41,8 +39,7 @@ def encode(
 ) -> None:  # fmt: skip
     """Encode images with the ONNX graph of a bundle.
 
-    Writes the same packets as splitreg encode, up to the rounding of the runtime. Without the context network they are
-    larger and take less time.
+    Writes the same packets as splitreg encode, up to the rounding of the runtime.
 
     \b
     splitreg edge encode my-bundle photo.jpg -o packets

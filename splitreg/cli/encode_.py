@@ -19,6 +19,13 @@ SUFFIX = ".splitreg"
 Encode = Callable[[Sequence[str] | str], list[bytes]]
 
 
+#: The option of commands for devices.
+context_option = click.option(
+    "--context/--no-context", default=True,
+    help="Use the model's context network, if it has one: smaller packets, more time.  [default: yes]",
+)  # fmt: skip
+
+
 def packet_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that all encoding commands have."""
     for option in (  # in reverse order of the help

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from splitreg.cli.encode_ import context_option
 from splitreg.cli.stream_options import RESOLUTIONS, stream_client_options, stream_options
 from splitreg.cli.tables import shorten
 from splitreg.cli.tracking_options import Follower, TrackingOptions, follow_frames, tracking_options
@@ -51,8 +52,7 @@ _WHEN_FULL = ("refuse", "drop-oldest")
               help="Send one frame out of N of a video or camera.")  # fmt: skip
 @click.option("--compact", is_flag=True, help="Ask for small answers: rounded boxes and scores, exact masks.")
 @click.option("--resolution", type=click.Choice(RESOLUTIONS), help="Size of masks in answers.  [default: full]")
-@click.option("--context/--no-context", default=True,
-              help="Use the model's context network, if it has one: smaller packets, more time.  [default: yes]")  # fmt: skip
+@context_option
 @click.option("--escalate", is_flag=True, help="Send only images of which the bundle's local head is not sure.")
 @click.option("--threshold", type=click.FloatRange(0, 1),
               help="Smallest confidence of a local answer.  [default: the calibrated one]")  # fmt: skip

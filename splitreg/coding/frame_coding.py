@@ -174,7 +174,7 @@ class FrameEncoder(_FrameState):
         if rate is not None and not isinstance(tables, VariableModel):
             raise RecipeError("this model has one rate; leave the rate out, or train one with several (rates = 5)")
         position = tables.position(rate) if isinstance(tables, VariableModel) else None
-        model = self._model(position, context=not self.coding.leaves_out_context)
+        model = self._model(position, context=self.coding.packet_context)
         scaled = self._scaled(latent, position)
         if isinstance(model, HyperModel):
             hyper, rows, means = model.analyse(scaled)
@@ -218,7 +218,7 @@ class FrameEncoder(_FrameState):
 
     def _sent(self, *, key: bool, streams: tuple[bytes, ...], position: int | None) -> bytes:
         self.frame = (self.frame + 1) % 256
-        context = not (key and self.coding.leaves_out_context)
+        context = self.coding.packet_context or not key
         self.last = StreamPacket(key=key, frame=self.frame, streams=streams, position=position, context=context)
         data = self.last.to_bytes(self._stream if key else self._chain)
         self._chain = crc_of(data)
@@ -240,8 +240,7 @@ class FrameDecoder(_FrameState):
     def __init__(self, coding: LatentCoding, shape: tuple[int, int, int], *, stream: int = 0) -> None:
         super().__init__(coding, shape, stream=stream)
         self._last: _Rules | None = None
-        self._key_streams: tuple[bytes, ...] = ()
-        self._context = True  # of the last frame as an ordinary packet
+        self._key_frame: StreamPacket | None = None  # the last frame, if it is a key frame
 
     def decode(self, data: bytes) -> NDArray[np.float32]:
         """Decode the next frame's (C, h, w) float32 latent.
@@ -270,10 +269,14 @@ class FrameDecoder(_FrameState):
         except InvalidLatent as cause:
             raise CorruptPacket(f"the frame's symbols are not a latent: {cause}") from cause
         self._rules, self._last = now if self._coders else None, now
-        self._key_streams = packet.streams if packet.key else ()
-        self._context = packet.context if packet.key else not self.coding.has_context
+        self._key_frame = packet if packet.key else None
         self.frame, self._chain = packet.frame, crc_of(data)
         return self._unscaled(now.restore(symbols), position)
+
+    @property
+    def _packet_context(self) -> bool:
+        """``Packet.context`` of the last frame as an ordinary packet."""
+        return not self.coding.has_context if self._key_frame is None else self._key_frame.context
 
     def packet(self, stream: StreamFormat) -> bytes:
         """Return the last frame as an ordinary packet.
@@ -286,7 +289,7 @@ class FrameDecoder(_FrameState):
         """
         packet = Packet(
             model_id=stream.model_id, original=stream.original, coded=stream.coded, streams=self.streams(),
-            context=self._context,
+            context=self._packet_context,
         )  # fmt: skip
         return packet.to_bytes()
 
@@ -296,11 +299,13 @@ class FrameDecoder(_FrameState):
         Raises:
             KeyFrameNeeded: no frame was decoded since the last error.
         """
-        rules, streams = self._last, self._key_streams
+        rules, key = self._last, self._key_frame
         if rules is None:
             raise KeyFrameNeeded("the stream has no frame to code alone; send a key frame")
-        if not streams:
-            model, codec = self._model(rules.position, context=self._context), self.coding.codec
+        if key is not None:
+            streams = key.streams
+        else:
+            model, codec = self._model(rules.position, context=self._packet_context), self.coding.codec
             rows = [model] if isinstance(model, SymbolModel) else [model.hyper, rules.rows]
             streams = tuple(codec.encode(coder.previous, row) for coder, row in zip(self._coders, rows, strict=True))
         if rules.position is None:

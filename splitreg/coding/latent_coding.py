@@ -33,11 +33,11 @@ class LatentCoding:
     frozen: LatentModel | None = None
     model_id: int = 0
     context: bool = True
-    _alone: LatentModel | None = field(init=False, default=None, repr=False, compare=False)
+    _without_context: LatentModel | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.frozen is not None:
-            object.__setattr__(self, "_alone", without_context(self.frozen))
+            object.__setattr__(self, "_without_context", without_context(self.frozen))
 
     @property
     def tables(self) -> LatentModel:
@@ -53,25 +53,31 @@ class LatentCoding:
     @property
     def has_context(self) -> bool:
         """Whether the tables have a context network."""
-        return self._alone is not self.frozen
+        return self._without_context is not None
 
     @property
-    def leaves_out_context(self) -> bool:
-        """Whether the tables have a context network, and packets are written without it."""
-        return self.has_context and not self.context
+    def packet_context(self) -> bool:
+        """``Packet.context`` of the packets that are written with this coding."""
+        return self.context or not self.has_context
 
     def tables_for(self, *, context: bool) -> LatentModel:
-        """Return the frozen tables with their context network, if they have one, or without it.
+        """Return the frozen tables that decode a packet.
+
+        Args:
+            context: ``Packet.context``.
 
         Raises:
             BundleError: the model has not been frozen.
-            CorruptPacket: without it, and they have none: a packet must not say so.
+            CorruptPacket: the packet is flagged as coded without a context network, and the tables have none.
         """
         if context:
             return self.tables
-        if self._alone is None or not self.has_context:
-            raise CorruptPacket("the packet says that it does without a context network, and this model has none")
-        return self._alone
+        if self._without_context is None:
+            raise CorruptPacket(
+                "the packet is flagged as coded without the context network, but this model has none; it is damaged or of "
+                "another model"
+            )
+        return self._without_context
 
     @property
     def has_rates(self) -> bool:
@@ -95,14 +101,13 @@ class LatentCoding:
 
     def encode(self, latent: NDArray[np.float32], rate: float | None = None) -> tuple[bytes, ...]:
         """(C, h, w) float32 -> the streams of one image; see ``encode_streams``."""
-        tables = self.tables_for(context=not self.leaves_out_context)
-        return encode_streams(tables, latent, self.codec, rate)
+        return encode_streams(self.tables_for(context=self.packet_context), latent, self.codec, rate)
 
     def packet(self, latent: NDArray[np.float32], geometry: Geometry, rate: float | None = None) -> Packet:
         """Return the packet of a (C, h, w) float32 latent; see ``encode_streams``."""
         return Packet(
             model_id=self.model_id, original=geometry.original, coded=geometry.coded, streams=self.encode(latent, rate),
-            context=not self.leaves_out_context,
+            context=self.packet_context,
         )  # fmt: skip
 
     def decode(

@@ -40,7 +40,7 @@ _HEAD = struct.Struct("<2sBBIHHHH")
 _SIZE = struct.Struct("<HH")
 _CRC = struct.Struct("<I")
 _MAGIC, _VERSION = b"SR", 1
-_STREAMS, _BATCH, _SIZES, _ALONE = 0x0F, 0x10, 0x20, 0x40
+_STREAMS, _BATCH, _SIZES, _NO_CONTEXT = 0x0F, 0x10, 0x20, 0x40
 #: Largest number of bytes of a length below ``MAX_PACKET_BYTES``.
 _LENGTH_BYTES = 4
 
@@ -155,7 +155,7 @@ class Packet:
         if self.others:
             flags |= _BATCH | (_SIZES if self._differ() else 0)
         if not self.context:
-            flags |= _ALONE
+            flags |= _NO_CONTEXT
         head = _HEAD.pack(_MAGIC, _VERSION, flags, self.model_id, *self.original, *self.coded)
         body = b"".join((head, self._table(), *self.streams))
         return body + _CRC.pack(zlib.crc32(body))
@@ -178,7 +178,7 @@ class Packet:
             raise CorruptPacket(f"unknown packet version {version}, this splitreg reads {_VERSION}; upgrade splitreg")
         if zlib.crc32(memoryview(data)[: -_CRC.size]) != _CRC.unpack_from(data, len(data) - _CRC.size)[0]:
             raise CorruptPacket("wrong checksum: the packet is damaged or cut short")
-        if flags & ~(_STREAMS | _BATCH | _SIZES | _ALONE) or (flags & _SIZES and not flags & _BATCH):
+        if flags & ~(_STREAMS | _BATCH | _SIZES | _NO_CONTEXT) or (flags & _SIZES and not flags & _BATCH):
             raise CorruptPacket(f"unknown packet flags {flags:#04x}; upgrade splitreg")
         original = (sizes[0], sizes[1])
         body = bytes(memoryview(data)[_HEAD.size : -_CRC.size])
@@ -186,7 +186,7 @@ class Packet:
         streams = _read_streams(body, start, (1 + len(others)) * (1 + (flags & _STREAMS)))
         return cls(
             model_id=model_id, original=original, coded=(sizes[2], sizes[3]), streams=streams, others=others,
-            context=not flags & _ALONE,
+            context=not flags & _NO_CONTEXT,
         )  # fmt: skip
 
     def _differ(self) -> bool:

@@ -27,7 +27,7 @@ from splitreg.errors import CorruptPacket
 
 _HEAD = struct.Struct("<BB")
 _CRC = struct.Struct("<I")
-_KEY, _RATE, _ALONE, _RESERVED = 0x01, 0x02, 0x04, 0x08
+_KEY, _RATE, _NO_CONTEXT, _RESERVED = 0x01, 0x02, 0x04, 0x08
 _LENGTH_BYTES = 4
 _FORMAT = re.compile(
     r"([0-9a-f]{8})-(\d{1,5})x(\d{1,5})-(\d{1,5})x(\d{1,5})-(\d{1,5})x(\d{1,5})x(\d{1,5})-(\d{1,10})", re.ASCII
@@ -121,7 +121,7 @@ class StreamPacket:
             CorruptPacket: the packet would be larger than ``MAX_PACKET_BYTES``.
         """
         flags = (len(self.streams) - 1) << 4 | (_KEY if self.key else 0) | (0 if self.position is None else _RATE)
-        flags |= 0 if self.context else _ALONE
+        flags |= 0 if self.context else _NO_CONTEXT
         parts = [_HEAD.pack(flags, self.frame), b"" if self.position is None else bytes([self.position])]
         parts += [leb128.write(len(stream)) for stream in self.streams[:-1]]
         body = b"".join([*parts, *self.streams])
@@ -160,7 +160,11 @@ class StreamPacket:
             streams.append(body[start : start + length])
             start += length
         return cls(
-            key=bool(flags & _KEY), frame=frame, streams=tuple(streams), position=position, context=not flags & _ALONE
+            key=bool(flags & _KEY),
+            frame=frame,
+            streams=tuple(streams),
+            position=position,
+            context=not flags & _NO_CONTEXT,
         )
 
 

@@ -36,17 +36,13 @@ def load_model(arrays: Mapping[str, NDArray[np.generic]]) -> LatentModel:
     return VariableModel.from_arrays(arrays) if "gains" in arrays else fixed_model(arrays)
 
 
-def without_context(tables: LatentModel) -> LatentModel:
-    """Return tables without their context network; the same tables if they have none."""
-    if isinstance(tables, VariableModel):
-        models = tuple(map(_alone, tables.models))
-        same = all(new is old for new, old in zip(models, tables.models, strict=True))
-        return tables if same else replace(tables, models=models)
-    return _alone(tables)
-
-
-def _alone(model: SymbolModel | HyperModel) -> SymbolModel | HyperModel:
-    return model if isinstance(model, HyperModel) or model.context is None else model.with_context(None)
+def without_context(tables: LatentModel) -> LatentModel | None:
+    """Return tables without their context network; None if they have none."""
+    models = tables.models if isinstance(tables, VariableModel) else (tables,)
+    if not any(isinstance(model, SymbolModel) and model.context is not None for model in models):
+        return None
+    plain = tuple(model.with_context(None) if isinstance(model, SymbolModel) else model for model in models)
+    return replace(tables, models=plain) if isinstance(tables, VariableModel) else plain[0]
 
 
 def encode_streams(

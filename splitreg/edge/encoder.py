@@ -89,8 +89,7 @@ class EdgeEncoder(EdgeHalf):
                 f"{name} has a latent of {network.channels} channels, the tables of {source.folder} are for "
                 f"{tables.channels}"
             )
-        coding = replace(_coding(source, tables, preprocess, registry), context=context)
-        return cls(network, coding)
+        return cls(network, replace(_coding(source, tables, preprocess, registry), context=context))
 
     def _analyse(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.network.run(pixels)

@@ -86,7 +86,7 @@ def test_training_lowers_rate_and_distortion_and_tables_follow(kind):
     first, last = fit(model, x, target, 150, 4e-3, 2e-4)
     assert last[0] < 0.6 * first[0] and last[1] < 0.7 * first[1]
     coded = model.eval()(x)[1]
-    assert coded.mean().item() == pytest.approx(last[1], rel=0.3)  # noise and rounding cost differently
+    assert 0.75 * last[1] < coded.mean().item() < 1.05 * last[1]  # rounding costs a little less than noise
     rows = model.freeze().analyse(model.analyse(x)[0].detach().numpy())[1].indexes
     assert rows[..., 5:].mean() > rows[..., :5].mean() + 2  # the loud half has the wider distributions
 

@@ -55,7 +55,7 @@ int32_t @PREFIX@_encode(const @PREFIX@_image *image, int32_t rate, uint8_t *pack
     sr_begin_image(image);
     const int32_t payload = sr_analyse_and_code(rate, packet + 16, capacity - 20);
     if (payload < 0) return payload;
-    packet[0] = 'S', packet[1] = 'R', packet[2] = 1, packet[3] = SR_HYPER | SR_ALONE << 6; /* version; flags */
+    packet[0] = 'S', packet[1] = 'R', packet[2] = 1, packet[3] = SR_HYPER | SR_NO_CONTEXT << 6; /* version; flags */
     sr_put32(packet + 4, SR_MODEL_ID);
     sr_put16(packet + 8, (uint32_t)image->height), sr_put16(packet + 10, (uint32_t)image->width);
     sr_put16(packet + 12, SR_INPUT_HEIGHT), sr_put16(packet + 14, SR_INPUT_WIDTH);

@@ -172,7 +172,7 @@ static int32_t sr_encode_frame(const splitreg_model_image *image, int32_t rate, 
     if (!key && before && position == sr_stream.position)
         change = sr_code_changes(packet + HEAD, SPLITREG_MODEL_MAX_PACKET - HEAD - TAIL, &change_bytes);
     key = change < 0 || (2 * (int64_t)change_bytes > before && alone_bytes <= change_bytes);
-    packet[0] = (uint8_t)(SR_HYPER << 4 | (key ? SR_KEY | SR_ALONE << 2 | (SR_RATES ? SR_RATE : 0) : 0));
+    packet[0] = (uint8_t)(SR_HYPER << 4 | (key ? SR_KEY | SR_NO_CONTEXT << 2 | (SR_RATES ? SR_RATE : 0) : 0));
     packet[1] = ++sr_stream.number;
     if (key) {
         if (SR_RATES) packet[length++] = (uint8_t)position;

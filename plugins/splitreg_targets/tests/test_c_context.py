@@ -29,7 +29,7 @@ from support.c_targets import (
 )  # fmt: skip
 
 from splitreg.coding import Packet, VariableModel
-from splitreg.errors import BundleError
+from splitreg.errors import BundleError, RecipeError
 from splitreg.specs import FeatureSpec
 
 pytestmark = pytest.mark.integration
@@ -147,3 +147,9 @@ def test_report_and_what_is_refused():
     )  # fmt: skip
     with pytest.raises(BundleError, match="at all rates or at none"):
         CTarget().export(source_of(mixed))
+
+
+@pytest.mark.parametrize("target", [CTarget, WasmTarget])
+def test_the_option_is_true_or_false(target):
+    with pytest.raises(RecipeError, match="true or false, got 'no'"):
+        target(context="no")
