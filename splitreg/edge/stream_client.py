@@ -279,7 +279,8 @@ class StreamClient:
             socket.send(write_request(self._number, packet))
         except Exception:  # closed, for whatever reason; this frame is sent again
             with self._changed:
-                self._in_flight.pop(self._number, None)
+                if self._in_flight.pop(self._number, None) is None:
+                    self.report.lost -= 1  # the receiving thread saw the end first, and counted it
             self._drop_connection()
             return False
         self.report.keys += key

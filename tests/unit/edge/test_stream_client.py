@@ -74,6 +74,33 @@ def test_a_lost_connection_is_opened_again_with_a_key_frame(server, edge):
     assert report.answered + report.lost == 12 and report.answered >= 8 and report.lost <= 4
 
 
+def test_a_frame_that_is_sent_again_is_not_lost(server, edge, monkeypatch):
+    """The receiving thread sees the end of the connection before the thread that sends a frame does."""
+    from websockets.sync.client import ClientConnection
+
+    send, ended = ClientConnection.send, []
+
+    def send_after_the_end(connection, message):
+        if not ended and sent_frames[-1] == "frame 2":
+            ended.append(connection)
+            connection.close()
+            with link._changed:
+                assert link._changed.wait_for(lambda: link._socket is None, 10)
+        send(connection, message)
+
+    monkeypatch.setattr(ClientConnection, "send", send_after_the_end)
+    link, answers, sent_frames = client(server, edge, max_in_flight=1), [], []
+
+    def frames():
+        for name, frame in clip(4):
+            sent_frames.append(name)
+            yield name, frame
+
+    report = link.run(frames(), answers.append)
+    assert [answer.name for answer in answers] == [f"frame {i}" for i in range(4)]
+    assert (report.answered, report.lost, report.connections, report.keys) == (4, 0, 2, 2)
+
+
 def test_images_of_another_size_begin_another_stream(server, edge):
     frames = [*clip(3), *clip(3, (60, 80))]
     answers = []
