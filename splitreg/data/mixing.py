@@ -30,6 +30,7 @@ from splitreg.tasks import (
 TASKS: Mapping[str, tuple[str, ...]] = {
     "mosaic": (DETECTION, SEGMENTATION),
     "mixup": (CLASSIFICATION, MULTILABEL, SEGMENTATION),
+    "copy_paste": (DETECTION, SEGMENTATION),
 }
 #: The tiles of a mosaic meet in this part of each side.
 MEETING = (0.3, 0.7)
@@ -53,6 +54,10 @@ def check_tasks(tasks: Mapping[str, str], options: Mapping[str, Any]) -> None:
             raise RecipeError(
                 f"augment: {key} combines targets of {', '.join(allowed)}; {', '.join(heads)}. Remove {key}, or the head"
             )
+    if options.get("copy_paste") and DETECTION not in tasks.values():
+        raise RecipeError(
+            "augment: copy_paste pastes the objects that a detection head learns; add such a head, or remove it"
+        )
 
 
 def mosaic(samples: Sequence[Sample]) -> Sample:

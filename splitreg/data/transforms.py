@@ -27,6 +27,7 @@ from splitreg import imaging
 from splitreg.data.augmentations import NamedTransforms
 from splitreg.data.image_codecs import compress
 from splitreg.data.mixing import can_combine, mosaic
+from splitreg.data.pasting import copy_paste
 from splitreg.imaging import FILL, Geometry, Preprocess
 from splitreg.tasks import IGNORE, BoxTarget, MaskTarget, PoseTarget, Sample, Target
 
@@ -87,6 +88,7 @@ class Augment:
         mosaic: probability that an image becomes a mosaic with three others, before everything else.
         mixup: alpha of the Beta distribution from which each batch's share of a second image is drawn; training
             applies it (Zhang et al. 2017, arXiv:1710.09412). 0 turns it off.
+        copy_paste: probability that objects of another image are pasted on an image, before everything else.
 
     Raises:
         ValueError: an option out of range.
@@ -95,6 +97,7 @@ class Augment:
     def __init__(
         self, *, flip: float = 0.5, scale: tuple[float, float] = (0.8, 1.4), colour: float = 0.2, hue: float = 0.0,
         webp: Sequence[int] = (), transforms: Sequence[Any] = (), mosaic: float = 0.0, mixup: float = 0.0,
+        copy_paste: float = 0.0,
     ) -> None:  # fmt: skip
         low, high = scale
         if not 0 <= flip <= 1:
@@ -108,19 +111,27 @@ class Augment:
             raise ValueError(f"webp is (lowest, highest) quality, whole numbers within 1 to 100; got {webp!r}")
         if not 0 <= mosaic <= 1 or not 0 <= mixup < float("inf"):
             raise ValueError(f"mosaic is a probability, 0 to 1, and mixup 0 or more; got {mosaic} and {mixup}")
-        self.mosaic, self.mixup = mosaic, mixup
+        if not 0 <= copy_paste <= 1:
+            raise ValueError(f"copy_paste is a probability, 0 to 1; got {copy_paste}")
+        self.mosaic, self.mixup, self.copy_paste = mosaic, mixup, copy_paste
         self.flip, self.scale, self.webp = flip, (low, high), tuple(webp)
         self.named = NamedTransforms(transforms)
         jitter = v2.ColorJitter(brightness=colour, contrast=colour, saturation=colour, hue=hue)
         self.jitter = jitter if colour or hue else None
 
     def combined(self, sample: Sample, read: Callable[[], Sample]) -> Sample:
-        """Return a mosaic of the sample and three others with the probability ``mosaic``, else the sample.
+        """Return the sample, with objects of another one or as a mosaic with three others, at random.
 
         Args:
             sample: the sample.
             read: returns another one.
+
+        Raises:
+            RecipeError: objects have no outlines, which copy-paste needs.
         """
+        if self.copy_paste and torch.rand(()) < self.copy_paste:
+            other = read()
+            sample = copy_paste(sample, other) if can_combine([sample, other]) else sample
         if not self.mosaic or torch.rand(()) >= self.mosaic:
             return sample
         samples = [sample, read(), read(), read()]

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from support.squares import VALUES, Squares, square
 from support.training_toys import REGISTRY, ToyDataset, toy_recipe
 from torchvision import tv_tensors
 
@@ -15,39 +16,13 @@ from splitreg.data.transforms import Augment
 from splitreg.errors import PlanError, RecipeError
 from splitreg.imaging import Preprocess
 from splitreg.recipe import Recipe
-from splitreg.tasks import BoxTarget, MaskTarget, MultiLabelTarget, Sample
+from splitreg.tasks import MultiLabelTarget
 from splitreg.training import Datasets, TrainOptions, train
 from splitreg.training.checks import check_recipe
 from splitreg.training.data import DataLoaders
 from splitreg.training.setup import Run
 from splitreg.training.stage import StageRun
 from splitreg.training.step import StepBatch, mix
-
-
-def square(value, size=(40, 60), side=20):
-    """An image with one bright square on a dark ground, its box, its outline and its pixels."""
-    height, width = size
-    image = torch.full((3, height, width), 10, dtype=torch.uint8)
-    top, left = (height - side) // 2, (width - side) // 2
-    image[:, top : top + side, left : left + side] = value
-    mask = (image[0] == value).long()
-    return Sample(
-        image=tv_tensors.Image(image),
-        targets={
-            "detection": BoxTarget(
-                boxes=tv_tensors.BoundingBoxes(
-                    torch.tensor([[left, top, left + side, top + side]]).float(), format="XYXY", canvas_size=size
-                ),
-                labels=torch.tensor([value]), crowd=torch.tensor([False]),
-                masks=tv_tensors.Mask(mask.bool()[None]),
-            ),
-            "segmentation": MaskTarget(mask=tv_tensors.Mask(mask * value)),
-        },
-        name=str(value),
-    )  # fmt: skip
-
-
-VALUES = (100, 150, 200, 250)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -89,16 +64,6 @@ def test_samples_without_a_target_are_not_combined():
     with seeded(0):
         assert Augment(mosaic=1.0).combined(unknown, lambda: known) is unknown
         assert Augment().combined(known, lambda: 1 / 0) is known
-
-
-class Squares:
-    targets: dict = {}
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        return square(VALUES[index])
 
 
 def test_the_loader_reads_the_other_images():
