@@ -1,9 +1,9 @@
-"""``RUN/command.json``: what the command line of a run said, so that ``--resume`` alone continues it."""
+"""The folder of a run, and ``RUN/command.json``: what its command line said, so that ``--resume`` alone continues it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +14,43 @@ if TYPE_CHECKING:
     from splitreg.training.hooks import Hooks
 
 _FILE = "command.json"
+#: Folder of runs without ``--run``.
+_RUNS = Path("runs")
+
+
+def run_folder(recipe: str, output: str | None, *, resume: bool) -> Path:
+    """Return the folder of a run without ``--run``: ``runs/BUNDLE``, or ``runs/RECIPE`` without a bundle to write.
+
+    So the same recipe can be trained into several bundles.
+
+    Args:
+        recipe: file or name of the recipe.
+        output: the bundle, if the command names it.
+        resume: without a bundle, also look for a run that wrote one.
+
+    Raises:
+        TrainingError: several runs of the recipe could be resumed.
+    """
+    name = Path(recipe).stem
+    if output is not None:
+        bundle = Path(output)
+        folder = _RUNS / bundle.name
+        return folder if folder.resolve() != bundle.resolve() else _RUNS / f"{bundle.name}-run"
+    if not resume or (_RUNS / name).exists():
+        return _RUNS / name
+    runs = [path.parent for path in sorted(_RUNS.glob(f"*/{_FILE}")) if _recipe_of(path.parent) == name]
+    if len(runs) > 1:
+        listed = ", ".join(map(str, runs))
+        raise TrainingError(f"several runs of recipe {name}: {listed}; choose one with --run, or repeat its -o")
+    return runs[0] if runs else _RUNS / name
+
+
+def _recipe_of(folder: Path) -> str | None:
+    try:
+        command = RunCommand.read(folder)
+    except TrainingError:
+        return None
+    return None if command is None else command.recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +60,12 @@ class RunCommand:
     Args:
         overrides: ``KEY=VALUE``, in the order in which they apply.
         options: parameter of the command -> its value, where the user gave one.
+        recipe: name of the recipe, without the folder and the ending of its file.
     """
 
     overrides: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -38,7 +77,10 @@ class RunCommand:
         path = folder / _FILE
         try:
             table = parse_json(path.read_text(encoding="utf-8"))
-            return cls(overrides=tuple(map(str, table["overrides"])), options=dict(table["options"]))
+            return cls(
+                overrides=tuple(map(str, table["overrides"])), options=dict(table["options"]),
+                recipe=str(table.get("recipe", "")),
+            )  # fmt: skip
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as cause:
@@ -48,7 +90,7 @@ class RunCommand:
 
     def then(self, overrides: Sequence[str], options: Mapping[str, Any]) -> Self:
         """Return this command with what a later one adds or changes."""
-        return type(self)(overrides=(*self.overrides, *overrides), options={**self.options, **options})
+        return replace(self, overrides=(*self.overrides, *overrides), options={**self.options, **options})
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of the run.
@@ -59,7 +101,8 @@ class RunCommand:
         path = folder / _FILE
         with disk_errors(path, TrainingError, "free some space, or choose another folder"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"overrides": list(self.overrides), "options": dict(self.options)})
+            table = {"recipe": self.recipe, "overrides": list(self.overrides), "options": dict(self.options)}
+            write_json(path, table)
 
     def hooks(self) -> Hooks:
         """Return a callback that writes the file when the first step is about to start, after all checks."""

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False), help="Bundle to write.  [default: runs/RECIPE/bundle]"
 )
-@click.option("--run", type=click.Path(file_okay=False), help="Folder of checkpoints and logs.  [default: runs/RECIPE]")
+@click.option(
+    "--run",
+    type=click.Path(file_okay=False),
+    help="Folder of checkpoints and logs.  [default: runs/BUNDLE, or runs/RECIPE without -o]",
+)
 @click.option("--resume", is_flag=True, help="Continue the run with its options.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key, e.g. stages.0.epochs=3.")
 @click.option(
@@ -68,19 +72,19 @@ def command(
     splitreg train recipe.toml --root my-images --epochs 20 --batch-size 8 --lr 5e-4
     splitreg train model_zoo/recipes/scenes-depth.toml --add-head depth --from my-bundle -o bigger-bundle
     """
-    from splitreg.cli.resuming import RunCommand
+    from splitreg.cli.resuming import RunCommand, run_folder
     from splitreg.errors import RecipeError
     from splitreg.threads import set_threads
     from splitreg.training import TrainOptions
 
-    folder = Path(run) if run else Path("runs") / Path(recipe).stem
+    folder = Path(run) if run else run_folder(recipe, output, resume=resume)
     before = RunCommand.read(folder) if resume else None
     flags = {"epochs": epochs, "batch_size": batch_size, "optimizer.lr": lr}
     overrides = (
         *model_overrides(recipe, backbone, weights, heads),
         *stage_overrides(recipe, flags, only_last=before is not None), *overrides,
     )  # fmt: skip
-    memory = (before or RunCommand()).then(overrides, given_options(context))
+    memory = (before or RunCommand(recipe=Path(recipe).stem)).then(overrides, given_options(context))
     root, output, source, added, loggers, every, pictures = (
         memory.options.get(name, context.params[name]) for name in _REMEMBERED
     )

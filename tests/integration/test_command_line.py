@@ -325,8 +325,8 @@ def test_resume_needs_no_option_again_and_lists_those_that_changed(trained, tmp_
     recipe, options, _ = trained
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "bundle"
-    run("train", recipe, *options, "-o", out, "--run", "run", "--epochs", "2", "--lr", "0.01", "--set", "seed=3")
-    again = ["train", recipe, "--run", "run", "--resume", "--quiet"]
+    run("train", recipe, *options, "-o", out, "--epochs", "2", "--lr", "0.01", "--set", "seed=3")
+    again = ["train", recipe, "--resume", "--quiet"]  # its folder has the name of the bundle
     refused(run(*again, check=False), str(out), "--overwrite")  # the place of the bundle is remembered
     text = refused(
         run(*again, "--overwrite", "--set", "seed=4", "--batch-size", "4", check=False),
@@ -335,7 +335,7 @@ def test_resume_needs_no_option_again_and_lists_those_that_changed(trained, tmp_
     assert "lr" not in text
     run(*again, "--overwrite", "--epochs", "3")
     run(*again, "--overwrite")  # the third epoch is remembered too
-    log = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in Path("runs/bundle/log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in log if row["event"] == "epoch"] == [0, 1, 2]
 
 

@@ -1,0 +1,56 @@
+"""Where a run is, if the command does not say it."""
+
+from pathlib import Path
+
+import pytest
+
+from splitreg.cli.resuming import RunCommand, run_folder
+from splitreg.errors import TrainingError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def start(recipe, output=None):
+    folder = run_folder(recipe, output, resume=False)
+    RunCommand(recipe=Path(recipe).stem, options={"output": output}).write(folder)
+    return folder
+
+
+def test_each_bundle_of_a_recipe_has_a_run_of_its_own():
+    assert start("recipes/own.toml") == Path("runs/own")
+    assert start("recipes/own.toml", "models/first") == Path("runs/first")
+    assert start("recipes/own.toml", "second") == Path("runs/second")
+
+
+def test_the_bundle_and_the_run_are_never_one_folder():
+    assert run_folder("own.toml", "runs/first", resume=False) == Path("runs/first-run")
+
+
+def test_a_run_is_found_without_its_bundle():
+    assert run_folder("own.toml", None, resume=True) == Path("runs/own")  # none yet
+    start("other.toml", "unrelated")
+    first = start("own.toml", "first")
+    assert run_folder("folder/own.toml", None, resume=True) == first
+    assert run_folder("own.toml", "first", resume=True) == first
+    start("own.toml", "second")
+    with pytest.raises(TrainingError, match="runs/first, runs/second.*--run"):
+        run_folder("own.toml", None, resume=True)
+    start("own.toml")
+    assert run_folder("own.toml", None, resume=True) == Path("runs/own")
+
+
+def test_a_damaged_run_is_not_a_candidate():
+    folder = start("own.toml", "first")
+    (folder / "command.json").write_text("{")
+    assert run_folder("own.toml", None, resume=True) == Path("runs/own")
+    with pytest.raises(TrainingError, match=r"command\.json"):
+        RunCommand.read(folder)
+
+
+def test_a_command_of_before_has_no_recipe():
+    Path("runs/old").mkdir(parents=True)
+    Path("runs/old/command.json").write_text('{"overrides": ["seed=1"], "options": {}}')
+    assert RunCommand.read(Path("runs/old")) == RunCommand(overrides=("seed=1",))
