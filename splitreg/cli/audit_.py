@@ -43,7 +43,7 @@ def command(
     from splitreg.audit import AuditOptions, audit
     from splitreg.bundle import Bundle
     from splitreg.cli.eval_ import data_parts
-    from splitreg.recipe import REFUSE, Recipe
+    from splitreg.recipe import Recipe
     from splitreg.training.data import open_split
 
     recipe = Recipe.from_mapping(Bundle.open(bundle).config.recipe)
@@ -52,7 +52,7 @@ def command(
     chosen = AuditOptions(
         train_images=train_images, val_images=limit, steps=steps, batch_size=batch_size, width=width, rate=rate,
         seed=seed, progress=not quiet,
-        unknown_classes=unknown or (parts[0].unknown_classes if data is None else REFUSE),
+        unknown_classes=unknown or recipe.unknown_classes,
     )  # fmt: skip
     train, val = (open_split(recipe, split, None) for split in ("train", "val"))
     result = audit(bundle, output, train, val, chosen)

@@ -106,7 +106,7 @@ def measure(
     from splitreg.bench import BenchOptions, Sent, SpeedOptions, image_points, run
     from splitreg.bundle import Bundle
     from splitreg.cli.eval_ import data_parts
-    from splitreg.recipe import REFUSE, Recipe
+    from splitreg.recipe import Recipe
     from splitreg.zoo import find_bundle
 
     series = _bundle_series(bundles, joined, read_rates(rates))
@@ -133,7 +133,7 @@ def measure(
     part, *more = data_parts(Recipe.from_mapping(Bundle.open(first).config.recipe), data, root, split, options)
     if more:
         raise click.UsageError("the first bundle was trained on several datasets; choose one with --data NAME")
-    part = replace(part, unknown_classes=unknown or (part.unknown_classes if data is None else REFUSE))
+    part = replace(part, unknown_classes=unknown or part.unknown_classes)
     speed = SpeedOptions(rounds=rounds, pause_s=pause_s, threads=threads, progress=not quiet) if times else None
     wanted = BenchOptions(
         limit=limit, anchor=anchor, progress=not quiet, on_point=None if quiet else print_point, resamples=resamples,

@@ -109,6 +109,7 @@ def augment_(
     loaded = None if recipe is None else Recipe.read(recipe)
     parts = loaded.data if loaded else ()
     name = name or (parts[0].name if parts else _recognise(root))
+    root = root or next((part.root for part in parts if part.name == name), None)
     options = {
         key: value
         for part in parts

@@ -64,15 +64,14 @@ def command(
     from splitreg.assembly import load
     from splitreg.data.image_codecs import parse_codec
     from splitreg.evaluation import EvalOptions, evaluate, evaluate_image_codec, table
-    from splitreg.recipe import REFUSE
 
     codecs = [parse_codec(item) for item in images.split(",")] if images else []
     model = load(bundle)
-    source, name = open_data(model, data, root, split, options)
+    source, name, known = open_data(model, data, root, split, options)
     names = None if heads is None else tuple(heads.split(","))
     wanted = EvalOptions(
         heads=names, dataset=name, limit=limit, progress=not quiet,
-        unknown_classes=unknown or (model.recipe.unknown_classes if data is None else REFUSE),
+        unknown_classes=unknown or known,
     )  # fmt: skip
     chosen: Sequence[float | None] = read_rates(rates) or [None]
     reports = [
@@ -118,8 +117,12 @@ def read_rates(text: str | None) -> list[float]:
 
 def open_data(
     model: SplitModel, data: str | None, root: str | None, split: str | None, options: tuple[str, ...]
-) -> tuple[Source, str]:
-    """Open a dataset by name, or the one that the model was trained on; returns it and its name."""
+) -> tuple[Source, str, str]:
+    """Open a dataset by name, or the one that the model was trained on.
+
+    Returns:
+        The dataset, its name, and what becomes of its classes that the model lacks.
+    """
     from dataclasses import replace
 
     from splitreg.training.data import hold_out_validation, open_split
@@ -127,7 +130,7 @@ def open_data(
     parts = data_parts(model.recipe, data, root, split, options)
     recipe = hold_out_validation(replace(model.recipe, data=parts))
     splits = "+".join(dict.fromkeys(part.val for part in parts))
-    return open_split(recipe, "val"), f"{'+'.join(part.name for part in parts)} {splits}"
+    return open_split(recipe, "val"), f"{'+'.join(part.name for part in parts)} {splits}", recipe.unknown_classes
 
 
 def data_parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -77,12 +78,14 @@ def _images(sources: tuple[str, ...], every: int) -> Iterator[tuple[str, str, Im
     """Yield (name, name of its drawings, image); no drawing replaces another."""
     from splitreg.edge import frames
 
-    counts: dict[str, int] = {}
+    given: set[str] = set()
     for source in sources:
         for name, image in frames(source, every=every):
-            label = stem_of(name)
-            counts[label] = counts.get(label, 0) + 1
-            yield name, label if counts[label] == 1 else f"{label}-{counts[label]}", image
+            stem = stem_of(name)
+            numbered = (f"{stem}-{number}" for number in itertools.count(2))
+            label = next(label for label in itertools.chain([stem], numbered) if label not in given)
+            given.add(label)
+            yield name, label, image
 
 
 def _above(prediction: Prediction, score: float | None) -> Prediction:

@@ -70,7 +70,6 @@ def command(
     from splitreg.hub import HubPlace
     from splitreg.publishing import Measurement, PublishOptions, publish, push
     from splitreg.publishing.int8 import GATE
-    from splitreg.recipe import REFUSE
 
     measured = data is not None or root is not None
     _check(click.get_current_context().params, measured=measured)
@@ -80,13 +79,13 @@ def command(
     measurement = None
     if measured:
         model = load(bundle)
-        source, name = open_data(model, data, root, split, options)
+        source, name, known = open_data(model, data, root, split, options)
         images = None
         if calibrate is not None:
             images = _calibration_images(model, calibrate, *((root, options) if calibrate == data else (None, ())))
         measurement = Measurement(
             source=source, dataset=name, limit=limit, examples=examples, calibration=images,
-            gate=GATE if gate is None else gate, progress=not quiet, unknown_classes=unknown or REFUSE,
+            gate=GATE if gate is None else gate, progress=not quiet, unknown_classes=unknown or known,
         )  # fmt: skip
     changes = PublishOptions(
         measurement=measurement,
@@ -175,5 +174,5 @@ def _calibration_images(
     if Path(name).is_dir():
         paths = images_in(name)
         return (paths[index] for index in spread(len(paths), CALIBRATION_IMAGES))
-    source, _ = open_data(model, name, root, "train", options)
+    source, *_ = open_data(model, name, root, "train", options)
     return (source[index].array() for index in spread(len(source), CALIBRATION_IMAGES))

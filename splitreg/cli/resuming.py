@@ -21,36 +21,43 @@ _RUNS = Path("runs")
 def run_folder(recipe: str, output: str | None, *, resume: bool) -> Path:
     """Return the folder of a run without ``--run``: ``runs/BUNDLE``, or ``runs/RECIPE`` without a bundle to write.
 
-    So the same recipe can be trained into several bundles.
+    So the same recipe can be trained into several bundles. Where another bundle of that name has a run, the name of
+    its folder is added: ``runs/FOLDER-BUNDLE``.
 
     Args:
         recipe: file or name of the recipe.
         output: the bundle, if the command names it.
-        resume: without a bundle, also look for a run that wrote one.
+        resume: look for the run that wrote the bundle, or else for a run of the recipe.
 
     Raises:
         TrainingError: several runs of the recipe could be resumed.
     """
+    bundles = {path.parent: _command(path.parent) for path in sorted(_RUNS.glob(f"*/{_FILE}"))}
+    bundle = None if output is None else Path(output).resolve()
+    for folder, command in bundles.items():
+        if bundle is not None and command.bundle() == bundle:
+            return folder
     name = Path(recipe).stem
-    if output is not None:
-        bundle = Path(output)
-        folder = _RUNS / bundle.name
-        return folder if folder.resolve() != bundle.resolve() else _RUNS / f"{bundle.name}-run"
-    if not resume or (_RUNS / name).exists():
+    if resume:
+        if (_RUNS / name).exists():
+            return _RUNS / name
+        runs = [folder for folder, command in bundles.items() if command.recipe == name]
+        if len(runs) > 1:
+            listed = ", ".join(map(str, runs))
+            raise TrainingError(f"several runs of recipe {name}: {listed}; choose one with --run, or repeat its -o")
+        if runs:
+            return runs[0]
+    if bundle is None or not bundle.name:
         return _RUNS / name
-    runs = [path.parent for path in sorted(_RUNS.glob(f"*/{_FILE}")) if _recipe_of(path.parent) == name]
-    if len(runs) > 1:
-        listed = ", ".join(map(str, runs))
-        raise TrainingError(f"several runs of recipe {name}: {listed}; choose one with --run, or repeat its -o")
-    return runs[0] if runs else _RUNS / name
+    free = _RUNS / bundle.name not in bundles and (_RUNS / bundle.name).resolve() != bundle
+    return _RUNS / (bundle.name if free else f"{bundle.parent.name}-{bundle.name}")
 
 
-def _recipe_of(folder: Path) -> str | None:
+def _command(folder: Path) -> RunCommand:
     try:
-        command = RunCommand.read(folder)
+        return RunCommand.read(folder) or RunCommand()
     except TrainingError:
-        return None
-    return None if command is None else command.recipe
+        return RunCommand()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +94,11 @@ class RunCommand:
             raise TrainingError(
                 f"cannot read {path}: {type(cause).__name__}: {cause}; remove it and repeat the options"
             ) from cause
+
+    def bundle(self) -> Path | None:
+        """Return the place of the bundle that the run writes; None if the command named none."""
+        output = self.options.get("output")
+        return Path(output).resolve() if isinstance(output, str) else None
 
     def then(self, overrides: Sequence[str], options: Mapping[str, Any]) -> Self:
         """Return this command with what a later one adds or changes."""

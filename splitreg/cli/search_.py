@@ -42,8 +42,7 @@ def command(
     """
     from dataclasses import replace
 
-    from splitreg.overrides import text_override
-    from splitreg.recipe import Recipe
+    from splitreg.cli.recipes import read_recipe
     from splitreg.search import SearchOptions, parse_dimension, search
     from splitreg.sweep import SweepOptions
     from splitreg.sweep.run import DEFAULTS
@@ -62,9 +61,7 @@ def command(
         on_trial=print_trial,
     )
     dimensions = dict(map(parse_dimension, space)) or None
-    if root is not None:
-        options = (*options, text_override("data.root", root))
-    result = search(Recipe.read(recipe, options), output, dimensions, chosen)
+    result = search(read_recipe(recipe, options, root), output, dimensions, chosen)
     if as_json:
         print_json(result.to_json())
         return

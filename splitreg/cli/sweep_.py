@@ -53,14 +53,11 @@ def command(
     splitreg sweep camvid-small --set "sweep.rate_lambda=[0.1,0.3,1,3]" --root camvid -o sweep
     splitreg bench --series fp=sweep --images webp:80,webp:20 --data camvid --root camvid -o bench
     """
-    from splitreg.overrides import text_override
-    from splitreg.recipe import Recipe
+    from splitreg.cli.recipes import read_recipe
     from splitreg.sweep import SweepOptions, run
     from splitreg.training import TrainOptions
 
-    if root is not None:
-        overrides = (*overrides, text_override("data.root", root))
-    loaded = Recipe.read(recipe, overrides)
+    loaded = read_recipe(recipe, overrides, root)
     train = TrainOptions(
         resume=True, device=device, workers=workers, validate_every=validate_every, tensorboard=False, progress=False
     )

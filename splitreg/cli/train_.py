@@ -72,6 +72,7 @@ def command(
     splitreg train recipe.toml --root my-images --epochs 20 --batch-size 8 --lr 5e-4
     splitreg train model_zoo/recipes/scenes-depth.toml --add-head depth --from my-bundle -o bigger-bundle
     """
+    from splitreg.cli.recipes import read_recipe
     from splitreg.cli.resuming import RunCommand, run_folder
     from splitreg.errors import RecipeError
     from splitreg.threads import set_threads
@@ -90,7 +91,7 @@ def command(
     )
     if added is not None and source is None:
         raise click.UsageError("--add-head needs --from BUNDLE")
-    loaded = _read(recipe, memory.overrides, root)
+    loaded = read_recipe(recipe, memory.overrides, root)
     if not quiet:
         for part in loaded.data:
             _describe(part)
@@ -122,20 +123,6 @@ def given_options(context: click.Context) -> dict[str, Any]:
     """Return the options of ``_REMEMBERED`` that are on the command line."""
     default = click.core.ParameterSource.DEFAULT
     return {name: context.params[name] for name in _REMEMBERED if context.get_parameter_source(name) is not default}
-
-
-def _read(recipe: str, overrides: tuple[str, ...], root: str | None) -> Recipe:
-    """Read the recipe, with the folder of its data and, if it names no dataset, the one that recognises it."""
-    from splitreg.data.recognition import detect
-    from splitreg.overrides import text_override
-    from splitreg.recipe import Recipe
-
-    loaded = Recipe.read(recipe, overrides)
-    if root is None:
-        return loaded
-    if not loaded.data:
-        overrides = (*overrides, f'data=[{{name="{detect(root)[0]}"}}]')
-    return Recipe.read(recipe, (*overrides, text_override("data.root", root)))
 
 
 def model_overrides(recipe: str, backbone: str | None, weights: str | None, heads: str | None) -> tuple[str, ...]:

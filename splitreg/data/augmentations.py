@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from splitreg.errors import RecipeError
 from splitreg.imaging import FILL
 from splitreg.parsing import check_name, check_options, listed, named
-from splitreg.tasks import IGNORE, Sample, Target
+from splitreg.tasks import IGNORE, MaskTarget, Sample, Target
 
 #: Transforms of ``torchvision.transforms.v2`` that keep uint8 images and move boxes and masks with them.
 NAMES = (
@@ -54,6 +54,15 @@ def with_preset(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**PRESETS[str(preset)], **options}
 
 
+def border_value(target: Target, field: dataclasses.Field[Any], value: tv_tensors.TVTensor) -> float:
+    """Return the value for unknown pixels in the border of a target's tensor; see ``splitreg.data.transforms``."""
+    if "fill" in field.metadata:
+        return float(field.metadata["fill"])
+    if isinstance(value, tv_tensors.Image):
+        return FILL
+    return IGNORE if isinstance(target, MaskTarget) else 0
+
+
 class NamedTransforms:
     """Transforms of torchvision, by name.
 
@@ -81,31 +90,43 @@ def _transform(item: Any, where: str) -> v2.Transform:
     cls = getattr(v2, name)
     parameters = list(inspect.signature(cls).parameters)
     check_options(table, parameters, f"transform {name!r}")
-    if "fill" in parameters and "fill" not in table:
-        table["fill"] = {tv_tensors.Image: FILL, tv_tensors.Mask: IGNORE, "others": 0}
+    if "fill" in parameters:
+        table["fill"] = {tv_tensors.Image: table.get("fill", FILL), "others": 0}
     try:
         transform: v2.Transform = cls(**table)
-    except (TypeError, ValueError) as cause:
+        _try(transform)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as cause:
         raise RecipeError(f"{where}: {name}: {cause}") from cause
     return transform
 
 
-def _applied(transform: v2.Transform, sample: Sample) -> Sample:
-    """Apply a transform to the image and to all tensors of the targets at once.
+def _try(transform: v2.Transform) -> None:
+    """Apply a transform some times, because some options are checked only then."""
+    size = 64
+    image = tv_tensors.Image(torch.zeros((3, size, size), dtype=torch.uint8))
+    box = tv_tensors.BoundingBoxes(torch.tensor([[16.0, 16.0, 48.0, 48.0]]), format="XYXY", canvas_size=(size, size))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _ in range(8):  # most are applied with a probability
+            transform(image, box)
 
-    Masks are uint8 on the way: torchvision cannot fill the border of boolean ones, in which ``IGNORE`` is no object.
-    """
+
+def _applied(transform: v2.Transform, sample: Sample) -> Sample:
+    """Apply a transform to the image and to all tensors of the targets at once."""
     places = [
-        (name, field.name, value)
+        (name, field.name, value, border_value(target, field, value))
         for name, target in sample.targets.items()
         if target is not None and dataclasses.is_dataclass(target)
         for field in dataclasses.fields(cast("Any", target))
         if isinstance(value := getattr(target, field.name), tv_tensors.TVTensor)
     ]
-    image, *changed = transform(sample.image, *(_plain(value) for _, _, value in places))
+    boxes = any(isinstance(value, tv_tensors.BoundingBoxes) for _, _, value, _ in places)
+    if isinstance(transform, v2.RandomIoUCrop) and not boxes:  # it chooses the part of the image by its boxes
+        return sample
+    image, *changed = transform(sample.image, *(_shifted(value, border) for _, _, value, border in places))
     fields: dict[str, dict[str, Any]] = {}
-    for (name, field, before), after in zip(places, changed, strict=True):
-        fields.setdefault(name, {})[field] = _like(after, before)
+    for (name, field, before, border), after in zip(places, changed, strict=True):
+        fields.setdefault(name, {})[field] = _restored(after, before, border)
     targets: dict[str, Target | None] = {
         name: dataclasses.replace(target, **fields[name]) if name in fields else target  # type: ignore[type-var]
         for name, target in sample.targets.items()
@@ -113,16 +134,22 @@ def _applied(transform: v2.Transform, sample: Sample) -> Sample:
     return dataclasses.replace(sample, image=_channels_last(image), targets=targets)
 
 
-def _plain(value: tv_tensors.TVTensor) -> tv_tensors.TVTensor:
-    if isinstance(value, tv_tensors.Mask) and value.dtype == torch.bool:
-        return tv_tensors.Mask(value.as_subclass(Tensor).to(torch.uint8))
-    return value
+def _shifted(value: tv_tensors.TVTensor, border: float) -> tv_tensors.TVTensor:
+    """Return a mask whose border value is 0, the same for every target, in a type whose border torchvision can fill."""
+    if not isinstance(value, tv_tensors.Mask):
+        return value
+    plain = value.as_subclass(Tensor)
+    if plain.is_floating_point():
+        return tv_tensors.Mask(plain - border)
+    return tv_tensors.Mask(plain.to(torch.int32) - int(border))
 
 
-def _like(after: tv_tensors.TVTensor, before: tv_tensors.TVTensor) -> Any:
-    if isinstance(before, tv_tensors.Mask) and before.dtype == torch.bool:
-        return tv_tensors.Mask(after.as_subclass(Tensor) == 1)
-    return after
+def _restored(after: tv_tensors.TVTensor, before: tv_tensors.TVTensor, border: float) -> Any:
+    """Undo ``_shifted``."""
+    if not isinstance(before, tv_tensors.Mask):
+        return after
+    plain = after.as_subclass(Tensor)
+    return tv_tensors.Mask((plain + border if plain.is_floating_point() else plain + int(border)).to(before.dtype))
 
 
 def _channels_last(image: tv_tensors.Image) -> tv_tensors.Image:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from splitreg import drawing, imaging
 from splitreg.data.loading import Source, seeded
+from splitreg.data.pasting import check_outlines
 from splitreg.data.selection import open_dataset
 from splitreg.data.transforms import Augment
 from splitreg.errors import DataError
@@ -204,6 +205,8 @@ def sheet(samples: Sequence[Sample], truth: Callable[[str, Target], Any], column
 def augmented(source: Source, augment: Callable[[Sample], Sample], index: int, count: int) -> list[Sample]:
     """Return one sample as it is, and with ``count`` random augmentations."""
     samples = [source[index]]
+    if isinstance(augment, Augment) and augment.copy_paste:
+        check_outlines(source, range(min(len(source), count)))
     for number in range(count):
         with seeded(0, number):
             sample = source[index]

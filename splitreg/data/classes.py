@@ -125,6 +125,15 @@ def match(labels: Sequence[str], theirs: Sequence[str]) -> tuple[tuple[int | Non
     numbered = _all_numbers(labels), _all_numbers(theirs)
     if numbered[0] != numbered[1] and len(labels) == len(theirs):
         return tuple(range(len(theirs))), True
+    return match_names(labels, theirs), False
+
+
+def match_names(labels: Sequence[str], theirs: Sequence[str]) -> tuple[int | None, ...]:
+    """Match class names as ``match`` does, but never by number.
+
+    >>> match_names(["class 0", "class 1"], ["cat", "class 0"])
+    (None, 0)
+    """
     exact = {label: index for index, label in enumerate(labels)}
     loose: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
@@ -137,7 +146,7 @@ def match(labels: Sequence[str], theirs: Sequence[str]) -> tuple[tuple[int | Non
             if len(near) == 1:
                 indexes[place] = near[0]
                 used.add(near[0])
-    return tuple(indexes), False
+    return tuple(indexes)
 
 
 def match_classes(head: str, labels: Sequence[str], target: str, theirs: Sequence[str], unknown: str) -> ClassMapping:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,19 +31,16 @@ def copy_paste(sample: Sample, other: Sample) -> Sample:
     Targets other than boxes and masks are left out. Draws from torch's generator.
 
     Args:
-        sample: with boxes that have outlines.
+        sample: with boxes; without outlines of all its objects it stays as it is.
         other: with the same targets.
-
-    Raises:
-        RecipeError: the boxes have no outlines.
 
     Source: Ghiasi et al. 2021, arXiv:2012.07177.
     """
-    objects = _chosen(_outlined(other))
     targets = {name: each for name, each in sample.targets.items() if isinstance(each, BoxTarget | MaskTarget)}
-    if not len(objects.labels):
+    below, above = _outlined(sample), _outlined(other)
+    objects = None if below is None or above is None else _chosen(above)
+    if objects is None or not len(objects.labels):
         return dataclasses.replace(sample, targets=targets)
-    _outlined(sample)
     size = (sample.image.shape[-2], sample.image.shape[-1])
     crop, place = _places(objects, size)
 
@@ -64,22 +63,39 @@ def copy_paste(sample: Sample, other: Sample) -> Sample:
         if isinstance(target, BoxTarget):
             pasted[name] = _pasted(target, objects, outlines, covered)
         else:
-            above = other.targets[name]
-            assert isinstance(above, MaskTarget)
-            mask = torch.where(covered, placed(above.mask), target.mask.as_subclass(Tensor))
+            source = other.targets[name]
+            assert isinstance(source, MaskTarget)
+            mask = torch.where(covered, placed(source.mask), target.mask.as_subclass(Tensor))
             pasted[name] = MaskTarget(mask=tv_tensors.Mask(mask))
     rows = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # a view of (H, W, 3) memory, as images are decoded
     return dataclasses.replace(sample, image=tv_tensors.Image(rows), targets=pasted)
 
 
-def _outlined(sample: Sample) -> BoxTarget:
+def check_outlines(source: Any, indexes: Iterable[int]) -> None:
+    """Refuse copy-paste for objects without outlines.
+
+    Args:
+        source: a dataset.
+        indexes: of the samples to look at.
+
+    Raises:
+        RecipeError: all objects are without.
+    """
+    targets = [target for index in indexes for target in source[index].targets.values()]
+    boxes = [target for target in targets if isinstance(target, BoxTarget) and len(target.labels)]
+    if boxes and all(target.masks is None for target in boxes):
+        raise RecipeError(
+            "augment: copy_paste needs the outlines of objects, and the dataset gives boxes without; set masks = true for "
+            "the dataset if it has outlines, or remove copy_paste"
+        )
+
+
+def _outlined(sample: Sample) -> BoxTarget | None:
+    """Return the boxes of a sample if all have outlines."""
     for target in sample.targets.values():
         if isinstance(target, BoxTarget) and (target.masks is not None or not len(target.labels)):
             return target
-    raise RecipeError(
-        "augment: copy_paste needs the outlines of objects, and the dataset gives boxes without; set masks = true for "
-        "the dataset if it has outlines, or remove copy_paste"
-    )
+    return None
 
 
 def _masks(target: BoxTarget) -> tv_tensors.Mask:
@@ -123,7 +139,7 @@ def _pasted(target: BoxTarget, objects: BoxTarget, outlines: Tensor, covered: Te
         before = _masks(target).as_subclass(Tensor).bool()
         masks = before & ~covered
         areas, left = (each.flatten(1).sum(1) for each in (before, masks))
-        keep = (left > 0) & (left >= LEFT * areas)
+        keep = (areas == 0) | ((left > 0) & (left >= LEFT * areas))  # some outlines are empty: points and lines
         boxes = torch.where((left < areas)[:, None], _boxes(masks), boxes)
         masks, boxes = masks[keep], boxes[keep]
     added = outlines.flatten(1).any(1)  # small ones may vanish

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from splitreg.data.classes import match
+from splitreg.data.classes import match_names
 from splitreg.data.wrapper import DatasetWrapper
 from splitreg.errors import RecipeError, suggest
 from splitreg.recipe import DataPart
@@ -101,7 +101,7 @@ def select(targets: Mapping[str, TargetSpec], classes: Classes) -> dict[str, Sel
         RecipeError: an old class that no target has.
     """
     olds = [old for group in classes.values() for old in group]
-    places = {name: dict(zip(olds, match(spec.labels, olds)[0], strict=True)) for name, spec in targets.items()}
+    places = {name: dict(zip(olds, match_names(spec.labels, olds), strict=True)) for name, spec in targets.items()}
     missing = [old for old in olds if all(place[old] is None for place in places.values())]
     if missing:
         known = list(dict.fromkeys(label for spec in targets.values() for label in spec.labels))

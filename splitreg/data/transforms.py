@@ -24,12 +24,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from splitreg import imaging
-from splitreg.data.augmentations import NamedTransforms
+from splitreg.data.augmentations import NamedTransforms, border_value
 from splitreg.data.image_codecs import compress
 from splitreg.data.mixing import can_combine, mosaic
 from splitreg.data.pasting import copy_paste
 from splitreg.imaging import FILL, Geometry, Preprocess
-from splitreg.tasks import IGNORE, BoxTarget, MaskTarget, PoseTarget, Sample, Target
+from splitreg.tasks import BoxTarget, PoseTarget, Sample, Target
 
 __all__ = ["Augment", "FitInput", "map_tensors"]
 
@@ -46,7 +46,7 @@ def map_tensors(target: Target, change: Callable[[tv_tensors.TVTensor, float], A
     for field in _fields(dataclass.__class__):
         value = getattr(target, field.name)
         if isinstance(value, tv_tensors.TVTensor):
-            changed[field.name] = change(value, _fill(target, field, value))
+            changed[field.name] = change(value, border_value(target, field, value))
     return dataclasses.replace(dataclass, **changed) if changed else target
 
 
@@ -125,9 +125,6 @@ class Augment:
         Args:
             sample: the sample.
             read: returns another one.
-
-        Raises:
-            RecipeError: objects have no outlines, which copy-paste needs.
         """
         if self.copy_paste and torch.rand(()) < self.copy_paste:
             other = read()
@@ -254,11 +251,3 @@ def _pad(tensor: tv_tensors.TVTensor, border: list[int], fill: float) -> Any:
 @functools.cache
 def _fields(target: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
-
-
-def _fill(target: Target, field: dataclasses.Field[Any], value: tv_tensors.TVTensor) -> float:
-    if "fill" in field.metadata:
-        return float(field.metadata["fill"])
-    if isinstance(value, tv_tensors.Image):
-        return FILL
-    return IGNORE if isinstance(target, MaskTarget) else 0

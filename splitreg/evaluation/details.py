@@ -187,19 +187,23 @@ class _Boxes(_Scored):
         order = np.argsort(-prediction.scores, kind="stable")
         boxes, scores = prediction.boxes[order].astype(np.float64), prediction.scores[order]
         labels = prediction.labels[order]
-        crowd = target.crowd.cpu().numpy()
-        truth = target.boxes.as_subclass(Tensor).cpu().numpy().astype(np.float64).reshape(-1, 4)[~crowd]
-        classes = target.labels.cpu().numpy()[~crowd]
+        corners = target.boxes.as_subclass(Tensor).cpu().numpy().astype(np.float64).reshape(-1, 4)
+        crowd, kinds = target.crowd.cpu().numpy(), target.labels.cpu().numpy()
+        truth, classes = corners[~crowd], kinds[~crowd]
+        grouped = box_coverage(boxes, corners[crowd]) >= MATCH_IOU  # neither right nor wrong, as COCO has it
+        ignored = (grouped & (labels[:, None] == kinds[crowd][None])).any(1)
         overlaps = box_iou(boxes, truth)
-        same = np.where(labels[:, None] == classes[None], overlaps, 0.0)
-        matched = _greedy(same)
-        for label, score, match in zip(labels.tolist(), scores.tolist(), matched, strict=True):
-            self.scores[label].append(score)
-            self.right[label].append(match >= 0)
+        matched = _greedy(np.where(labels[:, None] == classes[None], overlaps, 0.0))
+        for label, score, match, skip in zip(labels.tolist(), scores.tolist(), matched, ignored.tolist(), strict=True):
+            if match >= 0 or not skip:
+                self.scores[label].append(score)
+                self.right[label].append(match >= 0)
         for label in classes.tolist():
             self.truths[label] += 1
         sure = scores >= CONFUSION_SCORE
-        self._confuse(labels[sure], classes, _greedy(overlaps[sure]))
+        places = np.array(_greedy(overlaps[sure]), np.int64)
+        counted = (places >= 0) | ~grouped[sure].any(1)
+        self._confuse(labels[sure][counted], classes, places[counted].tolist())
 
     def _confuse(self, labels: NDArray[Any], classes: NDArray[Any], matched: Sequence[int]) -> None:
         nothing = len(self.labels)
@@ -289,12 +293,27 @@ _COUNTERS: Mapping[str, type[_Counter]] = {
 
 def box_iou(boxes: Floats, others: Floats) -> Floats:
     """Return the (N, M) intersections over union of (N, 4) and (M, 4) boxes x0, y0, x1, y1."""
+    shared = _intersections(boxes, others)
+    ratio: Floats = shared / np.maximum(_areas(boxes)[:, None] + _areas(others)[None] - shared, 1e-9)
+    return ratio
+
+
+def box_coverage(boxes: Floats, others: Floats) -> Floats:
+    """Return the (N, M) shares of the area of (N, 4) boxes that is inside (M, 4) others."""
+    ratio: Floats = _intersections(boxes, others) / np.maximum(_areas(boxes)[:, None], 1e-9)
+    return ratio
+
+
+def _intersections(boxes: Floats, others: Floats) -> Floats:
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(-1)
-    areas = [(b[:, 2:] - b[:, :2]).clip(min=0).prod(-1) for b in (boxes, others)]
-    ratio: Floats = shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
-    return ratio
+    areas: Floats = (high - low).clip(min=0).prod(-1)
+    return areas
+
+
+def _areas(boxes: Floats) -> Floats:
+    areas: Floats = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(-1)
+    return areas
 
 
 def _greedy(overlaps: Floats) -> list[int]:

@@ -45,7 +45,7 @@ class Best:
         if not score > self.score:
             return False
         self.score, self.epoch = score, epoch
-        self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        self.weights = copy_of(model)
         return True
 
     def exhausted(self, epoch: int, patience: int) -> bool:
@@ -59,6 +59,11 @@ class Best:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state."""
         self.score, self.epoch, self.weights = state["score"], state["epoch"], state["weights"]
+
+
+def copy_of(model: Trainable) -> dict[str, Tensor]:
+    """Return a copy of the state of a model."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def check_best(metric: str, heads: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from splitreg.errors import TrainingError, TrainingInterrupted
 from splitreg.files import disk_errors, write_atomic
 from splitreg.progress import Bar, Progress
 from splitreg.training import devices
-from splitreg.training.best import Best
+from splitreg.training.best import Best, copy_of
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.collapse import constant_output, head_collapse, rate_collapse, rate_idle, unknown_pixels
 from splitreg.training.data import Batches
@@ -94,7 +94,7 @@ class Loop:
                 place = f"stage {stages[at.stage].name}, epoch {at.epoch + 1}" if at.stage < len(stages) else "the end"
                 self.progress.print(f"resumed after step {at.step}: {place}")
             while at.stage < len(stages):
-                self._run_stage(None if state is None else state["stage"])
+                self._run_stage(None if state is None else state["stage"], None if state is None else state.get("best"))
                 state = None
             self.log.write("end", steps=at.step, warnings=self.warnings)
 
@@ -122,7 +122,13 @@ class Loop:
             epoch=at.epoch, step=at.step, lr=0.0 if run is None else run.lr, rank=devices.rank(),
         )  # fmt: skip
 
-    def _run_stage(self, state: Mapping[str, Any] | None) -> None:
+    def _run_stage(self, state: Mapping[str, Any] | None, finished: Mapping[str, Any] | None) -> None:
+        """Run the stage at the current position to its end.
+
+        Args:
+            state: of the stage in a checkpoint; None: it starts, or it was complete and gets more epochs.
+            finished: score and epoch of the best weights of a complete stage; the model has them.
+        """
         at, stage = self.position, self.recipe.stages[self.position.stage]
         loader = self.run.loaders.train(stage.batch_size)
         self._stage_run = run = StageRun(
@@ -133,6 +139,8 @@ class Loop:
             run.load_state_dict(state)
             if self._best is not None:
                 self._best.load_state_dict(state["best"])
+        elif self._best is not None and at.epoch and finished:
+            self._best.load_state_dict({**finished, "weights": copy_of(self.model)})
         before = sum(earlier.epochs for earlier in self.recipe.stages[: at.stage])
         for epoch in range(at.epoch, stage.epochs):
             title = f"{stage.name} {epoch + 1}/{stage.epochs}"
@@ -339,6 +347,7 @@ class Loop:
             "teacher": self.run.teacher.identity if self.run.teacher else "",
             "position": dataclasses.asdict(self.position), "model": dict(self.model.state_dict()),
             "stage": None if run is None else {**run.state_dict(), **self._best_state()},
+            "best": None if self._best is None else {"score": self._best.score, "epoch": self._best.epoch},
             "hooks": self.run.hooks.identity(), "history": self.history, "warnings": self.warnings, "log": self.log.position(),
         }  # fmt: skip
         self.checkpoints.save(self.position.step, state)

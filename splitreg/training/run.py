@@ -23,6 +23,7 @@ from splitreg.assembly import SplitModel, build, calibrate
 from splitreg.data.augmentations import with_preset
 from splitreg.data.loading import Source
 from splitreg.data.mixing import check_tasks
+from splitreg.data.pasting import check_outlines
 from splitreg.errors import RecipeError, TrainingError
 from splitreg.evaluation.packets import spread
 from splitreg.files import disk_errors, write_json
@@ -220,7 +221,11 @@ def _check(run: Run, *, validated: bool) -> None:
                 "(--validate-every 0)"
             )
     if run.loaders.mixed:
-        check_tasks({head.name: head.task for head in run.model.plan.heads}, with_preset(run.recipe.augment))
+        augment = with_preset(run.recipe.augment)
+        check_tasks({head.name: head.task for head in run.model.plan.heads}, augment)
+        if augment.get("copy_paste"):
+            source = run.loaders.datasets.train
+            check_outlines(source, spread(len(source), CALIBRATION_IMAGES))
     student = student_capabilities(run.model)
     size = run.model.plan.preprocess.size
     teacher = None if run.teacher is None else run.teacher.capabilities(student, size)
@@ -230,6 +235,8 @@ def _check(run: Run, *, validated: bool) -> None:
 def _restore(run: Run, checkpoints: Checkpoints, progress: Progress, resume: bool) -> dict[str, Any] | None:
     """Return the state of the newest intact checkpoint; None if the run starts."""
     if not checkpoints.paths():
+        if resume:
+            progress.print(f"{run.folder} has no checkpoint: the run starts")
         return None
     if not resume:
         raise TrainingError(

@@ -143,6 +143,7 @@ def _open(part: Mapping[str, Any], registry: Registry) -> tuple[Datasets, bool]:
 
 def _model(backbone: str, weights: str | None, size: tuple[int, int], registry: Registry) -> str:
     """Return the lines of backbone, cut and bottleneck."""
+    component = registry.component("backbone", backbone)
     if weights is None:
         return (
             f'backbone = "{backbone}"  # splitreg init --weights FILE or true: pretrained ones need far fewer images\n'
@@ -152,7 +153,6 @@ def _model(backbone: str, weights: str | None, size: tuple[int, int], registry: 
     if not published and not Path(weights).is_file():
         raise RecipeError(f"there is no file of weights {weights}")
     options = {"pretrained": True if published else str(Path(weights).resolve())}
-    component = registry.component("backbone", backbone)
     reserved = {"image_size": size} if "image_size" in component.parameters else {}
     with torch.device("meta"):
         stages = component.create(options={}, reserved=reserved).stages

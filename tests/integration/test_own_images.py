@@ -258,5 +258,9 @@ def test_commands_match_classes_by_name(colours, tmp_path):
             *command, "--data", "folder", "--root", tmp_path / "more", "--quiet", "--unknown-classes", "ignore"
         )
         assert code == 0, err
+    code, _, err = run(
+        "eval", bundle, "--data", "folder", "--root", tmp_path / "more", "--quiet", "--set", "unknown_classes=ignore"
+    )
+    assert code == 0, err
     metrics = json.loads((tmp_path / "p/metrics.json").read_text())["evaluations"][0]
     assert metrics["labelled"] == {"cls": 12} and metrics["metrics"] == everything["metrics"]

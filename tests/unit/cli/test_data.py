@@ -80,6 +80,12 @@ def test_augmentations_of_a_recognised_folder_and_of_a_recipe(photos, tmp_path):
             command, ["augment", "--root", str(photos), "-o", str(tmp_path / "augmented.png"), *options]
         )
         assert done.exit_code == 0, done.output
+    (tmp_path / "placed.toml").write_text(
+        f'backbone = "test_resnet"\nheads = ["det"]\ndata = [{{ name = "yolo", root = "{photos}" }}]\n'
+    )
+    arguments = ["augment", "--recipe", str(tmp_path / "placed.toml"), "-o", str(tmp_path / "augmented.png")]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 0, done.output
     done = CliRunner().invoke(command, ["augment", "-o", str(tmp_path / "augmented.png")])
     assert done.exit_code == 2 and "--root" in done.output
 

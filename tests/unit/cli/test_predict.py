@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,13 @@ def test_images_of_one_name_keep_their_drawings(bundle, images, tmp_path):
     arguments = [bundle, str(images / "a.png"), str(images / "a.png"), "--heads", "cls", "--draw", str(tmp_path / "d")]
     assert CliRunner().invoke(predict, arguments).exit_code == 0
     assert len(list((tmp_path / "d").iterdir())) == 2
+
+
+def test_a_numbered_drawing_does_not_replace_another(bundle, images, tmp_path):
+    shutil.copy(images / "a.png", tmp_path / "a-2.png")
+    paths = [str(images / "a.png"), str(images / "a.png"), str(tmp_path / "a-2.png")]
+    done = CliRunner().invoke(predict, [bundle, *paths, "--heads", "cls", "--draw", str(tmp_path / "d")])
+    assert done.exit_code == 0 and len(list((tmp_path / "d").iterdir())) == 3
 
 
 def test_encode_takes_a_folder(bundle, images, tmp_path):

@@ -26,7 +26,16 @@ def test_each_bundle_of_a_recipe_has_a_run_of_its_own():
 
 
 def test_the_bundle_and_the_run_are_never_one_folder():
-    assert run_folder("own.toml", "runs/first", resume=False) == Path("runs/first-run")
+    assert run_folder("own.toml", "runs/first", resume=False) == Path("runs/runs-first")
+    assert run_folder("own.toml", ".", resume=False) == Path("runs") / Path.cwd().name
+
+
+def test_bundles_of_the_same_name_have_runs_of_their_own():
+    assert start("own.toml", "first/bundle") == Path("runs/bundle")
+    assert start("own.toml", "second/bundle") == Path("runs/second-bundle")
+    for resume in (False, True):
+        assert run_folder("own.toml", "first/bundle", resume=resume) == Path("runs/bundle")
+        assert run_folder("own.toml", str(Path("second/bundle").resolve()), resume=resume) == Path("runs/second-bundle")
 
 
 def test_a_run_is_found_without_its_bundle():
@@ -34,10 +43,12 @@ def test_a_run_is_found_without_its_bundle():
     start("other.toml", "unrelated")
     first = start("own.toml", "first")
     assert run_folder("folder/own.toml", None, resume=True) == first
-    assert run_folder("own.toml", "first", resume=True) == first
-    start("own.toml", "second")
-    with pytest.raises(TrainingError, match="runs/first, runs/second.*--run"):
-        run_folder("own.toml", None, resume=True)
+    assert run_folder("own.toml", "elsewhere", resume=True) == first
+    second = start("own.toml", "second")
+    assert run_folder("own.toml", "second", resume=True) == second
+    for output in (None, "elsewhere"):
+        with pytest.raises(TrainingError, match="runs/first, runs/second.*--run"):
+            run_folder("own.toml", output, resume=True)
     start("own.toml")
     assert run_folder("own.toml", None, resume=True) == Path("runs/own")
 

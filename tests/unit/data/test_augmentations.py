@@ -4,7 +4,8 @@ from torchvision import tv_tensors
 
 from splitreg.data.augmentations import NAMES, NamedTransforms
 from splitreg.errors import RecipeError
-from splitreg.tasks import IGNORE, BoxTarget, MaskTarget, Sample
+from splitreg.imaging import FILL
+from splitreg.tasks import IGNORE, BoxTarget, DepthTarget, MaskTarget, Sample
 from splitreg.training.data import augmentation
 
 
@@ -45,6 +46,28 @@ def test_a_geometric_transform_moves_pixels_with_their_masks():
     assert ((changed.image[0] == 255) == changed.targets["segmentation"].mask.bool()).all()
 
 
+@pytest.mark.parametrize("item", [
+    {"name": "RandomRotation", "degrees": [30, 30]}, {"name": "RandomZoomOut", "p": 1.0},
+    {"name": "RandomPerspective", "p": 1.0}, {"name": "RandomAffine", "degrees": 0, "translate": [0.5, 0.5]},
+    {"name": "RandomRotation", "degrees": [30, 30], "fill": 200},
+])  # fmt: skip
+def test_the_border_is_unknown_in_every_target(item):
+    depth = DepthTarget(depth=tv_tensors.Mask(torch.full((40, 60), 2.125)))
+    classes = MaskTarget(mask=tv_tensors.Mask(torch.ones((40, 60), dtype=torch.int64)))
+    white = tv_tensors.Image(torch.full((3, 40, 60), 255, dtype=torch.uint8))
+    torch.manual_seed(1)
+    changed = NamedTransforms([item])(Sample(image=white, targets={"depth": depth, "segmentation": classes}))
+    depth, mask = changed.targets["depth"].depth, changed.targets["segmentation"].mask
+    assert set(depth.unique().tolist()) == {0, 2.125} and set(mask.unique().tolist()) == {1, IGNORE}
+    assert torch.equal(depth.as_subclass(torch.Tensor) == 0, mask.as_subclass(torch.Tensor) == IGNORE)
+    assert changed.image.as_subclass(torch.Tensor)[0][mask == IGNORE].median() == item.get("fill", FILL)
+
+
+def test_a_crop_by_boxes_leaves_samples_without_boxes():
+    plain = Sample(image=sample().image, targets={"segmentation": sample().targets["segmentation"], "detection": None})
+    assert NamedTransforms(["RandomIoUCrop"])(plain) is plain
+
+
 def test_a_preset_gives_the_values_that_are_not_set():
     augment = augmentation({"preset": "light", "flip": 0.0})
     assert augment.flip == 0.0 and augment.scale == (0.8, 1.25)
@@ -60,6 +83,8 @@ def test_a_preset_gives_the_values_that_are_not_set():
         ({"transforms": [{"name": "RandomRotation", "degree": 3}]}, "degrees"),
         ({"transforms": [{"name": "RandomRotation"}]}, "degrees"),
         ({"transforms": ["ToDtype"]}, "ToDtype"),
+        ({"transforms": [{"name": "RandomPosterize", "bits": "a"}]}, "RandomPosterize"),
+        ({"transforms": [{"name": "RandomResizedCrop", "size": "a"}]}, "RandomResizedCrop"),
         ({"mosaik": 1}, "mosaik.*mosaic"),
     ],
 )

@@ -9,7 +9,7 @@ from torchvision import tv_tensors
 
 from splitreg.data.loading import Loader, LoaderOptions, seeded
 from splitreg.data.mixing import check_tasks
-from splitreg.data.pasting import copy_paste
+from splitreg.data.pasting import check_outlines, copy_paste
 from splitreg.data.transforms import Augment
 from splitreg.errors import RecipeError
 from splitreg.imaging import Preprocess
@@ -77,10 +77,23 @@ def test_groups_are_not_pasted():
     assert copy_paste(square(100), other).targets["detection"].labels.tolist() == [100]
 
 
-def test_boxes_without_outlines_are_refused():
-    for pair in ((square(100), without_outlines(square(200))), (without_outlines(square(100)), square(200))):
-        with pytest.raises(RecipeError, match="masks = true"):
-            copy_paste(*pair)
+def test_boxes_without_outlines():
+    known, unknown = square(100), without_outlines(square(200))
+    for pair in ((known, unknown), (unknown, known)):  # one image of many, or one object of many
+        assert copy_paste(*pair).targets["detection"].labels.tolist() == pair[0].targets["detection"].labels.tolist()
+    check_outlines([known, unknown], range(2))
+    check_outlines([empty(unknown)], range(1))
+    with pytest.raises(RecipeError, match="masks = true"):
+        check_outlines([unknown, unknown], range(2))
+
+
+def test_objects_with_an_empty_outline_stay():
+    boxes = square(100).targets["detection"]
+    line = dataclasses.replace(boxes, masks=tv_tensors.Mask(torch.zeros_like(boxes.masks)))
+    sample = dataclasses.replace(square(100), targets={"detection": line})
+    pasted = copy_paste(sample, square(200)).targets["detection"]
+    assert pasted.labels.tolist() == [100, 200] and torch.equal(pasted.boxes[0], boxes.boxes[0])
+    assert copy_paste(square(200), sample).targets["detection"].labels.tolist() == [200]
 
 
 def test_the_loader_pastes():

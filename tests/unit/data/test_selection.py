@@ -75,6 +75,17 @@ def test_a_list_chooses_and_sets_the_order():
     assert set(chosen) == {"detection", "segmentation", "parts", "tags"}  # no other target has one of them
 
 
+@pytest.mark.parametrize("classes", [["1", "0", "2"], {"a": "2", "b": "0"}])
+def test_classes_are_chosen_by_name_and_never_by_number(classes):
+    with pytest.raises(RecipeError, match="no class '[012]'.*cat"):
+        select({"detection": TARGETS["detection"]}, part(classes=classes).classes)
+    numbered = TargetSpec(task="classification", labels=("0", "1", "2"))
+    assert set(select({**TARGETS, "age": numbered}, part(classes=["car", "bus", "cat"]).classes)) == {
+        "detection", "segmentation", "parts", "tags"
+    }  # fmt: skip
+    assert select({"age": numbered}, part(classes=["2", "0"]).classes)["age"].indexes == (1, None, 0)
+
+
 def test_a_table_renames_and_merges():
     sample = Selected(Street(), part(classes={"vehicle": ["car", "bus"]}).classes)[0]
     boxes = sample.targets["detection"]

@@ -84,7 +84,21 @@ def test_crowds_are_left_out_and_empty_images_count():
     assert not counter.curves() and not counter.confusion().counts.any()
 
 
-def test_the_average_precision_is_near_that_of_coco():
+def test_detections_in_a_crowd_are_neither_right_nor_wrong():
+    inside, beside = [1, 1, 5, 5], [0, 0, 40, 10]
+    counter = _Boxes(("cat", "dog"))
+    counter.add(
+        detections([(inside, 0.95, 0), (inside, 0.9, 1), (B, 0.8, 0), (beside, 0.7, 0)]),
+        truth([A, B], [0, 0], crowd=[True, False]),
+    )
+    (cat,) = counter.curves()  # the crowd is of cats: only the dog inside, which no truth has, is wrong
+    assert cat.truths == 1 and cat.precision.tolist() == [1, 0.5]
+    assert counter.right[1] == [False]
+    assert counter.confusion().counts.tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("crowds", [0, 2])
+def test_the_average_precision_is_near_that_of_coco(crowds):
     from splitreg.evaluation.metrics import MeanAveragePrecision
 
     rng = np.random.default_rng(0)
@@ -95,7 +109,7 @@ def test_the_average_precision_is_near_that_of_coco():
         labels = rng.integers(0, 2, 6)
         moved = boxes + rng.normal(0, 3, boxes.shape)
         found = detections([(b, s, y) for b, s, y in zip(moved, rng.random(6), labels, strict=True)])
-        target = truth(boxes.tolist(), labels.tolist())
+        target = truth(boxes.tolist(), labels.tolist(), crowd=[number < crowds for number in range(6)])
         counter.add(found, target)
         metric.update([found], [target])
     mean = np.mean([curve.average for curve in counter.curves()])
@@ -171,7 +185,7 @@ def test_the_command_writes_figures(model, tmp_path, monkeypatch):
 
     save(model, tmp_path / "bundle")
     monkeypatch.setattr("splitreg.assembly.load", lambda path: model)
-    monkeypatch.setattr(eval_, "open_data", lambda *_: (VAL, "toy val"))
+    monkeypatch.setattr(eval_, "open_data", lambda *_: (VAL, "toy val", "refuse"))
     result = CliRunner().invoke(eval_.command, [str(tmp_path / "bundle"), "--plots", str(tmp_path / "f"), "--json"])
     assert result.exit_code == 0, result.output
     assert {path.name for path in (tmp_path / "f").iterdir()} >= {"colour-confusion.png", "size-worst.jpg"}

@@ -4,7 +4,7 @@ from support.training_toys import REGISTRY, toy_recipe
 from splitreg.assembly import build
 from splitreg.cli.eval_ import data_parts
 from splitreg.cli.train_ import model_overrides, stage_overrides
-from splitreg.errors import PlanError, RecipeError
+from splitreg.errors import PlanError, RecipeError, UnknownComponent
 from splitreg.recipe import Recipe
 from splitreg.training import TrainOptions, train
 from splitreg.training.checks import check_recipe, check_same_model, start_advice
@@ -158,6 +158,8 @@ def test_init_with_weights_keeps_the_pretrained_stages(tmp_path):
                 Image.new("RGB", (96, 96)).save(folder / f"{number}.png")
     with pytest.raises(RecipeError, match=r"nothing\.pth"):
         starter_recipe(str(tmp_path / "set"), backbone="test_resnet", weights="nothing.pth")
+    with pytest.raises(UnknownComponent, match="test_resnet"):
+        starter_recipe(str(tmp_path / "set"), backbone="test_rsnet")
     torch.save({}, tmp_path / "w.pth")
     text = starter_recipe(str(tmp_path / "set"), backbone="test_resnet", weights=str(tmp_path / "w.pth"))
     (tmp_path / "own.toml").write_text(text)

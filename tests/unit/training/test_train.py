@@ -281,6 +281,21 @@ def test_a_complete_run_goes_on_for_more_epochs(tmp_path):
     )
 
 
+def test_a_complete_run_keeps_its_best_epoch_in_further_ones(tmp_path, monkeypatch):
+    from splitreg.training import best
+
+    scores = iter([0.5, 0.9, 0.6, 0.3, 0.4])
+    monkeypatch.setattr(best, "score_of", lambda *_: next(scores))
+    stage = {"epochs": 3, "batch_size": 10, "best": "colour.top1"}
+    whole, lines = run(toy_recipe(stage), tmp_path), []
+    result = run(toy_recipe({**stage, "epochs": 5}), tmp_path, resume=True, on_event=lines.append)
+    assert len(result.history) == 5 and not list(scores)
+    assert [(line["best_epoch"], line["score"]) for line in lines if line["event"] == "best"] == [(1, 0.9)]
+    assert all(
+        torch.equal(tensor, result.model.state_dict()[name]) for name, tensor in whole.model.state_dict().items()
+    )
+
+
 def test_an_interrupted_run_may_get_more_epochs_but_not_fewer(tmp_path):
     from splitreg.training import Callback, Hooks
 
