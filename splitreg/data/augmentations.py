@@ -114,7 +114,7 @@ def _try(transform: v2.Transform) -> None:
 def _applied(transform: v2.Transform, sample: Sample) -> Sample:
     """Apply a transform to the image and to all tensors of the targets at once."""
     places = [
-        (name, field.name, value, border_value(target, field, value))
+        (name, field.name, value, border_value(cast("Target", target), field, value))
         for name, target in sample.targets.items()
         if target is not None and dataclasses.is_dataclass(target)
         for field in dataclasses.fields(cast("Any", target))

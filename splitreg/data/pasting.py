@@ -36,7 +36,9 @@ def copy_paste(sample: Sample, other: Sample) -> Sample:
 
     Source: Ghiasi et al. 2021, arXiv:2012.07177.
     """
-    targets = {name: each for name, each in sample.targets.items() if isinstance(each, BoxTarget | MaskTarget)}
+    targets: dict[str, Target | None] = {
+        name: each for name, each in sample.targets.items() if isinstance(each, BoxTarget | MaskTarget)
+    }
     below, above = _outlined(sample), _outlined(other)
     objects = None if below is None or above is None else _chosen(above)
     if objects is None or not len(objects.labels):
@@ -62,7 +64,7 @@ def copy_paste(sample: Sample, other: Sample) -> Sample:
     for name, target in targets.items():
         if isinstance(target, BoxTarget):
             pasted[name] = _pasted(target, objects, outlines, covered)
-        else:
+        elif isinstance(target, MaskTarget):
             source = other.targets[name]
             assert isinstance(source, MaskTarget)
             mask = torch.where(covered, placed(source.mask), target.mask.as_subclass(Tensor))
