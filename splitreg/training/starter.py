@@ -40,6 +40,8 @@ MAX_SIDE = {CLASSIFICATION: 224, MULTILABEL: 224, RECONSTRUCTION: 256, SEGMENTAT
 MAX_SIDE_SMALL_OBJECTS = 640
 #: Smallest side of the median object in the input, in pixels.
 MIN_OBJECT = 24
+#: Number of images up to which objects with outlines are pasted into other images.
+FEW_IMAGES = 1000
 #: Pixels per batch that fit in the memory of most machines in training.
 PIXELS_PER_BATCH = 1_000_000
 #: Task -> the head for it, among several plugins.
@@ -93,6 +95,9 @@ def starter_recipe(
     datasets, held_out = _open(part, registry)
     size, why_size = _input(_facts(datasets.train), [targets[target].task for _, target in heads if target in targets])
     count, pretrained = len(datasets.train), weights is not None
+    pastes = "semantic" in options and count <= FEW_IMAGES
+    if "semantic" in options and not pastes:
+        options["masks"] = False  # each outline as an image of its own takes time
     batch = _batch_size(size, count, pretrained=pretrained)
     steps, epochs = _epochs(batch, count, pretrained=pretrained)
     validation = f"{len(datasets.val or ())} images" + (", held out of train, validate" if held_out else " validate")
@@ -105,7 +110,7 @@ heads = [{", ".join(text for text, _ in heads)}]
 # {why_size}
 input = {{ size = [{size[0]}, {size[1]}] }}
 data = [{_toml_table({"name": name, **options}) if options else f'"{name}"'}]
-augment = {{ preset = "{_preset(targets, heads)}" }}
+augment = {{ preset = "{_preset(targets, heads)}"{", copy_paste = 0.5" if pastes else ""} }}
 
 [[stages]]
 # {epochs} epochs of {count:,} images are {epochs * max(1, count // batch):,} steps; about {steps:,} are useful.
@@ -186,7 +191,7 @@ def _outline_options(name: str, root: str, registry: Registry) -> dict[str, Any]
     rows = [source[index].targets.get(DETECTION) for index in spread(len(source), MAX_READ // 4)]
     boxes = [target for target in rows if isinstance(target, BoxTarget) and len(target.boxes)]
     outlined = bool(boxes) and all(target.masks is not None for target in boxes)
-    options = {"semantic": "instances", "masks": False}
+    options = {"semantic": "instances"}
     try:
         component.cls.describe(root, **options)
     except DataError:  # more classes than a mask can tell apart, or one is named background

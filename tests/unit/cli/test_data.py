@@ -7,6 +7,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from splitreg.cli.data_ import command
+from splitreg.recipe import Recipe
+from splitreg.training.checks import check_recipe
 
 
 @pytest.fixture
@@ -88,6 +90,19 @@ def test_augmentations_of_a_recognised_folder_and_of_a_recipe(photos, tmp_path):
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(command, ["augment", "-o", str(tmp_path / "augmented.png")])
     assert done.exit_code == 2 and "--root" in done.output
+
+
+def test_init_pastes_objects_with_outlines_if_there_are_few_images(photos, tmp_path, monkeypatch):
+    from splitreg.training import starter
+
+    texts = []
+    for few in (1000, 3):
+        monkeypatch.setattr(starter, "FEW_IMAGES", few)
+        (tmp_path / "own.toml").write_text(starter.starter_recipe(str(photos)))
+        recipe = Recipe.read(tmp_path / "own.toml", [f"data.root={photos}"])
+        check_recipe(recipe)
+        texts.append((recipe.augment.get("copy_paste"), recipe.data[0].options))
+    assert texts == [(0.5, {"semantic": "instances"}), (None, {"semantic": "instances", "masks": False})]
 
 
 @pytest.mark.parametrize(("index", "facts"), [("4", "train has 4 images"), ("-1", "--index")])
