@@ -18,6 +18,7 @@ from splitreg.assembly.planned import Plan
 from splitreg.assembly.states import edge_state, server_state, wire_id
 from splitreg.assembly.weights import write_tensors
 from splitreg.bundle import BundleConfig, GraphEntry, PreprocessEntry, check_free, new_folder, write_config
+from splitreg.bundle.config import NOT_REQUESTED
 from splitreg.bundle.tables import PREFIX
 from splitreg.files import dump_json
 from splitreg.recipe import Recipe
@@ -35,7 +36,7 @@ class ExportedEdge:
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     graph: GraphEntry | None = None
-    without_onnx: str = "not requested"
+    without_onnx: str = NOT_REQUESTED
 
 
 def save(

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "splitreg-bundle", 1
 #: Name of the file.
 CONFIG = "config.json"
-
+#: Value of ``BundleConfig.without_onnx`` where nobody asked for ``edge.onnx``.
+NOT_REQUESTED = "not requested"
 
 #: Limits of a config, far above any model: what is larger would take gigabytes to load.
 MAX_CONFIG_BYTES, MAX_LABELS, MAX_INPUT_PIXELS = 16 << 20, 100_000, 1 << 25

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from splitreg.cli.tables import print_json
-from splitreg.cli.writing import write_output
+from splitreg.cli.writing import check_failures, write_output
+
+if TYPE_CHECKING:
+    from splitreg.errors import ImageError
 
 #: Suffix of packet files.
 SUFFIX = ".splitreg"
@@ -77,12 +80,14 @@ def write_packets(encode: Encode, images: Sequence[str], output: str, *, batch: 
 
     Raises:
         click.UsageError: two images would be written to one file.
-        SplitregError: as ``EdgeHalf.encode``; or a file cannot be written.
+        SplitregError: as ``EdgeHalf.encode``, for images that cannot be read after all others were encoded; or a file
+            cannot be written.
     """
     from splitreg.coding import Packet
+    from splitreg.errors import ImageError
 
-    rows, images = [], _expanded(images)
-    for name, row, packet in _batches(encode, images) if batch else _singles(encode, images):
+    rows, images, failures = [], _expanded(images), list[ImageError]()
+    for name, row, packet in _batches(encode, images) if batch else _singles(encode, images, failures):
         path = Path(output) / name
         write_output(path, packet)
         rows.append({**row, "packet": str(path), "bytes": len(packet), "header": Packet.parse(packet).header_bytes})
@@ -90,6 +95,7 @@ def write_packets(encode: Encode, images: Sequence[str], output: str, *, batch: 
             click.echo(f"{path}\t{len(packet)} bytes")
     if as_json:
         print_json(rows)
+    check_failures(failures, len(images))
 
 
 def _expanded(images: Sequence[str]) -> list[str]:
@@ -100,13 +106,23 @@ def _expanded(images: Sequence[str]) -> list[str]:
     return [path for image in images for path in folders.get(image, [image])]
 
 
-def _singles(encode: Encode, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+def _singles(
+    encode: Encode, images: Sequence[str], failures: list[ImageError]
+) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    """Yield name, facts and packet of each image, and add those that cannot be read to ``failures``."""
+    from splitreg.errors import ImageError
+
     names = [Path(image).stem + SUFFIX for image in images]
     for name in names:
         if names.count(name) > 1:
             raise click.UsageError(f"two images would be written to {name}; encode them into two folders")
     for image, name in zip(images, names, strict=True):
-        yield name, {"image": image}, encode(image)[0]
+        try:
+            packet = encode(image)[0]
+        except ImageError as error:
+            failures.append(error)
+            continue
+        yield name, {"image": image}, packet
 
 
 def _batches(encode: Encode, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], bytes]]:

@@ -13,7 +13,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from splitreg.cli.tables import shorten
+from splitreg.cli.encode_ import SUFFIX
+from splitreg.cli.tables import brief
 from splitreg.cli.writing import write_drawings
 from splitreg.recipe import PRECISIONS
 
@@ -37,9 +38,9 @@ def command(
 ) -> None:  # fmt: skip
     """Run heads on packets.
 
-    Loads only the server half of BUNDLE. PACKET "-" reads a stream of packets from stdin, each after its length (4
-    bytes, little-endian), and prints each result at once. A packet of several images gives one result per image, in
-    order.
+    Loads only the server half of BUNDLE. PACKET is a file, or a folder of *.splitreg. "-" reads a stream of packets from
+    stdin, each after its length (4 bytes, little-endian), and prints each result at once. A packet of several images
+    gives one result per image, in order.
 
     \b
     splitreg infer my-bundle packets/photo.splitreg --json
@@ -58,7 +59,7 @@ def command(
             else:
                 label = name if number is None else f"{name}#{number}"
                 for head, prediction in predictions.items():
-                    click.echo(f"{label}\t{head}\t{shorten(json.dumps(prediction.to_json()))}")
+                    click.echo(f"{label}\t{head}\t{brief(prediction)}")
             if draw is not None:
                 stem = Path(name).stem + ("" if number is None else f"-{number:03d}")
                 canvas = _canvas(stem, size, None if over is None else Path(over))
@@ -79,12 +80,15 @@ def _read(names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
         if name == "-":
             yield from read_stream(sys.stdin.buffer)
             continue
-        path = Path(name)
-        if not path.is_file():
-            raise CorruptPacket(f"no packet at {name}; write one with: splitreg encode")
-        if path.stat().st_size > MAX_PACKET_BYTES:
-            raise CorruptPacket(f"{name} has {path.stat().st_size} bytes, the limit for a packet is {MAX_PACKET_BYTES}")
-        yield name, path.read_bytes()
+        folder = Path(name).is_dir()
+        paths = sorted(Path(name).glob(f"*{SUFFIX}")) if folder else [Path(name)]
+        if not paths or not paths[0].is_file():
+            raise CorruptPacket(f"no packet {'in' if folder else 'at'} {name}; write one with: splitreg encode")
+        for path in paths:
+            if path.stat().st_size > MAX_PACKET_BYTES:
+                size = path.stat().st_size
+                raise CorruptPacket(f"{path} has {size} bytes, the limit for a packet is {MAX_PACKET_BYTES}")
+            yield str(path) if folder else name, path.read_bytes()
 
 
 def read_stream(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:

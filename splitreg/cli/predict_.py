@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splitreg.cli.tables import shorten
-from splitreg.cli.writing import stem_of, write_drawings
+from splitreg.cli.tables import brief
+from splitreg.cli.writing import check_failures, stem_of, write_drawings
 
 if TYPE_CHECKING:
     from splitreg.imaging import ImageLike
@@ -56,6 +56,7 @@ def command(
     splitreg predict my-bundle clip.mp4 --every 10 --json
     """
     from splitreg.assembly import load
+    from splitreg.errors import ImageError
     from splitreg.imaging import read
     from splitreg.threads import set_threads
 
@@ -63,8 +64,14 @@ def command(
     model = load(bundle)
     server = model.server.place(device)
     names = None if heads is None else heads.split(",")
+    count, failures = 0, list[ImageError]()
     for name, label, source in _images(images, every):
-        image = read(source)
+        count += 1
+        try:
+            image = read(source)
+        except ImageError as error:
+            failures.append(error)
+            continue
         (packet,) = model.edge.encode(image, rate=rate, budget_bytes=budget_bytes)
         (predictions,) = server.infer(packet, names)
         predictions = {head: _above(prediction, min_score) for head, prediction in predictions.items()}
@@ -72,6 +79,7 @@ def command(
         if draw is not None:
             for path in write_drawings(Path(draw), label, image, predictions):
                 click.echo(str(path), err=as_json)
+    check_failures(failures, count)
 
 
 def _images(sources: tuple[str, ...], every: int) -> Iterator[tuple[str, str, ImageLike]]:
@@ -99,9 +107,9 @@ def _above(prediction: Prediction, score: float | None) -> Prediction:
 
 
 def _print(name: str, size: int, predictions: Mapping[str, Prediction], *, as_json: bool) -> None:
-    tables = {head: prediction.to_json() for head, prediction in predictions.items()}
     if as_json:
+        tables = {head: prediction.to_json() for head, prediction in predictions.items()}
         click.echo(json.dumps({"image": name, "bytes": size, "predictions": tables}))
         return
-    for head, table in tables.items():
-        click.echo(f"{name}\t{size} bytes\t{head}\t{shorten(json.dumps(table))}")
+    for head, prediction in predictions.items():
+        click.echo(f"{name}\t{size} bytes\t{head}\t{brief(prediction)}")

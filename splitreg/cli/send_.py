@@ -13,7 +13,7 @@ import click
 
 from splitreg.cli.encode_ import context_option
 from splitreg.cli.stream_options import RESOLUTIONS, stream_client_options, stream_options
-from splitreg.cli.tables import shorten
+from splitreg.cli.tables import brief
 from splitreg.cli.tracking_options import Follower, TrackingOptions, follow_frames, tracking_options
 from splitreg.cli.writing import stem_of, write_drawings, write_output
 
@@ -128,11 +128,12 @@ def _check_options(given: Mapping[str, Any]) -> None:
     if given["escalate"] and (given["outbox"] is not None or given["stream"]):
         raise click.UsageError("--escalate excludes --outbox and --stream")
     if given["stream"]:
-        excluded = ("outbox", "draw", "answers", "budget_bytes")
-        if not given["images"] or any(given[name] is not None for name in excluded):
-            raise click.UsageError(
-                "--stream needs a source, and excludes --outbox, --draw, --answers and --budget-bytes"
-            )
+        if not given["images"]:
+            raise click.UsageError("--stream needs a source: a video, a camera, or images")
+        for name in ("outbox", "draw", "answers", "budget_bytes"):
+            if given[name] is not None:
+                watch = "; to see a stream: splitreg watch" if name == "draw" else ""
+                raise click.UsageError(f"--stream excludes --{name.replace('_', '-')}{watch}")
         return
     if any(given[name] is not None for name in ("fps", "budget_kbps", "motion")) or given["tolerance"]:
         raise click.UsageError("--fps, --budget-kbps, --motion and --tolerance require --stream")
@@ -205,7 +206,7 @@ class _Printer:
             f"link {times.link_ms:.0f}, queue {times.queue_ms:.0f}, compute {times.compute_ms:.0f})"
         )
         for head, prediction in answer.predictions.items():
-            yield f"{answer.name}\t{head}\t{shorten(json.dumps(prediction.to_json()))}"
+            yield f"{answer.name}\t{head}\t{brief(prediction)}"
 
     def _draw(self, answer: Answer, folder: Path) -> None:
         from splitreg import imaging

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splitreg.cli.tables import shorten
+from splitreg.cli.tables import brief
 
 if TYPE_CHECKING:
     from splitreg.cli.tracking_options import Follower
     from splitreg.edge.stream_client import FrameAnswer, StreamClientOptions, StreamReport
     from splitreg.imaging import ImageLike
-    from splitreg.predictions import Prediction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,27 +78,8 @@ def send_stream(
 
 def _line(answer: FrameAnswer) -> str:
     kind = "unchanged" if answer.repeated else f"{answer.packet_bytes} bytes{' (key)' if answer.key else ''}"
-    heads = "\t".join(f"{head}: {_brief(prediction)}" for head, prediction in answer.predictions.items())
+    heads = "\t".join(f"{head}: {brief(prediction)}" for head, prediction in answer.predictions.items())
     return f"{answer.name}\t{kind}\t{answer.answer_bytes} bytes back\t{answer.total_ms:.0f} ms\t{heads}"
-
-
-def _brief(prediction: Prediction) -> str:
-    """Return the three most important things of a prediction."""
-    from splitreg.predictions import Classification, Detections, MultiLabel, Segmentation
-
-    match prediction:
-        case Classification():
-            parts = [f"{name} {share:.2f}" for name, share in prediction.top(3)]
-        case MultiLabel():
-            parts = [f"{name} {share:.2f}" for name, share in prediction.present()]
-        case Detections():
-            pairs = zip(prediction.labels, prediction.scores, strict=True)
-            parts = [f"{prediction.names[label]} {score:.2f}" for label, score in pairs]
-        case Segmentation():
-            parts = [f"{prediction.names[index]} {share:.0%}" for index, share in prediction.shares().items()]
-        case _:
-            return shorten(json.dumps(prediction.to_json()), 60)
-    return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "") if parts else "none"
 
 
 def summary(report: StreamReport) -> str:

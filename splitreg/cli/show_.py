@@ -9,6 +9,7 @@ import click
 from splitreg.cli.tables import print_json, table
 from splitreg.errors import DataError
 from splitreg.registry import discover
+from splitreg.specs import KINDS
 
 
 @click.command("show")
@@ -24,7 +25,13 @@ def command(key: str, root: str | None, as_json: bool) -> None:
     """
     kind, _, name = key.partition(":")
     if not name:
-        raise click.UsageError(f"expected KIND:NAME, such as head:det; got {key!r}")
+        same = [row["kind"] for row in discover().catalogue(None) if row["name"] == key]
+        if len(same) != 1:
+            near = f": {' or '.join(f'{each}:{key}' for each in same)}" if same else ", such as head:det"
+            raise click.UsageError(f"expected KIND:NAME{near}; got {key!r}")
+        kind, name = same[0], key
+    kind = kind if kind in KINDS else kind.removesuffix("s")
+    key = f"{kind}:{name}"
     if root is not None:
         _show_folder(kind, name, root, as_json)
         return

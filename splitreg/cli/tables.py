@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from splitreg.files import dump_json
+
+if TYPE_CHECKING:
+    from splitreg.predictions import Prediction
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -50,3 +53,22 @@ def shorten(text: str, width: int = 160) -> str:
     'a lon...'
     """
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def brief(prediction: Prediction) -> str:
+    """Return the three most important things of a prediction; ``--json`` prints all of them."""
+    from splitreg.predictions import Classification, Detections, MultiLabel, Segmentation
+
+    match prediction:
+        case Classification():
+            parts = [f"{name} {share:.2f}" for name, share in prediction.top(3)]
+        case MultiLabel():
+            parts = [f"{name} {share:.2f}" for name, share in prediction.present()]
+        case Detections():
+            pairs = zip(prediction.labels, prediction.scores, strict=True)
+            parts = [f"{prediction.names[label]} {score:.2f}" for label, score in pairs]
+        case Segmentation():
+            parts = [f"{prediction.names[index]} {share:.0%}" for index, share in prediction.shares().items()]
+        case _:
+            return shorten(dump_json(prediction.to_json()), 60)
+    return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "") if parts else "none"

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     help="Validation images whose predictions are drawn into RUN/predictions.",
 )  # fmt: skip
 @click.option("--logger", "loggers", metavar="NAME,...", help="Also log to wandb or mlflow, or to another logger.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle and, without --resume, its run.")
 @click.option("--dry-run", is_flag=True, help="Check the recipe, its data and the model, and print the plan only.")
 @click.option("--quiet", is_flag=True, help="No progress output.")
 @click.pass_context
@@ -98,12 +98,15 @@ def command(
     if dry_run:
         from splitreg.cli.build_ import describe
         from splitreg.training.checks import check_recipe
+        from splitreg.training.devices import check_device
 
+        check_device(device)
         click.echo(describe(check_recipe(loaded).to_json()))
         return
     set_threads(threads)
     options = TrainOptions(
-        resume=resume, device=device, workers=workers, validate_every=every, progress=not quiet, pictures=pictures,
+        resume=resume, overwrite=overwrite, device=device, workers=workers, validate_every=every, progress=not quiet,
+        pictures=pictures,
         loggers=tuple(loggers.split(",")) if loggers else (),
     )  # fmt: skip
     if not loaded.sweep:
@@ -148,7 +151,7 @@ def stage_overrides(recipe: str, flags: Mapping[str, float | None], *, only_last
     """Return the overrides for flags that set a key of a stage.
 
     The learning rate is for the last stage, the batch size for all. The number of epochs is for the last stage,
-    and stages before it get at most as many.
+    and stages before it get at most as many; with fewer epochs its ``rate_warmup`` is shorter, too.
 
     Args:
         recipe: file or name of the recipe.
@@ -163,6 +166,10 @@ def stage_overrides(recipe: str, flags: Mapping[str, float | None], *, only_last
     stages = Recipe.read(recipe).stages
     last = max(0, len(stages) - 1)
     overrides = [] if stages else ["stages=[{}]"]
+    if "epochs" in values and not only_last and stages:
+        stage, epochs = stages[last], values["epochs"]
+        if epochs < stage.epochs and stage.rate_warmup:  # the warm-up keeps its share
+            overrides.append(f"stages.{last}.rate_warmup={round(stage.rate_warmup * epochs / stage.epochs, 3)}")
     for key, value in values.items():
         places = list(range(last + 1)) if key == "batch_size" else [last]
         if key == "epochs" and not only_last:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from splitreg.errors import ImageError
     from splitreg.predictions import Prediction
 
 
@@ -48,6 +49,26 @@ def write_drawings(
         path = folder / f"{stem}-{head}.png"
         write_output(path, write_png(prediction.draw(image)))
         yield path
+
+
+def check_failures(failures: Sequence[ImageError], count: int) -> None:
+    """Raise what was wrong with some images, after all others were processed.
+
+    Args:
+        failures: one error per image.
+        count: number of all images.
+
+    Raises:
+        ImageError: names the images.
+    """
+    from splitreg.errors import ImageError
+
+    if not failures:
+        return
+    if count == 1:
+        raise failures[0]
+    rest = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
+    raise ImageError(f"{len(failures)} of {count} images failed: {'; '.join(map(str, failures[:5]))}{rest}")
 
 
 def stem_of(name: str) -> str:

@@ -28,6 +28,7 @@ from splitreg.data.augmentations import NamedTransforms, border_value
 from splitreg.data.image_codecs import compress
 from splitreg.data.mixing import can_combine, mosaic
 from splitreg.data.pasting import copy_paste
+from splitreg.files import is_finite
 from splitreg.imaging import FILL, Geometry, Preprocess
 from splitreg.tasks import BoxTarget, PoseTarget, Sample, Target
 
@@ -99,6 +100,8 @@ class Augment:
         webp: Sequence[int] = (), transforms: Sequence[Any] = (), mosaic: float = 0.0, mixup: float = 0.0,
         copy_paste: float = 0.0,
     ) -> None:  # fmt: skip
+        if not isinstance(scale, Sequence) or len(scale) != 2 or not all(map(is_finite, scale)):
+            raise ValueError(f"scale is (smallest, largest), got {scale!r}")
         low, high = scale
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is a probability, 0 to 1; got {flip}")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.bundle import Bundle, PreprocessEntry
+from splitreg.bundle.config import NOT_REQUESTED
 from splitreg.bundle.tables import read_tables
 from splitreg.coding import Codec, LatentCoding, LatentModel
 from splitreg.edge.half import EdgeHalf
@@ -120,8 +121,8 @@ def _how_to_publish(name: str, bundle: Bundle) -> str:
     if name != EdgeEncoder.FILES["fp32"]:
         return "write one with: splitreg publish BUNDLE -o NEW --int8 --calibrate DIR --data NAME"
     reason = bundle.config.without_onnx
-    why = f" (reason when the bundle was written: {reason})" if reason else ""
-    return f"write one with: splitreg publish BUNDLE -o NEW{why}"
+    why = f" (it could not be written with the bundle: {reason})" if reason not in ("", NOT_REQUESTED) else ""
+    return f"write one with: splitreg publish {bundle.folder} -o published{why}"
 
 
 def to_preprocess(entry: PreprocessEntry, name: str) -> Preprocess:

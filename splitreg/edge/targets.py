@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitreg.bundle import Bundle
+from splitreg.bundle.config import NOT_REQUESTED
 from splitreg.coding import LatentCoding
 from splitreg.edge.encoder import EdgeEncoder, read_coding
 from splitreg.errors import BundleError
@@ -54,7 +55,7 @@ class EdgeSource:
         source = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         fp32, int8 = EdgeEncoder.FILES["fp32"], EdgeEncoder.FILES["int8"]
         if fp32 not in source:
-            reason = source.config.without_onnx or "not requested"
+            reason = source.config.without_onnx or NOT_REQUESTED
             raise BundleError(f"the bundle {source.folder} has no {fp32}, which targets are exported from: {reason}")
         return cls(
             graph=source.read(fp32), coding=read_coding(source, registry=registry),

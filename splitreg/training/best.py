@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -80,6 +81,31 @@ def check_best(metric: str, heads: Iterable[str]) -> None:
         )
 
 
+def check_metric(metric: str, model: Trainable) -> None:
+    """Check the name of a metric before the first validation, where a head's metrics have names without data.
+
+    Raises:
+        RecipeError: the head has no such metric.
+    """
+    head, _, name = metric.partition(".")
+    if metric in ("", AUTO):
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torchmetrics: there are no predictions
+            names = list(model.head(head).metric().compute())
+    except Exception:  # a plugin's metric may need data
+        return
+    if name not in names:
+        _refuse(metric, [f"{head}.{each}" for each in names])
+
+
+def _refuse(metric: str, names: Sequence[str]) -> NoReturn:
+    raise RecipeError(
+        f"best = {metric!r} is no metric of the validation.{suggest(metric, names)} There are: {', '.join(names)}"
+    )
+
+
 def score_of(metric: str, model: Trainable, validation: Validation) -> float:
     """Return the value of a metric, negated where lower is better; NaN if it was not measured.
 
@@ -95,9 +121,7 @@ def score_of(metric: str, model: Trainable, validation: Validation) -> float:
     head, _, name = metric.partition(".")
     names = [f"{head}.{key}" for head, values in validation.metrics.items() for key in values]
     if metric not in names:
-        raise RecipeError(
-            f"best = {metric!r} is no metric of the validation.{suggest(metric, names)} There are: {', '.join(names)}"
-        )
+        _refuse(metric, names)
     value = validation.metrics[head][name]
     return -value if name == model.head(head).primary and model.head(head).lower_is_better else value
 

@@ -146,6 +146,11 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         return path
 
+    def clear(self) -> None:
+        """Remove all checkpoints."""
+        for path in self.paths():
+            path.unlink(missing_ok=True)
+
     def load(self) -> tuple[Any, Path, list[str]]:
         """Read the newest intact checkpoint.
 

@@ -86,6 +86,12 @@ def start_advice(recipe: Recipe, registry: Registry) -> Iterator[str]:
     for part in recipe.data:
         if part.train == part.val:
             yield f"dataset {part.name!r} is validated on its images for training ({part.val!r}): the metrics are too good"
+    for stage in recipe.stages:
+        if stage.best and 1 < stage.epochs <= stage.rate_warmup:
+            yield (
+                f"stage {stage.name}: rate_warmup ({stage.rate_warmup:g}) covers all {stage.epochs} epochs, and best counts "
+                "only epochs after it: the last weights are kept; lower rate_warmup"
+            )
 
 
 def check_same_model(recipe: Recipe, model: SplitModel, registry: Registry | None = None) -> None:

@@ -110,7 +110,8 @@ def constant_output(name: str, predictions: Sequence[Prediction], targets: Seque
             label = masks[0].names[classes.pop()]
             return (
                 f"head {name!r} predicts {label!r} for every pixel of {len(masks)} validation images, which show "
-                f"{len(known)} classes; train longer, keep pretrained weights, or set dice = 1.0 in the head"
+                f"{len(known)} classes; train longer, start from pretrained weights, or set dice = 1.0 in the head if it "
+                "has none"
             )
     if objects and len(objects) == len(predictions):
         threshold = objects[0].threshold
@@ -118,6 +119,6 @@ def constant_output(name: str, predictions: Sequence[Prediction], targets: Seque
             best = max((float(p.scores.max()) for p in objects if len(p.scores)), default=0.0)
             return (
                 f"head {name!r} finds no object with a score of {threshold:g} or more in {len(objects)} validation images; "
-                f"the best score is {best:.2f}; train longer, or keep pretrained weights"
+                f"the best score is {best:.2f}; train longer, or start from pretrained weights"
             )
     return None

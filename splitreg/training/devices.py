@@ -25,6 +25,19 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
+def check_device(device: str) -> None:
+    """Check the name of a device, and that this machine has one.
+
+    Raises:
+        TrainingError: it has not.
+    """
+    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device not in available:
+        raise TrainingError(f"device must be {', '.join(available)}; got {device!r}")
+    if not available[device]:
+        raise TrainingError(f"torch finds no device {device!r} here; choose cpu, or auto for the best that there is")
+
+
 def open_fabric(device: str, precision: str) -> Fabric:
     """Set up this process.
 
@@ -35,6 +48,7 @@ def open_fabric(device: str, precision: str) -> Fabric:
     Raises:
         TrainingError: there is no such device.
     """
+    check_device(device)
     world = world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world))) if world > 1 else 1
     # if no image in the batch of one process has a head's target, the head's weights are unused there

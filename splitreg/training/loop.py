@@ -27,7 +27,7 @@ from splitreg.training.hooks import TrainState
 from splitreg.training.interrupts import Interrupts
 from splitreg.training.log import RunLog
 from splitreg.training.options import TrainOptions
-from splitreg.training.pictures import predictions_jpeg
+from splitreg.training.pictures import PREDICTIONS, predictions_jpeg
 from splitreg.training.stage import StageRun
 from splitreg.training.step import step_batch
 from splitreg.training.validation import Validation, validate
@@ -92,7 +92,7 @@ class Loop:
                 self.history, self.warnings = list(state["history"]), list(state["warnings"])
                 self.log.write("resume", step=at.step)
                 place = f"stage {stages[at.stage].name}, epoch {at.epoch + 1}" if at.stage < len(stages) else "the end"
-                self.progress.print(f"resumed after step {at.step}: {place}")
+                self.progress.print(f"resumed {self.run.folder} after step {at.step}: {place}")
             while at.stage < len(stages):
                 self._run_stage(None if state is None else state["stage"], None if state is None else state.get("best"))
                 state = None
@@ -301,7 +301,7 @@ class Loop:
         run, at, loaders = self._stage_run, self.position, self.run.loaders
         if loaders.datasets.val is None or loaders.change is not None:  # latents in place of images
             return
-        path = self.run.folder / "predictions" / f"{run.stage.name}-{at.epoch + 1:04d}.jpg"
+        path = self.run.folder / PREDICTIONS / f"{run.stage.name}-{at.epoch + 1:04d}.jpg"
         try:
             data = predictions_jpeg(
                 self.model, loaders.datasets.val, self.run.val_classes, self.options.pictures, run.device
@@ -312,7 +312,7 @@ class Loop:
             return
         with disk_errors(path, TrainingError, "free some space, then resume"):
             write_atomic(path, data, sync=False)
-        self.log.image("predictions", path, at.step)
+        self.log.image(PREDICTIONS, path, at.step)
 
     def _must_stop(self) -> bool:
         run = self._stage_run
@@ -326,7 +326,7 @@ class Loop:
         number = self.interrupts.received or int(signal.SIGTERM)
         raise TrainingInterrupted(
             f"stopped by {signal.Signals(number).name} after step {self.position.step}; the checkpoint is in "
-            f"{self.checkpoints.folder}, resume to continue",
+            f"{self.checkpoints.folder}; the same command with --resume continues (in Python: TrainOptions(resume=True))",
             number,
         )
 

@@ -21,6 +21,7 @@ class TrainOptions:
 
     Args:
         resume: continue the run in the output folder from its newest checkpoint; without one, start.
+        overwrite: replace a run that the output folder holds; not with ``resume``.
         datasets: replaces the datasets of the recipe.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         workers: data loading processes; 0 loads in the training process.
@@ -37,6 +38,7 @@ class TrainOptions:
     """
 
     resume: bool = False
+    overwrite: bool = False
     datasets: Datasets | None = None
     device: str = "auto"
     workers: int = 0
@@ -50,3 +52,8 @@ class TrainOptions:
     progress: bool = True
     on_event: OnEvent | None = None
     hooks: Hooks = field(default_factory=Hooks)
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether a run that the folder holds is replaced."""
+        return self.overwrite and not self.resume

@@ -14,6 +14,9 @@ from splitreg.data.transforms import FitInput
 from splitreg.evaluation.examples import example, jpeg, sheet
 from splitreg.evaluation.packets import spread
 
+#: Folder of the sheets in that of the run.
+PREDICTIONS = "predictions"
+
 
 @torch.no_grad()
 def predictions_jpeg(

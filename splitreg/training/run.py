@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ from splitreg.progress import Progress
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
 from splitreg.training import devices
-from splitreg.training.best import check_best
+from splitreg.training.best import check_best, check_metric
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.checks import start_advice, training_problems
 from splitreg.training.data import DataLoaders, hold_out_validation, open_datasets
@@ -41,6 +42,7 @@ from splitreg.training.loop import Loop, Position
 from splitreg.training.objectives import check_objectives
 from splitreg.training.options import TrainOptions
 from splitreg.training.parts import check_stage
+from splitreg.training.pictures import PREDICTIONS
 from splitreg.training.setup import Run
 from splitreg.training.teacher import Teacher, as_teacher, copy_parts, open_teacher, student_capabilities
 
@@ -132,7 +134,7 @@ def train(
         teacher=_teacher(teacher, resolved, model, registry), hooks=options.hooks,
         advice=tuple(start_advice(resolved, registry)),
     )  # fmt: skip
-    if built and not Checkpoints(run.folder / "checkpoints").paths():
+    if built and (options.starts_anew or not Checkpoints(run.folder / "checkpoints").paths()):
         _calibrate(model, loaders.datasets.train)
     record = execute(run, options)
     model.trained = True
@@ -178,7 +180,10 @@ def _execute(run: Run, options: TrainOptions, first: bool) -> RunRecord:
         for head, mapping in classes.items():
             if str(mapping):
                 progress.print(f"{split} of head {head!r}: {mapping}")
-    state = _restore(run, checkpoints, progress, options.resume)
+    if first and options.starts_anew:
+        checkpoints.clear()
+        shutil.rmtree(run.folder / PREDICTIONS, ignore_errors=True)
+    state = None if options.starts_anew else _restore(run, checkpoints, progress, options.resume)
     if first:
         path = run.folder / "recipe.json"
         with disk_errors(path, TrainingError, "free some space, or choose another folder"):
@@ -215,6 +220,7 @@ def _check(run: Run, *, validated: bool) -> None:
     for number, stage in enumerate(run.recipe.stages):
         check_stage(stage.freeze_to, run.model.plan.backbone.meta.stages, f"stages[{number}]: ")
         check_best(stage.best, [head.name for head in run.model.plan.heads])
+        check_metric(stage.best, run.model)
         if stage.best and not validated:
             raise RecipeError(
                 f"stages[{number}]: best = {stage.best!r} needs validations; remove it, or validate_every = 0 "
@@ -240,8 +246,8 @@ def _restore(run: Run, checkpoints: Checkpoints, progress: Progress, resume: boo
         return None
     if not resume:
         raise TrainingError(
-            f"{run.folder} holds a run already; continue it with --resume (in Python: TrainOptions(resume=True)), or choose "
-            "another folder with --run"
+            f"{run.folder} holds a run already; continue it with --resume, replace it with --overwrite (in Python: "
+            "TrainOptions(resume=True) or overwrite=True), or choose another folder with --run"
         )
     state: dict[str, Any]
     state, path, damaged = checkpoints.load()

@@ -83,6 +83,16 @@ def test_relative_links_resolve(page):
             assert anchor in anchors(target), f"{name(page)} links to {link}"
 
 
+def test_the_plugins_that_the_readme_shows_are_listed_so():
+    text = (ROOT / "README.md").read_text()
+    block = text.split("$ splitreg list\n")[1].split("...\n")[0].splitlines()
+    from splitreg.registry import discover
+
+    listed = {tuple(row[key] for key in ("kind", "name", "package", "summary")) for row in discover().catalogue()}
+    shown = [tuple(re.split(r" {2,}", line)) for line in block[2:]]
+    assert len(shown) == 7 and set(shown) <= listed
+
+
 def test_the_cli_page_is_up_to_date():
     spec = importlib.util.spec_from_file_location("make_cli_docs", ROOT / "scripts" / "make_cli_docs.py")
     script = importlib.util.module_from_spec(spec)

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from support import third_party
 
 from splitreg.assembly import plan
+from splitreg.components import Component
 from splitreg.errors import BrokenComponent, MissingExtra, PlanError, RecipeError
 from splitreg.registry import discover
 from splitreg.testing import run
@@ -135,3 +137,28 @@ def test_an_unexpected_error_is_reported_to_the_package(package, capsys, monkeyp
         module.main()
     message = capsys.readouterr().err
     assert "codec:bad" in message and "report it to acme-split" in message and "acme_split/codec.py" in message
+
+
+class Annotated:
+    """A plugin with options of plain types."""
+
+    def __init__(
+        self, count: int, *, share: float = 0.5, name: str | None = None, on: bool = False, sizes: tuple[int, ...] = ()
+    ) -> None:
+        self.values = count, share, name, on, sizes
+
+
+@pytest.mark.parametrize(("option", "value", "wanted"), [
+    ("count", "3", "int"), ("count", 1.5, "int"), ("count", True, "int"), ("share", "a", "float"), ("share", [1], "float"),
+    ("name", 3, "str or None"), ("on", 1, "bool"),
+])  # fmt: skip
+def test_options_of_a_wrong_type_are_named(option, value, wanted):
+    component = Component(kind="codec", name="own", cls=Annotated)
+    with pytest.raises(RecipeError, match=rf"codec 'own': {option} must be {wanted}, got"):
+        component.create(options={"count": 3, option: value})
+
+
+def test_options_of_the_right_type_or_of_another_kind_pass():
+    component = Component(kind="codec", name="own", cls=Annotated)
+    options = {"count": np.int64(3), "share": 1, "name": None, "on": True, "sizes": "the class checks it"}
+    assert component.create(options=options).values == (3, 1, None, True, "the class checks it")

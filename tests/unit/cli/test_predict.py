@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from PIL import Image
 
 from splitreg.assembly import build, save
 from splitreg.cli.encode_ import command as encode
+from splitreg.cli.infer_ import command as infer
 from splitreg.cli.predict_ import command as predict
+from splitreg.errors import CorruptPacket, ImageError
 from splitreg.predictions import Detections
 
 
@@ -77,6 +80,31 @@ def test_a_numbered_drawing_does_not_replace_another(bundle, images, tmp_path):
     paths = [str(images / "a.png"), str(images / "a.png"), str(tmp_path / "a-2.png")]
     done = CliRunner().invoke(predict, [bundle, *paths, "--heads", "cls", "--draw", str(tmp_path / "d")])
     assert done.exit_code == 0 and len(list((tmp_path / "d").iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["encode", "predict"])
+def test_a_damaged_image_does_not_stop_the_others(bundle, images, tmp_path, name):
+    (images / "aa.png").write_text("no image")
+    (images / "ab.jpg").write_bytes((images / "b.jpg").read_bytes()[:200])
+    command = {"encode": encode, "predict": predict}[name]
+    more = ["-o", str(tmp_path / "packets")] if name == "encode" else []
+    done = CliRunner().invoke(command, [bundle, str(images), *more])
+    assert isinstance(done.exception, ImageError) and {"a", "b"} == {
+        Path(r.split("\t")[0]).stem for r in done.output.splitlines()
+    }
+    assert all(fact in str(done.exception) for fact in ("2 of 4 images", "aa.png", "ab.jpg"))
+    done = CliRunner().invoke(command, [bundle, str(images / "aa.png"), *more])
+    assert isinstance(done.exception, ImageError) and "images failed" not in str(done.exception)
+
+
+def test_packets_of_a_folder_are_inferred(bundle, images, tmp_path):
+    packets = tmp_path / "packets"
+    assert CliRunner().invoke(encode, [bundle, str(images), "-o", str(packets)]).exit_code == 0
+    done = CliRunner().invoke(infer, [bundle, str(packets), "--heads", "cls"])
+    assert done.exit_code == 0 and [Path(line.split("\t")[0]).stem for line in done.output.splitlines()] == ["a", "b"]
+    assert "a 0." in done.output or "b 0." in done.output
+    done = CliRunner().invoke(infer, [bundle, str(images)])
+    assert isinstance(done.exception, CorruptPacket) and "no packet in" in str(done.exception)
 
 
 def test_encode_takes_a_folder(bundle, images, tmp_path):

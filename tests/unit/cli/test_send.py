@@ -74,11 +74,20 @@ def test_importing_it_costs_nothing_heavy():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize(("options", "fact"), [
+    (["clip.mp4", "--draw", "drawn"], "--stream excludes --draw; .*splitreg watch"),
+    (["clip.mp4", "--outbox", "o.db"], "--stream excludes --outbox"), ([], "--stream needs a source"),
+])  # fmt: skip
+def test_what_streams_exclude(options, fact):
+    done = CliRunner().invoke(command, [BUNDLE, "--to", "http://127.0.0.1:9", "--stream", *options])
+    assert done.exit_code == 2 and re.search(fact, " ".join(done.output.split()))
+
+
 def test_what_is_printed(service, images):
     done = send(service, images / "p0.png", "--heads", "cls,det")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("p0.png\t") and " bytes\t" in lines[0] and "link" in lines[0]
-    assert lines[1].startswith('p0.png\tcls\t{"task": "classification"') and len(lines) == 2
+    assert re.fullmatch(r"p0\.png\tcls\t[abc] 0\.\d\d(, [abc] 0\.\d\d)*", lines[1]) and len(lines) == 2
     assert service.requests[0][0] == "/v1/infer?heads=cls,det"
 
 

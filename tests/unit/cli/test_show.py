@@ -1,5 +1,9 @@
 """``splitreg show``: options, where they are documented, and what None means."""
 
+import pytest
+from click.testing import CliRunner
+
+from splitreg.cli.show_ import command
 from splitreg.components import Component
 from splitreg.registry import discover
 
@@ -27,6 +31,19 @@ class Derived(Base):
 
     def __init__(self, *, width=None, depth=None, seed, unknown=None):
         pass
+
+
+@pytest.mark.parametrize("name", ["head:det", "heads:det", "det"])
+def test_a_unique_name_is_enough(name):
+    done = CliRunner().invoke(command, [name])
+    assert done.exit_code == 0 and done.output.startswith("head:det: ")
+
+
+def test_a_name_of_several_kinds_is_refused():
+    done = CliRunner().invoke(command, ["raw"])  # a bottleneck and a codec
+    assert done.exit_code == 2 and "bottleneck:raw or codec:raw" in done.output
+    done = CliRunner().invoke(command, ["nothing"])
+    assert done.exit_code == 2 and "KIND:NAME" in done.output
 
 
 def test_inherited_options_and_none():

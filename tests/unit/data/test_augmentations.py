@@ -85,6 +85,8 @@ def test_a_preset_gives_the_values_that_are_not_set():
         ({"transforms": ["ToDtype"]}, "ToDtype"),
         ({"transforms": [{"name": "RandomPosterize", "bits": "a"}]}, "RandomPosterize"),
         ({"transforms": [{"name": "RandomResizedCrop", "size": "a"}]}, "RandomResizedCrop"),
+        ({"scale": 2}, "scale is"),
+        ({"scale": [1, "a"]}, "scale is"),
         ({"mosaik": 1}, "mosaik.*mosaic"),
     ],
 )

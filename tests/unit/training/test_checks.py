@@ -75,6 +75,15 @@ def test_epochs_are_for_the_last_stage_and_the_batch_size_for_all(recipe):
     assert [(stage.epochs, stage.batch_size) for stage in stages] == [(2, 4), (3, 4)]
 
 
+def test_fewer_epochs_have_a_shorter_warm_up(recipe):
+    path = recipe('[[stages]]\nepochs = 100\nrate_warmup = 20\nbest = "auto"\n')
+    assert Recipe.read(path, stage_overrides(path, {"epochs": 12})).stages[0].rate_warmup == 2.4
+    assert Recipe.read(path, stage_overrides(path, {"epochs": 200})).stages[0].rate_warmup == 20
+    assert Recipe.read(path, stage_overrides(path, {"epochs": 12}, only_last=True)).stages[0].rate_warmup == 20
+    advice = list(start_advice(Recipe.read(path, ["stages.epochs=12"]), REGISTRY))
+    assert len(advice) == 1 and "rate_warmup (20) covers all 12 epochs" in advice[0]
+
+
 @pytest.mark.parametrize(("only_last", "expected"), [(False, [2, 3, 3]), (True, [2, 9, 3])])
 def test_stages_before_the_last_one_get_at_most_as_many_epochs(recipe, only_last, expected):
     path = recipe("".join(f'[[stages]]\nname = "n{n}"\nepochs = {n}\n' for n in (2, 9, 5)))

@@ -264,6 +264,20 @@ def test_best_weights_are_those_of_the_best_epoch(tmp_path):
     assert best["score"] == max(scores) and scores.index(max(scores)) == best["best_epoch"]
 
 
+def test_a_run_can_be_replaced(tmp_path):
+    stage = {"epochs": 1, "batch_size": 10}
+    first = run(toy_recipe(stage), tmp_path)
+    (tmp_path / "predictions").mkdir()
+    with pytest.raises(TrainingError, match=r"--resume.*--overwrite"):
+        run(toy_recipe({**stage, "epochs": 2}), tmp_path)
+    second = run(toy_recipe({**stage, "epochs": 2}), tmp_path, overwrite=True)
+    assert second.resumed_from == 0 and second.steps == 2 * first.steps and not (tmp_path / "predictions").exists()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines].count("start") == 1 and lines[0]["event"] == "start"
+    again = run(toy_recipe({**stage, "epochs": 2}), tmp_path, overwrite=True, resume=True)
+    assert again.resumed_from == second.steps  # with both, nothing is lost
+
+
 def test_a_complete_run_goes_on_for_more_epochs(tmp_path):
     stages = {"epochs": 1, "batch_size": 10, "name": "first"}, {"epochs": 2, "batch_size": 10, "name": "last"}
     whole = run(toy_recipe(*stages), tmp_path)
@@ -408,6 +422,14 @@ def test_modules_up_to_a_stage():
 def test_an_unknown_metric_names_those_that_exist(tmp_path):
     with pytest.raises(RecipeError, match="colour.top1"):
         run(toy_recipe({"epochs": 1, "batch_size": 4, "best": "colour.top11"}), tmp_path)
+    assert not list(tmp_path.iterdir()), "it is known before the first step"
+
+
+@pytest.mark.parametrize(("device", "fact"), [("tpu", "auto, cpu, cuda, mps"), ("cuda", "no device 'cuda'.*cpu")])
+def test_a_device_that_is_not_there(tmp_path, monkeypatch, device, fact):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(TrainingError, match=fact):
+        run(toy_recipe({"epochs": 1, "batch_size": 4}), tmp_path, device=device)
 
 
 #: Neither noise nor dropout nor statistics of the batch: the loss is a mean over independent images.
