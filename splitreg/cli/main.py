@@ -87,6 +87,7 @@ def main() -> None:
 
     if not sys.warnoptions:  # users cannot act on warnings of libraries about each other
         warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # without the line of the source
     debug = bool(os.environ.get("SPLITREG_TRACEBACK"))
     _escape_output()
     try:

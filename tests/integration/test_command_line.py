@@ -115,6 +115,15 @@ def test_list_is_quick_and_imports_nothing_heavy():
     assert "det-fasterrcnn" in done.stdout
 
 
+def test_a_warning_is_one_line_without_source(tmp_path):
+    Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60)).save(tmp_path / "deep.png")
+    arguments = ["edge", "encode", "zoo:camvid-small", str(tmp_path / "deep.png"), "-o", str(tmp_path / "packets")]
+    command = [sys.executable, "-m", "splitreg", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: ") and "65535" in line and ".py" not in line
+
+
 def test_list_json_and_show():
     rows = json.loads(run("list", "codec", "--json").stdout)
     assert {row["name"] for row in rows} >= {"compressai", "zstd", "raw", "png", "jpeg", "webp"}
