@@ -16,8 +16,9 @@ import io
 import numpy as np
 import torch
 from PIL import Image
+from splitreg_classic.blocks import quantisation_table
 from splitreg_classic.tiling import tile
-from splitreg_objectives.codelength import jpeg_bits, png_bits, quantisation_table
+from splitreg_objectives.codelength import jpeg_bits, png_bits
 from splitreg_objectives.compressibility import Compressibility
 
 from splitreg.interfaces import StepContext

@@ -147,6 +147,13 @@ class Bottleneck(nn.Module, abc.ABC):
         """
         raise NotImplementedError
 
+    def symbols(self, latent: Tensor) -> Tensor | None:
+        """Return the (B, C, h, w) latent in steps of its quantiser, not rounded, with gradients; for objectives.
+
+        Only a bottleneck whose steps are learned needs it: with others, objectives see the latent. By default None.
+        """
+        return None
+
     def losses(self) -> dict[str, Tensor]:
         """Return further losses of the last ``forward`` in training: name -> scalar, averaged over the images.
 
@@ -294,6 +301,7 @@ class StepContext:
         shared: trained weights that several heads may depend on.
         cut: the (B, C, h, w) feature at the cut, and what the bottleneck restores of it; None if the
             bottleneck reads the image, or was not run.
+        symbols: (B, C, h, w), ``Bottleneck.symbols`` of the latent; None if the bottleneck has none.
     """
 
     losses: Mapping[str, Mapping[str, Tensor]]
@@ -307,6 +315,7 @@ class StepContext:
     latent: Tensor | None = None
     shared: Sequence[Tensor] = ()
     cut: tuple[Tensor, Tensor] | None = None
+    symbols: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from splitreg.coding import SymbolModel
 from splitreg.errors import RecipeError
 from splitreg.interfaces import Bottleneck, FeatureSpec, SymbolSpec
+from splitreg_classic.blocks import jpeg
 
 #: Largest number of bits with a histogram and tables, of 2**bits entries per channel.
 MAX_TABLE_BITS = 10
@@ -17,6 +18,12 @@ MAX_TABLE_BITS = 10
 INITIAL_RANGE = (-4.0, 4.0)
 #: Percentiles are taken over at most this many values per channel.
 _MAX_SAMPLE = 4096
+#: Qualities of surrogate ``jpeg``.
+JPEG_QUALITIES = (75, 95)
+#: Batches after which the range stays, if the steps are learned.
+RANGE_BATCHES = 20
+#: Factor on the learned logarithms: optimisers move a weight by about their learning rate.
+LOG_STEP = 30.0
 
 
 class _FeatureBottleneck(Bottleneck):
@@ -47,12 +54,16 @@ class Quantise(_FeatureBottleneck):
         per_channel: one range per channel instead of one for all channels.
         percentile: above 50, at most 100: the range ends at this percentile; 100 is the maximum.
         momentum: weight of a new batch in the running range and histogram.
-        surrogate: ``"noise"`` (uniform, half a step) or ``"ste"`` (rounding, straight-through).
+        surrogate: ``"noise"`` (uniform, half a step), ``"ste"`` (rounding, straight-through), or ``"jpeg"``:
+            rounding, and a JPEG of random quality for every other image.
+        learned_steps: learn a step per channel, from the one that ``bits`` over the range of the first
+            batches gives. It needs an objective that makes bytes cost something, such as ``code-length``.
 
     Raises:
         RecipeError: an option is out of range, or the source is not the feature at the cut.
 
-    Source: Choi & Bajic 2018, arXiv:1802.03931 (min-max quantisation); Alvar & Bajic 2019, arXiv:1902.05179 (noise).
+    Source: Choi & Bajic 2018, arXiv:1802.03931 (min-max quantisation); Alvar & Bajic 2019, arXiv:1902.05179 (noise);
+    Esser et al. 2020, arXiv:1902.08153 (learned steps).
     """
 
     name: ClassVar[str] = "quantise"
@@ -60,6 +71,7 @@ class Quantise(_FeatureBottleneck):
     high: Tensor
     counts: Tensor
     batches: Tensor
+    mean: Tensor
 
     def __init__(
         self,
@@ -71,6 +83,7 @@ class Quantise(_FeatureBottleneck):
         percentile: float = 100.0,
         momentum: float = 0.1,
         surrogate: str = "noise",
+        learned_steps: bool = False,
     ) -> None:
         super().__init__(source, target)
         if not 1 <= bits <= 16:
@@ -79,16 +92,25 @@ class Quantise(_FeatureBottleneck):
             raise RecipeError(f"bottleneck quantise: percentile must be above 50 and at most 100, got {percentile}")
         if not 0 < momentum <= 1:
             raise RecipeError(f"bottleneck quantise: momentum must be above 0 and at most 1, got {momentum}")
-        if surrogate not in ("noise", "ste"):
-            raise RecipeError(f"bottleneck quantise: surrogate must be 'noise' or 'ste', got {surrogate!r}")
+        if surrogate not in ("noise", "ste", "jpeg"):
+            raise RecipeError(f"bottleneck quantise: surrogate must be 'noise', 'ste' or 'jpeg', got {surrogate!r}")
+        if surrogate == "jpeg" and bits != 8:
+            raise RecipeError(f"bottleneck quantise: surrogate 'jpeg' needs 8 bits, got {bits}")
         self.bits, self.per_channel, self.percentile = bits, per_channel, percentile
-        self.momentum, self.surrogate = momentum, surrogate
+        self.momentum, self.surrogate, self.learned_steps = momentum, surrogate, learned_steps
         self.symbol_spec = SymbolSpec(bits=bits, tables=bits <= MAX_TABLE_BITS, exact=False)
         self.register_buffer("low", torch.full((source.channels,), INITIAL_RANGE[0]))
         self.register_buffer("high", torch.full((source.channels,), INITIAL_RANGE[1]))
         levels = 2**bits if self.symbol_spec.tables else 0
         self.register_buffer("counts", torch.zeros(source.channels, levels))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        if learned_steps:
+            self.register_buffer("mean", torch.zeros(source.channels))
+            self.log_gain = nn.Parameter(torch.zeros(source.channels))  # divided by LOG_STEP
+
+    def symbols(self, latent: Tensor) -> Tensor | None:
+        """Return the latent in steps, not rounded, with gradients of latent and steps; None if they are not learned."""
+        return self._in_steps(latent) if self.learned_steps else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the quantised feature (in training its surrogate) and the bits per image.
@@ -99,8 +121,8 @@ class Quantise(_FeatureBottleneck):
         latent = self.analyse(x)
         if self.training:
             self._calibrate(latent.detach())
-        scale, shift, top = self._scale()[:, None, None], self.low[:, None, None], 2**self.bits - 1
-        scaled = (latent - shift) * scale
+        scale, shift = (each[:, None, None] for each in self._scale_and_shift())
+        scaled, top = (latent - shift) * scale, 2**self.bits - 1
         with torch.no_grad():
             symbols = torch.round(scaled).clamp(0, top)  # half to even, like numpy's rint
             if self.training:
@@ -108,23 +130,42 @@ class Quantise(_FeatureBottleneck):
             rate = self._rate(symbols)
         if self.training:
             inside = scaled.clamp(0, top)
-            noise = torch.rand_like(inside) - 0.5 if self.surrogate == "noise" else symbols - inside.detach()
-            symbols = inside + noise
+            symbols = inside + self._error(inside.detach(), symbols)
         return self.synthesise(symbols / scale + shift), rate
 
     def freeze(self) -> SymbolModel:
         """Return range and tables; the tables are flat before calibration."""
-        shift, scale = self.low.cpu().numpy(), self._scale().cpu().numpy()
+        scale, shift = (each.detach().cpu().numpy() for each in self._scale_and_shift())
         if not self.symbol_spec.tables:
             return SymbolModel.plain("uniform", self.latent.channels, self.bits, shift, scale)
         return SymbolModel.uniform(self.bits, shift, scale, self.counts.double().cpu().numpy())
 
-    def _scale(self) -> Tensor:
-        # A constant channel needs a range, too.
-        scale: Tensor = (2**self.bits - 1) / (self.high - self.low).clamp(min=1e-6)
-        return scale
+    def _error(self, exact: Tensor, rounded: Tensor) -> Tensor:
+        """Return what coding adds to the symbols in training."""
+        if self.surrogate == "noise":
+            return torch.rand_like(exact) - 0.5
+        if self.surrogate == "jpeg":  # every other image
+            quality = int(torch.randint(JPEG_QUALITIES[0], JPEG_QUALITIES[1] + 1, ()))
+            rounded = rounded.index_copy(
+                0, torch.arange(0, len(rounded), 2, device=rounded.device), jpeg(rounded[::2], quality)
+            )
+        return rounded - exact
+
+    def _in_steps(self, latent: Tensor) -> Tensor:
+        scale, shift = (each[:, None, None] for each in self._scale_and_shift())
+        return ((latent - shift) * scale).clamp(0, 2**self.bits - 1)
+
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return steps per unit, and the value of symbol 0, per channel; learned steps have the mean in the middle."""
+        scale: Tensor = (2**self.bits - 1) / (self.high - self.low).clamp(min=1e-6)  # also of a constant channel
+        if not self.learned_steps:
+            return scale, self.low
+        scale = scale * (LOG_STEP * self.log_gain).exp()
+        return scale, self.mean - 2 ** (self.bits - 1) / scale
 
     def _calibrate(self, latent: Tensor) -> None:
+        if self.learned_steps and self.batches >= RANGE_BATCHES:
+            return
         rows = latent.transpose(0, 1).flatten(1)  # (C, B*h*w)
         if not self.per_channel:
             rows = rows.reshape(1, -1)
@@ -138,6 +179,8 @@ class Quantise(_FeatureBottleneck):
         if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
             return  # one batch with NaN must not destroy the range
         weight = 1.0 if self.batches.item() == 0 else self.momentum
+        if self.learned_steps:
+            self.mean.lerp_(latent.mean((0, 2, 3)), weight)
         self.low.lerp_(low.expand_as(self.low), weight)
         self.high.lerp_(high.expand_as(self.high), weight)
         self.batches += 1

@@ -6,19 +6,13 @@ import math
 from collections.abc import Sequence
 
 import torch
+from splitreg_classic.blocks import coefficients, quantisation_table, tile
 from torch import Tensor
 from torch.nn import functional
 
 from splitreg.errors import RecipeError, TrainingError
 from splitreg.interfaces import Objective, StepContext, TeacherCapabilities
-from splitreg_objectives.compressibility import basis, tile
 
-#: Luminance table of ITU-T T.81, annex K, for quality 50, row by row.
-LUMINANCE = (
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87,
-    80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92,
-    95, 98, 112, 100, 103, 99,
-)  # fmt: skip
 #: Components of the distribution of PNG's differences.
 GROUPS = 8
 CODERS = ("png", "jpeg", "both")
@@ -89,7 +83,7 @@ class CodeLength(Objective):
         latent = context.latent.float()
         coders = CODERS[:2] if self.coder == "both" else (self.coder,)
         with torch.autocast(latent.device.type, enabled=False):
-            symbols = self._symbols(latent)
+            symbols = self._symbols(latent) if context.symbols is None else context.symbols.float()
             lengths = {
                 "png": lambda: png_bits(symbols, noise=self.training),
                 "jpeg": lambda: jpeg_bits(symbols, self.table, noise=self.training),
@@ -114,17 +108,6 @@ class CodeLength(Objective):
 
 
 _NONE = "it needs the latent, but no bottleneck encodes in this run; remove it when a head is trained late"
-
-
-def quantisation_table(quality: int) -> Tensor:
-    """Return the (8, 8) table of libjpeg for a quality.
-
-    >>> quantisation_table(50)[0, :3].tolist(), quantisation_table(100).max().item()
-    ([16.0, 11.0, 10.0], 1.0)
-    """
-    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
-    table = torch.tensor(LUMINANCE, dtype=torch.float32).reshape(8, 8)
-    return ((table * scale + 50) / 100).floor().clamp(1, 255)
 
 
 def png_bits(symbols: Tensor, *, noise: bool = False) -> Tensor:
@@ -154,20 +137,15 @@ def jpeg_bits(symbols: Tensor, table: Tensor, *, noise: bool = False) -> Tensor:
     A scale is the product of one per place of the block in the image, which is mostly one channel, and
     one per frequency.
     """
-    image = tile(symbols)
-    height, width = image.shape[-2:]
-    image = functional.pad(image, (0, -width % 8, 0, -height % 8), mode="replicate") - 128
-    blocks = image.unfold(-2, 8, 8).unfold(-2, 8, 8).flatten(1, 3)  # (B, N, 8, 8)
-    matrix = basis(8, image)
-    coefficients = _rounded(matrix @ blocks @ matrix.T / table, noise)
-    dc = functional.pad(coefficients[:, 1:, :1, :1] - coefficients[:, :-1, :1, :1], (0, 0, 0, 0, 1, 0))
-    first = torch.zeros(8, 8, dtype=torch.bool, device=image.device)
+    steps = _rounded(coefficients(tile(symbols), table).flatten(1, 2), noise)  # (B, N, 8, 8)
+    dc = functional.pad(steps[:, 1:, :1, :1] - steps[:, :-1, :1, :1], (0, 0, 0, 0, 1, 0))
+    first = torch.zeros(8, 8, dtype=torch.bool, device=steps.device)
     first[0, 0] = True
-    coefficients = torch.where(first, dc, coefficients)
-    sizes = coefficients.detach().abs()
+    steps = torch.where(first, dc, steps)
+    sizes = steps.detach().abs()
     places, frequencies = sizes.mean((0, 2, 3), keepdim=True), sizes.mean((0, 1), keepdim=True)
     scale = places * frequencies / sizes.mean().clamp(min=1e-6)
-    return -laplace_mass(coefficients, scale).clamp(min=1e-9).log2().sum() / symbols.numel()
+    return -laplace_mass(steps, scale).clamp(min=1e-9).log2().sum() / symbols.numel()
 
 
 def _rounded(values: Tensor, noise: bool) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from splitreg_classic.tiling import grid
+from splitreg_classic.blocks import basis, tile
 from torch import Tensor
 
 from splitreg.errors import RecipeError, TrainingError
@@ -88,23 +88,3 @@ def transform(images: Tensor) -> Tensor:
     """(..., h, w) -> orthonormal DCT-II in both directions."""
     rows, columns = (basis(size, images) for size in images.shape[-2:])
     return rows @ images @ columns.T
-
-
-def basis(size: int, like: Tensor) -> Tensor:
-    """Return the (size, size) matrix of the orthonormal DCT-II."""
-    index = torch.arange(size, device=like.device, dtype=like.dtype)
-    matrix = torch.cos(math.pi / size * (index + 0.5) * index[:, None]) * math.sqrt(2 / size)
-    return torch.cat([matrix[:1] / math.sqrt(2), matrix[1:]])
-
-
-def tile(latent: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, 1, rows * h, columns * w), row by row.
-
-    >>> tile(torch.arange(8.0).reshape(1, 8, 1, 1)).tolist()
-    [[[[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]]]
-    """
-    batch, channels, height, width = latent.shape
-    rows, columns = grid(channels)
-    filled = torch.nn.functional.pad(latent, (0, 0, 0, 0, 0, rows * columns - channels))
-    tiles = filled.reshape(batch, rows, columns, height, width).transpose(2, 3)
-    return tiles.reshape(batch, 1, rows * height, columns * width)

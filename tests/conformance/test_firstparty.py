@@ -73,6 +73,7 @@ CASES = {
     "MeanScaleHyperpriorOnFeatures": (BottleneckSuite, "mshp", {"options": HYPER, "source": FEATURE}),
     "VariableHyperprior": (BottleneckSuite, "mshp", {"options": {**HYPER, "rates": 3}}),
     "Quantise": (BottleneckSuite, "quantise", {"options": {"bits": 6}}),
+    "QuantiseLearnedSteps": (BottleneckSuite, "quantise", {"options": {"learned_steps": True, "surrogate": "jpeg"}}),
     "QuantiseByChannel": (
         BottleneckSuite,
         "quantise",

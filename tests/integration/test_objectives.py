@@ -83,7 +83,23 @@ def test_labels_of_three_datasets_train_together(name, precision, scenes, tmp_pa
 
 
 def test_an_objective_that_fails_when_it_is_built_is_named():
-    wrong = {"objectives": [{"name": "compressibility", "scale": ["range"]}]}
+    wrong = {"objectives": [{"name": "distill", "logits": 3}]}
     (stage,) = Recipe.from_mapping({**KEYS, "stages": [wrong]}).stages
-    with pytest.raises(RecipeError, match="compressibility.*TypeError: unhashable"):
+    with pytest.raises(RecipeError, match="distill"):
         create_objectives(stage, ["cls"], discover())
+
+
+def test_the_code_length_makes_steps_coarser(scenes, tmp_path):
+    """A bottleneck with learned steps gives its symbols to the objective; the packets get smaller."""
+    sizes = []
+    for weight in (0.0, 1.0):
+        bottleneck = {"name": "quantise", "percentile": 99.9, "learned_steps": True, "surrogate": "jpeg"}
+        stage = {"epochs": 6, "batch_size": 3, "objectives": ["sum", {"name": "code-length", "weight": weight}]}
+        stage["optimizer"] = {"name": "adamw", "lr": 5e-3}
+        keys = {**KEYS, "bottleneck": bottleneck, "codec": "png", "heads": ["cls"], "stages": [stage]}
+        options = {"device": "cpu", "tensorboard": False, "progress": False}
+        result = train(Recipe.from_mapping(keys), output=tmp_path / str(weight), datasets=Datasets(train=scenes), **options)
+        image = scenes[0].array()
+        sizes.append(len(result.model.edge.encode(image)[0]))
+        assert (result.model.bottleneck.log_gain < 0).all() == (weight > 0)
+    assert sizes[1] < 0.9 * sizes[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from splitreg_classic.packed import RawCodec
-from splitreg_classic.quantise import INITIAL_RANGE, Quantise, RawFeature
+from splitreg_classic.quantise import INITIAL_RANGE, RANGE_BATCHES, Quantise, RawFeature
 
 from splitreg.errors import RecipeError
 from splitreg.specs import FeatureSpec
@@ -91,6 +91,56 @@ def test_surrogates(surrogate):
         torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_learned_steps_are_the_same_in_training_and_coding(bits):
+    torch.manual_seed(0)
+    bottleneck = make(bits=bits, learned_steps=True)
+    for seed in range(3):
+        bottleneck(features(seed))
+    with torch.no_grad():
+        bottleneck.log_gain.uniform_(-0.05, 0.0)
+        bottleneck.eval()
+        x = features(9)
+        expected, _ = bottleneck(x)
+        tables = bottleneck.freeze()
+        steps = bottleneck.symbols(x).round()
+        for row, latent in enumerate(x):
+            symbols = tables.quantise(latent.numpy())
+            np.testing.assert_array_equal(symbols, steps[row].numpy())
+            restored = bottleneck.synthesise(torch.from_numpy(tables.dequantise(symbols)))
+            torch.testing.assert_close(restored, expected[row], rtol=1e-5, atol=1e-5)
+
+
+def test_steps_grow_where_bytes_cost_something():
+    torch.manual_seed(0)
+    bottleneck = make(learned_steps=True)
+    bottleneck(features())
+    first = bottleneck.freeze().scale
+    optimizer = torch.optim.Adam(bottleneck.parameters(), 2e-3)
+    for seed in range(60):
+        x = features(seed)
+        optimizer.zero_grad()
+        restored, _ = bottleneck(x)
+        steps = bottleneck.symbols(x) - 128
+        error = ((restored - x) / torch.tensor([0.1, 1.0, 10.0])[:, None, None]).square().mean()
+        (error + 0.003 * (steps.abs() + 1).log2().mean()).backward()
+        optimizer.step()
+    assert bottleneck.batches == RANGE_BATCHES
+    gains = bottleneck.freeze().scale / first
+    assert (gains < 0.8).any() and gains[2] < 0.5 * gains[0]  # the strongest channel has the most levels to lose
+    assert bottleneck.symbols(x).mean((0, 2, 3)).sub(128).abs().max() < 2 and make().symbols(x) is None
+
+
+def test_surrogate_jpeg_changes_every_other_image():
+    torch.manual_seed(0)
+    bottleneck = Quantise(FeatureSpec(channels=4, stride=8), FeatureSpec(channels=4, stride=8), surrogate="jpeg")
+    x = torch.randn(4, 4, 8, 8)
+    bottleneck(x)
+    restored, _ = bottleneck(x)
+    errors = (restored - x).abs().amax((1, 2, 3)) * (255 / (bottleneck.high[0] - bottleneck.low[0]))
+    assert (errors[1::2] <= 0.51).all() and (errors[::2] > 1.5).all()
+
+
 def test_skewed_features_cost_less_than_their_bits():
     bottleneck = make(bits=8)
     x = torch.relu(features() - 1)
@@ -125,7 +175,15 @@ def test_nothing_goes_to_the_device():
 
 
 @pytest.mark.parametrize(
-    "options", [{"bits": 0}, {"bits": 17}, {"percentile": 50}, {"momentum": 0}, {"surrogate": "none"}]
+    "options",
+    [
+        {"bits": 0},
+        {"bits": 17},
+        {"percentile": 50},
+        {"momentum": 0},
+        {"surrogate": "none"},
+        {"surrogate": "jpeg", "bits": 9},
+    ],
 )
 def test_bad_options(options):
     with pytest.raises(RecipeError):

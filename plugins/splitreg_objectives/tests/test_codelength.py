@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from splitreg_classic.blocks import quantisation_table
 from splitreg_classic.tiling import tile
-from splitreg_objectives.codelength import CodeLength, jpeg_bits, png_bits, quantisation_table
+from splitreg_objectives.codelength import CodeLength, jpeg_bits, png_bits
 
 from splitreg.errors import RecipeError, TrainingError
 from splitreg.interfaces import StepContext
 
 
-def context(latent):
+def context(latent, symbols=None):
     return StepContext(
         losses={}, rate=torch.zeros(len(latent)), images=torch.zeros(1), features={}, teacher=None, progress=0.0,
-        latent=latent,
+        latent=latent, symbols=symbols,
     )  # fmt: skip
 
 
@@ -86,6 +87,17 @@ def test_the_scale_of_the_latent_does_not_matter():
             float(sum(CodeLength([], weight=1.0).eval()(context(x)).values())) for x in (latent, 7 * latent - 3)
         )
     assert one == pytest.approx(two, rel=1e-3)
+
+
+def test_symbols_of_a_bottleneck_replace_the_range_of_the_latent():
+    latent = smooth(torch.randn(2, 8, 16, 16), 1)
+    objective = CodeLength([], weight=1.0, coder="png").eval()
+    with torch.no_grad():
+        few, many = (float(objective(context(latent, 128 + scale * latent))["png"]) for scale in (4.0, 32.0))
+    assert many - few == pytest.approx(3, abs=0.3)  # eight times as many levels are three bits
+    scale = torch.tensor(4.0, requires_grad=True)
+    objective.train()(context(latent, 128 + scale * latent))["png"].backward()
+    assert scale.grad > 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (9, 17)])
