@@ -117,6 +117,7 @@ def augment_(
         for key, value in part.to_mapping().items()
         if key not in ("name", "root")
     }
+    augment = tuple(key.removeprefix("augment.") for key in augment)  # as for train
     change = augmentation(apply_overrides(dict(loaded.augment) if loaded else {}, augment))
     sources = checking.open_splits(name, root, options)
     split = "train" if "train" in sources else next(iter(sources))

@@ -223,15 +223,12 @@ def _tile(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def truth_of(specs: Mapping[str, TargetSpec]) -> Callable[[str, Target], Any]:
     """Return what draws the targets of a dataset: boxes, classes of pixels, and the class of the image."""
-    from splitreg.predictions import Detections, Segmentation
+    from splitreg.predictions import Segmentation
 
     def truth(name: str, target: Target) -> Any:
         labels = specs[name].labels if name in specs else ()
         if isinstance(target, BoxTarget):
-            return Detections(
-                boxes=target.boxes.numpy().astype(np.float32), labels=target.labels.numpy(), names=labels,
-                scores=np.ones(len(target.labels), np.float32),
-            )  # fmt: skip
+            return _Objects(target, labels)
         if isinstance(target, MaskTarget):
             return Segmentation(mask=target.mask.numpy().astype(np.uint8), names=labels)
         if isinstance(target, ClassTarget):
@@ -239,6 +236,28 @@ def truth_of(specs: Mapping[str, TargetSpec]) -> Callable[[str, Target], Any]:
         return None
 
     return truth
+
+
+@dataclass(frozen=True, slots=True)
+class _Objects:
+    """Boxes with their classes, and outlines where there are some, which tint the pixels."""
+
+    target: BoxTarget
+    names: tuple[str, ...]
+
+    def draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        labels = self.target.labels.tolist()
+        if not labels:
+            return drawing.legend(drawing.enlarge(image)[0], ["no object"])
+        table = drawing.palette(max(len(self.names), max(labels) + 1))
+        if self.target.masks is not None:
+            image = image.copy()
+            for mask, label in zip(self.target.masks.numpy().astype(bool), labels, strict=True):
+                image[mask] = (image[mask] // 2 + table[label] // 2).astype(np.uint8)
+        canvas, factor = drawing.enlarge(image)
+        return drawing.boxes(
+            canvas, self.target.boxes.numpy() * factor, [self.names[label] for label in labels], table[labels]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,9 @@ def test_the_code_length_makes_steps_coarser(scenes, tmp_path):
         stage["optimizer"] = {"name": "adamw", "lr": 5e-3}
         keys = {**KEYS, "bottleneck": bottleneck, "codec": "png", "heads": ["cls"], "stages": [stage]}
         options = {"device": "cpu", "tensorboard": False, "progress": False}
-        result = train(Recipe.from_mapping(keys), output=tmp_path / str(weight), datasets=Datasets(train=scenes), **options)
+        result = train(
+            Recipe.from_mapping(keys), output=tmp_path / str(weight), datasets=Datasets(train=scenes), **options
+        )
         image = scenes[0].array()
         sizes.append(len(result.model.edge.encode(image)[0]))
         assert (result.model.bottleneck.log_gain < 0).all() == (weight > 0)

@@ -3,11 +3,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
+from torchvision import tv_tensors
 
 from splitreg.cli.data_ import command
+from splitreg.data.checking import truth_of
 from splitreg.recipe import Recipe
+from splitreg.specs import TargetSpec
+from splitreg.tasks import BoxTarget
 from splitreg.training.checks import check_recipe
 
 
@@ -62,7 +67,7 @@ def test_a_limit_is_stated_with_all_numbers_that_it_concerns(photos):
     assert [(split["images"], split["checked"]) for split in report["splits"].values()] == [(4, 1), (2, 1)]
 
 
-@pytest.mark.parametrize("setting", ["preset=detection", "mosaic=1"])
+@pytest.mark.parametrize("setting", ["preset=detection", "mosaic=1", "augment.copy_paste=1"])
 def test_augmentations_are_drawn(photos, tmp_path, setting):
     output = tmp_path / "augmented.png"
     done = CliRunner().invoke(
@@ -70,6 +75,23 @@ def test_augmentations_are_drawn(photos, tmp_path, setting):
     )
     assert done.exit_code == 0, done.output
     assert size_of(output)[0] == 4 * 320
+
+
+def test_objects_are_drawn_with_their_outlines_and_without_scores():
+    image = np.zeros((60, 60, 3), np.uint8)
+    mask = torch.zeros((1, 60, 60), dtype=torch.bool)
+    mask[0, 20:30, 20:30] = True
+    boxes = tv_tensors.BoundingBoxes(torch.tensor([[20.0, 20, 40, 40]]), format="XYXY", canvas_size=(60, 60))
+    objects = {"boxes": boxes, "labels": torch.tensor([0]), "crowd": torch.tensor([False])}
+    truth = truth_of({"detection": TargetSpec(task="detection", labels=("cat",))})
+    outlined, plain = (
+        truth("detection", BoxTarget(**objects, masks=masks)).draw(image) for masks in (tv_tensors.Mask(mask), None)
+    )
+    changed = (outlined != plain).any(2)
+    factor = len(plain) // 60
+    assert changed[24 * factor, 24 * factor] and not changed[35 * factor, 35 * factor]
+    nothing = BoxTarget(**{**objects, "boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.int64)})
+    assert len(truth("detection", nothing).draw(image)) > len(plain)  # a line says so
 
 
 def test_augmentations_of_a_recognised_folder_and_of_a_recipe(photos, tmp_path):
