@@ -110,7 +110,10 @@ class Quantise(_FeatureBottleneck):
 
     def symbols(self, latent: Tensor) -> Tensor | None:
         """Return the latent in steps, not rounded, with gradients of latent and steps; None if they are not learned."""
-        return self._in_steps(latent) if self.learned_steps else None
+        if not self.learned_steps:
+            return None
+        scale, shift = (each[:, None, None] for each in self._scale_and_shift())
+        return ((latent - shift) * scale).clamp(0, 2**self.bits - 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the quantised feature (in training its surrogate) and the bits per image.
@@ -144,16 +147,11 @@ class Quantise(_FeatureBottleneck):
         """Return what coding adds to the symbols in training."""
         if self.surrogate == "noise":
             return torch.rand_like(exact) - 0.5
-        if self.surrogate == "jpeg":  # every other image
-            quality = int(torch.randint(JPEG_QUALITIES[0], JPEG_QUALITIES[1] + 1, ()))
-            rounded = rounded.index_copy(
-                0, torch.arange(0, len(rounded), 2, device=rounded.device), jpeg(rounded[::2], quality)
-            )
+        if self.surrogate == "jpeg":
+            low, high = JPEG_QUALITIES
+            rounded = rounded.clone()
+            rounded[::2] = jpeg(rounded[::2], int(torch.randint(low, high + 1, ())))
         return rounded - exact
-
-    def _in_steps(self, latent: Tensor) -> Tensor:
-        scale, shift = (each[:, None, None] for each in self._scale_and_shift())
-        return ((latent - shift) * scale).clamp(0, 2**self.bits - 1)
 
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Return steps per unit, and the value of symbol 0, per channel; learned steps have the mean in the middle."""

@@ -241,8 +241,6 @@ def _check(run: Run, *, validated: bool) -> None:
 def _restore(run: Run, checkpoints: Checkpoints, progress: Progress, resume: bool) -> dict[str, Any] | None:
     """Return the state of the newest intact checkpoint; None if the run starts."""
     if not checkpoints.paths():
-        if resume:
-            progress.print(f"{run.folder} has no checkpoint: the run starts")
         return None
     if not resume:
         raise TrainingError(
