@@ -81,7 +81,7 @@ def command(
     folder = Path(run) if run else run_folder(recipe, output, resume=resume)
     before = RunCommand.read(folder) if resume else None
     if resume and not folder.exists():
-        click.echo(f"there is no run in {folder} to resume: it starts", err=True)
+        click.echo(f"no run in {folder} to resume; starting a new one", err=True)
     flags = {"epochs": epochs, "batch_size": batch_size, "optimizer.lr": lr}
     overrides = (
         *model_overrides(recipe, backbone, weights, heads),

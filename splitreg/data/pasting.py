@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -17,11 +18,11 @@ from splitreg.errors import RecipeError
 from splitreg.tasks import BoxTarget, MaskTarget, Sample, Target
 
 #: Probability that an object of the other image is pasted; at least one is.
-CHOSEN = 0.5
+PASTE_PROBABILITY = 0.5
 #: Smallest and largest factor on the size of the pasted objects.
 ZOOM = (0.5, 1.25)
 #: An object of which less than this part is left is dropped.
-LEFT = 0.2
+MIN_VISIBLE = 0.2
 
 
 def copy_paste(sample: Sample, other: Sample) -> Sample:
@@ -113,7 +114,7 @@ def _chosen(target: BoxTarget) -> BoxTarget:
     order = usable.nonzero()[:, 0]
     if not len(order):
         return target.select(usable)
-    keep = usable & (torch.rand(len(usable)) < CHOSEN)
+    keep = usable & (torch.rand(len(usable)) < PASTE_PROBABILITY)
     keep[order[torch.randint(0, len(order), ())]] = True
     return target.select(keep)
 
@@ -141,7 +142,7 @@ def _pasted(target: BoxTarget, objects: BoxTarget, outlines: Tensor, covered: Te
         before = _masks(target).as_subclass(Tensor).bool()
         masks = before & ~covered
         areas, left = (each.flatten(1).sum(1) for each in (before, masks))
-        keep = (areas == 0) | ((left > 0) & (left >= LEFT * areas))  # some outlines are empty: points and lines
+        keep = (areas == 0) | ((left > 0) & (left >= MIN_VISIBLE * areas))  # some outlines are empty: points and lines
         boxes = torch.where((left < areas)[:, None], _boxes(masks), boxes)
         masks, boxes = masks[keep], boxes[keep]
     added = outlines.flatten(1).any(1)  # small ones may vanish
@@ -155,9 +156,6 @@ def _pasted(target: BoxTarget, objects: BoxTarget, outlines: Tensor, covered: Te
 
 def _boxes(masks: Tensor) -> Tensor:
     """(N, H, W) bool -> (N, 4) x0, y0, x1, y1 of the smallest boxes around them; zeros for empty ones."""
-    boxes = torch.zeros((len(masks), 4))
-    for row, mask in enumerate(masks):
-        ys, xs = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-        if len(ys):
-            boxes[row] = torch.stack([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1])
+    boxes, shown = torch.zeros((len(masks), 4)), masks.flatten(1).any(1)
+    boxes[shown] = masks_to_boxes(masks[shown]) + torch.tensor([0.0, 0.0, 1.0, 1.0])  # torchvision's are inclusive
     return boxes

@@ -35,7 +35,7 @@ def check_device(device: str) -> None:
     if device not in available:
         raise TrainingError(f"device must be {', '.join(available)}; got {device!r}")
     if not available[device]:
-        raise TrainingError(f"torch finds no device {device!r} here; choose cpu, or auto for the best that there is")
+        raise TrainingError(f"torch finds no device {device!r} on this machine; use cpu or auto")
 
 
 def open_fabric(device: str, precision: str) -> Fabric:

@@ -54,6 +54,6 @@ class TrainOptions:
     hooks: Hooks = field(default_factory=Hooks)
 
     @property
-    def starts_anew(self) -> bool:
+    def replaces_run(self) -> bool:
         """Whether a run that the folder holds is replaced."""
         return self.overwrite and not self.resume

@@ -134,7 +134,7 @@ def train(
         teacher=_teacher(teacher, resolved, model, registry), hooks=options.hooks,
         advice=tuple(start_advice(resolved, registry)),
     )  # fmt: skip
-    if built and (options.starts_anew or not Checkpoints(run.folder / "checkpoints").paths()):
+    if built and (options.replaces_run or not Checkpoints(run.folder / "checkpoints").paths()):
         _calibrate(model, loaders.datasets.train)
     record = execute(run, options)
     model.trained = True
@@ -180,10 +180,10 @@ def _execute(run: Run, options: TrainOptions, first: bool) -> RunRecord:
         for head, mapping in classes.items():
             if str(mapping):
                 progress.print(f"{split} of head {head!r}: {mapping}")
-    if first and options.starts_anew:
+    if first and options.replaces_run:
         checkpoints.clear()
         shutil.rmtree(run.folder / PREDICTIONS, ignore_errors=True)
-    state = None if options.starts_anew else _restore(run, checkpoints, progress, options.resume)
+    state = None if options.replaces_run else _restore(run, checkpoints, progress, options.resume)
     if first:
         path = run.folder / "recipe.json"
         with disk_errors(path, TrainingError, "free some space, or choose another folder"):

@@ -138,7 +138,7 @@ class Step(nn.Module):
             progress=batch.progress, teacher_outputs=teacher_outputs,
             outputs={name: self.model.head(name).distillation_output(raw) for name, raw in output.outputs.items()},
             latent=latents[-1] if latents else None, shared=self._shared,
-            symbols=self.model.bottleneck.symbols(latents[-1].float()) if latents else None,
+            symbols=self.model.bottleneck.symbols(latents[-1]) if latents else None,
             cut=passed[-1] if passed and self._reads_feature else None,
         )  # fmt: skip
         terms = [
