@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import numbers
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, get_args
+from typing import Any
 
 from splitreg.errors import ApiMismatch, BrokenComponent, MissingExtra, RecipeError, SplitregError
-from splitreg.parsing import check_options
+from splitreg.parsing import check_options, check_types
 from splitreg.specs import API, ComponentSpec
 
 __all__ = ["Component", "Entry", "error_context", "import_object", "place_of"]
@@ -131,20 +129,6 @@ class Component:
         known = [name for name in self.options if name not in reserved]
         check_options(names, known, f"{self.kind} {self.name!r}")
 
-    def _check_types(self, options: Mapping[str, Any]) -> None:
-        """Check values against annotations with plain types; what a class does not annotate, it checks itself."""
-        import typing
-
-        try:
-            hints = typing.get_type_hints(self.cls.__init__)
-        except Exception:  # a name that only type checkers know
-            return
-        for name, value in options.items():
-            kinds = _plain_kinds(hints.get(name))
-            if kinds and not any(_is_a(value, kind) for kind in kinds):
-                wanted = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
-                raise RecipeError(f"{self.kind} {self.name!r}: {name} must be {wanted}, got {value!r}")
-
     def create(self, *args: Any, options: Mapping[str, Any], reserved: Mapping[str, Any] | None = None) -> Any:
         """Check the options and instantiate the class.
 
@@ -159,7 +143,7 @@ class Component:
         """
         reserved = reserved or {}
         self.check_options(options, reserved=reserved)
-        self._check_types(options)
+        check_types(self.cls, options, f"{self.kind} {self.name!r}")
         missing = [name for name in self.required if name not in options and name not in reserved]
         if missing:
             raise RecipeError(
@@ -176,20 +160,6 @@ class Component:
                 f"cannot create {self.kind} {self.name!r} of package {self.package}: "
                 f"{_last_line(cause, self.cls.__module__)}"
             ) from cause
-
-
-def _plain_kinds(hint: Any) -> tuple[type, ...]:
-    """Return the types of an annotation such as ``int`` or ``str | None``; () for any other one."""
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    return kinds if all(kind in (bool, int, float, str, NoneType) for kind in kinds) else ()
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    """Whether a value is of a plain type; whole numbers are numbers, and truth values are not."""
-    if kind in (int, float):
-        number = numbers.Integral if kind is int else numbers.Real
-        return isinstance(value, number) and not isinstance(value, bool)
-    return isinstance(value, kind)
 
 
 def _arguments(docstring: str) -> dict[str, str]:

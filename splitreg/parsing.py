@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 from splitreg.errors import RecipeError, suggest
 from splitreg.files import is_finite
@@ -119,6 +121,44 @@ Available: channels, blocks
     ]
     if unknown:
         raise RecipeError("; ".join(unknown))
+
+
+def check_types(cls: type[Any], options: Mapping[str, Any], owner: str) -> None:
+    """Check values against a constructor's annotations with plain types; the constructor checks all others.
+
+    Args:
+        cls: the class.
+        options: name -> value.
+        owner: what has the options, e.g. ``"bottleneck 'fp'"``.
+
+    Raises:
+        RecipeError: a value has another type.
+    """
+    import typing
+
+    try:
+        hints = typing.get_type_hints(cls.__init__)
+    except Exception:  # a name that only type checkers know
+        return
+    for name, value in options.items():
+        kinds = _plain_kinds(hints.get(name))
+        if kinds and not any(_is_a(value, kind) for kind in kinds):
+            wanted = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise RecipeError(f"{owner}: {name} must be {wanted}, got {value!r}")
+
+
+def _plain_kinds(hint: Any) -> tuple[type, ...]:
+    """Return the types of an annotation such as ``int`` or ``str | None``; () for any other one."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return kinds if all(kind in (bool, int, float, str, NoneType) for kind in kinds) else ()
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value is of a plain type; whole numbers are numbers, and truth values are not."""
+    if kind in (int, float):
+        number = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def keyword_options(function: Callable[..., Any]) -> dict[str, Any]:

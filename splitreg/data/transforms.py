@@ -96,7 +96,7 @@ class Augment:
     """
 
     def __init__(
-        self, *, flip: float = 0.5, scale: tuple[float, float] = (0.8, 1.4), colour: float = 0.2, hue: float = 0.0,
+        self, *, flip: float | bool = 0.5, scale: tuple[float, float] = (0.8, 1.4), colour: float = 0.2, hue: float = 0.0,
         webp: Sequence[int] = (), transforms: Sequence[Any] = (), mosaic: float = 0.0, mixup: float = 0.0,
         copy_paste: float = 0.0,
     ) -> None:  # fmt: skip

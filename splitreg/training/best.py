@@ -12,6 +12,7 @@ from torch import Tensor
 
 from splitreg.assembly import Trainable
 from splitreg.errors import RecipeError, suggest
+from splitreg.interfaces import Head
 from splitreg.training.validation import Validation
 
 #: Name of the mean of the heads' primary metrics.
@@ -67,33 +68,28 @@ def copy_of(model: Trainable) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def check_best(metric: str, heads: Iterable[str]) -> None:
-    """Check the head of a metric; the name of the metric is known at the first validation.
+def check_best(metric: str, heads: Mapping[str, Head]) -> None:
+    """Check the name of a metric before the first validation.
+
+    Args:
+        metric: ``"HEAD.METRIC"``, ``AUTO`` or empty.
+        heads: name -> head, on any device.
 
     Raises:
-        RecipeError: no such head, or no name of a metric.
+        RecipeError: there is no such head, or it has no such metric. A metric whose names need data is not checked.
     """
+    if metric in ("", AUTO):
+        return
     head, dot, name = metric.partition(".")
-    if metric not in ("", AUTO) and (head not in (heads := tuple(heads)) or not dot or not name):
+    if head not in heads or not dot or not name:
         raise RecipeError(
             f'best must be "{AUTO}" or HEAD.METRIC, with a head of {", ".join(heads)}; got {metric!r}.'
             f"{suggest(head, heads)}"
         )
-
-
-def check_metric(metric: str, model: Trainable) -> None:
-    """Check the name of a metric before the first validation, where a head's metrics have names without data.
-
-    Raises:
-        RecipeError: the head has no such metric.
-    """
-    head, _, name = metric.partition(".")
-    if metric in ("", AUTO):
-        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torchmetrics: there are no predictions
-            names = list(model.head(head).metric().compute())
+            names = list(heads[head].metric().compute())
     except Exception:  # a plugin's metric may need data
         return
     if name not in names:

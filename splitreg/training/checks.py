@@ -53,9 +53,10 @@ def check_recipe(recipe: Recipe, registry: Registry | None = None) -> Plan:
         tasks = {head.name: head.task for head in planned.heads}
         problems += _problems(lambda: check_tasks(tasks, with_preset(recipe.augment)))
         names = planned.backbone.meta.stages
+        heads = {name: branch.head for name, branch in planned.skeleton.branches.items()}
         for number, stage in enumerate(recipe.stages):
             problems += _problems(partial(check_stage, stage.freeze_to, names, f"stages[{number}]: "))
-            problems += _problems(partial(check_best, stage.best, tasks), f"stages[{number}]: ")
+            problems += _problems(partial(check_best, stage.best, heads), f"stages[{number}]: ")
         problems += _data_problems(recipe, registry)
     if problems or planned is None:
         raise PlanError(list(dict.fromkeys(problems)))

@@ -14,7 +14,7 @@ from splitreg.data.selection import open_dataset
 from splitreg.data.transforms import Augment
 from splitreg.errors import DataError, RecipeError, TrainingError
 from splitreg.imaging import Preprocess
-from splitreg.parsing import check_options, keyword_options
+from splitreg.parsing import check_options, check_types, keyword_options
 from splitreg.recipe import DataPart, Recipe
 from splitreg.registry import Registry, discover
 from splitreg.tasks import Sample
@@ -192,6 +192,7 @@ def augmentation(options: Mapping[str, Any]) -> Augment:
         RecipeError: an unknown option, or a value out of range.
     """
     check_options(options, ["preset", *keyword_options(Augment)], "augment")
+    check_types(Augment, options, "augment")
     try:
         return Augment(**with_preset(options))
     except (TypeError, ValueError) as cause:

@@ -32,7 +32,7 @@ from splitreg.progress import Progress
 from splitreg.recipe import Recipe
 from splitreg.registry import Registry, discover
 from splitreg.training import devices
-from splitreg.training.best import check_best, check_metric
+from splitreg.training.best import check_best
 from splitreg.training.checkpoint import Checkpoints
 from splitreg.training.checks import start_advice, training_problems
 from splitreg.training.data import DataLoaders, hold_out_validation, open_datasets
@@ -219,8 +219,7 @@ def _check(run: Run, *, validated: bool) -> None:
         raise RecipeError("; ".join(problems))
     for number, stage in enumerate(run.recipe.stages):
         check_stage(stage.freeze_to, run.model.plan.backbone.meta.stages, f"stages[{number}]: ")
-        check_best(stage.best, [head.name for head in run.model.plan.heads])
-        check_metric(stage.best, run.model)
+        check_best(stage.best, {name: run.model.head(name) for name in run.model.heads})
         if stage.best and not validated:
             raise RecipeError(
                 f"stages[{number}]: best = {stage.best!r} needs validations; remove it, or validate_every = 0 "

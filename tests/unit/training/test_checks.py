@@ -27,6 +27,9 @@ def checked(*overrides, stages=({"epochs": 1},)):
         ("sweep.rate_lambdas=[1]", "rate_lambda"),
         ('sweep.schedule=["cosin"]', "cosine"),
         ("backbone.pretrained=missing.pth", "missing.pth"),
+        ('augment.copy_paste="a"', "copy_paste must be float"),
+        ("augment.mosaic=true", "mosaic must be float"),
+        ('stages.best="colour.top11"', "colour.top1"),
     ],
 )
 def test_every_wrong_key_and_missing_file_is_found_before_anything_is_built(override, fact):
