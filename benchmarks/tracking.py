@@ -30,8 +30,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
+from splitreg.boxes import box_iou
 from splitreg.predictions import Detections
-from splitreg.tracking import Tracker, TrackerOptions, assign, box_iou
+from splitreg.tracking import Tracker, TrackerOptions, assign
 
 #: Missed share, deviation of corners, false boxes per frame.
 LEVELS = {"exact": (0.0, 0.0, 0.0), "light": (0.05, 0.03, 0.1), "medium": (0.15, 0.06, 0.5), "heavy": (0.3, 0.1, 1.0)}

@@ -25,12 +25,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from splitreg.boxes import Floats, box_iou
 from splitreg.errors import RecipeError
 from splitreg.predictions import Detections
 
-__all__ = ["Tracker", "TrackerOptions", "assign", "box_iou"]
+__all__ = ["Tracker", "TrackerOptions", "assign"]
 
-Floats = NDArray[np.float64]
 Indexes = NDArray[np.int64]
 
 # Standard deviations relative to the height of a box, as in ByteTrack and DeepSORT (arXiv:1703.07402).
@@ -237,16 +237,6 @@ class Tracker:
             if lost[i].label == seen[j].label or not self.options.by_class
         }
         self._tracks = [track for track in self._tracks if id(track) not in dropped]
-
-
-def box_iou(first: Floats, second: Floats) -> Floats:
-    """Return the (N, M) intersection over union of (N, 4) and (M, 4) boxes x0, y0, x1, y1."""
-    corners = np.maximum(first[:, None, :2], second[None, :, :2]), np.minimum(first[:, None, 2:], second[None, :, 2:])
-    common = np.clip(corners[1] - corners[0], 0, None).prod(-1)
-    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(-1) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None] - common
-    result: Floats = common / np.maximum(union, 1e-12)
-    return result
 
 
 def assign(cost: Floats, limit: float = np.inf) -> tuple[Indexes, Indexes]:

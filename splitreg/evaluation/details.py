@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splitreg.assembly import SplitModel
+from splitreg.boxes import Floats, box_coverage, box_iou
 from splitreg.evaluation.packets import Observed
 from splitreg.predictions import Classification, Detections, MultiLabel, Segmentation
 from splitreg.tasks import CLASSIFICATION, DETECTION, IGNORE, MULTILABEL, SEGMENTATION, Prediction
@@ -24,8 +25,6 @@ CONFUSION_SCORE = 0.25
 WORST = 8
 #: Name of the class that is no object: missed ones and false ones.
 NOTHING = "(nothing)"
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,31 +288,6 @@ class _Labels(_Scored):
 _COUNTERS: Mapping[str, type[_Counter]] = {
     DETECTION: _Boxes, SEGMENTATION: _Pixels, CLASSIFICATION: _Images, MULTILABEL: _Labels,
 }  # fmt: skip
-
-
-def box_iou(boxes: Floats, others: Floats) -> Floats:
-    """Return the (N, M) intersections over union of (N, 4) and (M, 4) boxes x0, y0, x1, y1."""
-    shared = _intersections(boxes, others)
-    ratio: Floats = shared / np.maximum(_areas(boxes)[:, None] + _areas(others)[None] - shared, 1e-9)
-    return ratio
-
-
-def box_coverage(boxes: Floats, others: Floats) -> Floats:
-    """Return the (N, M) shares of the area of (N, 4) boxes that is inside (M, 4) others."""
-    ratio: Floats = _intersections(boxes, others) / np.maximum(_areas(boxes)[:, None], 1e-9)
-    return ratio
-
-
-def _intersections(boxes: Floats, others: Floats) -> Floats:
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    areas: Floats = (high - low).clip(min=0).prod(-1)
-    return areas
-
-
-def _areas(boxes: Floats) -> Floats:
-    areas: Floats = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(-1)
-    return areas
 
 
 def _greedy(overlaps: Floats) -> list[int]:

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from splitreg.errors import RecipeError
 from splitreg.predictions import Detections
-from splitreg.tracking import Tracker, TrackerOptions, assign, box_iou
+from splitreg.tracking import Tracker, TrackerOptions, assign
 
 NAMES = ("person", "car")
 
@@ -56,11 +56,6 @@ def test_leaving_out_a_pair_costs_the_limit(cost, limit):
     best = padded[linear_sum_assignment(padded)].sum()
     alone = cost.shape[0] + cost.shape[1] - 2 * len(rows)
     assert cost[rows, columns].sum() + alone * limit / 2 == pytest.approx(best)
-
-
-def test_overlaps():
-    first, second = np.array([box(0), box(5), box(0)]), np.array([box(0), [0.0, 0.0, 0.0, 0.0]])
-    np.testing.assert_allclose(box_iou(first, second), [[1, 0], [1 / 3, 0], [1, 0]])
 
 
 def test_two_objects_that_pass_each_other_keep_their_identities():

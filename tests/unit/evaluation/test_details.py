@@ -23,7 +23,6 @@ from splitreg.evaluation.details import (
     _Images,
     _Labels,
     _Pixels,
-    box_iou,
 )
 from splitreg.evaluation.metrics import MeanIoU
 from splitreg.evaluation.plots import MAX_CLASSES, confusion_png, curves_png, evaluate_with_figures
@@ -114,10 +113,6 @@ def test_the_average_precision_is_near_that_of_coco(crowds):
         metric.update([found], [target])
     mean = np.mean([curve.average for curve in counter.curves()])
     assert mean == pytest.approx(metric.compute()["mAP50"], abs=0.02)
-
-
-def test_intersection_over_union():
-    assert box_iou(np.array([[0.0, 0, 10, 10]]), np.array([[0.0, 0, 10, 5], [50, 50, 60, 60]])).tolist() == [[0.5, 0]]
 
 
 def test_pixels_agree_with_the_metric():
