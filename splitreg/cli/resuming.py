@@ -27,7 +27,8 @@ def run_folder(recipe: str, output: str | None, *, resume: bool) -> Path:
     Args:
         recipe: file or name of the recipe.
         output: the bundle, if the command names it.
-        resume: look for the run that wrote the bundle, or else for a run of the recipe.
+        resume: look for the run that wrote the bundle, or else for a run of the recipe; for one that is not finished, if
+            there is any.
 
     Raises:
         TrainingError: several runs of the recipe could be resumed.
@@ -41,12 +42,13 @@ def run_folder(recipe: str, output: str | None, *, resume: bool) -> Path:
     if resume:
         if (_RUNS / name).exists():
             return _RUNS / name
-        runs = [folder for folder, command in bundles.items() if command.recipe == name]
+        runs = {folder: command for folder, command in bundles.items() if command.recipe == name}
+        runs = {folder: command for folder, command in runs.items() if not command.finished(folder)} or runs
         if len(runs) > 1:
             listed = ", ".join(map(str, runs))
             raise TrainingError(f"several runs of recipe {name}: {listed}; choose one with --run, or repeat its -o")
         if runs:
-            return runs[0]
+            return next(iter(runs))
     if bundle is None or not bundle.name:
         return _RUNS / name
     free = _RUNS / bundle.name not in bundles and (_RUNS / bundle.name).resolve() != bundle
@@ -99,6 +101,11 @@ class RunCommand:
         """Return the place of the bundle that the run writes; None if the command named none."""
         output = self.options.get("output")
         return Path(output).resolve() if isinstance(output, str) else None
+
+    def finished(self, folder: Path) -> bool:
+        """Whether a bundle was written since the run in ``folder`` started."""
+        config = (self.bundle() or folder / "bundle") / "config.json"
+        return config.exists() and config.stat().st_mtime >= (folder / _FILE).stat().st_mtime
 
     def then(self, overrides: Sequence[str], options: Mapping[str, Any]) -> Self:
         """Return this command with what a later one adds or changes."""

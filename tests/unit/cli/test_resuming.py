@@ -1,5 +1,6 @@
 """Where a run is, if the command does not say it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,22 @@ def test_a_run_is_found_without_its_bundle():
             run_folder("own.toml", output, resume=True)
     start("own.toml")
     assert run_folder("own.toml", None, resume=True) == Path("runs/own")
+
+
+def test_a_run_that_is_not_finished_comes_first():
+    first = start("own.toml", "first")
+    start("own.toml", "second")
+    Path("second").mkdir()
+    Path("second/config.json").write_text("{}")
+    assert run_folder("own.toml", None, resume=True) == first
+    os.utime("second/config.json", (0, 0))  # a bundle from before the run
+    with pytest.raises(TrainingError, match="several runs"):
+        run_folder("own.toml", None, resume=True)
+    for name in ("first", "second"):
+        Path(name).mkdir(exist_ok=True)
+        Path(name, "config.json").write_text("{}")
+    with pytest.raises(TrainingError, match="several runs"):
+        run_folder("own.toml", None, resume=True)
 
 
 def test_a_damaged_run_is_not_a_candidate():
