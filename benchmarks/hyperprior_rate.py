@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 from splitreg_compressai.ans import CompressaiCodec
 from splitreg_compressai.factorized import FactorizedPrior
-from splitreg_compressai.fixedpoint import FixedConv
 from splitreg_compressai.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 
 from splitreg.coding import decode_streams, encode_streams
+from splitreg.networks import FixedConv
 from splitreg.specs import FeatureSpec
 
 IMAGE = FeatureSpec(channels=3, stride=1)

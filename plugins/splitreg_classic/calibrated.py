@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from splitreg.coding import POSITIONS, SymbolModel, VariableModel
 from splitreg.errors import InvalidTables, RecipeError
 from splitreg.interfaces import Bottleneck, FeatureSpec, SymbolSpec
+from splitreg.networks import ContextNetwork, decision_logits, level_of
 
 #: Position if no rate is given.
 DEFAULT = POSITIONS // 2
@@ -46,6 +47,9 @@ class Calibrated(Bottleneck):
         target: the same.
         channels: components to send; 0: as many as the feature has channels.
         rate_range: largest step over the smallest.
+        context: width of a network that predicts each symbol from those coded before it, e.g. 64; 0: none. It makes
+            packets smaller and leaves the latent as it is. ``splitreg fit-context`` trains it; only codec ``rans`` uses it.
+        context_units: units of this network for each channel.
 
     Raises:
         RecipeError: an option is out of range, or the source is not the feature at the cut.
@@ -59,8 +63,9 @@ class Calibrated(Bottleneck):
     quantiles: Tensor
 
     def __init__(
-        self, source: FeatureSpec, target: FeatureSpec, *, channels: int = 0, rate_range: float = 32.0
-    ) -> None:
+        self, source: FeatureSpec, target: FeatureSpec, *, channels: int = 0, rate_range: float = 32.0, context: int = 0,
+        context_units: int = 8,
+    ) -> None:  # fmt: skip
         super().__init__()
         if source != target:
             raise RecipeError(
@@ -72,6 +77,10 @@ class Calibrated(Bottleneck):
             raise RecipeError(f"bottleneck calibrated: channels must be 0 to {source.channels}, got {channels}")
         if not 1 < rate_range <= 1e4:
             raise RecipeError(f"bottleneck calibrated: rate_range must be above 1 and at most 1e4, got {rate_range}")
+        if not 0 <= context <= 1024 or not 1 <= context_units <= 64:
+            raise RecipeError(
+                f"bottleneck calibrated: context must be 0 to 1024 and context_units 1 to 64, got {context} and {context_units}"
+            )
         kept = channels or source.channels
         self.rate_range = rate_range
         self.latent = FeatureSpec(channels=kept, stride=source.stride)
@@ -84,6 +93,7 @@ class Calibrated(Bottleneck):
             _set(self.decoder, eye.T / 8, torch.zeros(source.channels))
         normal = 8 * torch.special.ndtri(torch.linspace(1e-3, 1 - 1e-3, QUANTILES))
         self.register_buffer("quantiles", normal.expand(kept, -1).clone())
+        self.context = ContextNetwork(kept, context, context_units) if context else None
 
     @torch.no_grad()
     def calibrate(self, features: Tensor, sensitivity: Tensor) -> None:
@@ -123,23 +133,41 @@ class Calibrated(Bottleneck):
         the square of the step. It also follows the quantiles, for the tables.
         """
         latent = self.analyse(x)
-        gain = latent.new_full((1,), float(np.float32(self.rate_range ** (DEFAULT / (POSITIONS - 1) - 0.5))))
+        if self.training and self.encoder.weight.requires_grad:
+            self._follow(latent.detach())
+        received, bits = self._transmit(latent)
+        return self.synthesise(received), bits
+
+    def rate(self, latent: Tensor) -> Tensor:
+        """Return the bits per image, see ``Bottleneck.rate``."""
+        return self._transmit(latent)[1]
+
+    def _transmit(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latent that the decoder gets, and the bits per image."""
+        gain = latent.new_full((len(latent),), float(np.float32(self.rate_range ** (DEFAULT / (POSITIONS - 1) - 0.5))))
         weight = latent.new_ones(len(latent))
         spread = self.quantiles.abs().mean(1)
         if self.training:
-            rates = (torch.arange(len(latent), device=x.device) + torch.rand((), device=x.device)) / len(latent)
+            rates = (torch.arange(len(latent), device=latent.device) + torch.rand((), device=latent.device)) / len(
+                latent
+            )
             gain = self.rate_range ** (rates - 0.5)
             weight = self.rate_range ** (1 - 2 * rates)
             spread = latent.abs().mean((0, 2, 3))
-            if self.encoder.weight.requires_grad:
-                self._follow(latent.detach())
-        gain = gain[:, None, None, None]
-        scaled = latent * gain
+        steps = gain[:, None, None, None]
+        scaled = latent * steps
         noise = torch.rand_like(scaled) - 0.5 if self.training else (scaled.round() - scaled).detach()
         coded = scaled + noise
-        scale = (spread[:, None, None] * gain).clamp(min=0.05)
+        scale = (spread[:, None, None] * steps).clamp(min=0.05)
         mass = _laplace(0.5 - coded.abs(), scale) - _laplace(-0.5 - coded.abs(), scale)
-        return self.synthesise(coded / gain), -mass.clamp(min=1e-9).log2().sum((1, 2, 3)) * weight
+        bits = -mass.clamp(min=1e-9).log2()
+        if self.context is None:
+            return coded / steps, bits.sum((1, 2, 3)) * weight
+        models = self._models()
+        nearest = ((gain.log() / math.log(self.rate_range) + 0.5) * (len(models) - 1)).round().long()
+        levels = torch.tensor([level_of(i, len(models)) for i in range(len(models))]).to(latent)
+        tables = decision_logits(models).to(latent)
+        return coded / steps, self.context.bits(scaled, tables[nearest], levels[nearest], bits.detach()) * weight
 
     def _follow(self, latent: Tensor) -> None:
         rows = latent.transpose(0, 1).flatten(1)
@@ -152,19 +180,26 @@ class Calibrated(Bottleneck):
         Raises:
             InvalidTables: the quantiles are not finite.
         """
+        models = self._models()
+        if self.context is not None:
+            models = self.context.freeze(models)
+        channels = self.latent.channels
+        places = np.arange(POSITIONS) / (POSITIONS - 1)
+        gains = np.asarray(self.rate_range ** (places - 0.5), np.float32)
+        gains = np.ascontiguousarray(np.broadcast_to(gains[:, None], (POSITIONS, channels)))
+        chosen = np.rint(places * (TABLES - 1)).astype(np.uint8)
+        return VariableModel(
+            models=tuple(models), chosen=chosen, gains=gains, inverses=np.asarray(1 / gains, np.float32),
+            shift=np.zeros(channels, np.float32), default=DEFAULT,
+        )  # fmt: skip
+
+    def _models(self) -> list[SymbolModel]:
+        """Return tables of ``TABLES`` steps, from the coarsest to the finest."""
         quantiles = self.quantiles.detach().cpu().double().numpy()
         if not np.isfinite(quantiles).all():
             raise InvalidTables("the quantiles of bottleneck calibrated are not finite; calibrate it again")
-        places = np.arange(POSITIONS) / (POSITIONS - 1)
-        gains = np.asarray(self.rate_range ** (places - 0.5), np.float32)
-        gains = np.ascontiguousarray(np.broadcast_to(gains[:, None], (POSITIONS, len(quantiles))))
-        chosen = np.rint(places * (TABLES - 1)).astype(np.uint8)
         steps = self.rate_range ** (np.arange(TABLES) / (TABLES - 1) - 0.5)
-        return VariableModel(
-            models=tuple(_tables(quantiles * step) for step in steps), chosen=chosen, gains=gains,
-            inverses=np.asarray(1 / gains, np.float32), shift=np.zeros(len(quantiles), np.float32),
-            default=DEFAULT,
-        )  # fmt: skip
+        return [_tables(quantiles * step) for step in steps]
 
 
 def _quantiles(rows: Tensor) -> Tensor:

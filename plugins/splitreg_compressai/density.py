@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitreg_compressai.fixedpoint import bounded
+from splitreg.networks import bounded
 
 #: Likelihoods are not smaller than this: a logarithm of zero has no gradient.
 MIN_LIKELIHOOD = 1e-9

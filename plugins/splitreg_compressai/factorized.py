@@ -10,10 +10,9 @@ from torch import Tensor
 from splitreg.coding import SymbolModel, VariableModel
 from splitreg.coding.context import STEPS
 from splitreg.interfaces import FeatureSpec
-from splitreg_compressai.context import ContextNetwork, decision_logits, level_of
+from splitreg.networks import ContextNetwork, level_of, rounded
 from splitreg_compressai.density import FactorizedDensity
-from splitreg_compressai.fixedpoint import rounded
-from splitreg_compressai.tables import density_tables, step_masses, step_tables
+from splitreg_compressai.tables import density_logits, density_tables, step_masses, step_tables
 from splitreg_compressai.transforms import Transforms
 
 
@@ -121,7 +120,7 @@ class FactorizedPrior(Transforms):
             points = torch.from_numpy(self.gains.rows()[0]).to(latent)
             nearest = (gains.detach().log()[:, None] - points.log()).square().sum(2).argmin(1)
         levels = torch.tensor([level_of(i, count) for i in range(count)]).to(latent)
-        tables = decision_logits(self.prior, points)
+        tables = density_logits(self.prior, points)
         own = self.context.bits(latent, tables[nearest], levels[nearest], alone.detach())
         return own + total - total.detach()
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from splitreg.coding import HyperModel, IntegerNetwork, VariableModel
 from splitreg.interfaces import FeatureSpec
+from splitreg.networks import FixedConv, bounded, frozen_layers, rounded
 from splitreg_compressai.density import FactorizedDensity
-from splitreg_compressai.fixedpoint import FixedConv, bounded, frozen_layers, rounded
 from splitreg_compressai.layers import Pad
 from splitreg_compressai.tables import PER_E, ROWS, UNIT, density_tables, scale_tables
 from splitreg_compressai.transforms import Transforms

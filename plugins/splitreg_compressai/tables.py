@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splitreg.coding import SymbolModel
+from splitreg.coding.context import MAX_LOGIT, STEPS
 from splitreg.errors import InvalidTables
+from splitreg.networks import bounded
 from splitreg_compressai.density import MIN_LIKELIHOOD, FactorizedDensity
-from splitreg_compressai.fixedpoint import bounded
 
 #: Values that are rarer than this on one side of the median are left to the escape: a table entry of their own would
 #: take 2**-16 from the others, and a heavy tail has hundreds of them.
@@ -100,6 +101,28 @@ def step_tables(prior: FactorizedDensity, gains: NDArray[np.float32]) -> SymbolM
         inner = row[low : 2 * REACH + 1 - high]
         rows.append(_frequencies(np.append(inner, max(0.0, 1 - inner.sum()))))  # last: the escape
     return _model(rows, np.array([low - REACH for low in below]))
+
+
+@torch.no_grad()
+def density_logits(prior: FactorizedDensity, gains: Tensor) -> Tensor:
+    """Return the logits of the decisions by a density alone: (G, C, 2 + ``STEPS``), see ``splitreg.networks.decision_logits``.
+
+    Args:
+        prior: of C channels.
+        gains: (G, C); a symbol is a step of 1 / gain.
+    """
+    medians = prior.quantiles[:, 0, 1]
+    edges = torch.arange(STEPS + 1, device=gains.device) + 0.5
+    reach = edges[:, None] / gains[:, None]  # (G, STEPS + 1, C)
+    above, below = (
+        torch.sigmoid(-side * prior.logits((medians + side * reach).flatten(0, 1).T[:, None])[:, 0].T).view(reach.shape)
+        for side in (1, -1)
+    )
+    beyond = above + below
+    pairs = [(beyond[:, 0], 1 - beyond[:, 0]), (above[:, 0], below[:, 0])]
+    pairs += [(beyond[:, k], beyond[:, k - 1] - beyond[:, k]) for k in range(1, STEPS + 1)]
+    logits = [(one.clamp_min(1e-9) / zero.clamp_min(1e-9)).log() for one, zero in pairs]
+    return torch.stack(logits, 2).clamp(-MAX_LOGIT / 256, MAX_LOGIT / 256)
 
 
 def scale_tables() -> SymbolModel:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 from support.bundles import save_with_onnx
 
-from splitreg.assembly import ServerModel, build, load, save
+from splitreg.assembly import ServerModel, build, calibrate, load, save
 from splitreg.cli.main import cli
 from splitreg.coding import Packet
 from splitreg.edge import EdgeEncoder
@@ -93,6 +93,22 @@ def test_a_device_may_leave_it_out(model, fitted, tmp_path):
     assert report.exit_code == 0 and "without context network" in report.output and "ideal" in report.output
 
 
+def test_a_model_that_was_never_trained(tmp_path):
+    data = {"name": "scenes", "count": {"train": 16, "val": 6}, "size": 64}
+    model = build(
+        backbone="mobilenetv3_small_100", cut="blocks.0", heads=["seg"], input={"size": [64, 64]}, data=data,
+        bottleneck="calibrated",
+    )  # fmt: skip
+    train, val = (open_split(model.recipe, split, None) for split in ("train", "val"))
+    calibrate(model, [train[index].array() for index in range(len(train))])
+    fitted = fit_context(model, train, FAST)
+    assert packet_sizes(fitted, val)[0.5] < 0.95 * packet_sizes(model, val)[0.5]
+    save(fitted, tmp_path / "fitted")
+    image, loaded = val[0].array(), load(tmp_path / "fitted")
+    answers = [one.server.infer(one.edge.encode(image, rate=0.5))[0]["seg"].mask for one in (model, fitted, loaded)]
+    assert all(np.array_equal(answers[0], other) for other in answers[1:]) and answers[0].any()
+
+
 def test_a_context_is_replaced_by_another(model):
     train = open_split(model.recipe, "train", None)
     first = fit_context(model, train, FAST)
@@ -104,7 +120,9 @@ def test_a_context_is_replaced_by_another(model):
 def test_bottlenecks_without_context_are_refused():
     made = build(backbone="mobilenetv3_small_100", heads=["cls"], bottleneck="quantise", input={"size": [64, 64]},
                  data={"name": "scenes", "count": {"train": 4, "val": 2}, "size": 64})  # fmt: skip
-    with pytest.raises(RecipeError, match=r"bottleneck quantise has no option 'context'.* those that have: fp"):
+    with pytest.raises(
+        RecipeError, match=r"bottleneck quantise has no option 'context'.* those that have: calibrated, fp"
+    ):
         fit_context(made, open_split(made.recipe, "train", None), FAST)
 
 

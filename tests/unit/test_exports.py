@@ -15,6 +15,7 @@ PACKAGES = (
     "splitreg.coding",
     "splitreg.sweep",
     "splitreg.edge",
+    "splitreg.networks",
     "splitreg.publishing",
     "splitreg.recipe",
     "splitreg.serving",

@@ -7,6 +7,7 @@ from splitreg_classic.calibrated import Calibrated
 
 import splitreg
 from splitreg.assembly import calibrate, load, save
+from splitreg.coding import RansCodec, decode_streams, encode_streams
 from splitreg.errors import InvalidTables, RecipeError
 from splitreg.specs import FeatureSpec
 
@@ -89,7 +90,47 @@ def test_training_moves_the_rotation_and_the_tables():
     assert bottleneck.encoder.weight.grad.abs().sum() > 0 and bottleneck.freeze().digest() != before
 
 
-@pytest.mark.parametrize("options", [{"channels": 7}, {"channels": -1}, {"rate_range": 1.0}])
+def smooth(count, seed):
+    """Features whose neighbours resemble each other."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, 6, 4, 4, generator=generator).repeat_interleave(3, 2).repeat_interleave(3, 3)
+    scale = torch.tensor([5.0, 2.0, 1.0, 0.3, 0.1, 0.01])[:, None, None]
+    return scale * (coarse + 0.2 * torch.randn(coarse.shape, generator=generator))
+
+
+def test_a_context_network_makes_packets_smaller_and_leaves_the_latent():
+    bottlenecks = [Calibrated(SPEC, SPEC, context=width, context_units=4) for width in (16, 0)]
+    for bottleneck in bottlenecks:
+        bottleneck.calibrate(smooth(32, 0), torch.eye(6))
+    speaking, plain = bottlenecks
+    speaking.train()
+    optimizer = torch.optim.Adam(speaking.context.parameters(), 1e-2)
+    with torch.no_grad():
+        latents = speaking.analyse(smooth(16, 1))
+    for _ in range(100):
+        optimizer.zero_grad()
+        speaking.rate(latents).log().mean().backward()
+        optimizer.step()
+    assert all(p.grad is None for p in speaking.encoder.parameters())
+    with torch.no_grad():
+        latent = speaking.eval().analyse(smooth(4, 2))
+        expected = speaking.rate(latent)
+    tables, before, codec = speaking.freeze(), plain.eval().freeze(), RansCodec()
+    for rate in (0.4, 0.5, 0.6):
+        after, alone = (
+            [encode_streams(frozen, image, codec, rate) for image in latent.numpy()] for frozen in (tables, before)
+        )
+        assert sum(len(streams[0]) for streams in after) < 0.9 * sum(len(streams[0]) for streams in alone)
+        for image, ours, theirs in zip(latent.numpy(), after, alone, strict=True):
+            decoded = decode_streams(tables, ours, image.shape, codec)
+            assert np.array_equal(decoded, decode_streams(before, theirs, image.shape, codec)) and decoded.any()
+    for image, estimate in zip(latent.numpy(), expected.tolist(), strict=True):
+        assert bits(tables, image, None) == pytest.approx(estimate, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "options", [{"channels": 7}, {"channels": -1}, {"rate_range": 1.0}, {"context": -1}, {"context_units": 0}]
+)
 def test_options_out_of_range(options):
     with pytest.raises(RecipeError, match=next(iter(options))):
         Calibrated(SPEC, SPEC, **options)

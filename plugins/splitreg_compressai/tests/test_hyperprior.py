@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from splitreg_compressai.ans import CompressaiCodec
-from splitreg_compressai.fixedpoint import FixedConv, bounded, rounded
 from splitreg_compressai.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from splitreg_compressai.tables import PER_E, ROWS, UNIT, scale_tables
 from support.bottlenecks import fit
@@ -16,6 +15,7 @@ import splitreg
 from splitreg.assembly import load_edge, load_server, save
 from splitreg.coding import Packet, decode_streams, encode_streams
 from splitreg.errors import CorruptPacket, InvalidTables, RecipeError
+from splitreg.networks import FixedConv, bounded, rounded
 from splitreg.publishing import verify
 from splitreg.recipe import Recipe
 from splitreg.specs import FeatureSpec

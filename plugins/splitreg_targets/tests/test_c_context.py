@@ -11,6 +11,7 @@ import pytest
 import torch
 
 pytest.importorskip("onnx")
+from splitreg_classic.calibrated import Calibrated
 from splitreg_compressai.factorized import FactorizedPrior
 from splitreg_targets.c_compiler import FLAGS, write_files, zig_compiler
 from splitreg_targets.c_target import CTarget
@@ -45,6 +46,18 @@ def frozen(rates=1):
     with torch.no_grad():
         bottleneck.context.logits.weight.normal_(0, 0.2)
     return bottleneck.freeze()
+
+
+def test_every_rate_of_a_calibrated_bottleneck(tmp_path):
+    torch.manual_seed(0)
+    feature = FeatureSpec(channels=CHANNELS, stride=STRIDE)
+    bottleneck = Calibrated(feature, feature, context=12, context_units=3)
+    with torch.no_grad():
+        bottleneck.context.logits.weight.normal_(0, 0.2)
+    source = source_of(bottleneck.freeze())
+    library, image = compiled(source, tmp_path), next(images())
+    sizes = [len(check(library, source.coding, image, rate)[0]) for rate in (0, 60, 130)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
 
 def test_payloads_equal_those_of_python(tmp_path):

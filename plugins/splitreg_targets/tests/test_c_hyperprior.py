@@ -14,7 +14,6 @@ import pytest
 import torch
 
 pytest.importorskip("onnx")
-from splitreg_compressai.fixedpoint import FixedConv
 from splitreg_compressai.hyperprior import MeanScaleHyperprior, ScaleHyperprior
 from splitreg_compressai.tables import ROWS, scale_tables
 from splitreg_targets.c_compiler import FLAGS, write_files, zig_compiler
@@ -43,6 +42,7 @@ from splitreg.coding import (
 )
 from splitreg.edge import EdgeSource
 from splitreg.errors import BundleError
+from splitreg.networks import FixedConv
 from splitreg.serving.page.edge import BrowserModels
 from splitreg.specs import FeatureSpec
 

@@ -1,10 +1,11 @@
-"""The context network of ``fp``: corrects the prior's probabilities by the symbols that were coded before."""
+"""The context network of a bottleneck: corrects the tables' probabilities by the symbols that were coded before."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,9 +20,9 @@ from splitreg.coding.context import (
     MAX_LOGIT,
     NEIGHBOURS,
     STEPS,
+    table_logits,
 )  # fmt: skip
-from splitreg_compressai.density import FactorizedDensity
-from splitreg_compressai.fixedpoint import FixedConv
+from splitreg.networks.fixedpoint import FixedConv
 
 #: Corrections and logits are in units of 2**-LOGIT nats.
 LOGIT = 8
@@ -80,7 +81,7 @@ class ContextNetwork(nn.Module):
 
         Args:
             latent: (B, C, h, w).
-            tables: (B, C, 2 + ``STEPS``), see ``table_logits``.
+            tables: (B, C, 2 + ``STEPS``), see ``decision_logits``.
             levels: (B,), see ``forward``.
             alone: (B, C, h, w), bits of the rounded latent by the prior alone; they are used beyond all steps.
         """
@@ -129,31 +130,16 @@ def _decision_bits(symbols: Tensor, logits: Tensor, corrections: Tensor) -> Tens
     return total / math.log(2)
 
 
+def decision_logits(models: Sequence[SymbolModel]) -> Tensor:
+    """Return the logits of the decisions that symbols are made of, by G tables alone: (G, C, 2 + ``STEPS``), in nats."""
+    rows = [table_logits(model.cdf, model.lengths, model.offsets) for model in models]
+    logits: Tensor = torch.from_numpy(np.stack(rows)).float() / 2**LOGIT
+    return logits
+
+
 def level_of(index: int, count: int) -> int:
     """Return the level of one of ``count`` rates."""
     return round(index * MAX_LEVEL / max(count - 1, 1))
-
-
-@torch.no_grad()
-def decision_logits(prior: FactorizedDensity, gains: Tensor) -> Tensor:
-    """Return the logits of the decisions by a density alone: (G, C, 2 + ``STEPS``), see ``table_logits``.
-
-    Args:
-        prior: of C channels.
-        gains: (G, C); a symbol is a step of 1 / gain.
-    """
-    medians = prior.quantiles[:, 0, 1]
-    edges = torch.arange(STEPS + 1, device=gains.device) + 0.5
-    reach = edges[:, None] / gains[:, None]  # (G, STEPS + 1, C)
-    above, below = (
-        torch.sigmoid(-side * prior.logits((medians + side * reach).flatten(0, 1).T[:, None])[:, 0].T).view(reach.shape)
-        for side in (1, -1)
-    )
-    beyond = above + below
-    pairs = [(beyond[:, 0], 1 - beyond[:, 0]), (above[:, 0], below[:, 0])]
-    pairs += [(beyond[:, k], beyond[:, k - 1] - beyond[:, k]) for k in range(1, STEPS + 1)]
-    logits = [(one.clamp_min(1e-9) / zero.clamp_min(1e-9)).log() for one, zero in pairs]
-    return torch.stack(logits, 2).clamp(-MAX_LOGIT / 256, MAX_LOGIT / 256)
 
 
 def _layer(before: int, after: int, *, reads: int = FRACTION, mask: Tensor | None = None) -> FixedConv:
