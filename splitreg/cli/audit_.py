@@ -10,7 +10,7 @@ from splitreg.cli.tables import print_json
 
 @click.command("audit")
 @click.argument("bundle", type=click.Path())
-@click.option("--data", metavar="NAME", help="Dataset.  [default: that of the bundle's training]")
+@click.option("--data", metavar="NAME", help="Dataset.  [default: the bundle's, or the one that recognises the folder]")
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
 @unknown_option

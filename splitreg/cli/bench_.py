@@ -62,7 +62,7 @@ def command() -> None:
 @click.option(
     "--local", metavar="BUNDLE", type=click.Path(), help="A bundle that runs as a whole on the device, as a series."
 )
-@click.option("--data", metavar="NAME", help="Dataset.  [default: that of the first bundle's training]")
+@click.option("--data", metavar="NAME", help="Dataset.  [default: the bundle's, or the one that recognises the folder]")
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--split", help="Split of the dataset.  [default: the one that the bundle was validated on, or val]")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")

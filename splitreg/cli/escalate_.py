@@ -11,7 +11,7 @@ from splitreg.cli.tables import print_json, table
 @click.argument("bundle", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder of the new bundle.")
 @click.option("--head", metavar="NAME", help="Head for classes or labels it stands for.  [default: the only one]")
-@click.option("--data", metavar="NAME", help="Dataset.  [default: that of the bundle's training]")
+@click.option("--data", metavar="NAME", help="Dataset.  [default: the bundle's, or the one that recognises the folder]")
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
 @click.option("--max-loss", default=0.01, show_default=True, type=click.FloatRange(min=0),

@@ -26,7 +26,7 @@ unknown_option = click.option(
 
 @click.command("eval")
 @click.argument("bundle", type=click.Path())
-@click.option("--data", metavar="NAME", help="Dataset.  [default: the one that the bundle was trained on]")
+@click.option("--data", metavar="NAME", help="Dataset.  [default: the bundle's, or the one that recognises the folder]")
 @click.option("--root", metavar="DIR", help="Folder of the dataset.")
 @click.option("--split", help="Split of the dataset.  [default: the one that the bundle was validated on, or val]")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the dataset.")
@@ -140,22 +140,26 @@ def data_parts(
 
     Args:
         recipe: of a bundle.
-        data: name of a dataset; None: those of the recipe.
+        data: name of a dataset; None: those of the recipe, or the one that recognises the folder if it has none.
         root: folder; None: the recipe's, which bundles do not store.
         split: split to measure on; None: the recipe's for validation, or ``val``.
         options: ``KEY=VALUE`` of the dataset, or of the recipe's table for it, such as ``classes=[...]``.
 
     Raises:
-        RecipeError: no name is given, and the recipe has no dataset.
+        RecipeError: neither a name nor a folder is given, and the recipe has no dataset.
+        DataError: no dataset recognises the folder.
     """
     from dataclasses import replace
 
+    from splitreg.data.recognition import detect
     from splitreg.errors import RecipeError
     from splitreg.overrides import parse_overrides
     from splitreg.recipe import DataPart
 
     if data is None and not recipe.data:
-        raise RecipeError("this bundle does not name its training data; add --data NAME")
+        if root is None:
+            raise RecipeError("this bundle does not name its training data; add --root DIR, and --data NAME to choose")
+        data = detect(root)[0]
     known = tuple(part for part in recipe.data if data in (None, part.name))
     changes = parse_overrides(options)
     chosen = known or (DataPart(name=str(data)),)

@@ -1,4 +1,5 @@
 import pytest
+from PIL import Image
 from support.training_toys import REGISTRY, toy_recipe
 
 from splitreg.assembly import build
@@ -156,6 +157,15 @@ def test_a_dataset_of_a_bundle_keeps_its_options():
         assert (part.root, part.val) == ("photos", "test")
         assert part.options == {"semantic": "instances", "hold_out": 0.3}
     assert data_parts(recipe, "coco", None, "train", ())[0].val == "train"
+
+
+def test_the_folder_names_the_dataset_of_a_bundle_without_data(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    recipe = Recipe.from_mapping({"backbone": "resnet50", "heads": [{"name": "cls", "labels": 3}]})
+    (part,) = data_parts(recipe, None, str(tmp_path), None, ())
+    assert (part.name, part.root) == ("folder", str(tmp_path))
+    with pytest.raises(RecipeError, match="--root"):
+        data_parts(recipe, None, None, None, ())
 
 
 def test_init_with_weights_keeps_the_pretrained_stages(tmp_path):
