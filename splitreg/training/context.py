@@ -20,6 +20,8 @@ from splitreg.errors import RecipeError, TrainingError
 from splitreg.progress import Progress
 from splitreg.registry import Registry, discover
 
+#: Units of all channels together, and most and fewest units of one, if the options do not say it.
+UNITS, MAX_UNITS, MIN_UNITS = 512, 8, 2
 #: Smallest part of an image's side in a view.
 SMALLEST = 0.6
 
@@ -30,7 +32,7 @@ class ContextOptions:
 
     Args:
         width: units around a position, see ``ContextNetwork``.
-        units: units of each channel.
+        units: units of each channel; None: ``MAX_UNITS``, and fewer for more than ``UNITS / MAX_UNITS`` channels.
         steps: updates.
         batch_size: images per update.
         lr: largest learning rate; it falls to 0 (cosine).
@@ -41,7 +43,7 @@ class ContextOptions:
     """
 
     width: int = 64
-    units: int = 8
+    units: int | None = None
     steps: int = 2000
     batch_size: int = 8
     lr: float = 3e-3
@@ -102,7 +104,8 @@ def _with_context(model: SplitModel, options: ContextOptions, registry: Registry
             f"codec {type(model.coding.codec).__name__} does not use a context network; write the model with codec rans "
             "first: splitreg publish BUNDLE --codec rans -o NEW"
         )
-    bottleneck = replace(part, options={**part.options, "context": options.width, "context_units": options.units})
+    units = options.units or min(MAX_UNITS, max(MIN_UNITS, UNITS // model.bottleneck.latent.channels))
+    bottleneck = replace(part, options={**part.options, "context": options.width, "context_units": units})
     recipe = replace(model.recipe, bottleneck=bottleneck)
     planned = plan(replace(recipe, data=(), stages=(), sweep={}, augment={}), registry=registry)
     torch.manual_seed(options.seed)

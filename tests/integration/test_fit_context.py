@@ -109,6 +109,16 @@ def test_a_model_that_was_never_trained(tmp_path):
     assert all(np.array_equal(answers[0], other) for other in answers[1:]) and answers[0].any()
 
 
+@pytest.mark.parametrize(("cut", "units"), [("blocks.0", 8), ("blocks.5", 2)])
+def test_many_channels_get_fewer_units(cut, units):
+    made = build(backbone="mobilenetv3_small_100", cut=cut, heads=["cls"], bottleneck="calibrated", input={"size": [64, 64]},
+                 data={"name": "scenes", "count": {"train": 4, "val": 2}, "size": 64})  # fmt: skip
+    source = open_split(made.recipe, "train", None)
+    calibrate(made, [source[index].array() for index in range(len(source))])
+    fitted = fit_context(made, source, ContextOptions(width=4, steps=1, images=2, views=1))
+    assert fitted.recipe.bottleneck.options["context_units"] == units
+
+
 def test_a_context_is_replaced_by_another(model):
     train = open_split(model.recipe, "train", None)
     first = fit_context(model, train, FAST)
