@@ -1,4 +1,4 @@
-"""Make ``zoo:lite0-imagenet`` in this checkout: a classifier of ImageNet, split without training of the classifier.
+"""Make ``zoo:lite0-imagenet`` in this checkout: a classifier of ImageNet, split without training it.
 
 ::
 
@@ -7,7 +7,7 @@
     python scripts/make_imagenet_bundle.py --root imagenet_sample --weights lite0.safetensors
 
 A context network is fitted to the 700 images of ``train``, which takes some minutes and changes no answer. The bundle
-has SIZE MB, too much for git and for the wheel. It goes to ``model_zoo/local``, where ``zoo:`` finds it.
+has 42 MB, too much for git and for the wheel. It goes to ``model_zoo/local``, where ``zoo:`` finds it.
 The sample has one image per class: ``train/``, ``val/`` and ``labels.csv`` with the columns file, index, synset.
 """
 
