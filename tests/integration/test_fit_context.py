@@ -158,6 +158,19 @@ def test_command(model, tmp_path):
     assert again.exit_code == 1 and "there is one already" in str(again.exception)
 
 
+def test_a_folder_without_splits_says_what_is_measured(model, tmp_path):
+    save(model, tmp_path / "bundle")
+    (tmp_path / "images").mkdir()
+    for number in range(5):
+        Image.new("RGB", (64, 64), (number * 50, 9, 9)).save(tmp_path / "images" / f"{number}.png")
+    arguments = ["fit-context", str(tmp_path / "bundle"), "--data", "folder", "--root", str(tmp_path / "images")]
+    arguments += ["--steps", "2", "--overwrite", "-o", str(tmp_path / "new")]
+    for options, said in (([], True), (["--set", "hold_out=0.4"], False)):
+        result = CliRunner().invoke(cli, [*arguments, *options])
+        assert result.exit_code == 0, result.output
+        assert ("images of the fit" in result.output) == said
+
+
 def test_exports_that_are_left_out_are_named(model, tmp_path):
     save_with_onnx(model, tmp_path / "bundle")
     arguments = ["fit-context", str(tmp_path / "bundle"), "--steps", "2", "--images", "3", "-o", str(tmp_path / "new")]
