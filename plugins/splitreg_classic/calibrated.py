@@ -94,6 +94,7 @@ class Calibrated(Bottleneck):
         normal = 8 * torch.special.ndtri(torch.linspace(1e-3, 1 - 1e-3, QUANTILES))
         self.register_buffer("quantiles", normal.expand(kept, -1).clone())
         self.context = ContextNetwork(kept, context, context_units) if context else None
+        self._logits: tuple[Tensor, Tensor] | None = None  # quantiles, and the logits of their tables
 
     @torch.no_grad()
     def calibrate(self, features: Tensor, sensitivity: Tensor) -> None:
@@ -163,10 +164,9 @@ class Calibrated(Bottleneck):
         bits = -mass.clamp(min=1e-9).log2()
         if self.context is None:
             return coded / steps, bits.sum((1, 2, 3)) * weight
-        models = self._models()
-        nearest = ((gain.log() / math.log(self.rate_range) + 0.5) * (len(models) - 1)).round().long()
-        levels = torch.tensor([level_of(i, len(models)) for i in range(len(models))]).to(latent)
-        tables = decision_logits(models).to(latent)
+        nearest = ((gain.log() / math.log(self.rate_range) + 0.5) * (TABLES - 1)).round().long()
+        levels = torch.tensor([level_of(i, TABLES) for i in range(TABLES)]).to(latent)
+        tables = self._decision_logits().to(latent)
         return coded / steps, self.context.bits(scaled, tables[nearest], levels[nearest], bits.detach()) * weight
 
     def _follow(self, latent: Tensor) -> None:
@@ -192,6 +192,13 @@ class Calibrated(Bottleneck):
             models=tuple(models), chosen=chosen, gains=gains, inverses=np.asarray(1 / gains, np.float32),
             shift=np.zeros(channels, np.float32), default=DEFAULT,
         )  # fmt: skip
+
+    def _decision_logits(self) -> Tensor:
+        """Return the logits of the tables; they are computed again only for other quantiles, because that takes long."""
+        quantiles = self.quantiles.detach().cpu()
+        if self._logits is None or not torch.equal(self._logits[0], quantiles):
+            self._logits = quantiles.clone(), decision_logits(self._models())
+        return self._logits[1]
 
     def _models(self) -> list[SymbolModel]:
         """Return tables of ``TABLES`` steps, from the coarsest to the finest."""

@@ -126,6 +126,12 @@ def test_a_context_network_makes_packets_smaller_and_leaves_the_latent():
             assert np.array_equal(decoded, decode_streams(before, theirs, image.shape, codec)) and decoded.any()
     for image, estimate in zip(latent.numpy(), expected.tolist(), strict=True):
         assert bits(tables, image, None) == pytest.approx(estimate, rel=0.03)
+    speaking.quantiles *= 4  # other tables; the bits follow them
+    with torch.no_grad():
+        changed = speaking.rate(latent)
+    assert (changed > 1.1 * expected).all()
+    for image, estimate in zip(latent.numpy(), changed.tolist(), strict=True):
+        assert bits(speaking.freeze(), image, None) == pytest.approx(estimate, rel=0.03)
 
 
 @pytest.mark.parametrize(
