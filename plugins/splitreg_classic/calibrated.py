@@ -145,13 +145,12 @@ class Calibrated(Bottleneck):
 
     def _transmit(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return the latent that the decoder gets, and the bits per image."""
-        gain = latent.new_full((len(latent),), float(np.float32(self.rate_range ** (DEFAULT / (POSITIONS - 1) - 0.5))))
-        weight = latent.new_ones(len(latent))
+        count = len(latent)
+        gain = latent.new_full((count,), float(np.float32(self.rate_range ** (DEFAULT / (POSITIONS - 1) - 0.5))))
+        weight = latent.new_ones(count)
         spread = self.quantiles.abs().mean(1)
         if self.training:
-            rates = (torch.arange(len(latent), device=latent.device) + torch.rand((), device=latent.device)) / len(
-                latent
-            )
+            rates = (torch.arange(count, device=latent.device) + torch.rand((), device=latent.device)) / count
             gain = self.rate_range ** (rates - 0.5)
             weight = self.rate_range ** (1 - 2 * rates)
             spread = latent.abs().mean((0, 2, 3))
@@ -161,13 +160,14 @@ class Calibrated(Bottleneck):
         coded = scaled + noise
         scale = (spread[:, None, None] * steps).clamp(min=0.05)
         mass = _laplace(0.5 - coded.abs(), scale) - _laplace(-0.5 - coded.abs(), scale)
-        bits = -mass.clamp(min=1e-9).log2()
-        if self.context is None:
-            return coded / steps, bits.sum((1, 2, 3)) * weight
-        nearest = ((gain.log() / math.log(self.rate_range) + 0.5) * (TABLES - 1)).round().long()
-        levels = torch.tensor([level_of(i, TABLES) for i in range(TABLES)]).to(latent)
-        tables = self._decision_logits().to(latent)
-        return coded / steps, self.context.bits(scaled, tables[nearest], levels[nearest], bits.detach()) * weight
+        alone = -mass.clamp(min=1e-9).log2()
+        bits = alone.sum((1, 2, 3))
+        if self.context is not None:
+            nearest = ((gain.log() / math.log(self.rate_range) + 0.5) * (TABLES - 1)).round().long()
+            levels = torch.tensor([level_of(i, TABLES) for i in range(TABLES)]).to(latent)
+            tables = self._decision_logits().to(latent)
+            bits = self.context.bits(scaled, tables[nearest], levels[nearest], alone.detach())
+        return coded / steps, bits * weight
 
     def _follow(self, latent: Tensor) -> None:
         rows = latent.transpose(0, 1).flatten(1)
