@@ -158,7 +158,7 @@ def data_parts(
 
     if data is None and not recipe.data:
         if root is None:
-            raise RecipeError("this bundle does not name its training data; add --root DIR, and --data NAME to choose")
+            raise RecipeError("this bundle does not name its training data; add --root DIR or --data NAME")
         data = detect(root)[0]
     known = tuple(part for part in recipe.data if data in (None, part.name))
     changes = parse_overrides(options)

@@ -60,7 +60,7 @@ def command(
     )
     if len(train) == len(val) and train[0].name == val[0].name:
         click.echo(
-            "the bytes are measured on the images of the fit, and too good; --set hold_out=0.2 keeps some for it",
+            "the sizes are measured on the images of the fit, so they are too optimistic; --set hold_out=0.2 holds some out",
             err=True,
         )
     fitted = fit_context(model, train, chosen)
